@@ -1,0 +1,39 @@
+# copra: from a data file and a base model to accuracy against FLOPs.
+# A table of contents: the experiment is in config.yaml, the rules are in workflow/rules.
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# Presets stand alone: config.yaml counts only where no --configfile is given.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+# The environment of the rules for runs with --software-deployment-method apptainer (see the README).
+container: "docker://python:3.11-slim"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/importance.smk"
+include: "workflow/rules/pruning.smk"
+include: "workflow/rules/training.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    input:
+        tables=copra.tables(),
+        figures=copra.figures(),
+    default_target: True
+    localrule: True
+    message:
+        "Tables are in results/tables, figures in results/figures"

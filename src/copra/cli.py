@@ -1,0 +1,66 @@
+"""The command line: one verb a rule, so that every line of the workflow can be pasted into a shell."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from copra import __version__
+from copra.errors import CopraError
+
+VERBS = {
+    "data": "prepare a task's splits",
+    "base": "fetch or make a base model",
+    "score": "score layers, or heads and key/value groups",
+    "plan": "choose what a pruning removes",
+    "prune": "apply a plan to a checkpoint",
+    "train": "run one training stage",
+    "evaluate": "answer the questions of a split",
+    "latency": "measure seconds an answer",
+    "table": "draw up a table",
+    "export": "write a table as CSV, Markdown and LaTeX",
+    "figure": "draw a figure",
+    "check": "check config files, without running anything",
+    "schema": "print the JSON schema of a config file",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status: 0, or 1 after a message for the user on stderr."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] not in VERBS:
+        return _help(arguments)
+    verb = arguments[0]
+    module = importlib.import_module(f"copra.verbs.{verb}")
+    parser = argparse.ArgumentParser(prog=f"copra {verb}", description=module.__doc__)
+    module.arguments(parser)
+    options = parser.parse_args(arguments[1:])
+    # Set before the tokenizers library is loaded: it warns when it meets a fork.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        module.run(options)
+    except CopraError as error:
+        print(f"copra {verb}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+def _help(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["--version"]:
+        print(f"copra {__version__}")
+        return 0
+    asked = not arguments or arguments[0] in ("-h", "--help", "help")
+    stream = sys.stdout if asked else sys.stderr
+    if not asked:
+        print(f"copra: unknown verb {arguments[0]!r}\n", file=stream)
+    print("usage: copra VERB [options]      copra VERB --help\n", file=stream)
+    for verb, text in VERBS.items():
+        print(f"  {verb:10} {text}", file=stream)
+    return 0 if asked else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

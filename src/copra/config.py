@@ -1,0 +1,235 @@
+"""The experiment: what a config file may say, with defaults, checks and a JSON schema (no torch)."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from copra.errors import CopraError
+from copra.models.settings import Base
+from copra.pruning.budget import Prune
+from copra.reasoning import METHODS, AnyMethod
+from copra.settings import Name, Settings
+from copra.tasks import TASKS, AnyTask
+
+Steps = Name | list[Name]
+AnyStep = Annotated[AnyMethod | Prune, Field(discriminator="kind")]
+
+
+class Recipe(Settings):
+    """One recipe: a base and the steps that change it, in order."""
+
+    base: Name | None = None
+    """The base (null: the experiment's)."""
+    steps: list[Name]
+    """The steps, in the order in which they are applied."""
+
+
+class Product(Settings):
+    """Many recipes at once: every pruning with every method, after a common start."""
+
+    base: Name | None = None
+    """The base (null: the experiment's)."""
+    start: list[Name] = Field(default_factory=list)
+    """Steps that all of them begin with."""
+    prunings: list[Steps]
+    """What is pruned: each entry is a step, a list of steps, or an empty list for none."""
+    methods: list[Steps]
+    """What follows: each entry is a step or a list of steps."""
+
+
+class Importance(Settings):
+    """How units are scored."""
+
+    rows: int = Field(128, ge=1)
+    """Calibration rows, from the start of the train split."""
+    batch_size: int = Field(16, ge=1)
+    """Rows a forward pass."""
+    objective: Literal["answer", "cot"] = "cot"
+    """The loss behind gradients: on the answer given the steps, or on steps and answer."""
+
+
+class Evaluation(Settings):
+    """How accuracy is measured."""
+
+    split: Literal["valid", "test"] = "test"
+    """Which questions. Choices are made on valid whatever stands here."""
+    limit: int | None = Field(None, ge=1)
+    """Only the first so many questions (null: all)."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest generated text in tokens."""
+    batch_size: int = Field(128, ge=1)
+    """Questions decoded together."""
+    stages: bool = False
+    """Also evaluate after each stage of a staged method, for its curve."""
+
+
+class Latency(Settings):
+    """How time is measured: batch 1 and a full batch, beside each other in one run."""
+
+    questions: int = Field(16, ge=1)
+    """Questions answered one by one."""
+    batch_size: int = Field(64, ge=1)
+    """Questions in the full batch."""
+    repetitions: int = Field(3, ge=1)
+    """Runs of which the median is taken, after one to warm up."""
+    forced_tokens: int = Field(16, ge=1)
+    """Generated tokens where the length is forced to be the same for all."""
+
+
+class Compute(Settings):
+    """What a job may use."""
+
+    threads: int = Field(1, ge=1)
+    """CPU threads of a training, scoring or evaluation job. Part of a result: sums depend on it."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast in training, with weights and moments as they are."""
+    memory_mb: int = Field(4000, ge=100)
+    """Memory of such a job, for the scheduler."""
+    runtime_minutes: int = Field(240, ge=1)
+    """Longest run of such a job, for the scheduler."""
+    gpu: int = Field(0, ge=0, le=1)
+    """GPUs of such a job, for the scheduler; a GPU that is there is used in any case."""
+    save_every_seconds: float = Field(300, gt=0)
+    """How often a training saves its state; a killed one goes on from there."""
+
+
+class Experiment(Settings):
+    """All that a run depends on. One config file is one experiment."""
+
+    task: Name
+    """The task that recipes train on and are evaluated on."""
+    tasks: dict[Name, AnyTask]
+    """Tasks by name."""
+    base: Name
+    """The base of recipes that name none."""
+    bases: dict[Name, Base]
+    """Base models by name."""
+    steps: dict[Name, AnyStep]
+    """Trainings and prunings by name."""
+    recipes: list[list[Name] | Recipe | Product]
+    """What is run: lists of steps, recipes with a base, or products of prunings and methods."""
+    reference: str | None = None
+    """The recipe that all others are compared with, such as `llama+cot`."""
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    """Every recipe is run once a seed, from where randomness first enters."""
+    importance: Importance = Importance()
+    """How units are scored."""
+    evaluation: Evaluation = Evaluation()
+    """How accuracy is measured."""
+    latency: Latency | None = Latency()
+    """How time is measured (null: not at all)."""
+    compute: Compute = Compute()
+    """What a job may use."""
+    code_fingerprint: bool = True
+    """Whether a change of copra's own code reruns what depends on it."""
+
+    @model_validator(mode="after")
+    def _references(self) -> "Experiment":
+        faults = []
+        if self.task not in self.tasks:
+            faults.append(f"task: {self.task!r} is not in tasks{_hint(self.task, self.tasks)}")
+        if self.base not in self.bases:
+            faults.append(f"base: {self.base!r} is not in bases{_hint(self.base, self.bases)}")
+        for name, step in self.steps.items():
+            if re.search(r"\.\d+$", name):
+                faults.append(f"steps.{name}: a step's name must not end like a stage, in a dot and digits")
+            task = getattr(step, "task", None)
+            if task is not None and task not in self.tasks:
+                faults.append(f"steps.{name}.task: {task!r} is not in tasks{_hint(task, self.tasks)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            faults.append(f"seeds: {self.seeds} has a seed twice")
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+
+def parse(config: Mapping[str, Any], source: str = "config.yaml") -> Experiment:
+    """Check a config.
+
+    Raises:
+        CopraError: a line for every fault, with the path of its key.
+    """
+    try:
+        return Experiment.model_validate(config)
+    except ValidationError as error:
+        lines = dict.fromkeys(line for fault in error.errors() for line in _explain(fault, config))
+        raise CopraError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a config file, for editors."""
+    return TypeAdapter(Experiment).json_schema()
+
+
+# Pydantic puts the chosen member of a union into a fault's path, which is no key of the file.
+_UNION_PARTS = {*METHODS, *TASKS, "prune", "Recipe", "Product", "Prune", "str", "list[constrained-str]"}
+
+
+def _explain(fault: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """What a person reads of one fault."""
+    path, value = [], config
+    for part in fault["loc"]:
+        if _has(value, part):
+            value = value[part]
+        elif str(part) in _UNION_PARTS or "[" in str(part):
+            continue
+        path.append(str(part))
+    where = ".".join(path)
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(fault["loc"])
+        return [f"{where}: unknown key{_hint(path[-1], known)}"]
+    if fault["type"] == "missing":
+        return [f"{where}: this key is missing"]
+    message = fault["msg"].removeprefix("Value error, ")
+    if not where:
+        return message.split("\n")
+    shown = "" if isinstance(fault["input"], dict | list) else f" (got {fault['input']!r})"
+    return [f"{where}: {line}{shown}" for line in message.split("\n")]
+
+
+def _has(value: Any, part: Any) -> bool:
+    if isinstance(value, Mapping):
+        return part in value
+    return isinstance(value, list) and isinstance(part, int) and part < len(value)
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    """The keys that are legal where an unknown one was found, by walking the schema."""
+    schema = json_schema()
+    here: list[dict[str, Any]] = [schema]
+    for part in location[:-1]:
+        following = []
+        for node in _resolved(here, schema):
+            properties = node.get("properties", {})
+            if part in properties:
+                following.append(properties[part])
+            elif isinstance(node.get("additionalProperties"), dict):
+                following.append(node["additionalProperties"])
+            elif "items" in node:
+                following.append(node["items"])
+        here = following or here
+        chosen = [n for n in _resolved(here, schema) if n.get("properties", {}).get("kind", {}).get("const") == part]
+        here = chosen or here
+    return sorted({key for node in _resolved(here, schema) for key in node.get("properties", {})})
+
+
+def _resolved(nodes: list[dict[str, Any]], schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found, waiting = [], list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if "$ref" in node:
+            waiting.append(schema["$defs"][node["$ref"].rsplit("/", 1)[1]])
+        for union in ("anyOf", "oneOf", "allOf"):
+            waiting.extend(node.get(union, []))
+        found.append(node)
+    return found
+
+
+def _hint(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    if close:
+        return f" (did you mean {close[0]!r}?)"
+    return f" (known: {', '.join(sorted(known))})" if known else ""

@@ -1,0 +1,1 @@
+"""What an answer costs: FLOPs, sequential depth, latency, memory."""

@@ -1,0 +1,88 @@
+"""Seconds an answer, measured: models beside each other in one run on one device."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from copra.inference.decode import decode
+from copra.models.checkpoint import Checkpoint
+from copra.models.tokens import pad_id, tokenise
+from copra.reasoning.layout import Decoding
+from copra.tasks.task import Row
+
+
+def measure(
+    checkpoint: Checkpoint,
+    rows: Sequence[Row],
+    *,
+    max_new_tokens: int,
+    forced_tokens: int,
+    batch_size: int,
+    questions: int,
+    repetitions: int,
+) -> list[dict[str, Any]]:
+    """Median seconds an answer at batch 1 and in a full batch, of natural and of forced length.
+
+    One unmeasured run warms up; the device is synchronised around every run. A forced length takes
+    the model's knowledge out of the comparison: every model writes the same number of tokens.
+    """
+    tokenizer = checkpoint.tokenizer
+    decoding = Decoding.from_json(checkpoint.manifest["decoding"])
+    prompts = [row.question for row in tokenise(tokenizer, rows)]
+    table = []
+    for batch, chosen in ((1, prompts[:questions]), (batch_size, prompts[:batch_size])):
+        for length, limit in (("natural", max_new_tokens), ("forced", forced_tokens)):
+
+            def answer(batch: int = batch, chosen: list = chosen, length: str = length, limit: int = limit):
+                decode(
+                    checkpoint.model,
+                    chosen,
+                    decoding,
+                    stop=tokenizer.eos_token_id,
+                    pad=pad_id(tokenizer),
+                    max_new_tokens=limit,
+                    batch_size=batch,
+                    force_length=length == "forced",
+                )
+
+            table.append(
+                {
+                    "node": checkpoint.manifest["node"],
+                    "device": device_name(checkpoint.model.device),
+                    "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
+                    "batch": len(chosen) if batch > 1 else 1,
+                    "length": length,
+                    "seconds_per_answer": _median_seconds(answer, repetitions) / len(chosen),
+                    "answers": len(chosen),
+                    "repetitions": repetitions,
+                }
+            )
+    return table
+
+
+def device_name(device: torch.device) -> str:
+    """What the figures were measured on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} thread(s)"
+
+
+def _median_seconds(work: Callable[[], None], repetitions: int) -> float:
+    work()
+    return statistics.median(_seconds(work) for _ in range(repetitions))
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    _synchronise()
+    start = time.perf_counter()
+    work()
+    _synchronise()
+    return time.perf_counter() - start
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

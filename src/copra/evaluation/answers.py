@@ -1,0 +1,56 @@
+"""Finding the answer in a generated text, and comparing it with the gold answer."""
+
+import re
+from fractions import Fraction
+from typing import Literal
+
+MARKER = "###"
+# The last match of lm-evaluation-harness's `gsm8k_cot` filter "flexible-extract", whose pattern is
+# (-?[$0-9.,]{2,})|(-?[0-9]+); only a denominator is added, so that "1/2" is one number and not two.
+NUMBER_IN_TEXT = re.compile(r"(?:-?[$0-9.,]{2,}|-?[0-9]+)(?:/[0-9][0-9.,]*)?")
+NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
+
+
+def extract_answer(text: str, prompted: bool = False) -> str | None:
+    """The answer that a generated text gives, or None where it gives none.
+
+    A trained model writes `### answer` (or `#### answer`, as GSM8K does): the answer is what follows
+    the last marker up to the end of its line. A model that was only prompted has learned no marker:
+    its answer is the last number of the text, found as lm-evaluation-harness finds it.
+    """
+    if prompted:
+        numbers = NUMBER_IN_TEXT.findall(text)
+        return numbers[-1] if numbers else None
+    _, marker, rest = text.rpartition(MARKER)
+    answer = rest.partition("\n")[0].strip() if marker else ""
+    return answer or None
+
+
+def same_answer(extracted: str | None, gold: str, kind: Literal["number", "text"]) -> bool:
+    """Whether an extracted answer equals the gold answer.
+
+    Numbers are compared exactly, as fractions: "$1,000." is 1000, "0.50" is 1/2. What is not a number
+    equals no number. Texts are compared without regard to case, white space and a final full stop.
+    """
+    if extracted is None:
+        return False
+    if kind == "text":
+        return _normalised(extracted) == _normalised(gold)
+    value = _number(extracted)
+    return value is not None and value == _number(gold)
+
+
+def _number(text: str) -> Fraction | None:
+    text = "".join(re.sub(r"[$,%]", "", text).split()).removesuffix(".")
+    parts = text.split("/")
+    if len(parts) > 2 or not all(NUMBER.fullmatch(part) for part in parts):
+        return None
+    try:
+        value = Fraction(parts[0])
+        return value / Fraction(parts[1]) if len(parts) == 2 else value
+    except (ValueError, ZeroDivisionError):  # more digits than Python converts, or a zero denominator
+        return None
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.casefold().split()).removesuffix(".").rstrip()

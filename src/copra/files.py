@@ -1,0 +1,183 @@
+"""Reading and writing artifacts: what is written is complete or absent.
+
+Every writer makes a temporary neighbour of the target, flushes it to the disk and renames it,
+so a process killed at any moment leaves the old artifact, the new one, or none.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from copra.errors import CopraError
+
+if TYPE_CHECKING:
+    import pandas
+
+MANIFEST = "copra.json"
+
+
+def canonical_json(value: Any) -> str:
+    """JSON text that is equal for equal values: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """The sha256 of a JSON value, 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it and rename it to `path`.
+
+    Works for a file and for a folder, whichever the caller makes. On any error the temporary is
+    removed and `path` stays as it was. Leftovers of a killed predecessor are removed first.
+
+    Raises:
+        CopraError: the disk is full or the place cannot be written, naming the place.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".{path.name}.tmp-*"):
+            _remove(leftover)
+        temporary = path.parent / f".{path.name}.tmp-{os.getpid()}"
+        try:
+            yield temporary
+            _flush(temporary)
+            if temporary.is_dir() and path.exists():
+                _remove(path)
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
+        except BaseException:
+            _remove(temporary)
+            raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CopraError(
+            f"{path}: could not be written ({reason}). Free some space or check the permissions of "
+            f"{path.parent}, then run again: nothing was left half-written."
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value, indented for people, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        CopraError: the file is missing or not JSON, naming it.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise CopraError(f"{path}: no such file. Run the rule that makes it, or snakemake.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CopraError(f"{path}: not valid JSON ({error}). Delete it and run snakemake again.") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file, refusing a key that is given twice.
+
+    Raises:
+        CopraError: the file is missing, is not YAML, or repeats a key, with the line.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """PyYAML keeps the last of two equal keys silently; a config must not."""
+
+    def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key, line = key_node.value, key_node.start_mark.line + 1
+            if key in seen:
+                raise CopraError(f"{path}, line {line}: key {key!r} is given twice (first on line {seen[key]})")
+            seen[key] = line
+        return loader.construct_mapping(node, deep=True)
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    try:
+        return yaml.load(Path(path).read_text(), Loader)  # noqa: S506  (a SafeLoader)
+    except FileNotFoundError:
+        raise CopraError(f"{path}: no such file.") from None
+    except yaml.YAMLError as error:
+        raise CopraError(f"{path}: not valid YAML: {error}") from None
+
+
+def write_parquet(path: Path, frame: "pandas.DataFrame", record: dict[str, Any] | None = None) -> None:
+    """Write a table atomically; `record` goes into the file's own metadata as JSON."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    if record is not None:
+        table = table.replace_schema_metadata(
+            {**(table.schema.metadata or {}), b"copra": canonical_json(record).encode()}
+        )
+    with replacing(path) as temporary:
+        pyarrow.parquet.write_table(table, temporary)
+
+
+def read_parquet(path: Path) -> "pandas.DataFrame":
+    """Read a table.
+
+    Raises:
+        CopraError: the file is missing or cut short, naming it.
+    """
+    return _parquet(path).to_pandas()
+
+
+def parquet_record(path: Path) -> dict[str, Any]:
+    """The `record` that `write_parquet` stored with the table ({} where there is none)."""
+    return json.loads((_parquet(path).schema.metadata or {}).get(b"copra", b"{}"))
+
+
+def _parquet(path: Path):
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path)
+    except FileNotFoundError:
+        raise CopraError(f"{path}: no such file. Run the rule that makes it, or snakemake.") from None
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise CopraError(
+            f"{path}: not a whole Parquet file ({error}). Delete it and run snakemake again."
+        ) from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""Importance: how much each layer, head and KV group matters, by several metrics."""

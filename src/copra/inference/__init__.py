@@ -1,0 +1,1 @@
+"""Decoding: batched, cached, greedy, with latents."""

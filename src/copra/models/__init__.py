@@ -1,0 +1,1 @@
+"""Models: sizes, anatomy, tokens, checkpoints and their manifests."""

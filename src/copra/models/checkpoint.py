@@ -1,0 +1,111 @@
+"""Checkpoints: a folder in Hugging Face form with copra's manifest beside the weights."""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+import copra
+from copra.errors import CopraError
+from copra.files import MANIFEST, file_sha256, read_json, replacing, write_json
+from copra.models import copra_llama
+from copra.models.shape import ModelShape, shape_of
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass
+class Checkpoint:
+    """A model in memory with its tokenizer and manifest."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    manifest: dict[str, Any]
+
+    @property
+    def shape(self) -> ModelShape:
+        return shape_of(self.model.config.to_dict())
+
+
+def device() -> torch.device:
+    """The device that work is done on: the first visible GPU, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Load a checkpoint onto `device()` after checking its weights against the manifest.
+
+    Raises:
+        CopraError: something is missing, or the weights are not those that the manifest names.
+    """
+    folder = Path(folder)
+    manifest = read_json(folder / MANIFEST)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise CopraError(f"{weights}: no such file. Delete {folder} and run snakemake again.")
+    if file_sha256(weights) != manifest["weights"]["sha256"]:
+        raise CopraError(
+            f"{weights}: not the file that {folder / MANIFEST} was written for (its checksum differs), so it "
+            f"was cut short or changed. Delete {folder} and run snakemake again."
+        )
+    copra_llama.register()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CopraError(f"{folder}: cannot be loaded ({error}). Delete it and run again.") from error
+    return Checkpoint(model.to(device()).eval(), tokenizer, manifest)
+
+
+def save_checkpoint(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    manifest: dict[str, Any],
+    extra: dict[str, str] | None = None,
+) -> None:
+    """Write a checkpoint in one rename: config, tokenizer, weights, manifest, and `extra` text files.
+
+    The manifest is completed with the weights' checksum, sizes, shape and versions; it holds no time
+    and no place, so equal runs give equal manifests.
+    """
+    with replacing(folder) as temporary:
+        with _quiet():
+            model.save_pretrained(temporary, max_shard_size="1TB")
+            tokenizer.save_pretrained(temporary)
+        for name, text in (extra or {}).items():
+            (temporary / name).write_text(text)
+        weights = temporary / WEIGHTS
+        complete = {
+            **manifest,
+            "shape": shape_of(model.config.to_dict()).to_json(),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "weights": {
+                "sha256": file_sha256(weights),
+                "bytes": weights.stat().st_size,
+                "dtype": str(model.dtype).removeprefix("torch."),
+            },
+            "versions": {
+                "copra": copra.__version__,
+                "torch": torch.__version__.split("+")[0],
+                "transformers": transformers.__version__,
+            },
+        }
+        write_json(temporary / MANIFEST, complete)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without transformers' progress bars."""
+    enabled = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers.utils.logging.enable_progress_bar()

@@ -1,0 +1,81 @@
+"""The settings of a base model (no torch)."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from copra.settings import Settings
+
+
+class FromScratch(Settings):
+    """A small model with random weights, and a tokenizer trained on the task's train split."""
+
+    architecture: Literal["llama", "gpt2"] = "llama"
+    """Which model class."""
+    hidden_size: int = Field(ge=8)
+    """Width of the residual stream."""
+    layers: int = Field(ge=1)
+    """Decoder layers."""
+    heads: int = Field(ge=1)
+    """Query heads."""
+    kv_heads: int | None = Field(None, ge=1)
+    """Key/value heads (llama only; null: as many as query heads)."""
+    ffn_size: int = Field(ge=8)
+    """Width of the feed-forward network."""
+    context: int = Field(512, ge=16)
+    """Longest sequence in tokens."""
+    tied: bool = True
+    """Whether the LM head shares the weights of the embedding."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout of GPT-2 (llama has none)."""
+    tokenizer: Literal["words", "bpe"] = "words"
+    """Words and whole numbers as tokens (closed vocabulary), or byte-level BPE with single digits."""
+    vocabulary: int = Field(4096, ge=64)
+    """Largest vocabulary of the tokenizer."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "FromScratch":
+        if self.hidden_size % self.heads:
+            raise ValueError(f"'hidden_size' {self.hidden_size} is not a multiple of 'heads' {self.heads}")
+        if self.kv_heads and self.heads % self.kv_heads:
+            raise ValueError(f"'heads' {self.heads} is not a multiple of 'kv_heads' {self.kv_heads}")
+        if self.architecture == "gpt2" and self.kv_heads not in (None, self.heads):
+            raise ValueError("'kv_heads': GPT-2 has as many key/value heads as query heads")
+        return self
+
+
+class Base(Settings):
+    """A starting model: exactly one of `path` and `from_scratch`."""
+
+    path: str | None = None
+    """A Hub id, or a local folder (environment variables such as ${MODELS} are filled in)."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub model; give a commit to pin it."""
+    from_scratch: FromScratch | None = None
+    """A model made here."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights, in memory and in checkpoints. Training in pure bfloat16 loses small updates."""
+    trust_remote_code: bool = False
+    """Run code that comes with a Hub model. Only for models that you trust."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Base":
+        if (self.path is None) == (self.from_scratch is None):
+            raise ValueError("give exactly one of 'path' and 'from_scratch'")
+        return self
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder behind `path`, or None for a Hub id."""
+        if self.path is None:
+            return None
+        folder = Path(os.path.expandvars(self.path)).expanduser()
+        return folder if folder.is_dir() else None
+
+    def files(self) -> list[str]:
+        """The local files that a change of the base model would change: the workflow watches them."""
+        if self.folder is None:
+            return []
+        return sorted(str(file) for file in self.folder.iterdir() if file.suffix in (".json", ".safetensors"))

@@ -1,0 +1,132 @@
+"""Tokenizers: trained on a task, given the latent markers, and turning rows into tokens."""
+
+from collections.abc import Iterable, Sequence
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from copra.errors import CopraError
+from copra.models.settings import FromScratch
+from copra.reasoning.layout import Markers, TokenRow
+from copra.tasks.task import Row
+
+MARKERS = ("<|start-latent|>", "<|latent|>", "<|end-latent|>")
+PAD, END, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
+ANSWER = "### "
+
+
+def train_tokenizer(spec: FromScratch, rows: Iterable[Row]) -> PreTrainedTokenizerFast:
+    """A tokenizer trained on the text of `rows`.
+
+    "words": a token is a word, a whole number, a sign or a line break; white space goes.
+    "bpe": byte-level BPE in which every digit stands alone, as in Llama and others.
+    """
+    special = [PAD, END, UNKNOWN]
+    if spec.tokenizer == "words":
+        tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+        pieces = Regex(r"\n|\d+|[^\W\d_]+|#+|<<|>>|[^\w\s]|_")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(pieces, behavior="removed", invert=True)
+        trainer = trainers.WordLevelTrainer(vocab_size=spec.vocabulary, special_tokens=special)
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex("\n"), behavior="isolated"),
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=spec.vocabulary,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+    tokenizer.train_from_iterator(
+        ("".join([row.question + "\n", *(step + "\n" for step in row.steps), ANSWER + row.answer]) for row in rows),
+        trainer,
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        unk_token=UNKNOWN if spec.tokenizer == "words" else None,
+        model_max_length=spec.context,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def markers_of(tokenizer: PreTrainedTokenizerBase) -> Markers:
+    """The ids of the latent markers, which every copra checkpoint has.
+
+    Raises:
+        CopraError: the tokenizer has no markers.
+    """
+    ids = tokenizer.convert_tokens_to_ids(list(MARKERS))
+    if any(token_id is None or token_id == tokenizer.unk_token_id for token_id in ids):
+        raise CopraError(f"the tokenizer has no marker tokens {', '.join(MARKERS)}: it is not copra's.")
+    return Markers(*ids)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id to pad with; padding is masked, so the end token serves where there is no own one."""
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def tokenise(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[TokenRow]:
+    """Rows in tokens. Each piece is tokenised with its own line break, in one batch.
+
+    Raises:
+        CopraError: pieces and whole text disagree, so that this tokenizer cannot be cut at lines.
+    """
+    pieces: list[str] = []
+    for row in rows:
+        pieces += [row.question + "\n", *(step + "\n" for step in row.steps), ANSWER + row.answer]
+    encoded = iter(tokenizer(pieces, add_special_tokens=False)["input_ids"]) if pieces else iter(())
+    start = beginning(tokenizer)
+    token_rows = [
+        TokenRow(
+            id=row.id,
+            question=start + next(encoded),
+            steps=[next(encoded) for _ in row.steps],
+            answer=[*next(encoded), tokenizer.eos_token_id],
+        )
+        for row in rows
+    ]
+    _check_pieces(tokenizer, rows[:100], token_rows[:100])
+    return token_rows
+
+
+def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that the tokenizer itself puts before every text (a begin token, or nothing)."""
+    with_special = tokenizer("x")["input_ids"]
+    bare = tokenizer("x", add_special_tokens=False)["input_ids"]
+    return with_special[: -len(bare)] if with_special[-len(bare) :] == bare else []
+
+
+def _check_pieces(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], token_rows: Sequence[TokenRow]
+) -> None:
+    start = len(beginning(tokenizer))
+    for row, tokens in zip(rows, token_rows, strict=True):
+        text = "".join([row.question + "\n", *(step + "\n" for step in row.steps), ANSWER + row.answer])
+        whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+        joined = [*tokens.question[start:], *(t for step in tokens.steps for t in step), *tokens.answer[:-1]]
+        if whole != joined:
+            raise CopraError(
+                f"row {row.id}: the tokenizer reads the text as a whole otherwise than line by line, so its "
+                f"lines cannot be replaced by latents. Whole: {tokenizer.convert_ids_to_tokens(whole)}; "
+                f"by lines: {tokenizer.convert_ids_to_tokens(joined)}."
+            )
+
+
+def typical_lengths(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> dict[str, int]:
+    """Mean numbers of tokens, rounded: the prompt, and the chain of thought with its answer.
+
+    The typical answer of a base, by which FLOPs budgets of prunings are measured.
+    """
+    token_rows = tokenise(tokenizer, rows)
+    prompt = sum(len(row.question) for row in token_rows)
+    generated = sum(sum(map(len, row.steps)) + len(row.answer) for row in token_rows)
+    return {"prompt": round(prompt / len(rows)), "generated": round(generated / len(rows))}

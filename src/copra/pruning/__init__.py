@@ -1,0 +1,1 @@
+"""Pruning: budget and legality, the plan, the surgery and its proof."""

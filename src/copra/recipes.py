@@ -1,0 +1,247 @@
+"""Config -> recipe tree: which model nodes there are and what each one needs (pure, no torch).
+
+A node is what a prefix of a recipe yields. Its name is its path: `llama@0+cot+layers-1+coconut.2` is the
+base `llama` drawn with seed 0, trained by step `cot`, pruned by `layers-1`, after stage 2 of `coconut`. The
+last stage of a step bears the step's plain name, so a recipe's name is the name of the node that it ends
+at, without the seed. Recipes that begin alike share nodes.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from copra.config import Experiment, Product, Recipe
+from copra.errors import CopraError
+from copra.pruning.budget import Prune
+from copra.reasoning import Method
+
+Kind = Literal["base", "train", "prune"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A model of the tree.
+
+    `settings` is what the node's own rule depends on, resolved. `method` is how it answers: the kind of
+    the last training, or None. `trained` names the node itself if it was trained or is a base, and
+    otherwise the nearest ancestor before the prunings that made it.
+    """
+
+    name: str
+    kind: Kind
+    parent: str | None
+    step: str | None
+    stage: int | None
+    seed: int | None
+    task: str
+    method: str | None
+    trained: str
+    settings: dict[str, Any]
+
+    @property
+    def recipe(self) -> str:
+        """The name without seeds."""
+        return without_seed(self.name)
+
+
+@dataclass(frozen=True)
+class RecipeEnd:
+    """A recipe and the nodes that it ends at, one a seed; the words that tables use for it."""
+
+    recipe: str
+    base: str
+    pruning: str
+    method: str
+    order: str
+    nodes: tuple[str, ...]
+
+
+@dataclass
+class Tree:
+    """All nodes by name, parents before children, and the recipes in the order of the config."""
+
+    nodes: dict[str, Node] = field(default_factory=dict)
+    recipes: list[RecipeEnd] = field(default_factory=list)
+
+    def pruned(self) -> list[Node]:
+        """Nodes made by pruning a model that can answer."""
+        return [node for node in self.nodes.values() if node.kind == "prune" and node.method]
+
+    def path_to(self, name: str) -> list[Node]:
+        """The node and its ancestors, base first."""
+        node = self.nodes[name]
+        return [*(self.path_to(node.parent) if node.parent else []), node]
+
+
+def without_seed(name: str) -> str:
+    """The recipe's name behind a node's name."""
+    return re.sub(r"@-?\d+", "", name)
+
+
+def build_tree(experiment: Experiment) -> Tree:
+    """The recipe tree of an experiment.
+
+    Raises:
+        CopraError: an unknown step or base, a recipe given twice, a recipe that comes back to a step, or a
+            step that cannot follow what is before it. All faults at once, a line each.
+    """
+    tree, faults = Tree(), []
+    for number, (base, steps) in enumerate(_listed(experiment)):
+        where = f"recipes: {'+'.join([base, *steps])}"
+        found = list(_faults(experiment, base, steps))
+        if any(end.recipe == "+".join([base, *steps]) for end in tree.recipes):
+            found.append(f"given twice (the second time as recipe number {number + 1})")
+        faults += [f"{where}: {fault}" for fault in found]
+        if not found:
+            nodes = tuple(dict.fromkeys(_grow(tree, experiment, base, steps, seed) for seed in experiment.seeds))
+            tree.recipes.append(_end(experiment, base, steps, nodes))
+    names = [end.recipe for end in tree.recipes]
+    if not faults and experiment.reference is not None and experiment.reference not in names:
+        faults.append(f"reference: {experiment.reference!r} is none of the recipes {', '.join(names)}")
+    if faults:
+        raise CopraError("\n".join(faults))
+    return tree
+
+
+def _listed(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
+    """The recipes one by one as (base, steps), products multiplied out."""
+    for entry in experiment.recipes:
+        if isinstance(entry, list):
+            yield experiment.base, entry
+        elif isinstance(entry, Recipe):
+            yield entry.base or experiment.base, entry.steps
+        elif isinstance(entry, Product):
+            for pruning in entry.prunings:
+                for method in entry.methods:
+                    parts = [entry.start, pruning, method]
+                    steps = [step for part in parts for step in ([part] if isinstance(part, str) else part)]
+                    yield entry.base or experiment.base, steps
+
+
+def _faults(experiment: Experiment, base: str, steps: list[str]) -> Iterator[str]:
+    """What is wrong with one recipe."""
+    if base not in experiment.bases:
+        yield f"{base!r} is not in bases ({', '.join(experiment.bases)})"
+        return
+    if unknown := [step for step in steps if step not in experiment.steps]:
+        yield f"{', '.join(map(repr, unknown))} not in steps ({', '.join(experiment.steps)})"
+        return
+    for step in sorted({step for step in steps if steps.count(step) > 1}):
+        yield f"comes back to step {step!r}; to do the same again, declare it under a second name"
+    scratch = experiment.bases[base].from_scratch
+    task, method = experiment.task, None
+    for name in steps:
+        step = experiment.steps[name]
+        if isinstance(step, Method):
+            if method is not None and (step.task or experiment.task) != task:
+                yield (
+                    f"{name!r} trains on task {step.task or experiment.task!r} after a training on {task!r}; "
+                    "a recipe stays with one task"
+                )
+            task, method = step.task or experiment.task, step.kind
+        elif isinstance(step, Prune):
+            if scratch and method is None and step.needs_scores:
+                yield f"{name!r} scores a base from scratch before anything trained it: put a training before it"
+            if scratch and scratch.architecture == "gpt2" and step.unit == "kv_groups":
+                yield f"{name!r} drops key/value groups, which GPT-2 does not have: drop layers"
+    if method is None:
+        yield "never trains, so it has no way to answer; add a training step"
+
+
+def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed: int) -> str:
+    """Add the nodes of one recipe and seed that are not there yet; returns the name of the last."""
+    node = _add(tree, _base_node(experiment, base, seed))
+    for name in steps:
+        step = experiment.steps[name]
+        if isinstance(step, Method):
+            numbers = list(step.stages())
+            for number in numbers:
+                last = number == numbers[-1]
+                node = _add(
+                    tree, _train_node(experiment, node, name, step, number, seed, len(numbers) > 1, last)
+                )
+        else:
+            node = _add(tree, _prune_node(node, name, step, seed))
+    return node.name
+
+
+def _add(tree: Tree, node: Node) -> Node:
+    return tree.nodes.setdefault(node.name, node)
+
+
+def _base_node(experiment: Experiment, base: str, seed: int) -> Node:
+    spec = experiment.bases[base]
+    entering = seed if spec.from_scratch else None
+    name = _name(base, entering)
+    settings = {"base": spec.canonical(), "seed": entering}
+    return Node(name, "base", None, None, None, entering, experiment.task, None, name, settings)
+
+
+def _train_node(
+    experiment: Experiment, parent: Node, step: str, method: Method, number: int, seed: int, staged: bool, last: bool
+) -> Node:
+    label = step if last else f"{step}.{number}"
+    before = parent.name.rsplit("+", 1)[0] if parent.step == step else parent.name
+    name = f"{before}+{_name(label, seed if _first_seed(parent, step) else None)}"
+    settings = {
+        "method": method.kind,
+        "stage": method.stages()[number].canonical(),
+        "training": method.training_of(number).canonical(),
+        "precision": experiment.compute.precision,
+        "seed": seed,
+    }
+    return Node(
+        name,
+        "train",
+        parent.name,
+        step,
+        number if staged else None,
+        seed,
+        method.task or experiment.task,
+        method.kind,
+        name,
+        settings,
+    )
+
+
+def _first_seed(parent: Node, step: str) -> bool:
+    """Whether the seed enters with this step: each of its stages then bears it."""
+    if parent.step == step:
+        return "@" in parent.name.rsplit("+", 1)[1]
+    return parent.seed is None
+
+
+def _prune_node(parent: Node, step: str, prune: Prune, seed: int) -> Node:
+    entering = seed if prune.metric == "random" and parent.seed is None else None
+    own = seed if prune.metric == "random" else None
+    settings = {"prune": prune.canonical(), "seed": own}
+    return Node(
+        f"{parent.name}+{_name(step, entering)}",
+        "prune",
+        parent.name,
+        step,
+        None,
+        parent.seed if entering is None else entering,
+        parent.task,
+        parent.method,
+        parent.trained,
+        settings,
+    )
+
+
+def _name(label: str, seed: int | None) -> str:
+    return label if seed is None else f"{label}@{seed}"
+
+
+def _end(experiment: Experiment, base: str, steps: list[str], nodes: tuple[str, ...]) -> RecipeEnd:
+    prunings = [step for step in steps if isinstance(experiment.steps[step], Prune)]
+    trainings = [step for step in steps if step not in prunings]
+    return RecipeEnd(
+        recipe="+".join([base, *steps]),
+        base=base,
+        pruning=" + ".join(prunings) or "dense",
+        method=trainings[-1],
+        order=" > ".join([base, *steps]),
+        nodes=nodes,
+    )

@@ -1,0 +1,102 @@
+"""Reading the evaluation of one model node, and checking that it has not been edited."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from copra.errors import CopraError
+from copra.files import read_json, read_parquet
+
+if TYPE_CHECKING:
+    import pandas
+
+# Where metrics.json keeps the mean of each column of predictions.parquet.
+MEANS = {
+    "flops": ("flops", "total"),
+    "flops_prefill": ("flops", "prefill"),
+    "flops_latent": ("flops", "latent"),
+    "flops_decode": ("flops", "decode"),
+    "flops_attention": ("flops", "attention"),
+    "flops_ffn": ("flops", "ffn"),
+    "flops_head": ("flops", "head"),
+    "n_prompt": ("tokens", "prompt"),
+    "n_latent": ("tokens", "latent"),
+    "n_marker": ("tokens", "marker"),
+    "n_chain": ("tokens", "chain"),
+    "n_answer": ("tokens", "answer"),
+    "n_generated": ("tokens", "generated"),
+    "depth": ("depth",),
+}
+ONCE = ("parameters", "checkpoint_bytes", "kv_cache_bytes_per_token", "training_flops")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One evaluated node: its metrics and its predictions, a row a question."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    predictions: "pandas.DataFrame"
+    """Indexed by question id and occurrence (a question may occur twice), sorted."""
+
+    @property
+    def correct(self) -> "pandas.Series":
+        """Right (1.0) or wrong (0.0), a row a question."""
+        return self.predictions["correct"].astype(float)
+
+    def mean(self, column: str) -> float:
+        """The mean of a column of the predictions, an answer."""
+        return float(self.predictions[column].mean())
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read `metrics.json` and `predictions.parquet` of one node.
+
+    Raises:
+        CopraError: a file is missing or cut short, or the metrics are not those of the predictions.
+    """
+    folder = Path(folder)
+    metrics = read_json(folder / "metrics.json")
+    predictions = read_parquet(folder / "predictions.parquet")
+    missing = [name for name in ("id", "correct", "hit_length_limit", *MEANS) if name not in predictions]
+    missing += [name for name in ONCE if name not in metrics]
+    if missing or predictions.empty:
+        fault = f"lacks {', '.join(missing)}" if missing else "has no questions"
+        raise CopraError(f"{folder}: the evaluation {fault}. Delete the folder and run snakemake again.")
+    predictions = predictions.assign(occurrence=predictions.groupby("id").cumcount())
+    evaluation = Evaluation(folder, metrics, predictions.set_index(["id", "occurrence"]).sort_index())
+    _check(evaluation)
+    return evaluation
+
+
+def check_same_questions(first: Evaluation, second: Evaluation) -> None:
+    """Two evaluations can be compared only on the same questions.
+
+    Raises:
+        CopraError: they hold different questions, naming both folders.
+    """
+    if not first.predictions.index.equals(second.predictions.index):
+        raise CopraError(
+            f"{first.folder} and {second.folder}: evaluated on different questions, so they cannot be "
+            "compared in pairs. Evaluate both on the same split, all of it."
+        )
+
+
+def _check(evaluation: Evaluation) -> None:
+    expected = {
+        ("n",): len(evaluation.predictions),
+        ("correct",): int(evaluation.correct.sum()),
+        ("accuracy",): evaluation.mean("correct"),
+        ("hit_length_limit",): int(evaluation.predictions["hit_length_limit"].sum()),
+    } | {place: evaluation.mean(column) for column, place in MEANS.items()}
+    for place, value in expected.items():
+        stated: Any = evaluation.metrics
+        for key in place:
+            stated = stated.get(key) if isinstance(stated, dict) else None
+        if not isinstance(stated, int | float) or not math.isclose(stated, value, rel_tol=1e-6):
+            raise CopraError(
+                f"{evaluation.folder}: metrics.json says {'.'.join(place)} = {stated}, but "
+                f"predictions.parquet gives {value}. One of the two was changed by hand: delete the folder "
+                "and run snakemake again."
+            )

@@ -1,0 +1,248 @@
+"""The figures of a report. Each function takes data and returns a Figure; `save` writes it."""
+
+import math
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from copra.errors import CopraError
+from copra.report.style import COLOURS, GREY, MARKERS, assign, note, save, styled
+from copra.report.tradeoff import pareto
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["curriculum", "head_importance", "layer_distances", "pareto", "save", "training_curves"]
+
+
+@styled
+def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
+    """Loss against optimizer step, one panel a recipe's step, so that many nodes stay legible.
+
+    `curves` maps a node to the lines of its training.jsonl. Seeds share a panel; the stages of a
+    staged step follow each other along its x axis, with a dotted line where a stage begins.
+    """
+    from matplotlib.figure import Figure
+
+    panels: dict[str, dict[str, list]] = {}
+    for node, lines in curves.items():
+        name, seed, stage = _place(node)
+        if lines:
+            panels.setdefault(name, {}).setdefault(seed, []).append((stage, lines))
+    columns = min(4, max(1, math.ceil(math.sqrt(len(panels)))))
+    rows = max(1, math.ceil(len(panels) / columns))
+    figure = Figure(figsize=(1 + 2.9 * columns, 0.7 + 2.3 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    if not panels:
+        note(grid[0, 0], "nothing was trained")
+        return figure
+    accuracy = False
+    for axes, (name, seeds) in zip(grid.flat, panels.items(), strict=False):
+        accuracy |= _training_panel(axes, seeds)
+        axes.set_title("\n".join(textwrap.wrap(name, 34, break_on_hyphens=False)), fontsize=8)
+    _training_legend(figure, accuracy)
+    figure.supxlabel("optimizer step", fontsize=9)
+    figure.supylabel("loss", fontsize=9)
+    return figure
+
+
+def _place(node: str) -> tuple[str, str, float]:
+    """(panel, seed, stage) of a node: "llama@0+cot+coconut.2" is stage 2 of llama + cot + coconut."""
+    path, plus, last = node.rpartition("+")
+    seed = re.search(r"@([^+]+)", path)
+    stage = re.fullmatch(r"(.+)\.(\d+)", last)
+    name = re.sub(r"@[^+]+", "", path + plus + (stage[1] if stage else last)).replace("+", " + ")
+    return name, seed[1] if seed else "", int(stage[2]) if stage else math.inf
+
+
+def _training_panel(axes: "Axes", seeds: Mapping[str, list]) -> bool:
+    """Draw one panel; returns whether it holds validation accuracy."""
+    import pandas
+
+    lowest, highest, right = math.inf, 0.0, None
+    for colour, stages in zip(_cycle(COLOURS, len(seeds)), seeds.values(), strict=True):
+        start, validation, accuracy = 0.0, [], []
+        for index, (_, lines) in enumerate(sorted(stages, key=lambda pair: pair[0])):
+            if index:
+                axes.axvline(start, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
+            losses = pandas.DataFrame(
+                [(start + line["step"], line["loss"]) for line in lines if "loss" in line], columns=["x", "y"]
+            )
+            # One step's loss is noise: the eye wants the median over a twentieth of the stage.
+            smooth = losses["y"].rolling(max(1, len(losses) // 20), center=True, min_periods=1).median()
+            axes.plot(losses["x"], losses["y"], color=colour, alpha=0.25, linewidth=0.7)
+            axes.plot(losses["x"], smooth, color=colour, linewidth=1.2)
+            checks = [line for line in lines if "validation_loss" in line]
+            validation += [(start + line["step"], line["validation_loss"]) for line in checks]
+            accuracy += [
+                (start + line["step"], 100 * line["validation_accuracy"])
+                for line in checks
+                if line.get("validation_accuracy") is not None
+            ]
+            values = [*smooth, *(line["validation_loss"] for line in checks)]
+            lowest, highest = min([lowest, *values]), max([highest, *values])
+            start += max(line["step"] for line in lines)
+        if validation:
+            axes.plot(*zip(*validation, strict=True), "o", color=colour, markersize=4, mfc="white")
+        if accuracy:
+            right = right or _accuracy_axis(axes)
+            right.plot(*zip(*accuracy, strict=True), "--", color=colour, linewidth=1, alpha=0.7)
+    if lowest > 0 and highest > 20 * lowest:
+        axes.set_yscale("log")
+    axes.margins(x=0.02)
+    axes.locator_params(axis="x", nbins=4)
+    return right is not None
+
+
+def _accuracy_axis(axes: "Axes") -> "Axes":
+    right = axes.twinx()
+    right.set_ylim(0, 100)
+    right.grid(False)
+    right.tick_params(axis="y", labelsize=7, colors=GREY, length=0)
+    right.yaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
+    return right
+
+
+def _training_legend(figure: "Figure", accuracy: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=COLOURS[0], linewidth=1.2, label="training loss"),
+        Line2D([], [], color=COLOURS[0], linestyle="", marker="o", mfc="white", label="validation loss"),
+    ]
+    if accuracy:
+        handles.append(
+            Line2D([], [], color=COLOURS[0], linestyle="--", label="validation accuracy (right axis)")
+        )
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+
+
+@styled
+def layer_distances(scores: "pandas.DataFrame") -> "Figure":
+    """Angular distance of every block (length n, first layer l), and the cosine score of every layer.
+
+    `scores` is a scores table; a frame marks the block with the least distance of each length, the one
+    that is deleted (Gromov 2024, arXiv 2403.17887, section 3).
+
+    Raises:
+        CopraError: the table holds neither metric.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+    from matplotlib.ticker import MaxNLocator
+
+    blocks = scores[(scores["metric"] == "angular") & (scores["unit"] == "block")]
+    layers = scores[(scores["metric"] == "cosine") & (scores["unit"] == "layer")].sort_values("layer")
+    parts = [part for part, rows in (("blocks", blocks), ("layers", layers)) if len(rows)]
+    if not parts:
+        raise CopraError("The scores hold neither 'angular' of blocks nor 'cosine' of layers to draw.")
+    figure = Figure(figsize=(4.9 * len(parts), 3.8), layout="constrained")
+    panels = dict(zip(parts, figure.subplots(1, len(parts), squeeze=False)[0], strict=True))
+    if "blocks" in panels:
+        axes = panels["blocks"]
+        table = blocks.pivot(index="length", columns="layer", values="score")
+        _heat_map(axes, table, "angular distance")
+        for row, (_, distances) in enumerate(table.iterrows()):
+            column = int(distances.reset_index(drop=True).idxmin())
+            axes.add_patch(
+                Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=COLOURS[1], lw=1.6, clip_on=False)
+            )
+        axes.set(xlabel="first layer of the block, l", ylabel="layers in the block, n")
+        axes.set_title("Distance across a block (framed: least of its length)")
+    if "layers" in panels:
+        axes = panels["layers"]
+        axes.bar(layers["layer"], layers["score"], color=COLOURS[0], width=0.75)
+        axes.grid(False, axis="x")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(layers["layer"].min() - 0.7, layers["layer"].max() + 0.7)
+        axes.set(xlabel="layer", ylabel="1 - cosine of input and output", title="Influence of a layer")
+    return figure
+
+
+@styled
+def head_importance(scores: "pandas.DataFrame", heads_per_group: int) -> "Figure":
+    """Layer x head importance by gradient and by activation; lines part the KV groups.
+
+    Layers with fewer heads than the widest stay blank there.
+
+    Raises:
+        CopraError: the table holds neither metric of heads.
+    """
+    from matplotlib.figure import Figure
+
+    heads = scores[scores["unit"] == "head"]
+    metrics = [name for name in ("gradient", "activation") if (heads["metric"] == name).any()]
+    if not metrics:
+        raise CopraError("The scores hold neither 'gradient' nor 'activation' of heads to draw.")
+    figure = Figure(figsize=(4.9 * len(metrics), 3.6), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        table = heads[heads["metric"] == metric].pivot(index="layer", columns="index", values="score")
+        _heat_map(axes, table, "score")
+        for head in range(heads_per_group, table.shape[1], heads_per_group):
+            axes.axvline(head - 0.5, color="white", linewidth=1.4)
+        axes.set(xlabel="head", ylabel="layer", title=f"{metric.capitalize()} score of each head")
+    return figure
+
+
+def _heat_map(axes: "Axes", table: "pandas.DataFrame", label: str) -> None:
+    """Draw a table, its first row at the bottom; missing cells are blank."""
+    image = axes.imshow(table, cmap="cividis", origin="lower", aspect="auto", interpolation="nearest")
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    for names, set_ticks in ((table.columns, axes.set_xticks), (table.index, axes.set_yticks)):
+        every = math.ceil(len(names) / 12)
+        set_ticks(range(0, len(names), every), [str(name) for name in names[::every]])
+    axes.tick_params(length=0)
+    bar = axes.figure.colorbar(image, ax=axes, label=label, shrink=0.9)
+    bar.formatter.set_powerlimits((-2, 4))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+
+
+@styled
+def curriculum(points: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Accuracy with its interval after each stage, one line a staged recipe.
+
+    Each point has recipe, stage, accuracy, low and high (shares).
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    recipes = list(dict.fromkeys(point["recipe"] for point in points))
+    figure = Figure(figsize=(6.8, 3.6 + 0.1 * len(recipes)), layout="constrained")
+    axes = figure.subplots()
+    if not recipes:
+        note(axes, "no recipe has stages, or none was evaluated after each")
+        return figure
+    markers = assign(recipes, MARKERS)
+    for index, (colour, recipe) in enumerate(zip(_cycle(COLOURS, len(recipes)), recipes, strict=True)):
+        own = sorted((p for p in points if p["recipe"] == recipe), key=lambda p: p["stage"])
+        middle = [100 * p["accuracy"] for p in own]
+        below = [100 * max(0.0, p["accuracy"] - p["low"]) for p in own]
+        above = [100 * max(0.0, p["high"] - p["accuracy"]) for p in own]
+        # Moved apart a little, so that intervals at the same stage do not hide each other.
+        shift = 0.24 * ((index + 0.5) / len(recipes) - 0.5)
+        axes.errorbar(
+            [p["stage"] + shift for p in own],
+            middle,
+            yerr=[below, above],
+            color=colour,
+            marker=markers[recipe],
+            markersize=5,
+            elinewidth=0.9,
+            label=recipe.replace("+", " + "),
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="stage", ylabel="accuracy (%), 95% interval")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _cycle(choices: Sequence[str], number: int) -> list[str]:
+    return [choices[index % len(choices)] for index in range(number)]

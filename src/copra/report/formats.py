@@ -1,0 +1,189 @@
+"""Writing a table for machines (CSV, full precision) and for people (Markdown and LaTeX, rounded)."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from copra.files import replacing
+
+if TYPE_CHECKING:
+    import pandas
+
+LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+        "|": "$|$",
+        **{character: "\\" + character for character in "&%$#_{}"},
+    }
+)
+SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def write_formats(frame: "pandas.DataFrame", csv: Path, md: Path, tex: Path) -> None:
+    """Write a table three times, each file complete or absent.
+
+    The CSV holds every column at full precision. Markdown and LaTeX hold what a person reads: percent
+    with the interval, FLOPs with the unit in the column's head, columns without any value left out.
+    The LaTeX is one `tabular` and needs the package booktabs.
+    """
+    view = for_people(frame)
+    align = ["left" if _is_text(column) else "right" for column in view]
+    markdown = view.to_markdown(index=False, disable_numparse=True, colalign=align if len(view) else None)
+    with replacing(csv) as temporary:
+        frame.to_csv(temporary, index=False)
+    with replacing(md) as temporary:
+        temporary.write_text(markdown + "\n", encoding="utf-8")
+    with replacing(tex) as temporary:
+        temporary.write_text(_latex(view, align), encoding="utf-8")
+
+
+def for_people(frame: "pandas.DataFrame") -> "pandas.DataFrame":
+    """The columns that a person reads, as rounded text under a heading that names the unit."""
+    import pandas
+
+    view = {}
+    for column, (heading, write) in COLUMNS.items():
+        if column not in frame or frame[column].isna().all() or _is_idle(frame, column):
+            continue
+        cells, unit = write(frame, column)
+        view[f"{heading} ({unit})" if unit else heading] = cells
+    return pandas.DataFrame(view, dtype=str)
+
+
+def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
+    if column == "recipe":  # base and order of steps say the same in a readable way
+        return "order" in frame
+    return column == "seed" and bool((frame[column] == "all").all())
+
+
+def _text(frame, column) -> tuple[list[str], str]:
+    return ["" if value is None or value != value else str(value) for value in frame[column]], ""
+
+
+def _flag(frame, column) -> tuple[list[str], str]:
+    return ["yes" if value else "" for value in frame[column]], ""
+
+
+def _percent(frame, column) -> tuple[list[str], str]:
+    return [_or_dash(value, lambda v: f"{100 * v:.1f}") for value in frame[column]], "%"
+
+
+def _points(frame, column) -> tuple[list[str], str]:
+    return _percent(frame, column)[0], "points"
+
+
+def _accuracy(frame, column) -> tuple[list[str], str]:
+    rows = frame[[column, "low", "high"]].itertuples(index=False)
+    return [f"{100 * v:.1f} [{100 * low:.1f}, {100 * high:.1f}]" for v, low, high in rows], "%"
+
+
+def _difference(frame, column) -> tuple[list[str], str]:
+    rows = frame[[column, f"{column}_low", f"{column}_high"]].itertuples(index=False)
+    return [
+        _or_dash(v, lambda v, a=low, b=high: f"{100 * v:+.1f} [{100 * a:+.1f}, {100 * b:+.1f}]")
+        for v, low, high in rows
+    ], "points"
+
+
+def _p_value(frame, column) -> tuple[list[str], str]:
+    def written(value: float) -> str:
+        return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+    return [_or_dash(value, written) for value in frame[column]], ""
+
+
+def _ratio(frame, column) -> tuple[list[str], str]:
+    return [_or_dash(value, lambda v: f"{v:.3f}") for value in frame[column]], ""
+
+
+def _count(frame, column) -> tuple[list[str], str]:
+    return [_or_dash(value, lambda v: f"{v:.1f}") for value in frame[column]], ""
+
+
+def _scaled(unit: str = "") -> Callable:
+    def write(frame, column) -> tuple[list[str], str]:
+        size, prefix = scale(frame[column])
+        return [_or_dash(value, lambda v: three_digits(v / size)) for value in frame[column]], prefix + unit
+
+    return write
+
+
+def _seconds(frame, column) -> tuple[list[str], str]:
+    short = frame[column].max() < 1
+    return [
+        _or_dash(v, lambda v: three_digits(v * 1000 if short else v)) for v in frame[column]
+    ], "ms" if short else "s"
+
+
+def scale(values: "pandas.Series") -> tuple[float, str]:
+    """The power of 1000 that a column is divided by, and its SI prefix, chosen by the median."""
+    middle = float(values.median())
+    return next(((size, prefix) for size, prefix in SCALES if middle >= size), (1.0, ""))
+
+
+def three_digits(value: float) -> str:
+    """Three significant digits without an exponent; whole numbers from 100 on, grouped by thousands."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 99.95:
+        return f"{value:,.0f}"
+    return (
+        f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}" if abs(value) >= 0.9995 else f"{value:.3f}"
+    )
+
+
+def _or_dash(value: float, write: Callable[[float], str]) -> str:
+    return "-" if value != value else write(value)
+
+
+# Column of the table: heading for people, and what writes its cells.
+COLUMNS: dict[str, tuple[str, Callable]] = {
+    "recipe": ("Recipe", _text),
+    "base": ("Base", _text),
+    "pruning": ("Pruning", _text),
+    "method": ("Method", _text),
+    "order": ("Order of steps", _text),
+    "seed": ("Seed", _text),
+    "parent_accuracy": ("Unpruned", _percent),
+    "accuracy": ("Accuracy", _accuracy),
+    "deviation": ("s.d. over seeds", _points),
+    "difference": ("Difference", _difference),
+    "p_value": ("p", _p_value),
+    "flops": ("FLOPs an answer", _scaled()),
+    "flops_ratio": ("FLOPs ratio", _ratio),
+    "attention_flops": ("Attention FLOPs", _scaled()),
+    "attention_flops_ratio": ("Attention FLOPs ratio", _ratio),
+    "generated_tokens": ("Tokens", _count),
+    "latents": ("Latents", _count),
+    "depth": ("Depth", _count),
+    "parameters": ("Parameters", _scaled()),
+    "parameters_ratio": ("Parameters ratio", _ratio),
+    "kv_cache_bytes_per_token": ("KV cache a token", _scaled("B")),
+    "kv_cache_bytes_per_token_ratio": ("KV cache ratio", _ratio),
+    "training_flops": ("Training FLOPs", _scaled()),
+    "seconds_batch_1": ("Latency, batch 1", _seconds),
+    "seconds_batched": ("Latency, batched", _seconds),
+    "device": ("Device", _text),
+    "pareto": ("Pareto front", _flag),
+}
+TEXTS = tuple(heading for heading, write in COLUMNS.values() if write in (_text, _flag))
+
+
+def _is_text(heading: str) -> bool:
+    return heading in TEXTS
+
+
+def _latex(view: "pandas.DataFrame", align: list[str]) -> str:
+    escaped = view.map(_latex_text).rename(columns=_latex_text)
+    body = escaped.to_latex(index=False, escape=False, column_format="".join(side[0] for side in align))
+    return "% Needs \\usepackage{booktabs}.\n" + body
+
+
+def _latex_text(text: str) -> str:
+    # A hyphen before a number is a minus sign.
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", text.translate(LATEX))

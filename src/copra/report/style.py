@@ -1,0 +1,125 @@
+"""How every figure looks, how it is saved, and where a label fits."""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from copra.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+
+# Okabe and Ito's palette, which colour-blind people can tell apart; the dense model is near-black.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8C564B")
+DENSE = "#333333"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+FILLS = ("full", "none", "left", "top", "right", "bottom")
+GREY = "#8A8A8A"
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "lines.linewidth": 1.4,
+    # The same data must give the same bytes, so that an unchanged figure is an unchanged artifact.
+    "svg.hashsalt": "copra",
+    "svg.fonttype": "path",
+}
+
+
+def styled(function: Callable) -> Callable:
+    """Draw with the house style, whatever the user's matplotlibrc says."""
+
+    @functools.wraps(function)
+    def wrapper(*arguments, **options):
+        import matplotlib
+
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(STYLE)
+            return function(*arguments, **options)
+
+    return wrapper
+
+
+@styled
+def save(figure: "Figure", svg: Path, png: Path) -> None:
+    """Write a figure as SVG and as PNG (200 dots an inch), each complete or absent.
+
+    Equal figures give equal bytes: no date, no random ids.
+    """
+    settle(figure)
+    with replacing(svg) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    with replacing(png) as temporary:
+        figure.savefig(temporary, format="png", dpi=200)
+
+
+def settle(figure: "Figure") -> None:
+    """Lay the figure out once and for all: a later drawing moves nothing."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+def assign(names: Iterable[str], choices: Sequence[Any]) -> dict[str, Any]:
+    """One choice for each distinct name, in order of appearance; choices repeat when they run out."""
+    return {name: choices[index % len(choices)] for index, name in enumerate(dict.fromkeys(names))}
+
+
+def note(axes: "Axes", text: str) -> None:
+    """Say in an empty panel why it is empty."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.set_axis_off()
+
+
+def label_where_free(
+    axes: "Axes", points: Sequence[tuple[float, float]], texts: Sequence[str], obstacles: Sequence
+) -> list["Annotation"]:
+    """Write each text beside its point where it covers nothing, and leave it out where nothing is free.
+
+    `points` are in data coordinates; `obstacles` are boxes in pixels that a label must not cover.
+    The figure has been settled.
+    Places are tried in order: right, left, above, below and the four diagonals. Returns the labels.
+    """
+    from matplotlib.patheffects import withStroke
+
+    frame, taken, labels = axes.get_window_extent(), list(obstacles), []
+    for point, text in zip(points, texts, strict=True):
+        for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
+            label = axes.annotate(
+                text,
+                point,
+                xytext=(8 * x, 7 * y),
+                textcoords="offset points",
+                ha=("right", "center", "left")[x + 1],
+                va=("top", "center", "bottom")[y + 1],
+                fontsize=7.5,
+                color="#333333",
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            )
+            box = label.get_window_extent()
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box.padded(2))
+                labels.append(label)
+                break
+            label.remove()
+    return labels

@@ -1,0 +1,143 @@
+"""The figure that the project is about: accuracy against FLOPs, with the Pareto front."""
+
+from typing import TYPE_CHECKING
+
+from copra.report.style import COLOURS, DENSE, FILLS, GREY, MARKERS, assign, label_where_free, settle, styled
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@styled
+def pareto(table: "pandas.DataFrame") -> "Figure":
+    """Accuracy (percent, 95% interval) against FLOPs an answer, from `tables.accuracy_vs_flops`.
+
+    One shape a method, one colour a pruning, one filling a base; the front as a step line: the best
+    accuracy to be had for so many FLOPs. Rows of single seeds are left out. Points of the front, and
+    then the others, are named where their name covers nothing.
+    """
+    from matplotlib.figure import Figure
+
+    rows = table[table["seed"] == "all"].reset_index(drop=True)
+    colours = assign([name for name in rows["pruning"] if name != "dense"], COLOURS) | {"dense": DENSE}
+    markers, fills = assign(rows["method"], MARKERS), assign(rows["base"], FILLS)
+
+    figure = Figure(figsize=(8.6, 5.0), layout="constrained")
+    axes = figure.subplots()
+    if rows["flops"].max() > 3 * rows["flops"].min():
+        axes.set_xscale("log")
+    for row in rows.itertuples():
+        _point(axes, row, colours[row.pruning], markers[row.method], fills[row.base])
+    axes.set(xlabel="FLOPs an answer", ylabel="accuracy (%), 95% interval")
+    _flops_ticks(axes)
+    axes.margins(x=0.12, y=0.08)
+    axes.set_ylim(max(0, axes.get_ylim()[0]), min(100, axes.get_ylim()[1]) + 1)
+    axes.set_xlim(axes.get_xlim())
+    _front(axes, rows[rows["pareto"]].sort_values(["flops", "accuracy"]))
+    reference = rows[rows["reference"]]
+    axes.plot(
+        reference["flops"],
+        100 * reference["accuracy"],
+        linestyle="",
+        marker="o",
+        markersize=16,
+        mfc="none",
+        mec=DENSE,
+        mew=0.9,
+        gid="reference",
+    )
+    _legend(figure, rows, colours, markers, fills)
+    _labels(axes, rows)
+    return figure
+
+
+def _point(axes: "Axes", row, colour: str, marker: str, fill: str) -> None:
+    interval = [[100 * (row.accuracy - row.low)], [100 * (row.high - row.accuracy)]]
+    axes.errorbar(
+        [row.flops],
+        [100 * row.accuracy],
+        yerr=interval,
+        color=colour,
+        ecolor=(colour, 0.45),
+        elinewidth=1.1,
+        marker=marker,
+        markersize=8,
+        fillstyle=fill,
+        markerfacecoloralt="white",
+        mec="white" if fill == "full" else colour,
+        mew=0.7,
+        label=row.recipe,
+        zorder=3,
+    )
+
+
+def _front(axes: "Axes", front: "pandas.DataFrame") -> None:
+    """The step line through the front, carried on to the right: more FLOPs never cost accuracy."""
+    flops = [*front["flops"], axes.get_xlim()[1]]
+    accuracy = [*(100 * front["accuracy"]), 100 * front["accuracy"].iloc[-1]]
+    axes.plot(flops, accuracy, drawstyle="steps-post", color=GREY, linewidth=1.2, zorder=2, gid="front")
+
+
+def _flops_ticks(axes: "Axes") -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    if axes.get_xscale() == "log":
+        low, high = axes.dataLim.intervalx
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(figure: "Figure", rows: "pandas.DataFrame", colours: dict, markers: dict, fills: dict) -> None:
+    from matplotlib.lines import Line2D
+
+    def head(text: str) -> Line2D:
+        return Line2D([], [], linestyle="", label=text)
+
+    def point(label: str, **look) -> Line2D:
+        return Line2D([], [], **{"linestyle": "", "markersize": 7, "color": GREY, **look}, label=label)
+
+    handles = [head("Method"), *(point(name, marker=marker) for name, marker in markers.items())]
+    handles.append(head("Pruning"))
+    # The dense model first, then the prunings as they come.
+    for name in sorted(dict.fromkeys(rows["pruning"]), key=lambda name: name != "dense"):
+        handles.append(point(name, marker="o", color=colours[name]))
+    if len(fills) > 1:
+        handles.append(head("Base"))
+        handles += [
+            point(name, marker="o", fillstyle=fill, markerfacecoloralt="white")
+            for name, fill in fills.items()
+        ]
+    handles.append(head(" "))
+    handles.append(Line2D([], [], color=GREY, linewidth=1.2, label="Pareto front"))
+    if rows["reference"].any():
+        handles.append(point("reference", marker="o", markersize=11, mfc="none", mec=DENSE))
+    legend = figure.legend(handles=handles, loc="outside right upper", handlelength=1.6, labelspacing=0.45)
+    for text in legend.get_texts():
+        if text.get_text() in ("Method", "Pruning", "Base"):
+            text.set_fontweight("bold")
+
+
+def _labels(axes: "Axes", rows: "pandas.DataFrame") -> None:
+    """Name the points by their order of steps: those of the front and the reference first."""
+    from matplotlib.transforms import Bbox
+
+    settle(axes.figure)
+    obstacles = []
+    for row in rows.itertuples():
+        x, y = axes.transData.transform((row.flops, 100 * row.accuracy))
+        _, low = axes.transData.transform((row.flops, 100 * row.low))
+        _, high = axes.transData.transform((row.flops, 100 * row.high))
+        obstacles += [
+            Bbox.from_extents(x - 8, y - 8, x + 8, y + 8),
+            Bbox.from_extents(x - 3, low, x + 3, high),
+        ]
+    several = rows["base"].nunique() > 1
+    ranked = rows.sort_values(["pareto", "reference", "accuracy"], ascending=False)
+    names = [
+        (f"{row.base}: " if several else "") + row.order.replace(" > ", " → ") for row in ranked.itertuples()
+    ]
+    points = list(zip(ranked["flops"], 100 * ranked["accuracy"], strict=True))
+    label_where_free(axes, points, names, obstacles)

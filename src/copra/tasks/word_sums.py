@@ -1,0 +1,174 @@
+"""Word sums: generated grade-school problems whose steps hang on one another.
+
+    Ann has 7 apples. Bob has twice as many as Ann. Cid got 5 fewer than Bob. How many does Cid have?
+    steps 7 * 2 = 14, 14 - 5 = 9; answer 9
+
+Every fact needs the one before it, and multiplying and adding do not commute, so a chain cannot be
+worked out in one glance. No download is needed, which makes this the task of the default experiment.
+"""
+
+import itertools
+import operator
+import random
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, Self, TypeVar
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from copra.errors import CopraError
+from copra.tasks.task import Row, Split, Task
+
+NAMES = ("Ann", "Bob", "Cid", "Dee", "Eli", "Fay", "Gus", "Hal", "Ivy", "Jon", "Kim", "Lee")
+THINGS = ("apples", "pens", "coins", "books", "shells", "cards")
+STARTS = ("{a} has {n} {things}.", "{a} got {n} {things}.")
+QUESTIONS = ("How many {things} does {a} have?", "How many does {a} have?")
+ATTEMPTS = 1000
+Item = TypeVar("Item")
+
+
+class Relation(NamedTuple):
+    """How somebody's number follows from somebody else's, and the ways to say so."""
+
+    sign: Literal["+", "-", "*", "/"]
+    factor: int | None
+    """The fixed second operand; None where the sentence names one."""
+    sentences: tuple[str, ...]
+
+
+RELATIONS = (
+    Relation("+", None, ("{b} has {n} more than {a}.", "{b} got {n} more than {a}.")),
+    Relation("-", None, ("{b} has {n} fewer than {a}.", "{b} got {n} fewer than {a}.")),
+    Relation("*", 2, ("{b} has twice as many as {a}.", "{b} got twice what {a} has.")),
+    Relation("*", 3, ("{b} has three times as many as {a}.", "{b} got three times what {a} has.")),
+    Relation("/", 2, ("{b} has half as many as {a}.", "{b} got half what {a} has.")),
+)
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
+
+
+class WordSums(Task):
+    """Generated word sums; the same settings give the same rows on every machine.
+
+    Split by split the numbers of steps occur equally often, and no question occurs twice.
+    """
+
+    kind: Literal["word_sums"] = "word_sums"
+    """Which task this is."""
+    train: PositiveInt = 20000
+    """Number of training rows. More rows never change the validation and test rows."""
+    valid: PositiveInt = 500
+    """Number of validation rows."""
+    test: PositiveInt = 1000
+    """Number of test rows."""
+    min_steps: PositiveInt = 2
+    """Fewest steps from the first number to the answer."""
+    max_steps: PositiveInt = 5
+    """Most steps from the first number to the answer."""
+    max_number: int = Field(default=99, ge=2)
+    """Largest number that occurs; every number is whole and none is below 0."""
+    max_change: PositiveInt = 20
+    """Largest N in "N more than" and "N fewer than"."""
+    shuffle: bool = False
+    """Tell the facts in any order; otherwise each follows the one that it needs."""
+    distractors: NonNegativeInt = 0
+    """At most so many further people, drawn for each row, whose numbers the answer does not need."""
+    seed: int = 0
+    """Another seed draws other rows."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps {self.min_steps} is above max_steps {self.max_steps}")
+        people = self.max_steps + 1 + self.distractors
+        if people > len(NAMES):
+            raise ValueError(
+                f"max_steps + 1 + distractors is {people} people, but there are {len(NAMES)} names; lower one"
+            )
+        return self
+
+    def rows(self) -> Iterator[tuple[Split, Row]]:
+        """Every row: test, valid, train, so that a split never depends on the size of a larger one.
+
+        Raises:
+            CopraError: the settings allow too few different questions for the sizes.
+        """
+        seen: set[str] = set()
+        sizes: dict[Split, int] = {"test": self.test, "valid": self.valid, "train": self.train}
+        for split, size in sizes.items():
+            rng = random.Random(f"word_sums {self.seed} {split}")
+            for index in range(size):
+                n_steps = self.min_steps + index % (self.max_steps - self.min_steps + 1)
+                row = self._new_row(rng, n_steps, seen)
+                if row is None:
+                    raise CopraError(
+                        f"word_sums: no new question with {n_steps} steps was found in {ATTEMPTS} attempts "
+                        f"for row {index + 1} of {size} of the {split} split. "
+                        "Raise max_number, max_change or min_steps, or ask for fewer rows."
+                    )
+                seen.add(row.question)
+                yield split, row
+
+    def _new_row(self, rng: random.Random, n_steps: int, seen: set[str]) -> Row | None:
+        for _ in range(ATTEMPTS):
+            row = self._row(rng, n_steps)
+            if row.question not in seen:
+                return row
+        return None
+
+    def _row(self, rng: random.Random, n_steps: int) -> Row:
+        things = _pick(rng, THINGS)
+        people = _shuffled(rng, NAMES)[: n_steps + 1 + _below(rng, self.distractors + 1)]
+        chain, others = people[: n_steps + 1], people[n_steps + 1 :]
+        start = 1 + _below(rng, self.max_number)
+        numbers = {chain[0]: start}
+        facts = {chain[0]: _pick(rng, STARTS).format(a=chain[0], n=start, things=things)}
+        steps = []
+        for known, new in itertools.pairwise(chain):
+            facts[new], step, numbers[new] = self._relate(rng, known, numbers[known], new)
+            steps.append(step)
+        told = list(chain)
+        for other in others:
+            known = _pick(rng, chain)
+            facts[other], _, _ = self._relate(rng, known, numbers[known], other)
+            earliest = told.index(known) + 1
+            told.insert(earliest + _below(rng, len(told) - earliest + 1), other)
+        if self.shuffle:
+            told = _shuffled(rng, told)
+        question = _pick(rng, QUESTIONS).format(a=chain[-1], things=things)
+        return Row(
+            " ".join([*(facts[name] for name in told), question]), tuple(steps), str(numbers[chain[-1]])
+        )
+
+    def _relate(self, rng: random.Random, known: str, value: int, new: str) -> tuple[str, str, int]:
+        """A fact that gives `new` a number by way of `known`'s, its equation, and the number."""
+        legal = [(relation, self._operands(relation, value)) for relation in RELATIONS]
+        relation, operands = _pick(rng, [choice for choice in legal if choice[1]])
+        operand = _pick(rng, operands)
+        result = OPERATORS[relation.sign](value, operand)
+        fact = _pick(rng, relation.sentences).format(a=known, b=new, n=operand)
+        return fact, f"{value} {relation.sign} {operand} = {result}", result
+
+    def _operands(self, relation: Relation, value: int) -> range:
+        """The second operands that keep the result whole and within 0..max_number, from `value` on."""
+        if relation.sign == "+":
+            return range(1, min(self.max_change, self.max_number - value) + 1)
+        if relation.sign == "-":
+            return range(1, min(self.max_change, value) + 1)
+        factor = relation.factor
+        fits = value * factor <= self.max_number if relation.sign == "*" else value % factor == 0
+        return range(factor, factor + 1) if value > 0 and fits else range(0)
+
+
+# Only random() is promised to give the same numbers in every version of Python, so all draws
+# are made from it.
+
+
+def _below(rng: random.Random, limit: int) -> int:
+    return int(rng.random() * limit)
+
+
+def _pick(rng: random.Random, items: Sequence[Item]) -> Item:
+    return items[_below(rng, len(items))]
+
+
+def _shuffled(rng: random.Random, items: Sequence[Item]) -> list[Item]:
+    return sorted(items, key=lambda _: rng.random())

@@ -1,0 +1,260 @@
+"""The training loop: samples in, optimised model and its record out."""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedModel, get_scheduler
+
+from copra.errors import CopraError
+from copra.files import replacing
+from copra.reasoning.forward import Batch, collate
+from copra.reasoning.layout import IGNORED, Markers, Sample, TokenRow
+from copra.reasoning.method import Stage
+from copra.training.batches import epoch_batches, micro_batches
+from copra.training.settings import Training
+from copra.training.state import load_state, save_state
+
+LOG = "training.jsonl"
+BEST = "best.safetensors"
+
+
+@dataclass
+class Progress:
+    """What a training has done so far; saved with its state."""
+
+    tokens: int = 0
+    context: int = 0
+    supervised: int = 0
+    best_step: int | None = None
+    best_value: float | None = None
+
+    def count(self, batch: Sequence[Sample]) -> None:
+        for sample in batch:
+            self.tokens += len(sample.tokens)
+            self.context += len(sample.tokens) ** 2
+            self.supervised += sum(label != IGNORED for label in sample.labels)
+
+
+class Objective(nn.Module):
+    """A model with its stage's loss, as one module, so that wrappers see every forward pass."""
+
+    def __init__(self, model: PreTrainedModel, stage: Stage):
+        super().__init__()
+        self.model = model
+        self.stage = stage
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.stage.loss(self.model, batch)
+
+
+@dataclass
+class Trainer:
+    """One stage of training.
+
+    `accuracy` decodes the validation split and returns the share of right answers; it is called only
+    where `training.select` asks for it. `state` is the folder in which an interrupted run is kept.
+    """
+
+    model: PreTrainedModel
+    stage: Stage
+    training: Training
+    rows: Sequence[TokenRow]
+    validation: Sequence[TokenRow]
+    markers: Markers
+    pad: int
+    seed: int
+    state: Path
+    accuracy: Callable[[], float]
+    precision: str = "float32"
+    save_every_seconds: float = 300.0
+    progress: Progress = field(default_factory=Progress)
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, from the start or from a saved state; returns the record for the manifest.
+
+        Raises:
+            CopraError: no row fits, or the loss is not finite or explodes.
+        """
+        torch.manual_seed(self.seed)
+        self.state.mkdir(parents=True, exist_ok=True)
+        accelerator = Accelerator(
+            mixed_precision="bf16" if self.precision == "bfloat16" else "no",
+            cpu=self.model.device.type == "cpu",
+        )
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.training.learning_rate,
+            betas=self.training.betas,
+            weight_decay=self.training.weight_decay,
+            fused=True,
+        )
+        objective, optimizer = accelerator.prepare(Objective(self.model, self.stage), optimizer)
+        samples, left_out = self.samples(0)
+        total = self.total_steps(len(samples))
+        scheduler = get_scheduler(
+            self.training.schedule, optimizer, min(self.training.warmup_steps, total), total
+        )
+        done = self._resume(optimizer, scheduler)
+        last_save = time.monotonic()
+        looks = {math.ceil(total * (i + 1) / self.training.validations) for i in range(self.training.validations)}
+        with open(self.state / LOG, "a") as log:
+            for step, batch in self._batches(done, total):
+                line = self._optimise(objective, optimizer, accelerator, batch, step)
+                line["learning_rate"] = scheduler.get_last_lr()[0]
+                scheduler.step()
+                if step in looks:
+                    line |= self._validate(objective, step, last=step == total)
+                log.write(json.dumps(line) + "\n")
+                if step < total and time.monotonic() - last_save > self.save_every_seconds:
+                    log.flush()
+                    save_state(self.state, step, self.model, optimizer, {"progress": asdict(self.progress)})
+                    last_save = time.monotonic()
+        if self.training.select != "last":
+            load_model(self.model, self.state / BEST)
+        return {
+            "steps": total,
+            "rows": len(samples),
+            "left_out_too_long": left_out,
+            "selected": {
+                "by": self.training.select,
+                "step": self.progress.best_step,
+                "value": abs(self.progress.best_value),
+            },
+            "tokens": self.progress.tokens,
+            "context": self.progress.context,
+            "supervised": self.progress.supervised,
+        }
+
+    def log_text(self) -> str:
+        """The JSON lines of the whole training."""
+        return (self.state / LOG).read_text()
+
+    def forget(self) -> None:
+        """Remove the state folder, once the checkpoint is safe."""
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    def total_steps(self, n_samples: int) -> int:
+        """Optimizer steps of the stage."""
+        if self.training.steps is not None:
+            return self.training.steps
+        return max(1, round(self.training.epochs * math.ceil(n_samples / self.training.batch_size)))
+
+    def samples(self, epoch: int) -> tuple[list[Sample], int]:
+        """The samples of an epoch that fit, and how many do not."""
+        draw = Random(f"layouts {self.seed} {epoch}")
+        samples = [self.stage.lay_out(row, self.markers, draw) for row in self.rows]
+        fitting = [sample for sample in samples if len(sample.tokens) <= self.training.max_tokens]
+        if not fitting:
+            raise CopraError(
+                f"no train row fits training.max_tokens = {self.training.max_tokens} tokens; the shortest has "
+                f"{min(len(sample.tokens) for sample in samples)}."
+            )
+        return fitting, len(samples) - len(fitting)
+
+    def _batches(self, done: int, total: int) -> Iterator[tuple[int, list[Sample]]]:
+        """Batches number `done`+1 to `total`, the same ones whether resumed or not."""
+        step, epoch, mixed = 0, 0, len(self.stage.layouts) > 1
+        samples, _ = self.samples(0)
+        bar = tqdm(total=total, initial=done, unit="step", mininterval=5, dynamic_ncols=True)
+        while step < total:
+            if mixed and epoch:
+                samples, _ = self.samples(epoch)
+            for batch in epoch_batches(samples, self.training.batch_size, self.seed, epoch):
+                step += 1
+                if step > total:
+                    break
+                if step > done:
+                    yield step, batch
+                    bar.update()
+            epoch += 1
+        bar.close()
+
+    def _resume(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
+        """Load the newest state, if any; returns the number of steps that are done."""
+        record = load_state(self.state, self.model, optimizer)
+        log = self.state / LOG
+        if record is None:
+            log.unlink(missing_ok=True)
+            return 0
+        self.progress = Progress(**record["progress"])
+        done = record["step"]
+        for _ in range(done):
+            scheduler.step()
+        lines = log.read_text().splitlines()[:done]
+        with replacing(log) as temporary:
+            temporary.write_text("".join(line + "\n" for line in lines))
+        tqdm.write(f"going on after step {done}")
+        return done
+
+    def _optimise(
+        self,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        batch: Sequence[Sample],
+        step: int,
+    ) -> dict[str, Any]:
+        """One optimizer step on the mean loss over all supervised positions of the batch."""
+        self.model.train()
+        supervised = sum(label != IGNORED for sample in batch for label in sample.labels)
+        total = torch.zeros((), device=self.model.device)
+        for part in micro_batches(batch, self.training.micro_batch_size):
+            loss, _ = objective(collate(part, self.pad).to(self.model.device))
+            accelerator.backward(loss / supervised)
+            total += loss.detach() / supervised
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
+        self._guard(total.item(), norm.item(), batch, step)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.progress.count(batch)
+        return {"step": step, "loss": total.item(), "gradient_norm": norm.item()}
+
+    def _guard(self, loss: float, norm: float, batch: Sequence[Sample], step: int) -> None:
+        """Stop before a broken step reaches the weights."""
+        # A model that guesses all tokens alike has a loss of ln V; three times that is no model any more.
+        limit = 3 * math.log(self.model.get_output_embeddings().out_features)
+        if math.isfinite(loss) and math.isfinite(norm) and loss <= limit:
+            return
+        rows = ", ".join(sample.id for sample in batch[:8])
+        raise CopraError(
+            f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}: the training has broken down (limit for "
+            f"the loss {limit:.4g}). Batch of rows {rows}{', ...' if len(batch) > 8 else ''}. Lower "
+            "training.learning_rate, raise training.warmup_steps, or look at those rows."
+        )
+
+    @torch.no_grad()
+    def _validate(self, objective: nn.Module, step: int, last: bool) -> dict[str, float]:
+        """Loss (and accuracy, where it selects) on the validation split; remembers the best weights."""
+        self.model.eval()
+        draw = Random("validation")
+        samples = [self.stage.lay_out(row, self.markers, draw) for row in self.validation]
+        samples = [sample for sample in samples if len(sample.tokens) <= self.training.max_tokens]
+        loss, count = 0.0, 0
+        size = self.training.micro_batch_size or self.training.batch_size
+        for part in micro_batches(sorted(samples, key=lambda sample: len(sample.tokens)), size):
+            value, n = objective(collate(part, self.pad).to(self.model.device))
+            loss, count = loss + value.item(), count + int(n)
+        found = {"validation_loss": loss / count}
+        if self.training.select == "accuracy":
+            found["validation_accuracy"] = self.accuracy()
+        value = -found["validation_loss"] if self.training.select == "loss" else found.get("validation_accuracy")
+        better = self.progress.best_value is None or (value is not None and value > self.progress.best_value)
+        if self.training.select == "last" and last:
+            self.progress.best_step, self.progress.best_value = step, -found["validation_loss"]
+        elif self.training.select != "last" and better:
+            self.progress.best_step, self.progress.best_value = step, value
+            with replacing(self.state / BEST) as temporary:
+                save_model(self.model, str(temporary))
+        return found

@@ -1,0 +1,50 @@
+"""The settings of one training stage (no torch)."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from copra.settings import Settings
+
+
+class Training(Settings):
+    """How a stage is optimised: AdamW with a warm-up, greedy choices made on the validation split."""
+
+    learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps. Exactly one of `steps` and `epochs`."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the train split. Exactly one of `steps` and `epochs`."""
+    batch_size: int = Field(128, ge=1)
+    """Rows an optimizer step (the effective batch)."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Rows a forward pass, when the batch does not fit the memory; gradients are accumulated."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after the warm-up: kept, or brought to zero along a line or a half cosine."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps in which the learning rate rises from zero."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's decoupled weight decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the two moments."""
+    clip_norm: float = Field(1.0, gt=0)
+    """Largest norm of the whole gradient."""
+    select: Literal["loss", "accuracy", "last"] = "loss"
+    """Which checkpoint is kept: the best on the validation split, or the last."""
+    validations: int = Field(4, ge=1)
+    """How often, evenly spaced and at the end, the validation split is looked at."""
+    validation_rows: int | None = Field(None, ge=1)
+    """Only the first so many validation rows (null: all)."""
+    max_tokens: int = Field(1024, ge=8)
+    """The longest sequence in tokens; longer train rows are left out and counted in the manifest."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Training":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of 'steps' and 'epochs'")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"'batch_size' {self.batch_size} is not a multiple of 'micro_batch_size' {self.micro_batch_size}"
+            )
+        return self

@@ -1,0 +1,46 @@
+"""copra base: fetch or make a base model and give it the latent markers."""
+
+from argparse import ArgumentParser, Namespace
+
+from copra.models.settings import Base
+from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+
+
+class BaseSettings(Coded):
+    node: str
+    """The node's name."""
+    base: Base
+    """The base model."""
+    seed: int | None
+    """The seed of random weights."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    add_threads(parser)
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, BaseSettings)
+    use_threads(options)
+    from copra.models.bases import make_base
+    from copra.models.checkpoint import save_checkpoint
+    from copra.models.shape import shape_of
+    from copra.models.tokens import typical_lengths
+
+    rows = rows_of(options.data, "train")
+    model, tokenizer = make_base(settings.base, rows, settings.seed)
+    manifest = {
+        "node": settings.node,
+        "base": settings.base.canonical(),
+        "seed": settings.seed,
+        "lineage": [],
+        "method": None,
+        "decoding": None,
+        "dense_shape": shape_of(model.config.to_dict()).to_json(),
+        "typical_answer": typical_lengths(tokenizer, rows_of(options.data, "valid", 500)),
+        "training_flops": 0,
+    }
+    save_checkpoint(options.output, model, tokenizer, manifest)

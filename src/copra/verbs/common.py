@@ -1,0 +1,67 @@
+"""What several verbs share: their settings from the shell line, threads, and reading inputs."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import ValidationError
+
+from copra.errors import CopraError
+from copra.settings import Settings
+
+if TYPE_CHECKING:
+    from copra.tasks.task import Row
+
+S = TypeVar("S", bound=Settings)
+
+
+class Coded(Settings):
+    """Settings of a rule. `code` is the fingerprint of the code behind it: it invalidates, nothing more."""
+
+    code: str | None = None
+
+
+def add_settings(parser: ArgumentParser) -> None:
+    """The one value that a rule passes."""
+    parser.add_argument("--settings", required=True, help="the stage's settings as JSON, or @FILE with them")
+
+
+def add_threads(parser: ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+
+
+def folder(text: str) -> Path:
+    """A folder, given as such or by a file in it: a rule names the file that it depends on."""
+    path = Path(text)
+    return path.parent if path.suffix in (".json", ".parquet") else path
+
+
+def settings_of(arguments: Namespace, kind: type[S]) -> S:
+    """Check the JSON of --settings.
+
+    Raises:
+        CopraError: not JSON, or not these settings.
+    """
+    text = arguments.settings
+    if text.startswith("@"):
+        text = Path(text[1:]).read_text()
+    try:
+        return kind.model_validate(json.loads(text))
+    except (json.JSONDecodeError, ValidationError) as error:
+        raise CopraError(f"--settings: {error}") from None
+
+
+def use_threads(arguments: Namespace) -> None:
+    """Compute with exactly so many threads, and reproducibly."""
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def rows_of(data: Path, split: str, limit: int | None = None) -> "list[Row]":
+    """The rows of a split of a prepared task, or the first `limit` of them."""
+    from copra.tasks.prepare import read_rows
+
+    return read_rows(data / f"{split}.parquet")[:limit]

@@ -1,0 +1,89 @@
+"""copra evaluate: answer the questions of a split; every answer and the numbers drawn from them."""
+
+from argparse import ArgumentParser, Namespace
+from typing import Any, Literal
+
+from copra.errors import CopraError
+from copra.files import write_json, write_parquet
+from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+
+PREDICTIONS = "predictions.parquet"
+METRICS = "metrics.json"
+
+
+class EvaluateSettings(Coded):
+    node: str
+    """The node's name."""
+    task: str
+    """The task's name."""
+    split: Literal["valid", "test"] = "test"
+    """Which questions."""
+    limit: int | None = None
+    """Only the first so many."""
+    max_new_tokens: int = 256
+    """Longest generated text."""
+    batch_size: int = 128
+    """Questions decoded together."""
+    answers: Literal["number", "text"] = "number"
+    """How answers are compared."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    add_threads(parser)
+    parser.add_argument("--model", type=folder, required=True, help="checkpoint to evaluate")
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument("--output", type=folder, required=True, help=f"folder for {PREDICTIONS} and {METRICS}")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, EvaluateSettings)
+    use_threads(options)
+    from copra.evaluation.accuracy import predictions
+    from copra.models.checkpoint import load_checkpoint
+    from copra.reasoning.layout import Decoding
+
+    checkpoint = load_checkpoint(options.model)
+    if checkpoint.manifest["decoding"] is None:
+        raise CopraError(f"{options.model}: this model was never trained to answer; evaluate one that was.")
+    table = predictions(
+        checkpoint,
+        Decoding.from_json(checkpoint.manifest["decoding"]),
+        rows_of(options.data, settings.split, settings.limit),
+        settings.max_new_tokens,
+        settings.answers,
+        settings.batch_size,
+    )
+    write_parquet(options.output / PREDICTIONS, table)
+    write_json(options.output / METRICS, _metrics(settings, checkpoint, table))
+
+
+def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[str, Any]:
+    from copra.cost.flops import PARTS, PHASES
+    from copra.cost.parameters import kv_cache_bytes_per_token
+    from copra.evaluation.statistics import wilson_interval
+
+    n, correct = len(table), int(table["correct"].sum())
+    low, high = wilson_interval(correct, n)
+    counts = ("prompt", "latent", "marker", "chain", "answer", "generated")
+    return {
+        "node": settings.node,
+        "task": settings.task,
+        "split": settings.split,
+        "n": n,
+        "correct": correct,
+        "accuracy": correct / n,
+        "low": low,
+        "high": high,
+        "flops": {"total": float(table["flops"].mean())}
+        | {name: float(table[f"flops_{name}"].mean()) for name in (*PHASES, *PARTS)},
+        "tokens": {name: float(table[f"n_{name}"].mean()) for name in counts},
+        "depth": float(table["depth"].mean()),
+        "hit_length_limit": int(table["hit_length_limit"].sum()),
+        "parameters": checkpoint.manifest["parameters"],
+        "checkpoint_bytes": checkpoint.manifest["weights"]["bytes"],
+        "kv_cache_bytes_per_token": kv_cache_bytes_per_token(
+            checkpoint.shape, checkpoint.model.dtype.itemsize
+        ),
+        "training_flops": checkpoint.manifest["training_flops"],
+    }

@@ -1,0 +1,52 @@
+"""copra figure: draw a figure."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any, Literal
+
+from copra.files import MANIFEST, read_json, read_parquet
+from copra.report import figures
+from copra.verbs.common import Coded, add_settings, folder, settings_of
+
+
+class FigureSettings(Coded):
+    kind: Literal["accuracy_vs_flops", "training_curves", "curriculum", "layer_distances", "head_importance"]
+    """Which figure."""
+    nodes: list[Any] = []
+    """The nodes that it shows, where it shows nodes."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    parser.add_argument("--input", type=Path, required=True, help="a table, or the folder that nodes are found in")
+    parser.add_argument("--model", type=folder, help="the scored checkpoint, for head importance")
+    parser.add_argument("--svg", type=Path, required=True, help="SVG file to write")
+    parser.add_argument("--png", type=Path, required=True, help="PNG file to write")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, FigureSettings)
+    figures.save(_draw(settings, options), options.svg, options.png)
+
+
+def _draw(settings: FigureSettings, options: Namespace) -> Any:
+    if settings.kind == "accuracy_vs_flops":
+        return figures.pareto(read_parquet(options.input))
+    if settings.kind == "layer_distances":
+        return figures.layer_distances(read_parquet(options.input))
+    if settings.kind == "head_importance":
+        layer = read_json(options.model / MANIFEST)["shape"]["layers"][0]
+        return figures.head_importance(read_parquet(options.input), layer["query_heads"] // layer["kv_heads"])
+    if settings.kind == "training_curves":
+        return figures.training_curves({node: _log(options.input / node) for node in settings.nodes})
+    points = [
+        {"recipe": point["recipe"], "stage": point["stage"]}
+        | {key: read_json(options.input / point["node"] / "metrics.json")[key] for key in ("accuracy", "low", "high")}
+        for point in settings.nodes
+    ]
+    return figures.curriculum(points)
+
+
+def _log(model: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (model / "training.jsonl").read_text().splitlines()]

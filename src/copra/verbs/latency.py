@@ -1,0 +1,51 @@
+"""copra latency: seconds an answer of several checkpoints, measured beside each other."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from copra.files import write_parquet
+from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+
+
+class LatencySettings(Coded):
+    questions: int
+    """Questions answered one by one."""
+    batch_size: int
+    """Questions in the full batch."""
+    repetitions: int
+    """Runs of which the median is taken."""
+    forced_tokens: int
+    """Generated tokens where the length is forced."""
+    max_new_tokens: int
+    """Longest answer where it is not."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    add_threads(parser)
+    parser.add_argument("--models", type=folder, nargs="+", required=True, help="checkpoints to measure")
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet table")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, LatencySettings)
+    use_threads(options)
+    import pandas
+
+    from copra.cost.latency import measure
+    from copra.models.checkpoint import load_checkpoint
+
+    rows = rows_of(options.data, "test", max(settings.questions, settings.batch_size))
+    table = []
+    for model in options.models:
+        table += measure(
+            load_checkpoint(model),
+            rows,
+            max_new_tokens=settings.max_new_tokens,
+            forced_tokens=settings.forced_tokens,
+            batch_size=settings.batch_size,
+            questions=settings.questions,
+            repetitions=settings.repetitions,
+        )
+    write_parquet(options.output, pandas.DataFrame(table))

@@ -1,0 +1,55 @@
+"""copra prune: apply a plan to a checkpoint, and prove that nothing else changed."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from copra.errors import CopraError
+from copra.files import digest, read_json
+from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+
+PROOF_ROWS = 8
+
+
+class PruneSettings(Coded):
+    node: str
+    """The node's name."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    add_threads(parser)
+    parser.add_argument("--parent", type=folder, required=True, help="checkpoint to prune")
+    parser.add_argument("--plan", type=Path, required=True, help="what to remove")
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, PruneSettings)
+    use_threads(options)
+    from copra.importance.calibration import text_batch
+    from copra.models.checkpoint import load_checkpoint, save_checkpoint
+    from copra.pruning.proof import prove
+    from copra.pruning.surgery import prune
+
+    plan = read_json(options.plan)
+    parent = load_checkpoint(options.parent)
+    if plan["parent"] != parent.manifest["weights"]["sha256"]:
+        raise CopraError(f"{options.plan}: made for another model than {options.parent}; run snakemake again.")
+    pruned = prune(parent.model, plan)
+    rows = rows_of(options.data, "train", PROOF_ROWS)
+    difference = prove(parent.model, pruned, plan, *text_batch(parent.tokenizer, rows))
+    step = {
+        "step": settings.node.rsplit("+", 1)[-1],
+        "plan": digest(plan),
+        "removed": plan["removed"],
+        "parent": plan["parent"],
+        "proof": {"rows": len(rows), "largest_logit_difference": difference},
+    }
+    kept = ("base", "seed", "method", "decoding", "dense_shape", "typical_answer", "training_flops")
+    manifest = {
+        **{name: parent.manifest[name] for name in kept},
+        "node": settings.node,
+        "lineage": [*parent.manifest["lineage"], step],
+    }
+    save_checkpoint(options.output, pruned, parent.tokenizer, manifest)

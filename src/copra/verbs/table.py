@@ -1,0 +1,42 @@
+"""copra table: draw up a table from evaluations."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from copra.files import write_parquet
+from copra.report.tables import accuracy_vs_flops, before_fine_tuning
+from copra.verbs.common import Coded, add_settings, folder, settings_of
+
+
+class TableSettings(Coded):
+    """`rows` for the table before fine-tuning, `recipes` and `reference` for accuracy against FLOPs."""
+
+    rows: list[dict[str, str]] | None = None
+    """Pruned nodes and their parents."""
+    reference: str | None = None
+    """The recipe that all others are compared with."""
+    recipes: list[dict[str, Any]] | None = None
+    """Recipes and the nodes that they end at."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    parser.add_argument("--evaluations", type=folder, required=True, help="folder of all evaluations")
+    parser.add_argument("--latency", type=Path, help="table of measured times")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet table")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, TableSettings)
+    if settings.rows is not None:
+        nodes = [row[key] for row in settings.rows for key in ("node", "parent_node")]
+        table = before_fine_tuning(_folders(options, nodes), settings.canonical())
+    else:
+        nodes = [node for recipe in settings.recipes or [] for node in recipe["nodes"]]
+        table = accuracy_vs_flops(_folders(options, nodes), options.latency, settings.canonical())
+    write_parquet(options.output, table)
+
+
+def _folders(options: Namespace, nodes: list[str]) -> dict[str, Path]:
+    return {node: options.evaluations / node for node in nodes}

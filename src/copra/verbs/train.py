@@ -1,0 +1,113 @@
+"""copra train: one training stage, from a checkpoint to a checkpoint."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any, Literal
+
+from copra.errors import CopraError
+from copra.files import digest, file_sha256
+from copra.reasoning import METHODS
+from copra.training.settings import Training
+from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+
+
+class TrainSettings(Coded):
+    node: str
+    """The node's name."""
+    method: str
+    """The reasoning method."""
+    stage: dict[str, Any]
+    """The method's stage, resolved."""
+    training: Training
+    """The optimisation."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast."""
+    seed: int
+    """Order of the data, mixed layouts, dropout."""
+    max_new_tokens: int = 256
+    """Longest answer where accuracy selects the checkpoint."""
+    answers: Literal["number", "text"] = "number"
+    """How answers are compared."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    add_threads(parser)
+    parser.add_argument("--parent", type=folder, required=True, help="checkpoint to start from")
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument("--state", type=Path, required=True, help="folder for states of unfinished stages")
+    parser.add_argument("--save-every", type=float, default=300, help="seconds between two states")
+    parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, TrainSettings)
+    use_threads(options)
+    from copra.cost.flops import FlopCounter
+    from copra.evaluation.accuracy import share_correct
+    from copra.models.checkpoint import load_checkpoint, save_checkpoint
+    from copra.models.tokens import markers_of, pad_id, tokenise
+    from copra.training.loop import LOG, Trainer
+
+    parent = load_checkpoint(options.parent)
+    markers = markers_of(parent.tokenizer)
+    stage = METHODS[settings.method].stage_type.model_validate(settings.stage)
+    train_rows = rows_of(options.data, "train")
+    valid_rows = rows_of(options.data, "valid", settings.training.validation_rows)
+    decoding = stage.decoding(markers)
+    # The state belongs to exactly these settings on exactly this parent and data.
+    key = {
+        "settings": settings.canonical(),
+        "parent": parent.manifest["weights"]["sha256"],
+        "data": [file_sha256(options.data / f"{split}.parquet") for split in ("train", "valid")],
+    }
+    trainer = Trainer(
+        model=parent.model,
+        stage=stage,
+        training=settings.training,
+        rows=tokenise(parent.tokenizer, train_rows),
+        validation=tokenise(parent.tokenizer, valid_rows),
+        markers=markers,
+        pad=pad_id(parent.tokenizer),
+        seed=settings.seed,
+        state=options.state / digest(key)[:16],
+        accuracy=lambda: share_correct(parent, decoding, valid_rows, settings.max_new_tokens, settings.answers),
+        precision=settings.precision,
+        save_every_seconds=options.save_every,
+    )
+    _check_length(parent, trainer)
+    record = trainer.run()
+    flops = FlopCounter(parent.shape).of_training(record["tokens"], record["context"], record["supervised"])
+    done = {
+        "step": settings.node.rsplit("+", 1)[-1],
+        "method": settings.method,
+        "stage": settings.stage,
+        "training": settings.training.canonical(),
+        "seed": settings.seed,
+        "record": {**record, "flops": flops},
+        "data": key["data"],
+        "parent": key["parent"],
+    }
+    manifest = {
+        **{name: parent.manifest[name] for name in ("base", "dense_shape", "typical_answer")},
+        "node": settings.node,
+        "seed": settings.seed,
+        "lineage": [*parent.manifest["lineage"], done],
+        "method": settings.method,
+        "decoding": decoding.to_json(),
+        "training_flops": parent.manifest["training_flops"] + flops,
+    }
+    save_checkpoint(options.output, parent.model, parent.tokenizer, manifest, {LOG: trainer.log_text()})
+    trainer.forget()
+
+
+def _check_length(parent: Any, trainer: Any) -> None:
+    """Refuse sequences that the model has no positions for."""
+    context = parent.model.config.max_position_embeddings
+    if trainer.training.max_tokens > context:
+        longest = max((len(s.tokens), s.id) for s in trainer.samples(0)[0])
+        if longest[0] > context:
+            raise CopraError(
+                f"row {longest[1]} has {longest[0]} tokens, but the model has {context} positions: set "
+                f"training.max_tokens to {context} or less to leave such rows out, or give the base more context."
+            )

@@ -1,0 +1,200 @@
+"""What the Snakefile asks: which files there are, and the settings of each rule (no torch).
+
+Every rule gets its settings as one canonical JSON value, since Snakemake compares params as a set of
+values without their names. The value holds what the stage depends on and the fingerprint of its code.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from copra.config import Experiment, parse
+from copra.errors import CopraError
+from copra.files import canonical_json
+from copra.fingerprint import fingerprint
+from copra.pruning.budget import Prune
+from copra.recipes import Node, Tree, build_tree
+from copra.reasoning import Method
+from copra.tasks import TASKS
+
+
+class Workflow:
+    """An experiment with its recipe tree, seen from the rules."""
+
+    def __init__(self, config: Mapping[str, Any], source: str):
+        self.experiment: Experiment = parse(config, source)
+        try:
+            self.tree: Tree = build_tree(self.experiment)
+        except CopraError as error:
+            raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
+
+    # Names, as regular expressions: the last step of a node's name tells which rule makes it.
+
+    def steps_pattern(self, kind: type) -> str:
+        """Nodes whose last step is a training (`Method`) or a pruning (`Prune`)."""
+        names = [re.escape(name) for name, step in self.experiment.steps.items() if isinstance(step, kind)]
+        return rf"[^/]+\+({'|'.join(names) or 'none'})(\.\d+)?(@-?\d+)?"
+
+    @property
+    def trained(self) -> str:
+        return self.steps_pattern(Method)
+
+    @property
+    def pruned(self) -> str:
+        return self.steps_pattern(Prune)
+
+    # Files.
+
+    def node(self, name: str) -> Node:
+        """A node by its name.
+
+        Raises:
+            CopraError: no recipe of the config leads there.
+        """
+        if name not in self.tree.nodes:
+            raise CopraError(f"no recipe of this config leads to the model {name!r}")
+        return self.tree.nodes[name]
+
+    def parent(self, name: str) -> str:
+        return f"results/models/{self.node(name).parent}"
+
+    def data(self, name: str) -> str:
+        return f"results/data/{self.node(name).task}"
+
+    def scores(self, name: str) -> list[str]:
+        """The table of scores that the pruning of a node needs: one, or none."""
+        node = self.node(name)
+        prune = self.experiment.steps[node.step]
+        return [f"results/scores/{node.parent}/{prune.unit}.parquet"] if prune.needs_scores else []
+
+    def task_files(self, name: str) -> list[str]:
+        return self.experiment.tasks[name].files()
+
+    def base_files(self, name: str) -> list[str]:
+        return self.experiment.bases[name.split("@")[0]].files()
+
+    @cached_property
+    def scored(self) -> list[str]:
+        """All tables of scores that some pruning needs."""
+        return sorted({path for node in self.tree.nodes.values() if node.kind == "prune" for path in self.scores(node.name)})
+
+    @cached_property
+    def ends(self) -> list[str]:
+        """Nodes that recipes end at."""
+        return [name for end in self.tree.recipes for name in end.nodes]
+
+    @cached_property
+    def before_and_after(self) -> list[str]:
+        """Nodes right after a pruning, and what they were pruned from."""
+        return list(dict.fromkeys(name for node in self.tree.pruned() for name in (node.trained, node.name)))
+
+    @cached_property
+    def timed(self) -> list[str]:
+        """Nodes whose latency is measured: the ends of recipes, one seed each."""
+        return [end.nodes[0] for end in self.tree.recipes] if self.experiment.latency else []
+
+    @cached_property
+    def trainings(self) -> list[str]:
+        return [node.name for node in self.tree.nodes.values() if node.kind == "train"]
+
+    @cached_property
+    def staged(self) -> list[str]:
+        """Nodes after each stage of a staged step, where they are evaluated."""
+        if not self.experiment.evaluation.stages:
+            return []
+        return [node.name for node in self.tree.nodes.values() if node.stage is not None]
+
+    def tables(self) -> list[str]:
+        names = ["accuracy_vs_flops", *(["before_fine_tuning"] if self.tree.pruned() else [])]
+        return [f"results/tables/{name}.{kind}" for name in names for kind in ("parquet", "csv", "md", "tex")]
+
+    def figures(self) -> list[str]:
+        names = ["accuracy_vs_flops", "training_curves"]
+        names += ["curriculum"] if self.staged else []
+        for path in self.scored:
+            folder, file = path.removeprefix("results/scores/").rsplit("/", 1)
+            kind = {"layers": "layer_distances", "kv_groups": "head_importance"}[file.removesuffix(".parquet")]
+            names.append(f"{kind}/{folder}")
+        return [f"results/figures/{name}.{kind}" for name in names for kind in ("svg", "png")]
+
+    # Settings.
+
+    def settings(self, verb: str, value: Mapping[str, Any]) -> str:
+        """The one params value of a rule."""
+        code = {"code": fingerprint(verb)} if self.experiment.code_fingerprint else {}
+        return canonical_json({**value, **code})
+
+    def data_settings(self, task: str) -> str:
+        return self.settings("data", {"task": self.experiment.tasks[task].canonical()})
+
+    def base_settings(self, name: str) -> str:
+        return self.settings("base", {"node": name, **self.node(name).settings})
+
+    def train_settings(self, name: str) -> str:
+        node = self.node(name)
+        value = {"node": name, **node.settings}
+        if node.settings["training"]["select"] == "accuracy":
+            value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
+            value["answers"] = self._answers(node.task)
+        return self.settings("train", value)
+
+    def score_settings(self, unit: str) -> str:
+        return self.settings("score", {"unit": unit, **self.experiment.importance.canonical()})
+
+    def plan_settings(self, name: str) -> str:
+        return self.settings("plan", self.node(name).settings)
+
+    def prune_settings(self, name: str) -> str:
+        return self.settings("prune", {"node": name})
+
+    def evaluate_settings(self, name: str) -> str:
+        evaluation = self.experiment.evaluation.canonical()
+        del evaluation["stages"]
+        task = self.node(name).task
+        return self.settings("evaluate", {"node": name, "task": task, "answers": self._answers(task), **evaluation})
+
+    def latency_settings(self) -> str:
+        value = self.experiment.latency.canonical()
+        return self.settings("latency", {**value, "max_new_tokens": self.experiment.evaluation.max_new_tokens})
+
+    def table_settings(self, name: str) -> str:
+        if name == "before_fine_tuning":
+            rows = [
+                {"recipe": n.recipe, "pruning": n.step, "parent_node": n.trained, "node": n.name}
+                for n in self.tree.pruned()
+            ]
+            return self.settings("table", {"rows": rows})
+        recipes = [
+            {
+                "recipe": end.recipe,
+                "base": end.base,
+                "pruning": end.pruning,
+                "method": end.method,
+                "order": end.order,
+                "nodes": list(end.nodes),
+            }
+            for end in self.tree.recipes
+        ]
+        return self.settings("table", {"reference": self.experiment.reference, "recipes": recipes})
+
+    def export_settings(self) -> str:
+        return self.settings("export", {})
+
+    def figure_settings(self, kind: str) -> str:
+        value: dict[str, Any] = {"kind": kind}
+        if kind == "training_curves":
+            value["nodes"] = self.trainings
+        if kind == "curriculum":
+            value["nodes"] = [
+                {"recipe": self._staged_recipe(name), "stage": self.node(name).stage, "node": name}
+                for name in self.staged
+            ]
+        return self.settings("figure", value)
+
+    def _staged_recipe(self, name: str) -> str:
+        """The name of the step's end, without seed and stage."""
+        return re.sub(r"\.\d+$", "", self.node(name).recipe)
+
+    def _answers(self, task: str) -> str:
+        return TASKS[self.experiment.tasks[task].kind].answers

@@ -1,0 +1,157 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM
+
+from copra.models import copra_llama
+from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
+from copra.models.shape import LayerShape, shape_of
+
+OVERRIDES = [
+    {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 40},
+    {},
+    {"num_attention_heads": 6, "num_key_value_heads": 1, "intermediate_size": 24},
+]
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+
+
+def config(**changes) -> CopraLlamaConfig:
+    return CopraLlamaConfig(**{**SIZES, "layer_overrides": OVERRIDES, "tie_word_embeddings": True, **changes})
+
+
+@pytest.fixture
+def model() -> CopraLlamaForCausalLM:
+    torch.manual_seed(0)
+    # Large random weights, so that different prompts give different text.
+    return CopraLlamaForCausalLM(config(initializer_range=0.3)).eval()
+
+
+@pytest.fixture
+def input_ids() -> torch.Tensor:
+    return torch.randint(60, (2, 9), generator=torch.Generator().manual_seed(1))
+
+
+def test_each_layer_has_its_own_sizes(model):
+    shapes = [
+        (layer.self_attn.q_proj.out_features, layer.self_attn.v_proj.out_features, layer.mlp.hidden_size)
+        for layer in model.model.layers
+    ]
+    assert shapes == [(16, 8, 32), (48, 24, 32), (48, 8, 32)]
+    assert [layer.mlp.down_proj.in_features for layer in model.model.layers] == [40, 48, 24]
+    assert shape_of(model.config.to_dict()).layers == (
+        LayerShape(2, 1, 8, 40),
+        LayerShape(6, 3, 8, 48),
+        LayerShape(6, 1, 8, 24),
+    )
+
+
+def test_without_overrides_it_is_llama():
+    sizes = {**SIZES, "num_attention_heads": 4, "num_key_value_heads": 2}
+    plain = LlamaForCausalLM(LlamaConfig(**sizes)).eval()
+    ours = CopraLlamaForCausalLM(CopraLlamaConfig(**sizes)).eval()
+    ours.load_state_dict(plain.state_dict())
+    input_ids = torch.arange(12)[None]
+    assert torch.equal(ours(input_ids).logits, plain(input_ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_overrides": OVERRIDES[:2]}, "2 entries for 3 layers"),
+        ({"layer_overrides": [{"hidden_size": 8}, {}, {}]}, r"\[0\]: unknown keys \['hidden_size'\]"),
+        ({"layer_overrides": [{}, {"num_key_value_heads": 4}, {}]}, "layer 1: 6 heads"),
+    ],
+)
+def test_illegal_overrides_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+
+
+def test_layers_follow_the_attention_implementation_of_the_model(model, input_ids):
+    sdpa = model(input_ids).logits
+    assert model(input_ids, output_attentions=False).attentions is None
+    model.set_attn_implementation("eager")
+    output = model(input_ids, output_attentions=True)
+    assert [attention.shape[1] for attention in output.attentions] == [2, 6, 6]
+    assert torch.allclose(output.logits, sdpa, atol=1e-5)
+
+
+def test_cached_passes_equal_one_pass(model, input_ids):
+    cache = DynamicCache(config=model.config)
+    pieces = [
+        model(input_ids[:, i : i + 3], past_key_values=cache, use_cache=True).logits for i in (0, 3, 6)
+    ]
+    assert torch.allclose(torch.cat(pieces, dim=1), model(input_ids).logits, atol=1e-5)
+
+
+def test_generation_is_the_same_with_every_cache(model, input_ids):
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    uncached = model.generate(input_ids, use_cache=False, **options)
+    assert torch.equal(model.generate(input_ids, **options), uncached)
+    assert torch.equal(model.generate(input_ids, cache_implementation="static", **options), uncached)
+
+
+def test_it_is_built_on_the_meta_device_and_in_another_type():
+    with torch.device("meta"):
+        model = CopraLlamaForCausalLM(config())
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    half = CopraLlamaForCausalLM._from_config(config(), dtype=torch.bfloat16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_reload_inside_copra_is_bit_equal(tmp_path, input_ids, tied):
+    model = CopraLlamaForCausalLM(config(tie_word_embeddings=tied)).eval()
+    model.save_pretrained(tmp_path)
+    copra_llama.register()
+    copra_llama.register()
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(again) is CopraLlamaForCausalLM
+    assert (again.lm_head.weight is again.model.embed_tokens.weight) == tied
+    assert torch.equal(again(input_ids).logits, model(input_ids).logits)
+    reread = AutoConfig.from_pretrained(tmp_path)
+    assert (reread.layer_overrides, reread.head_dim) == (OVERRIDES, 8)
+
+
+OUTSIDE = """
+import sys
+sys.modules["copra"] = None
+import torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules"), type(model)
+assert not [name for name in sys.modules if name.startswith("copra.")]
+tied = model.lm_head.weight is model.model.embed_tokens.weight
+input_ids = torch.load(sys.argv[2], weights_only=True)
+tokens = model.generate(input_ids, max_new_tokens=5, do_sample=False, pad_token_id=0)
+torch.save({"tied": tied, "logits": model(input_ids).logits, "tokens": tokens}, sys.argv[3])
+model.save_pretrained(sys.argv[4])
+"""
+
+
+def test_it_loads_in_a_process_that_has_no_copra(tmp_path, model, input_ids):
+    model.save_pretrained(tmp_path / "model")
+    torch.save(input_ids, tmp_path / "inputs.pt")
+    command = [sys.executable, "-c", OUTSIDE, "model", "inputs.pt", "outputs.pt", "again"]
+    subprocess.run(command, cwd=tmp_path, check=True, env={**os.environ, "HF_HOME": str(tmp_path / "hub")})
+    outside = torch.load(tmp_path / "outputs.pt", weights_only=True)
+    assert outside["tied"]
+    assert torch.equal(outside["logits"], model(input_ids).logits)
+    expected = model.generate(input_ids, max_new_tokens=5, do_sample=False, pad_token_id=0)
+    assert torch.equal(outside["tokens"], expected)
+    code = (tmp_path / "again" / "copra_llama.py").read_text()
+    assert code == (tmp_path / "model" / "copra_llama.py").read_text()

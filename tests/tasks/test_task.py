@@ -1,0 +1,79 @@
+"""Row ids, paths from the environment, and the registry."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from copra.errors import CopraError
+from copra.tasks import TASKS, AnyTask, Gsm8k, Task, WordSums
+from copra.tasks.task import BadRow, Row, expand_path, question_id
+
+
+def test_an_id_depends_on_the_words_of_the_question_alone():
+    expected = hashlib.sha256(b"How many  apples?".replace(b"  ", b" ")).hexdigest()[:16]
+    assert question_id("How many  apples?\n") == expected
+    assert Row("How many apples?", ("1 + 1 = 2",), "2").id == expected
+    assert question_id("How many Apples?") != expected
+
+
+def test_a_bad_row_reads_as_a_sentence():
+    assert str(BadRow("train.jsonl", 7, "empty question")) == "train.jsonl, row 7: empty question"
+
+
+def test_paths_are_filled_in_from_the_environment(monkeypatch):
+    monkeypatch.setenv("SOME_DATA", "/data")
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert expand_path("train", "${SOME_DATA}/a.jsonl") == Path("/data/a.jsonl")
+    assert expand_path("train", "$SOME_DATA/a.jsonl") == Path("/data/a.jsonl")
+    assert expand_path("train", "~/a.jsonl") == Path("/home/ann/a.jsonl")
+    assert expand_path("train", "a/b.jsonl") == Path("a/b.jsonl")
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_an_unset_variable_is_named(monkeypatch, value):
+    monkeypatch.delenv("SOME_DATA", raising=False)
+    if value is not None:
+        monkeypatch.setenv("SOME_DATA", value)
+    with pytest.raises(CopraError, match=r"^valid: .*environment variable SOME_DATA, which is not set"):
+        expand_path("valid", "${SOME_DATA}/a.jsonl")
+
+
+def test_the_registry_is_keyed_by_kind():
+    assert set(TASKS.values()) == {Gsm8k, WordSums}
+    for kind, task in TASKS.items():
+        assert task().kind == kind
+        assert issubclass(task, Task)
+
+
+def test_the_kind_chooses_the_task():
+    adapter = TypeAdapter(AnyTask)
+    assert adapter.validate_python({"kind": "word_sums", "seed": 3}) == WordSums(seed=3)
+    assert adapter.validate_python({"kind": "gsm8k"}) == Gsm8k()
+    with pytest.raises(ValidationError, match="'gsm8k', 'word_sums'"):
+        adapter.validate_python({"kind": "riddles"})
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        adapter.validate_python({"kind": "gsm8k", "max_steps": 3})
+
+
+@pytest.mark.parametrize("task", [Gsm8k(limit={"train": 3}), WordSums(shuffle=True)])
+def test_settings_survive_json(task):
+    assert TypeAdapter(AnyTask).validate_python(task.canonical()) == task
+
+
+def test_a_limit_names_a_split_and_a_positive_number():
+    for limit in ({"training": 3}, {"train": 0}):
+        with pytest.raises(ValidationError):
+            WordSums(limit=limit)
+
+
+def test_importing_tasks_imports_nothing_heavy():
+    code = (
+        "import sys, copra.tasks, copra.tasks.prepare\n"
+        "print(*{'torch', 'transformers', 'pandas', 'datasets', 'pyarrow', 'numpy'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""

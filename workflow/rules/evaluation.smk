@@ -1,0 +1,53 @@
+# Evaluation: every question answered, and time measured.
+
+
+rule evaluate:
+    input:
+        manifest="results/models/{node}/copra.json",
+        weights=ancient("results/models/{node}/model.safetensors"),
+        questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
+    output:
+        metrics="results/evaluations/{node}/metrics.json",
+        predictions="results/evaluations/{node}/predictions.parquet",
+    log:
+        "results/logs/evaluate/{node}.log",
+    benchmark:
+        "results/benchmarks/evaluate/{node}.tsv"
+    threads: copra.experiment.compute.threads
+    resources:
+        gpu=copra.experiment.compute.gpu,
+        mem_mb=copra.experiment.compute.memory_mb,
+        runtime=copra.experiment.compute.runtime_minutes,
+    params:
+        settings=lambda wildcards: copra.evaluate_settings(wildcards.node),
+    message:
+        "Evaluating {wildcards.node}"
+    shell:
+        "copra evaluate --settings {params.settings:q} --threads {threads} --model {input.manifest}"
+        " --data {input.questions} --output {output.metrics} > {log} 2>&1"
+
+
+# All models in one job that has the machine to itself: times mean something only beside each other.
+rule latency:
+    input:
+        manifests=expand("results/models/{node}/copra.json", node=copra.timed),
+        weights=ancient(expand("results/models/{node}/model.safetensors", node=copra.timed)),
+        questions=f"results/data/{copra.experiment.task}/test.parquet",
+    output:
+        times="results/latency.parquet",
+    log:
+        "results/logs/latency.log",
+    benchmark:
+        "results/benchmarks/latency.tsv"
+    threads: workflow.cores
+    resources:
+        gpu=copra.experiment.compute.gpu,
+        mem_mb=copra.experiment.compute.memory_mb,
+        runtime=copra.experiment.compute.runtime_minutes,
+    params:
+        settings=lambda wildcards: copra.latency_settings(),
+    message:
+        "Measuring seconds an answer"
+    shell:
+        "copra latency --settings {params.settings:q} --models {input.manifests}"
+        " --data {input.questions} --output {output.times} > {log} 2>&1"

@@ -1,0 +1,28 @@
+# Base models: from the Hub, a folder, or made from scratch.
+# Whatever reads a checkpoint depends on its small manifest, which holds the weights' checksum; the
+# weights themselves are ancient(), so that their time does not matter.
+
+
+rule base:
+    input:
+        train=lambda wildcards: f"{copra.data(wildcards.base)}/train.parquet",
+        valid=lambda wildcards: f"{copra.data(wildcards.base)}/valid.parquet",
+        files=lambda wildcards: copra.base_files(wildcards.base),
+    output:
+        manifest="results/models/{base}/copra.json",
+        weights="results/models/{base}/model.safetensors",
+    log:
+        "results/logs/base/{base}.log",
+    benchmark:
+        "results/benchmarks/base/{base}.tsv"
+    threads: copra.experiment.compute.threads
+    resources:
+        mem_mb=copra.experiment.compute.memory_mb,
+        runtime=60,
+    params:
+        settings=lambda wildcards: copra.base_settings(wildcards.base),
+    message:
+        "Making base model {wildcards.base}"
+    shell:
+        "copra base --settings {params.settings:q} --threads {threads} --data {input.train}"
+        " --output {output.manifest} > {log} 2>&1"

@@ -1,0 +1,56 @@
+# Pruning: from scores to a plan, from a plan to a smaller checkpoint with its proof.
+
+
+rule plan:
+    input:
+        parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
+        scores=lambda wildcards: copra.scores(wildcards.node),
+    output:
+        plan="results/plans/{node}.json",
+    log:
+        "results/logs/plan/{node}.log",
+    benchmark:
+        "results/benchmarks/plan/{node}.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.plan_settings(wildcards.node),
+    message:
+        "Planning {wildcards.node}"
+    shell:
+        "copra plan --settings {params.settings:q} --parent {input.parent}"
+        " $(printf -- '--scores %s' {input.scores}) --output {output.plan} > {log} 2>&1"
+
+
+rule prune:
+    input:
+        parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
+        weights=lambda wildcards: ancient(
+            f"{copra.parent(wildcards.node)}/model.safetensors"
+        ),
+        plan="results/plans/{node}.json",
+        train=lambda wildcards: f"{copra.data(wildcards.node)}/train.parquet",
+    output:
+        manifest="results/models/{node}/copra.json",
+        weights="results/models/{node}/model.safetensors",
+    log:
+        "results/logs/prune/{node}.log",
+    benchmark:
+        "results/benchmarks/prune/{node}.tsv"
+    wildcard_constraints:
+        node=copra.pruned,
+    threads: copra.experiment.compute.threads
+    resources:
+        gpu=copra.experiment.compute.gpu,
+        mem_mb=copra.experiment.compute.memory_mb,
+        runtime=60,
+    params:
+        settings=lambda wildcards: copra.prune_settings(wildcards.node),
+    message:
+        "Pruning to {wildcards.node}"
+    shell:
+        "copra prune --settings {params.settings:q} --threads {threads} --parent {input.parent}"
+        " --plan {input.plan} --data {input.train} --output {output.manifest} > {log} 2>&1"

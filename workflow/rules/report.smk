@@ -1,0 +1,223 @@
+# Tables and figures.
+
+
+rule accuracy_table:
+    input:
+        metrics=expand("results/evaluations/{node}/metrics.json", node=copra.ends),
+        predictions=expand("results/evaluations/{node}/predictions.parquet", node=copra.ends),
+        times=["results/latency.parquet"] if copra.timed else [],
+    output:
+        table="results/tables/accuracy_vs_flops.parquet",
+    log:
+        "results/logs/table/accuracy_vs_flops.log",
+    benchmark:
+        "results/benchmarks/table/accuracy_vs_flops.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.table_settings("accuracy_vs_flops"),
+    message:
+        "Drawing up accuracy against FLOPs"
+    shell:
+        "copra table --settings {params.settings:q} --evaluations results/evaluations"
+        " $(printf -- '--latency %s' {input.times}) --output {output.table} > {log} 2>&1"
+
+
+rule pruning_table:
+    input:
+        metrics=expand("results/evaluations/{node}/metrics.json", node=copra.before_and_after),
+        predictions=expand(
+            "results/evaluations/{node}/predictions.parquet",
+            node=copra.before_and_after,
+        ),
+    output:
+        table="results/tables/before_fine_tuning.parquet",
+    log:
+        "results/logs/table/before_fine_tuning.log",
+    benchmark:
+        "results/benchmarks/table/before_fine_tuning.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.table_settings("before_fine_tuning"),
+    message:
+        "Drawing up accuracy right after pruning"
+    shell:
+        "copra table --settings {params.settings:q} --evaluations results/evaluations"
+        " --output {output.table} > {log} 2>&1"
+
+
+rule export:
+    input:
+        table="results/tables/{table}.parquet",
+    output:
+        csv=report(
+            "results/tables/{table}.csv",
+            caption="../report/{table}.rst",
+            category="Tables",
+        ),
+        md="results/tables/{table}.md",
+        tex="results/tables/{table}.tex",
+    log:
+        "results/logs/export/{table}.log",
+    benchmark:
+        "results/benchmarks/export/{table}.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.export_settings(),
+    message:
+        "Writing table {wildcards.table} as CSV, Markdown and LaTeX"
+    shell:
+        "copra export --settings {params.settings:q} --table {input.table}"
+        " --csv {output.csv} --md {output.md} --tex {output.tex} > {log} 2>&1"
+
+
+rule accuracy_figure:
+    input:
+        table="results/tables/accuracy_vs_flops.parquet",
+    output:
+        svg=report(
+            "results/figures/accuracy_vs_flops.svg",
+            caption="../report/accuracy_vs_flops.rst",
+            category="Figures",
+        ),
+        png="results/figures/accuracy_vs_flops.png",
+    log:
+        "results/logs/figure/accuracy_vs_flops.log",
+    benchmark:
+        "results/benchmarks/figure/accuracy_vs_flops.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.figure_settings("accuracy_vs_flops"),
+    message:
+        "Drawing accuracy against FLOPs"
+    shell:
+        "copra figure --settings {params.settings:q} --input {input.table}"
+        " --svg {output.svg} --png {output.png} > {log} 2>&1"
+
+
+rule training_figure:
+    input:
+        logs=expand("results/models/{node}/training.jsonl", node=copra.trainings),
+    output:
+        svg=report(
+            "results/figures/training_curves.svg",
+            caption="../report/training_curves.rst",
+            category="Figures",
+        ),
+        png="results/figures/training_curves.png",
+    log:
+        "results/logs/figure/training_curves.log",
+    benchmark:
+        "results/benchmarks/figure/training_curves.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.figure_settings("training_curves"),
+    message:
+        "Drawing the training curves"
+    shell:
+        "copra figure --settings {params.settings:q} --input results/models"
+        " --svg {output.svg} --png {output.png} > {log} 2>&1"
+
+
+rule curriculum_figure:
+    input:
+        metrics=expand("results/evaluations/{node}/metrics.json", node=copra.staged),
+    output:
+        svg=report(
+            "results/figures/curriculum.svg",
+            caption="../report/curriculum.rst",
+            category="Figures",
+        ),
+        png="results/figures/curriculum.png",
+    log:
+        "results/logs/figure/curriculum.log",
+    benchmark:
+        "results/benchmarks/figure/curriculum.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.figure_settings("curriculum"),
+    message:
+        "Drawing accuracy after each stage"
+    shell:
+        "copra figure --settings {params.settings:q} --input results/evaluations"
+        " --svg {output.svg} --png {output.png} > {log} 2>&1"
+
+
+rule layer_figure:
+    input:
+        scores="results/scores/{node}/layers.parquet",
+    output:
+        svg=report(
+            "results/figures/layer_distances/{node}.svg",
+            caption="../report/layer_distances.rst",
+            category="Figures",
+        ),
+        png="results/figures/layer_distances/{node}.png",
+    log:
+        "results/logs/figure/layer_distances/{node}.log",
+    benchmark:
+        "results/benchmarks/figure/layer_distances/{node}.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.figure_settings("layer_distances"),
+    message:
+        "Drawing the layer distances of {wildcards.node}"
+    shell:
+        "copra figure --settings {params.settings:q} --input {input.scores}"
+        " --svg {output.svg} --png {output.png} > {log} 2>&1"
+
+
+rule head_figure:
+    input:
+        scores="results/scores/{node}/kv_groups.parquet",
+        manifest="results/models/{node}/copra.json",
+    output:
+        svg=report(
+            "results/figures/head_importance/{node}.svg",
+            caption="../report/head_importance.rst",
+            category="Figures",
+        ),
+        png="results/figures/head_importance/{node}.png",
+    log:
+        "results/logs/figure/head_importance/{node}.log",
+    benchmark:
+        "results/benchmarks/figure/head_importance/{node}.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.figure_settings("head_importance"),
+    message:
+        "Drawing the head importance of {wildcards.node}"
+    shell:
+        "copra figure --settings {params.settings:q} --input {input.scores} --model {input.manifest}"
+        " --svg {output.svg} --png {output.png} > {log} 2>&1"
