@@ -30,10 +30,10 @@ include: "workflow/rules/report.smk"
 
 
 rule all:
+    default_target: True
     input:
         tables=copra.tables(),
         figures=copra.figures(),
-    default_target: True
     localrule: True
     message:
         "Tables are in results/tables, figures in results/figures"

@@ -211,7 +211,9 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
             elif "items" in node:
                 following.append(node["items"])
         here = following or here
-        chosen = [n for n in _resolved(here, schema) if n.get("properties", {}).get("kind", {}).get("const") == part]
+        chosen = [
+            n for n in _resolved(here, schema) if n.get("properties", {}).get("kind", {}).get("const") == part
+        ]
         here = chosen or here
     return sorted({key for node in _resolved(here, schema) for key in node.get("properties", {})})
 

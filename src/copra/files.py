@@ -107,13 +107,15 @@ def read_yaml(path: Path) -> Any:
         for key_node, _ in node.value:
             key, line = key_node.value, key_node.start_mark.line + 1
             if key in seen:
-                raise CopraError(f"{path}, line {line}: key {key!r} is given twice (first on line {seen[key]})")
+                raise CopraError(
+                    f"{path}, line {line}: key {key!r} is given twice (first on line {seen[key]})"
+                )
             seen[key] = line
         return loader.construct_mapping(node, deep=True)
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
-        return yaml.load(Path(path).read_text(), Loader)  # noqa: S506  (a SafeLoader)
+        return yaml.load(Path(path).read_text(), Loader)
     except FileNotFoundError:
         raise CopraError(f"{path}: no such file.") from None
     except yaml.YAMLError as error:

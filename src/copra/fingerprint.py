@@ -67,4 +67,8 @@ def _code_hash(module: str) -> str:
 
 def _is_text(node: ast.stmt) -> bool:
     """Whether a statement is a bare string: a docstring, of a field too."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

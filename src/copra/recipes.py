@@ -94,7 +94,9 @@ def build_tree(experiment: Experiment) -> Tree:
             found.append(f"given twice (the second time as recipe number {number + 1})")
         faults += [f"{where}: {fault}" for fault in found]
         if not found:
-            nodes = tuple(dict.fromkeys(_grow(tree, experiment, base, steps, seed) for seed in experiment.seeds))
+            nodes = tuple(
+                dict.fromkeys(_grow(tree, experiment, base, steps, seed) for seed in experiment.seeds)
+            )
             tree.recipes.append(_end(experiment, base, steps, nodes))
     names = [end.recipe for end in tree.recipes]
     if not faults and experiment.reference is not None and experiment.reference not in names:
@@ -142,7 +144,7 @@ def _faults(experiment: Experiment, base: str, steps: list[str]) -> Iterator[str
             task, method = step.task or experiment.task, step.kind
         elif isinstance(step, Prune):
             if scratch and method is None and step.needs_scores:
-                yield f"{name!r} scores a base from scratch before anything trained it: put a training before it"
+                yield f"{name!r} scores a base from scratch before any training: put a training before it"
             if scratch and scratch.architecture == "gpt2" and step.unit == "kv_groups":
                 yield f"{name!r} drops key/value groups, which GPT-2 does not have: drop layers"
     if method is None:
@@ -179,7 +181,14 @@ def _base_node(experiment: Experiment, base: str, seed: int) -> Node:
 
 
 def _train_node(
-    experiment: Experiment, parent: Node, step: str, method: Method, number: int, seed: int, staged: bool, last: bool
+    experiment: Experiment,
+    parent: Node,
+    step: str,
+    method: Method,
+    number: int,
+    seed: int,
+    staged: bool,
+    last: bool,
 ) -> Node:
     label = step if last else f"{step}.{number}"
     before = parent.name.rsplit("+", 1)[0] if parent.step == step else parent.name

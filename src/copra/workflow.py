@@ -4,9 +4,12 @@ Every rule gets its settings as one canonical JSON value, since Snakemake compar
 values without their names. The value holds what the stage depends on and the fingerprint of its code.
 """
 
+import os
 import re
+import sys
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from copra.config import Experiment, parse
@@ -14,9 +17,14 @@ from copra.errors import CopraError
 from copra.files import canonical_json
 from copra.fingerprint import fingerprint
 from copra.pruning.budget import Prune
-from copra.recipes import Node, Tree, build_tree
 from copra.reasoning import Method
+from copra.recipes import Node, Tree, build_tree
 from copra.tasks import TASKS
+
+
+def put_copra_on_path() -> None:
+    """Let the rules' shell lines find `copra`, which stands beside the Python that runs Snakemake."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 class Workflow:
@@ -77,7 +85,8 @@ class Workflow:
     @cached_property
     def scored(self) -> list[str]:
         """All tables of scores that some pruning needs."""
-        return sorted({path for node in self.tree.nodes.values() if node.kind == "prune" for path in self.scores(node.name)})
+        prunings = [node.name for node in self.tree.nodes.values() if node.kind == "prune"]
+        return sorted({path for name in prunings for path in self.scores(name)})
 
     @cached_property
     def ends(self) -> list[str]:
@@ -114,7 +123,7 @@ class Workflow:
         names += ["curriculum"] if self.staged else []
         for path in self.scored:
             folder, file = path.removeprefix("results/scores/").rsplit("/", 1)
-            kind = {"layers": "layer_distances", "kv_groups": "head_importance"}[file.removesuffix(".parquet")]
+            kind = "layer_distances" if file == "layers.parquet" else "head_importance"
             names.append(f"{kind}/{folder}")
         return [f"results/figures/{name}.{kind}" for name in names for kind in ("svg", "png")]
 
@@ -149,14 +158,16 @@ class Workflow:
         return self.settings("prune", {"node": name})
 
     def evaluate_settings(self, name: str) -> str:
-        evaluation = self.experiment.evaluation.canonical()
-        del evaluation["stages"]
         task = self.node(name).task
-        return self.settings("evaluate", {"node": name, "task": task, "answers": self._answers(task), **evaluation})
+        value = {"node": name, "task": task, "answers": self._answers(task)}
+        value |= self.experiment.evaluation.canonical()
+        del value["stages"]
+        return self.settings("evaluate", value)
 
     def latency_settings(self) -> str:
         value = self.experiment.latency.canonical()
-        return self.settings("latency", {**value, "max_new_tokens": self.experiment.evaluation.max_new_tokens})
+        value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
+        return self.settings("latency", value)
 
     def table_settings(self, name: str) -> str:
         if name == "before_fine_tuning":

@@ -15,9 +15,7 @@ def test_deepest_deletes_upwards_of_the_last_layer():
 
 def test_random_is_an_order_of_all_units_that_the_seed_decides():
     groups = baselines.random(SHAPE, "kv_group", 0)
-    assert sorted(order(groups)) == [
-        (layer, group) for layer in range(8) for group in range(2 - layer % 2)
-    ]
+    assert sorted(order(groups)) == [(layer, group) for layer in range(8) for group in range(2 - layer % 2)]
     assert groups == baselines.random(SHAPE, "kv_group", 0)
     assert sorted(order(baselines.random(SHAPE, "layer", 0))) == [(i, i) for i in range(8)]
     orders = {tuple(order(baselines.random(SHAPE, "layer", seed))) for seed in range(20)}

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from copra.errors import CopraError
 from copra.importance.heads import head_scores
@@ -38,7 +39,13 @@ def slope(model, layer, head, tokens, start, step=1e-5):
 
 
 @torch.no_grad()
-def test_gradient_equals_the_finite_difference_of_a_head_mask(model, examples, batches_of):
+def test_gradient_equals_the_finite_difference_of_a_head_mask(model, examples, batches_of, monkeypatch):
+    # Llama's norm rounds to float32 whatever the model's type, which would drown the differences.
+    monkeypatch.setattr(
+        LlamaRMSNorm,
+        "forward",
+        lambda norm, x: norm.weight * x * (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt(),
+    )
     model.double()
     scores = by_unit(head_scores(model, batches_of(2)), "gradient")
     model.eval()
@@ -86,8 +93,10 @@ def test_a_group_has_the_sum_of_its_heads(model, batches_of):
 def test_neither_batches_nor_padding_change_them(model, batches_of):
     singly = head_scores(model, batches_of(1))
     together = head_scores(model, batches_of(5, width=14))
-    for one, other in zip(singly, together, strict=True):
-        assert other == pytest.approx(one, rel=1e-4, abs=1e-6)
+    for unit in ("head", "kv_group"):
+        for metric in ("gradient", "activation"):
+            expected = pytest.approx(by_unit(singly, metric, unit), rel=1e-4, abs=1e-6)
+            assert by_unit(together, metric, unit) == expected
 
 
 def test_the_model_stays_as_it_was(model, batches_of):
@@ -98,7 +107,7 @@ def test_the_model_stays_as_it_was(model, batches_of):
     model.lm_head.register_forward_hook(lambda _, args, output: logits.append(output.shape))
     with torch.no_grad():
         head_scores(model, batches_of(5))
-    assert logits == [(23, 30)], "logits are computed at the 23 supervised positions only"
+    assert logits == [(19, 30)], "logits are computed at the 19 supervised positions only"
     assert model.training
     assert not frozen.requires_grad
     assert all(p.requires_grad for p in others)

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from copra.models import copra_llama
@@ -77,7 +78,7 @@ def test_without_overrides_it_is_llama():
     ],
 )
 def test_illegal_overrides_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
         config(**changes)
 
 
@@ -92,9 +93,7 @@ def test_layers_follow_the_attention_implementation_of_the_model(model, input_id
 
 def test_cached_passes_equal_one_pass(model, input_ids):
     cache = DynamicCache(config=model.config)
-    pieces = [
-        model(input_ids[:, i : i + 3], past_key_values=cache, use_cache=True).logits for i in (0, 3, 6)
-    ]
+    pieces = [model(input_ids[:, i : i + 3], past_key_values=cache, use_cache=True).logits for i in (0, 3, 6)]
     assert torch.allclose(torch.cat(pieces, dim=1), model(input_ids).logits, atol=1e-5)
 
 
@@ -131,6 +130,7 @@ OUTSIDE = """
 import sys
 sys.modules["copra"] = None
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules"), type(model)

@@ -88,6 +88,11 @@ def test_answers_are_bare_numbers(task_of, written, read):
     assert rows_of(task_of(row("t?", written)))[0].answer == read
 
 
+def test_the_answer_follows_the_last_mark(task_of):
+    text = json.dumps({"question": "q?", "answer": "#### 1 is <<1+0=1>>1\n#### 2"})
+    assert rows_of(task_of(text)) == [Row("q?", ("<<1+0=1>>",), "2")]
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

@@ -1,22 +1,16 @@
 # The experiment behind the rules, and what its names look like.
 
 import os
-import sys
 
 from copra.errors import CopraError
-from copra.workflow import Workflow
+from copra.workflow import Workflow, put_copra_on_path
 from snakemake.exceptions import WorkflowError
 
-# `copra` stands beside the Python that runs Snakemake, also where that is not on the PATH.
-os.environ["PATH"] = os.pathsep.join(
-    [os.path.dirname(sys.executable), os.environ["PATH"]]
-)
-
+put_copra_on_path()
 try:
     copra = Workflow(
         config,
-        ", ".join(map(os.path.relpath, workflow.overwrite_configfiles))
-        or "config.yaml",
+        ", ".join(map(os.path.relpath, workflow.overwrite_configfiles)) or "config.yaml",
     )
 except CopraError as error:
     raise WorkflowError(str(error))

@@ -28,9 +28,7 @@ rule plan:
 rule prune:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
-        weights=lambda wildcards: ancient(
-            f"{copra.parent(wildcards.node)}/model.safetensors"
-        ),
+        weights=lambda wildcards: ancient(f"{copra.parent(wildcards.node)}/model.safetensors"),
         plan="results/plans/{node}.json",
         train=lambda wildcards: f"{copra.data(wildcards.node)}/train.parquet",
     output:

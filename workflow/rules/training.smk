@@ -4,9 +4,7 @@
 rule train:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
-        weights=lambda wildcards: ancient(
-            f"{copra.parent(wildcards.node)}/model.safetensors"
-        ),
+        weights=lambda wildcards: ancient(f"{copra.parent(wildcards.node)}/model.safetensors"),
         train=lambda wildcards: f"{copra.data(wildcards.node)}/train.parquet",
         valid=lambda wildcards: f"{copra.data(wildcards.node)}/valid.parquet",
     output:

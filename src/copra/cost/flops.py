@@ -85,9 +85,9 @@ class FlopCounter:
     def __init__(self, shape: ModelShape):
         d = shape.hidden
         layers = shape.layers
-        self.projections = sum(2 * d * l.head_dim * 2 * (l.query_heads + l.kv_heads) for l in layers)
-        self.scores = sum(4 * l.query_heads * l.head_dim for l in layers)
-        self.ffn = sum(2 * shape.ffn_matrices * d * l.ffn for l in layers)
+        self.projections = sum(4 * d * each.head_dim * (each.query_heads + each.kv_heads) for each in layers)
+        self.scores = sum(4 * each.query_heads * each.head_dim for each in layers)
+        self.ffn = sum(2 * shape.ffn_matrices * d * each.ffn for each in layers)
         self.head = 2 * d * shape.vocabulary
 
     def of_pass(self, one: Pass) -> dict[str, int]:

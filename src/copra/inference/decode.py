@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from copra.reasoning.forward import embedding_norm, latent_embeddings
 from copra.reasoning.layout import Decoding
 
 # Tokens between two looks at which rows have ended: on a GPU a look waits for all work to finish.
@@ -122,8 +123,10 @@ class _Run:
         if decoding is None or not decoding.loops:
             return self.forward(prompt, read=True)
         hidden = self.forward(prompt, read=False)
+        norm = embedding_norm(self.model) if decoding.latent_input == "scaled" else None
         for _ in range(decoding.latents - 1):
-            hidden = self.forward(hidden[:, None], read=False)
+            hidden = self.forward(latent_embeddings(hidden, norm)[:, None], read=False)
+        hidden = latent_embeddings(hidden, norm)
         after = torch.tensor([decoding.after] * len(self.mask), dtype=torch.long, device=self.mask.device)
         return self.forward(torch.cat([hidden[:, None], self.embed(after)], dim=1), read=True)
 

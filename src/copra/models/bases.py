@@ -45,20 +45,28 @@ def make_base(
 
 
 def add_markers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add the latent markers as new tokens whose rows start as copies of the row of `<<`.
-
-    The LM head's rows too, where it is not tied (reference code of 2412.06769).
-    """
-    first = tokenizer("<<", add_special_tokens=False)["input_ids"][0]
+    """Add the latent markers as new tokens, in the tokenizer and in the embedding."""
     tokenizer.add_special_tokens(
         {"additional_special_tokens": list(MARKERS)}, replace_extra_special_tokens=False
     )
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    start_markers(model, tokenizer)
+
+
+@torch.no_grad()
+def start_markers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Set the markers' rows, in the embedding and in an untied LM head, to the row of `<<`.
+
+    Done when markers are first trained, as in the reference code of 2412.06769. A tokenizer that does not
+    know `<<` gives its first piece, or else the line break, which a step begins after just as well.
+    """
+    first = tokenizer("<<", add_special_tokens=False)["input_ids"][0]
+    if first == tokenizer.unk_token_id:
+        first = tokenizer("\n", add_special_tokens=False)["input_ids"][0]
     ids = tokenizer.convert_tokens_to_ids(list(MARKERS))
-    with torch.no_grad():
-        for module in {model.get_input_embeddings(), model.get_output_embeddings()}:
-            module.weight[ids] = module.weight[first].clone()
+    for module in {model.get_input_embeddings(), model.get_output_embeddings()}:
+        module.weight[ids] = module.weight[first].clone()
 
 
 def _pretrained(base: Base) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -86,6 +94,7 @@ def _random_model(spec: FromScratch, tokenizer: PreTrainedTokenizerBase) -> PreT
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": pad_id(tokenizer),
         "tie_word_embeddings": spec.tied,
+        "initializer_range": spec.initializer_range,
     }
     if spec.architecture == "llama":
         config = LlamaConfig(
@@ -96,6 +105,7 @@ def _random_model(spec: FromScratch, tokenizer: PreTrainedTokenizerBase) -> PreT
             head_dim=spec.hidden_size // spec.heads,
             intermediate_size=spec.ffn_size,
             max_position_embeddings=spec.context,
+            rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
             **tokens,
         )
         return LlamaForCausalLM(config)

@@ -24,6 +24,10 @@ class FromScratch(Settings):
     """Key/value heads (llama only; null: as many as query heads)."""
     ffn_size: int = Field(ge=8)
     """Width of the feed-forward network."""
+    initializer_range: float = Field(0.02, gt=0)
+    """Standard deviation of the random weights."""
+    rope_theta: float = Field(10000.0, gt=0)
+    """Base of the rotary embedding (llama only)."""
     context: int = Field(512, ge=16)
     """Longest sequence in tokens."""
     tied: bool = True

@@ -44,7 +44,10 @@ def train_tokenizer(spec: FromScratch, rows: Iterable[Row]) -> PreTrainedTokeniz
             show_progress=False,
         )
     tokenizer.train_from_iterator(
-        ("".join([row.question + "\n", *(step + "\n" for step in row.steps), ANSWER + row.answer]) for row in rows),
+        (
+            "".join([row.question + "\n", *(step + "\n" for step in row.steps), ANSWER + row.answer])
+            for row in rows
+        ),
         trainer,
     )
     return PreTrainedTokenizerFast(

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from copra.reasoning.layout import LatentInput
 from copra.reasoning.method import Layout, Method, Stage
 
 
@@ -28,6 +29,9 @@ class Coconut(Method):
     """Whether a row with fewer than K steps gets K*c latents in the last stage all the same."""
     thought: Literal["hidden", "embedding", "none"] = "hidden"
     """What a latent reads: the hidden state before it (the method), or one of the two controls."""
+    latent_input: LatentInput = "raw"
+    """How a hidden state becomes an input embedding: as it is (the paper), or scaled to the mean norm of
+    the embeddings, which a hidden state may exceed a hundred times."""
     curriculum: bool = True
     """False: straight to the last stage, the only one then."""
     stage_mixing: bool = False
@@ -45,6 +49,7 @@ class Coconut(Method):
             layouts=tuple(self._layout(i) for i in mixed),
             weights=tuple(float(i + 1) for i in mixed) if len(mixed) > 1 else (1.0,),
             thought="embedding" if self.thought == "embedding" else "hidden",
+            latent_input=self.latent_input,
         )
 
     def _layout(self, number: int) -> Layout:

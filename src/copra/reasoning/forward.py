@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 
-from copra.reasoning.layout import IGNORED, Sample, Thought
+from copra.reasoning.layout import IGNORED, LatentInput, Sample, Thought
 
 
 @dataclass
@@ -72,7 +72,9 @@ def collate(samples: Sequence[Sample], pad: int) -> Batch:
     )
 
 
-def hidden_states(model: PreTrainedModel, batch: Batch, thought: Thought) -> Tensor:
+def hidden_states(
+    model: PreTrainedModel, batch: Batch, thought: Thought, latent_input: LatentInput = "raw"
+) -> Tensor:
     """Final-norm hidden states at every position, [B, N, d], differentiable through all latents.
 
     With `thought` "hidden" (2412.06769, section 3): one cached pass over everything before the first
@@ -83,17 +85,31 @@ def hidden_states(model: PreTrainedModel, batch: Batch, thought: Thought) -> Ten
     embeddings = model.get_input_embeddings()(batch.tokens)
     if thought == "embedding" or not batch.max_latents:
         return _body(model, embeddings, batch, 0, None)
+    norm = embedding_norm(model) if latent_input == "scaled" else None
     cache = DynamicCache(config=model.config)
     parts = [_body(model, embeddings[:, : batch.first_latent], batch, 0, cache)]
     for i in range(batch.max_latents):
         column = batch.first_latent + i
         last = i == batch.max_latents - 1
         stop = batch.tokens.shape[1] if last else column + 1
-        previous = parts[-1][:, -1:].to(embeddings.dtype)
+        previous = latent_embeddings(parts[-1][:, -1:], norm).to(embeddings.dtype)
         here = torch.where(batch.latent[:, column, None, None], previous, embeddings[:, column : column + 1])
         inputs = torch.cat([here, embeddings[:, column + 1 : stop]], dim=1)
         parts.append(_body(model, inputs, batch, column, cache))
     return torch.cat(parts, dim=1)
+
+
+@torch.no_grad()
+def embedding_norm(model: PreTrainedModel) -> Tensor:
+    """The mean norm of the input embeddings, a scalar without gradient."""
+    return model.get_input_embeddings().weight.float().norm(dim=-1).mean()
+
+
+def latent_embeddings(hidden: Tensor, norm: Tensor | None) -> Tensor:
+    """Hidden states as input embeddings: brought to `norm`, or as they are (None)."""
+    if norm is None:
+        return hidden
+    return hidden * (norm / hidden.float().norm(dim=-1, keepdim=True)).to(hidden.dtype)
 
 
 def _body(
@@ -110,12 +126,14 @@ def _body(
     ).last_hidden_state
 
 
-def cross_entropy(model: nn.Module, batch: Batch, thought: Thought) -> tuple[Tensor, Tensor]:
+def cross_entropy(
+    model: nn.Module, batch: Batch, thought: Thought, latent_input: LatentInput = "raw"
+) -> tuple[Tensor, Tensor]:
     """Sum of next-token cross-entropy over the supervised positions, and their number.
 
     Logits are computed at the supervised positions only, the loss in float32.
     """
-    hidden = hidden_states(model, batch, thought)
+    hidden = hidden_states(model, batch, thought, latent_input)
     supervised = batch.labels[:, 1:] != IGNORED
     logits = model.get_output_embeddings()(hidden[:, :-1][supervised]).float()
     targets = batch.labels[:, 1:][supervised]

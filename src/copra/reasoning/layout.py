@@ -48,6 +48,9 @@ class Sample:
 Thought = Literal["hidden", "embedding"]
 """What a latent position reads: the hidden state before it, or the learned `<|latent|>` embedding."""
 
+LatentInput = Literal["raw", "scaled"]
+"""How a hidden state becomes an input embedding: as it is, or brought to the embeddings' mean norm."""
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -61,6 +64,7 @@ class Decoding:
     thought: Thought
     latent_token: int
     after: tuple[int, ...]
+    latent_input: LatentInput = "raw"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"before": list(self.before), "after": list(self.after)}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from copra.reasoning.layout import Decoding, Markers, Sample, Thought, TokenRow, lay_out
+from copra.reasoning.layout import Decoding, LatentInput, Markers, Sample, Thought, TokenRow, lay_out
 from copra.settings import Name, Settings
 from copra.training.settings import Training
 
@@ -41,16 +41,18 @@ class Stage(Settings):
     """One stage of a method, resolved: all that its training depends on besides the optimisation."""
 
     layouts: tuple[Layout, ...]
-    """One layout, or several that the rows of an epoch are drawn from; the last one decodes."""
+    """One layout, or several that the rows of an epoch are drawn from; the last one is what is learned."""
     weights: tuple[float, ...] = (1.0,)
     """How likely each layout is, up to a common factor."""
     thought: Thought = "hidden"
     """What a latent position reads."""
+    latent_input: LatentInput = "raw"
+    """How a hidden state becomes an input embedding."""
 
-    def lay_out(self, row: TokenRow, markers: Markers, draw: Random) -> Sample:
-        """The sample of a row; `draw` decides where several layouts are mixed."""
+    def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
+        """The sample of a row; `draw` decides where several layouts are mixed (None: the last one)."""
         layout = self.layouts[-1]
-        if len(self.layouts) > 1:
+        if draw is not None and len(self.layouts) > 1:
             layout = draw.choices(self.layouts, self.weights)[0]
         latents = layout.latents
         if layout.latents_a_step is not None:
@@ -66,13 +68,14 @@ class Stage(Settings):
             thought=self.thought,
             latent_token=markers.latent,
             after=(markers.end,) if layout.markers else (),
+            latent_input=self.latent_input,
         )
 
     def loss(self, model: "nn.Module", batch: "Batch") -> "tuple[Tensor, Tensor]":
         """Sum of the cross-entropy over the batch's supervised positions, and their number."""
         from copra.reasoning.forward import cross_entropy
 
-        return cross_entropy(model, batch, self.thought)
+        return cross_entropy(model, batch, self.thought, self.latent_input)
 
 
 class Method(Settings):

@@ -209,12 +209,15 @@ def _heat_map(axes: "Axes", table: "pandas.DataFrame", label: str) -> None:
 def curriculum(points: Sequence[Mapping[str, Any]]) -> "Figure":
     """Accuracy with its interval after each stage, one line a staged recipe.
 
-    Each point has recipe, stage, accuracy, low and high (shares).
+    Each point has recipe, stage, accuracy, low and high (shares). Several seeds of a stage are averaged,
+    bounds too: the seeds answer the same questions, so they do not narrow the interval.
     """
+    import pandas
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    recipes = list(dict.fromkeys(point["recipe"] for point in points))
+    frame = pandas.DataFrame(points, columns=["recipe", "stage", "accuracy", "low", "high"])
+    recipes = list(dict.fromkeys(frame["recipe"]))
     figure = Figure(figsize=(6.8, 3.6 + 0.1 * len(recipes)), layout="constrained")
     axes = figure.subplots()
     if not recipes:
@@ -222,16 +225,15 @@ def curriculum(points: Sequence[Mapping[str, Any]]) -> "Figure":
         return figure
     markers = assign(recipes, MARKERS)
     for index, (colour, recipe) in enumerate(zip(_cycle(COLOURS, len(recipes)), recipes, strict=True)):
-        own = sorted((p for p in points if p["recipe"] == recipe), key=lambda p: p["stage"])
-        middle = [100 * p["accuracy"] for p in own]
-        below = [100 * max(0.0, p["accuracy"] - p["low"]) for p in own]
-        above = [100 * max(0.0, p["high"] - p["accuracy"]) for p in own]
+        rows = frame[frame["recipe"] == recipe]
+        stages = 100 * rows.groupby("stage")[["accuracy", "low", "high"]].mean()
+        below, above = stages["accuracy"] - stages["low"], stages["high"] - stages["accuracy"]
         # Moved apart a little, so that intervals at the same stage do not hide each other.
         shift = 0.24 * ((index + 0.5) / len(recipes) - 0.5)
         axes.errorbar(
-            [p["stage"] + shift for p in own],
-            middle,
-            yerr=[below, above],
+            stages.index + shift,
+            stages["accuracy"],
+            yerr=[below.clip(lower=0), above.clip(lower=0)],
             color=colour,
             marker=markers[recipe],
             markersize=5,

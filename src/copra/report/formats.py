@@ -58,7 +58,7 @@ def for_people(frame: "pandas.DataFrame") -> "pandas.DataFrame":
 def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
     if column == "recipe":  # base and order of steps say the same in a readable way
         return "order" in frame
-    return column == "seed" and bool((frame[column] == "all").all())
+    return column == "seed" and frame[column].nunique() == 1
 
 
 def _text(frame, column) -> tuple[list[str], str]:
@@ -66,7 +66,9 @@ def _text(frame, column) -> tuple[list[str], str]:
 
 
 def _flag(frame, column) -> tuple[list[str], str]:
-    return ["yes" if value else "" for value in frame[column]], ""
+    # A seed's row repeats its recipe's flag, which is said once.
+    shown = frame[column] & (frame["seed"] == "all")
+    return ["yes" if value else "" for value in shown], ""
 
 
 def _percent(frame, column) -> tuple[list[str], str]:

@@ -101,13 +101,13 @@ def label_where_free(
     """
     from matplotlib.patheffects import withStroke
 
-    frame, taken, labels = axes.get_window_extent(), list(obstacles), []
+    frame, taken, labels = axes.get_window_extent().padded(-8), list(obstacles), []
     for point, text in zip(points, texts, strict=True):
         for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
             label = axes.annotate(
                 text,
                 point,
-                xytext=(8 * x, 7 * y),
+                xytext=(9 * x, 8 * y),
                 textcoords="offset points",
                 ha=("right", "center", "left")[x + 1],
                 va=("top", "center", "bottom")[y + 1],

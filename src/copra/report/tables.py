@@ -95,6 +95,7 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
         del accuracy["deviation"]
         rows.append(
             {key: row[key] for key in ("recipe", "pruning", "parent_node", "node")}
+            | {"seed": _seed(row["node"])}
             | {"parent_accuracy": parent.mean("correct")}
             | accuracy
             | {"flops": pruned.mean("flops"), "flops_ratio": pruned.mean("flops") / parent.mean("flops")}
@@ -129,9 +130,14 @@ def _groups(nodes: list[str], reference: list[Evaluation]):
     yield ALL, nodes, reference
     if len(nodes) > 1:
         for position, node in enumerate(nodes):
-            seed = re.search(r"@([^+]+)", node)
             partner = _partner(reference, position)
-            yield seed[1] if seed else str(position), [node], [partner] if partner else []
+            yield _seed(node) or str(position), [node], [partner] if partner else []
+
+
+def _seed(node: str) -> str:
+    """The seed in a node's name, "llama@0+cot"; empty where it has none."""
+    found = re.search(r"@([^+]+)", node)
+    return found[1] if found else ""
 
 
 def _partner(reference: list[Evaluation], position: int) -> Evaluation | None:

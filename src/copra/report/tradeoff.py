@@ -1,5 +1,6 @@
 """The figure that the project is about: accuracy against FLOPs, with the Pareto front."""
 
+import itertools
 from typing import TYPE_CHECKING
 
 from copra.report.style import COLOURS, DENSE, FILLS, GREY, MARKERS, assign, label_where_free, settle, styled
@@ -35,21 +36,21 @@ def pareto(table: "pandas.DataFrame") -> "Figure":
     axes.margins(x=0.12, y=0.08)
     axes.set_ylim(max(0, axes.get_ylim()[0]), min(100, axes.get_ylim()[1]) + 1)
     axes.set_xlim(axes.get_xlim())
-    _front(axes, rows[rows["pareto"]].sort_values(["flops", "accuracy"]))
+    front = _front(axes, rows[rows["pareto"]].sort_values(["flops", "accuracy"]))
     reference = rows[rows["reference"]]
     axes.plot(
         reference["flops"],
         100 * reference["accuracy"],
         linestyle="",
         marker="o",
-        markersize=16,
+        markersize=14,
         mfc="none",
         mec=DENSE,
         mew=0.9,
         gid="reference",
     )
     _legend(figure, rows, colours, markers, fills)
-    _labels(axes, rows)
+    _labels(axes, rows, front)
     return figure
 
 
@@ -73,11 +74,17 @@ def _point(axes: "Axes", row, colour: str, marker: str, fill: str) -> None:
     )
 
 
-def _front(axes: "Axes", front: "pandas.DataFrame") -> None:
-    """The step line through the front, carried on to the right: more FLOPs never cost accuracy."""
-    flops = [*front["flops"], axes.get_xlim()[1]]
-    accuracy = [*(100 * front["accuracy"]), 100 * front["accuracy"].iloc[-1]]
-    axes.plot(flops, accuracy, drawstyle="steps-post", color=GREY, linewidth=1.2, zorder=2, gid="front")
+def _front(axes: "Axes", rows: "pandas.DataFrame") -> list[tuple[float, float]]:
+    """Draw the step line through the front; returns its corners at the points and its end.
+
+    It goes on to the right edge: more FLOPs never cost accuracy.
+    """
+    corners = list(zip(rows["flops"], 100 * rows["accuracy"], strict=True))
+    corners.append((axes.get_xlim()[1], corners[-1][1]))
+    axes.plot(
+        *zip(*corners, strict=True), drawstyle="steps-post", color=GREY, linewidth=1.2, zorder=2, gid="front"
+    )
+    return corners
 
 
 def _flops_ticks(axes: "Axes") -> None:
@@ -120,20 +127,22 @@ def _legend(figure: "Figure", rows: "pandas.DataFrame", colours: dict, markers: 
             text.set_fontweight("bold")
 
 
-def _labels(axes: "Axes", rows: "pandas.DataFrame") -> None:
+def _labels(axes: "Axes", rows: "pandas.DataFrame", front: list[tuple[float, float]]) -> None:
     """Name the points by their order of steps: those of the front and the reference first."""
     from matplotlib.transforms import Bbox
 
     settle(axes.figure)
     obstacles = []
     for row in rows.itertuples():
-        x, y = axes.transData.transform((row.flops, 100 * row.accuracy))
-        _, low = axes.transData.transform((row.flops, 100 * row.low))
-        _, high = axes.transData.transform((row.flops, 100 * row.high))
-        obstacles += [
-            Bbox.from_extents(x - 8, y - 8, x + 8, y + 8),
-            Bbox.from_extents(x - 3, low, x + 3, high),
-        ]
+        around = 11 if row.reference else 8
+        (x, y), (_, low), (_, high) = axes.transData.transform(
+            [(row.flops, 100 * share) for share in (row.accuracy, row.low, row.high)]
+        )
+        obstacles.append(Bbox.from_extents(x - around, y - around, x + around, y + around))
+        obstacles.append(Bbox.from_extents(x - 3, low, x + 3, high))
+    for (x, y), (next_x, next_y) in itertools.pairwise(axes.transData.transform(front)):
+        obstacles.append(Bbox.from_extents(x, y - 2, next_x, y + 2))
+        obstacles.append(Bbox.from_extents(next_x - 2, y, next_x + 2, next_y))
     several = rows["base"].nunique() > 1
     ranked = rows.sort_values(["pareto", "reference", "accuracy"], ascending=False)
     names = [

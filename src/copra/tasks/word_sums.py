@@ -1,6 +1,6 @@
 """Word sums: generated grade-school problems whose steps hang on one another.
 
-    Ann has 7 apples. Bob has twice as many as Ann. Cid got 5 fewer than Bob. How many does Cid have?
+    Ann has 7 apples. Bob has twice what Ann has. Cid got 5 fewer than Bob. How many does Cid have?
     steps 7 * 2 = 14, 14 - 5 = 9; answer 9
 
 Every fact needs the one before it, and multiplying and adding do not commute, so a chain cannot be
@@ -35,12 +35,13 @@ class Relation(NamedTuple):
     sentences: tuple[str, ...]
 
 
+# Every relation is seven tokens long, so that facts stand at fixed distances.
 RELATIONS = (
     Relation("+", None, ("{b} has {n} more than {a}.", "{b} got {n} more than {a}.")),
     Relation("-", None, ("{b} has {n} fewer than {a}.", "{b} got {n} fewer than {a}.")),
-    Relation("*", 2, ("{b} has twice as many as {a}.", "{b} got twice what {a} has.")),
-    Relation("*", 3, ("{b} has three times as many as {a}.", "{b} got three times what {a} has.")),
-    Relation("/", 2, ("{b} has half as many as {a}.", "{b} got half what {a} has.")),
+    Relation("*", 2, ("{b} has twice what {a} has.", "{b} got twice what {a} got.")),
+    Relation("*", 3, ("{b} has thrice what {a} has.", "{b} got thrice what {a} got.")),
+    Relation("/", 2, ("{b} has half what {a} has.", "{b} got half what {a} got.")),
 )
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 
@@ -67,8 +68,9 @@ class WordSums(Task):
     """Largest number that occurs; every number is whole and none is below 0."""
     max_change: PositiveInt = 20
     """Largest N in "N more than" and "N fewer than"."""
-    shuffle: bool = False
-    """Tell the facts in any order; otherwise each follows the one that it needs."""
+    order: Literal["chain", "reverse", "shuffled"] = "chain"
+    """Tell each fact after the one that it needs; or before it, so that nothing can be worked out while
+    reading; or in any order."""
     distractors: NonNegativeInt = 0
     """At most so many further people, drawn for each row, whose numbers the answer does not need."""
     seed: int = 0
@@ -131,7 +133,9 @@ class WordSums(Task):
             facts[other], _, _ = self._relate(rng, known, numbers[known], other)
             earliest = told.index(known) + 1
             told.insert(earliest + _below(rng, len(told) - earliest + 1), other)
-        if self.shuffle:
+        if self.order == "reverse":
+            told.reverse()
+        elif self.order == "shuffled":
             told = _shuffled(rng, told)
         question = _pick(rng, QUESTIONS).format(a=chain[-1], things=things)
         return Row(

@@ -108,7 +108,9 @@ class Trainer:
         )
         done = self._resume(optimizer, scheduler)
         last_save = time.monotonic()
-        looks = {math.ceil(total * (i + 1) / self.training.validations) for i in range(self.training.validations)}
+        looks = {
+            math.ceil(total * (i + 1) / self.training.validations) for i in range(self.training.validations)
+        }
         with open(self.state / LOG, "a") as log:
             for step, batch in self._batches(done, total):
                 line = self._optimise(objective, optimizer, accelerator, batch, step)
@@ -158,8 +160,8 @@ class Trainer:
         fitting = [sample for sample in samples if len(sample.tokens) <= self.training.max_tokens]
         if not fitting:
             raise CopraError(
-                f"no train row fits training.max_tokens = {self.training.max_tokens} tokens; the shortest has "
-                f"{min(len(sample.tokens) for sample in samples)}."
+                f"no train row fits training.max_tokens = {self.training.max_tokens} tokens; the shortest "
+                f"has {min(len(sample.tokens) for sample in samples)}."
             )
         return fitting, len(samples) - len(fitting)
 
@@ -229,8 +231,8 @@ class Trainer:
             return
         rows = ", ".join(sample.id for sample in batch[:8])
         raise CopraError(
-            f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}: the training has broken down (limit for "
-            f"the loss {limit:.4g}). Batch of rows {rows}{', ...' if len(batch) > 8 else ''}. Lower "
+            f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}: the training has broken down (limit "
+            f"for the loss {limit:.4g}). Batch of rows {rows}{', ...' if len(batch) > 8 else ''}. Lower "
             "training.learning_rate, raise training.warmup_steps, or look at those rows."
         )
 
@@ -238,8 +240,7 @@ class Trainer:
     def _validate(self, objective: nn.Module, step: int, last: bool) -> dict[str, float]:
         """Loss (and accuracy, where it selects) on the validation split; remembers the best weights."""
         self.model.eval()
-        draw = Random("validation")
-        samples = [self.stage.lay_out(row, self.markers, draw) for row in self.validation]
+        samples = [self.stage.lay_out(row, self.markers) for row in self.validation]
         samples = [sample for sample in samples if len(sample.tokens) <= self.training.max_tokens]
         loss, count = 0.0, 0
         size = self.training.micro_batch_size or self.training.batch_size
@@ -249,7 +250,9 @@ class Trainer:
         found = {"validation_loss": loss / count}
         if self.training.select == "accuracy":
             found["validation_accuracy"] = self.accuracy()
-        value = -found["validation_loss"] if self.training.select == "loss" else found.get("validation_accuracy")
+        value = (
+            -found["validation_loss"] if self.training.select == "loss" else found.get("validation_accuracy")
+        )
         better = self.progress.best_value is None or (value is not None and value > self.progress.best_value)
         if self.training.select == "last" and last:
             self.progress.best_step, self.progress.best_value = step, -found["validation_loss"]

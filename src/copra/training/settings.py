@@ -45,6 +45,7 @@ class Training(Settings):
             raise ValueError("give exactly one of 'steps' and 'epochs'")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(
-                f"'batch_size' {self.batch_size} is not a multiple of 'micro_batch_size' {self.micro_batch_size}"
+                f"'batch_size' {self.batch_size} is not a multiple of 'micro_batch_size' "
+                f"{self.micro_batch_size}"
             )
         return self

@@ -39,9 +39,7 @@ def save_state(
             shutil.rmtree(older)
 
 
-def load_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any] | None:
+def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
     """Bring model, optimizer and random numbers back to the newest whole state; returns its record.
 
     None where there is no state. A state that does not match its own checksum is passed over.

@@ -33,7 +33,9 @@ def arguments(parser: ArgumentParser) -> None:
     add_threads(parser)
     parser.add_argument("--model", type=folder, required=True, help="checkpoint to evaluate")
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
-    parser.add_argument("--output", type=folder, required=True, help=f"folder for {PREDICTIONS} and {METRICS}")
+    parser.add_argument(
+        "--output", type=folder, required=True, help=f"folder for {PREDICTIONS} and {METRICS}"
+    )
 
 
 def run(options: Namespace) -> None:

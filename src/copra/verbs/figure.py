@@ -5,6 +5,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from copra.files import MANIFEST, read_json, read_parquet
 from copra.report import figures
 from copra.verbs.common import Coded, add_settings, folder, settings_of
@@ -13,13 +15,15 @@ from copra.verbs.common import Coded, add_settings, folder, settings_of
 class FigureSettings(Coded):
     kind: Literal["accuracy_vs_flops", "training_curves", "curriculum", "layer_distances", "head_importance"]
     """Which figure."""
-    nodes: list[Any] = []
+    nodes: list[Any] = Field(default_factory=list)
     """The nodes that it shows, where it shows nodes."""
 
 
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
-    parser.add_argument("--input", type=Path, required=True, help="a table, or the folder that nodes are found in")
+    parser.add_argument(
+        "--input", type=Path, required=True, help="a table, or the folder that nodes are found in"
+    )
     parser.add_argument("--model", type=folder, help="the scored checkpoint, for head importance")
     parser.add_argument("--svg", type=Path, required=True, help="SVG file to write")
     parser.add_argument("--png", type=Path, required=True, help="PNG file to write")
@@ -42,7 +46,10 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
         return figures.training_curves({node: _log(options.input / node) for node in settings.nodes})
     points = [
         {"recipe": point["recipe"], "stage": point["stage"]}
-        | {key: read_json(options.input / point["node"] / "metrics.json")[key] for key in ("accuracy", "low", "high")}
+        | {
+            key: read_json(options.input / point["node"] / "metrics.json")[key]
+            for key in ("accuracy", "low", "high")
+        }
         for point in settings.nodes
     ]
     return figures.curriculum(points)

@@ -35,7 +35,9 @@ def run(options: Namespace) -> None:
     plan = read_json(options.plan)
     parent = load_checkpoint(options.parent)
     if plan["parent"] != parent.manifest["weights"]["sha256"]:
-        raise CopraError(f"{options.plan}: made for another model than {options.parent}; run snakemake again.")
+        raise CopraError(
+            f"{options.plan}: made for another model than {options.parent}; run snakemake again."
+        )
     pruned = prune(parent.model, plan)
     rows = rows_of(options.data, "train", PROOF_ROWS)
     difference = prove(parent.model, pruned, plan, *text_batch(parent.tokenizer, rows))

@@ -33,12 +33,12 @@ def run(options: Namespace) -> None:
     from copra.importance.calibration import calibration_batches, calibration_name
     from copra.importance.heads import head_scores
     from copra.importance.layers import layer_scores
+    from copra.importance.scores import score_table
     from copra.models.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(options.model)
     rows = rows_of(options.data, "train", settings.rows)
     batches = calibration_batches(checkpoint.tokenizer, rows, settings.objective, settings.batch_size)
     score = layer_scores if settings.unit == "layers" else head_scores
-    table = score(checkpoint.model, batches)
-    table["calibration"] = calibration_name(rows, settings.objective)
-    write_parquet(options.output, table)
+    scored = score(checkpoint.model, batches)
+    write_parquet(options.output, score_table(scored, calibration_name(rows, settings.objective), len(rows)))

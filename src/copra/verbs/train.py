@@ -45,16 +45,20 @@ def run(options: Namespace) -> None:
     use_threads(options)
     from copra.cost.flops import FlopCounter
     from copra.evaluation.accuracy import share_correct
+    from copra.models.bases import start_markers
     from copra.models.checkpoint import load_checkpoint, save_checkpoint
     from copra.models.tokens import markers_of, pad_id, tokenise
     from copra.training.loop import LOG, Trainer
 
     parent = load_checkpoint(options.parent)
     markers = markers_of(parent.tokenizer)
+    known = parent.manifest["decoding"]
     stage = METHODS[settings.method].stage_type.model_validate(settings.stage)
     train_rows = rows_of(options.data, "train")
     valid_rows = rows_of(options.data, "valid", settings.training.validation_rows)
     decoding = stage.decoding(markers)
+    if decoding.before and not (known and known["before"]):
+        start_markers(parent.model, parent.tokenizer)
     # The state belongs to exactly these settings on exactly this parent and data.
     key = {
         "settings": settings.canonical(),
@@ -71,7 +75,9 @@ def run(options: Namespace) -> None:
         pad=pad_id(parent.tokenizer),
         seed=settings.seed,
         state=options.state / digest(key)[:16],
-        accuracy=lambda: share_correct(parent, decoding, valid_rows, settings.max_new_tokens, settings.answers),
+        accuracy=lambda: share_correct(
+            parent, decoding, valid_rows, settings.max_new_tokens, settings.answers
+        ),
         precision=settings.precision,
         save_every_seconds=options.save_every,
     )
@@ -109,5 +115,6 @@ def _check_length(parent: Any, trainer: Any) -> None:
         if longest[0] > context:
             raise CopraError(
                 f"row {longest[1]} has {longest[0]} tokens, but the model has {context} positions: set "
-                f"training.max_tokens to {context} or less to leave such rows out, or give the base more context."
+                f"training.max_tokens to {context} or less to leave such rows out, or give the base "
+                "more context."
             )

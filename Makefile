@@ -1,0 +1,51 @@
+# Everything here sets itself up: a virtual environment in .venv with the versions of requirements.lock.
+PYTHON ?= python3.11
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+BIN := .venv/bin
+READY := .venv/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo report test lint format lock clean
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make the virtual environment
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+demo: $(READY) ## Run the default experiment (config.yaml) to its tables and figures
+	$(BIN)/snakemake --cores $(CORES) --quiet rules host
+	@cat results/tables/accuracy_vs_flops.md
+
+report: $(READY) ## Gather tables and figures in results/report.html, after the demo
+	$(BIN)/snakemake --report results/report.html
+
+test: $(READY) lint ## Check style, then run all tests
+	$(BIN)/pytest
+
+lint: $(READY) ## Check style and the workflow
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+format: $(READY) ## Put source files into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+lock: ## Renew requirements.lock from pyproject.toml
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet torch==2.13.0 setuptools wheel --editable '.[test]'
+	.venv-lock/bin/pip freeze --all --exclude-editable --exclude pip \
+	  | sed 's/+cpu//' | grep -v -i -E '^(nvidia|triton|cuda)' > requirements.lock
+	rm -rf .venv-lock
+
+clean: ## Remove results and Snakemake's own records, after asking
+	@printf 'Remove results/ and .snakemake/? [y/N] ' && read answer && [ "$$answer" = y ]
+	rm -rf .snakemake && find results -mindepth 1 -not -name README.md -delete

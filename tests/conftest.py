@@ -1,0 +1,117 @@
+"""What tests of several folders share: tiny models, a few rows, and a tokenizer for them.
+
+Heavy modules are imported inside the fixtures, so that tests without torch stay quick.
+"""
+
+import os
+import random
+import types
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+KINDS = ("llama", "gpt2", "copra_llama")
+SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+OVERRIDES = [
+    {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 24},
+    {"num_attention_heads": 6, "num_key_value_heads": 3},
+    {},
+]
+
+
+def _make_model(
+    kind: str, vocabulary: int = 50, double: bool = True, dropout: float = 0.0, tied: bool = True
+):
+    """A tiny model of three layers with random weights, in evaluation mode.
+
+    The weights are large, so that outputs depend on all of the input; float64 keeps comparisons sharp.
+    """
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    shared = {"vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    shared |= {"initializer_range": 0.3, "tie_word_embeddings": tied}
+    llama = {
+        **SIZES,
+        **shared,
+        "num_hidden_layers": 3,
+        "intermediate_size": 40,
+        "max_position_embeddings": 128,
+    }
+    if kind == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**llama))
+    elif kind == "copra_llama":
+        model = CopraLlamaForCausalLM(CopraLlamaConfig(**llama, layer_overrides=OVERRIDES))
+    else:
+        gpt2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
+        dropouts = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), dropout)
+        model = GPT2LMHeadModel(GPT2Config(**gpt2, **dropouts, **shared))
+    if double:
+        model.double()
+        for module in model.modules():
+            if isinstance(module, LlamaRMSNorm):
+                module.forward = types.MethodType(_rms_norm, module)
+    return model.eval()
+
+
+def _rms_norm(self, x):
+    """Llama's norm without its detour over float32."""
+    return self.weight * x * (x.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    """Makes a tiny Llama with GQA, GPT-2, or Llama with unequal layers; see `_make_model`."""
+    return _make_model
+
+
+@pytest.fixture(params=KINDS)
+def any_model(request):
+    """Each of the tiny models in turn, in float64."""
+    return _make_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def rows():
+    """24 little sums with one to three steps, such as: 2 and 3 and 4 ?, 2 + 3 = 5, 5 + 4 = 9, 9."""
+    from copra.tasks.task import Row
+
+    draw = random.Random(1)
+    found: dict[str, Row] = {}
+    while len(found) < 24:
+        numbers = [draw.randrange(1, 6) for _ in range(2 + len(found) % 3)]
+        total, steps = numbers[0], []
+        for number in numbers[1:]:
+            steps.append(f"{total} + {number} = {total + number}")
+            total += number
+        question = " and ".join(map(str, numbers)) + " ?"
+        found.setdefault(question, Row(question, tuple(steps), str(total)))
+    return list(found.values())
+
+
+@pytest.fixture(scope="session")
+def word_base(rows):
+    """Makes a tiny base model (float32) and its word tokenizer with markers, for `rows`."""
+    from copra.models.bases import make_base
+    from copra.models.settings import Base, FromScratch
+
+    def make(architecture: str = "llama", seed: int = 0, **changes):
+        kv_heads = 2 if architecture == "llama" else None
+        sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": kv_heads, "ffn_size": 48}
+        spec = FromScratch(**{"architecture": architecture, **sizes, "context": 64, **changes})
+        model, tokenizer = make_base(Base(from_scratch=spec), rows, seed)
+        return types.SimpleNamespace(model=model, tokenizer=tokenizer)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def word_tokenizer(word_base):
+    """The word tokenizer of `rows`, with markers."""
+    return word_base().tokenizer

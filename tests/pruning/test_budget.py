@@ -1,0 +1,94 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from copra.errors import CopraError
+from copra.pruning.budget import Budget, Prune
+
+
+def choose(legal, total, ratio=lambda number: 1 - number / 20, **budget):
+    return Budget(**budget).choose(legal, total, ratio, "layers")
+
+
+@pytest.mark.parametrize("values", [{}, {"count": 1, "flops": 0.5}, {"count": 0}, {"fraction": 1.0}])
+def test_exactly_one_sensible_budget(values):
+    with pytest.raises(ValidationError):
+        Budget(**values)
+
+
+def test_a_count_is_met_or_refused_with_its_neighbours():
+    assert choose([0, 4, 8], 12, count=4) == 4
+    with pytest.raises(CopraError, match=r"nearest legal counts are 4 and 8, the largest is 8"):
+        choose([0, 4, 8], 12, count=6)
+    with pytest.raises(CopraError, match=r"nearest legal counts are 4, the largest is 8"):
+        choose([0, 4, 8], 12, count=1)
+    with pytest.raises(CopraError, match=r"nearest legal counts are 8, the largest is 8"):
+        choose([0, 4, 8], 12, count=12)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "total", "expected"),
+    [(0.25, 16, 4), (0.25, 10, 2), (0.26, 10, 3), (0.07, 50, 3), (0.01, 16, 0), (0.96, 16, 15)],
+)
+def test_a_fraction_goes_to_the_nearest_number_and_in_a_tie_to_the_smaller(fraction, total, expected):
+    assert choose(range(total), total, fraction=fraction) == expected
+
+
+def test_a_fraction_that_is_too_large_is_refused_with_what_is_possible():
+    assert choose([0, 4, 8], 16, fraction=0.6) == 8
+    with pytest.raises(CopraError, match=r"At most 8 can: give a fraction up to 0\.500"):
+        choose([0, 4, 8], 16, fraction=0.7)
+
+
+@given(st.integers(1, 999), st.lists(st.integers(1, 40), min_size=1, max_size=12, unique=True))
+def test_a_flops_target_goes_to_the_nearest_ratio(thousandths, removable):
+    target, legal = thousandths / 1000, [0, *sorted(removable)]
+    ratios = {number: 1 - number / 50 for number in legal}
+    lowest, step = ratios[legal[-1]], ratios[legal[-2]] - ratios[legal[-1]]
+    if target < lowest - step / 2:
+        with pytest.raises(CopraError, match=re.escape(f"{lowest:.4f} are left")):
+            choose(legal, 50, ratios.get, flops=target)
+    else:
+        number = choose(legal, 50, ratios.get, flops=target)
+        assert abs(ratios[number] - target) == min(abs(ratio - target) for ratio in ratios.values())
+
+
+def test_a_flops_target_above_the_present_cost_is_refused():
+    with pytest.raises(CopraError, match=r"costs 0\.7000 of the dense model's FLOPs before this step"):
+        choose([0, 1, 2], 3, lambda number: 0.7 - number / 10, flops=0.8)
+
+
+def test_nothing_to_remove_is_refused():
+    with pytest.raises(CopraError, match="none of the 3 layers"):
+        choose([0], 3, fraction=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric": "gradient"}, "'gradient' does not score layers; take one of cosine, angular"),
+        ({"unit": "kv_groups"}, "'cosine' does not score kv_groups; take one of gradient"),
+        ({"scope": "global"}, "'global' is for KV groups"),
+        ({"protect": [-1]}, "counted from 0"),
+    ],
+)
+def test_illegal_combinations_are_explained(changes, message):
+    settings = {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}, **changes}
+    with pytest.raises(ValidationError, match=message):
+        Prune(**settings)
+
+
+def test_which_metrics_need_scores():
+    def needs(unit, metric):
+        return Prune(kind="prune", unit=unit, metric=metric, budget={"count": 1}).needs_scores
+
+    assert [needs("layers", metric) for metric in ("cosine", "angular", "deepest", "random")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert needs("kv_groups", "activation")

@@ -1,0 +1,71 @@
+import json
+
+import pandas
+import pytest
+
+PARTS = ("prefill", "latent", "decode", "attention", "ffn", "head")
+TOKENS = ("prompt", "latent", "marker", "chain", "answer", "generated")
+
+
+@pytest.fixture
+def write_evaluation(tmp_path):
+    """Write an evaluation whose answers are `correct`, at `flops` an answer; returns its folder."""
+
+    def write(node, correct, flops=1000, ids=None, parameters=100, **changed):
+        n = len(correct)
+        predictions = pandas.DataFrame(
+            {
+                "id": ids or [f"q{index}" for index in range(n)],
+                "question": "how many?",
+                "gold": "1",
+                "generated": "### 1",
+                "extracted": "1",
+                "correct": [bool(value) for value in correct],
+                **{f"n_{name}": [index % 3 for index in range(n)] for name in TOKENS},
+                "hit_length_limit": False,
+                "depth": 5,
+                "flops": [flops - 1, flops + 1] * (n // 2) + [flops] * (n % 2),
+                **{f"flops_{name}": flops // 4 for name in PARTS},
+            }
+        )
+        metrics = {
+            "node": node,
+            "n": n,
+            "correct": int(predictions["correct"].sum()),
+            "accuracy": float(predictions["correct"].mean()),
+            "flops": {"total": float(predictions["flops"].mean())}
+            | {name: float(predictions[f"flops_{name}"].mean()) for name in PARTS},
+            "tokens": {name: float(predictions[f"n_{name}"].mean()) for name in TOKENS},
+            "depth": 5.0,
+            "hit_length_limit": 0,
+            "parameters": parameters,
+            "checkpoint_bytes": 4 * parameters,
+            "kv_cache_bytes_per_token": 64,
+            "training_flops": 7e12,
+            **changed,
+        }
+        folder = tmp_path / node
+        folder.mkdir()
+        predictions.to_parquet(folder / "predictions.parquet")
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def recipe():
+    """The settings of a recipe that ends at the given nodes."""
+
+    def make(name, *nodes, pruning="dense", method="cot", base="llama"):
+        order = name.split("+", 1)[1].replace("+", " > ")
+        return {
+            "recipe": name,
+            "base": base,
+            "pruning": pruning,
+            "method": method,
+            "order": order,
+            "nodes": list(nodes),
+        }
+
+    return make

@@ -1,0 +1,115 @@
+import re
+import shutil
+import subprocess
+
+import pandas
+import pytest
+
+from copra.report.formats import for_people, three_digits, write_formats
+
+
+@pytest.fixture
+def frame():
+    return pandas.DataFrame(
+        {
+            "recipe": ["llama+cot", "llama+cot+layers-1+coconut"],
+            "seed": ["all", "all"],
+            "reference": [True, False],
+            "base": ["my_llama", "my_llama"],
+            "pruning": ["dense", "layers-1"],
+            "method": ["cot", "co&co 50%"],
+            "order": ["cot", "cot > layers-1 > coconut"],
+            "accuracy": [0.95238, 1 / 3],
+            "low": [0.931, 0.3],
+            "high": [0.96812, 0.36],
+            "deviation": [float("nan")] * 2,
+            "difference": [float("nan"), -0.0119],
+            "difference_low": [float("nan"), -0.025],
+            "difference_high": [float("nan"), 0.001],
+            "p_value": [float("nan"), 0.00004],
+            "flops": [4.2e9, 1.234e9],
+            "flops_ratio": [1.0, 0.2938],
+            "parameters": [1235814400, 990000000],
+            "kv_cache_bytes_per_token": [32768, 16384],
+            "seconds_batch_1": [0.5, 0.0123],
+            "pareto": [True, False],
+        }
+    )
+
+
+def test_what_people_read(frame):
+    view = for_people(frame)
+    assert list(view) == [
+        "Base",
+        "Pruning",
+        "Method",
+        "Order of steps",
+        "Accuracy (%)",
+        "Difference (points)",
+        "p",
+        "FLOPs an answer (G)",
+        "FLOPs ratio",
+        "Parameters (G)",
+        "KV cache a token (kB)",
+        "Latency, batch 1 (ms)",
+        "Pareto front",
+    ]
+    assert list(view["Accuracy (%)"]) == ["95.2 [93.1, 96.8]", "33.3 [30.0, 36.0]"]
+    assert list(view["Difference (points)"]) == ["-", "-1.2 [-2.5, +0.1]"]
+    assert list(view["p"]) == ["-", "<0.001"]
+    assert list(view["FLOPs an answer (G)"]) == ["4.20", "1.23"]
+    assert list(view["FLOPs ratio"]) == ["1.000", "0.294"]
+    assert list(view["KV cache a token (kB)"]) == ["32.8", "16.4"]
+    assert list(view["Latency, batch 1 (ms)"]) == ["500", "12.3"]
+    assert list(view["Pareto front"]) == ["yes", ""]
+
+
+def test_seeds_are_shown_where_there_are_several(frame):
+    view = for_people(frame.assign(seed=["all", "3"], deviation=[0.0123, float("nan")], pareto=True))
+    assert list(view["Seed"]) == ["all", "3"]
+    assert list(view["s.d. over seeds (points)"]) == ["1.2", "-"]
+    assert list(view["Pareto front"]) == ["yes", ""]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.1234, "0.123"), (1.234, "1.23"), (9.996, "10.0"), (99.96, "100"), (123456, "123,456")],
+)
+def test_three_digits(value, text):
+    assert three_digits(value) == text
+
+
+def test_csv_keeps_full_precision(frame, tmp_path):
+    write_formats(frame, tmp_path / "t.csv", tmp_path / "t.md", tmp_path / "t.tex")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "t.md", "t.tex"]
+    read = pandas.read_csv(tmp_path / "t.csv")
+    assert list(read) == list(frame)
+    assert list(read["accuracy"]) == list(frame["accuracy"])
+
+
+def test_markdown_is_one_table(frame, tmp_path):
+    write_formats(frame, tmp_path / "t.csv", tmp_path / "t.md", tmp_path / "t.tex")
+    lines = (tmp_path / "t.md").read_text().splitlines()
+    assert len(lines) == 4
+    assert {line.count("|") for line in lines} == {14}
+    assert "95.2 [93.1, 96.8]" in lines[2]
+
+
+def test_latex_is_escaped(frame, tmp_path):
+    write_formats(frame, tmp_path / "t.csv", tmp_path / "t.md", tmp_path / "t.tex")
+    text = (tmp_path / "t.tex").read_text()
+    for part in (r"\toprule", r"my\_llama", r"co\&co 50\%", "cot $>$ layers-1", "$<$0.001", r"Accuracy (\%)"):
+        assert part in text
+    assert "$-$1.2 [$-$2.5, +0.1]" in text
+    body = text.split("\n", 1)[1]
+    assert not re.search(r"(?<!\\)[%_#]", body)
+    assert {line.count(" & ") for line in body.splitlines() if line.endswith(r"\\")} == {12}
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs LaTeX")
+def test_latex_compiles(frame, tmp_path):
+    write_formats(frame, tmp_path / "t.csv", tmp_path / "t.md", tmp_path / "t.tex")
+    document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{t}\end{document}"
+    (tmp_path / "main.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
