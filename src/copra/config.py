@@ -1,21 +1,29 @@
 """The experiment: what a config file may say, with defaults, checks and a JSON schema (no torch)."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 
 from copra.errors import CopraError
+from copra.faults import explain, hint
 from copra.models.settings import Base
 from copra.pruning.budget import Prune
-from copra.reasoning import METHODS, AnyMethod
+from copra.reasoning import AnyMethod
 from copra.settings import Name, Settings
-from copra.tasks import TASKS, AnyTask
+from copra.tasks import AnyTask
 
-Steps = Name | list[Name]
 AnyStep = Annotated[AnyMethod | Prune, Field(discriminator="kind")]
+
+
+def _form_of_steps(value: Any) -> str:
+    return "one" if isinstance(value, str) else "list"
+
+
+Steps = Annotated[
+    Annotated[Name, Tag("one")] | Annotated[list[Name], Tag("list")], Discriminator(_form_of_steps)
+]
 
 
 class Recipe(Settings):
@@ -34,10 +42,27 @@ class Product(Settings):
     """The base (null: the experiment's)."""
     start: list[Name] = Field(default_factory=list)
     """Steps that all of them begin with."""
-    prunings: list[Steps]
+    prunings: list[Steps] = Field(min_length=1)
     """What is pruned: each entry is a step, a list of steps, or an empty list for none."""
-    methods: list[Steps]
+    methods: list[Steps] = Field(min_length=1)
     """What follows: each entry is a step or a list of steps."""
+
+
+def _form_of_recipe(value: Any) -> str:
+    """Which of the forms of a recipe is meant, so that only the faults of that form are told."""
+    if isinstance(value, Recipe | Product):
+        return type(value).__name__.lower()
+    if isinstance(value, Mapping):
+        return "product" if {"start", "prunings", "methods"} & set(value) else "recipe"
+    return "list"
+
+
+AnyRecipe = Annotated[
+    Annotated[list[Name], Tag("list")]
+    | Annotated[Recipe, Tag("recipe")]
+    | Annotated[Product, Tag("product")],
+    Discriminator(_form_of_recipe),
+]
 
 
 class Importance(Settings):
@@ -92,8 +117,8 @@ class Compute(Settings):
     """Longest run of such a job, for the scheduler."""
     gpu: int = Field(0, ge=0, le=1)
     """GPUs of such a job, for the scheduler; a GPU that is there is used in any case."""
-    save_every_seconds: float = Field(300, gt=0)
-    """How often a training saves its state; a killed one goes on from there."""
+    save_every_seconds: int = Field(300, ge=0)
+    """How often a training saves its state (0: after every step); a killed one goes on from there."""
 
 
 class Experiment(Settings):
@@ -109,7 +134,7 @@ class Experiment(Settings):
     """Base models by name."""
     steps: dict[Name, AnyStep]
     """Trainings and prunings by name."""
-    recipes: list[list[Name] | Recipe | Product]
+    recipes: list[AnyRecipe] = Field(min_length=1)
     """What is run: lists of steps, recipes with a base, or products of prunings and methods."""
     reference: str | None = None
     """The recipe that all others are compared with, such as `llama+cot`."""
@@ -130,15 +155,15 @@ class Experiment(Settings):
     def _references(self) -> "Experiment":
         faults = []
         if self.task not in self.tasks:
-            faults.append(f"task: {self.task!r} is not in tasks{_hint(self.task, self.tasks)}")
+            faults.append(f"task: {self.task!r} is not in tasks{hint(self.task, self.tasks)}")
         if self.base not in self.bases:
-            faults.append(f"base: {self.base!r} is not in bases{_hint(self.base, self.bases)}")
+            faults.append(f"base: {self.base!r} is not in bases{hint(self.base, self.bases)}")
         for name, step in self.steps.items():
             if re.search(r"\.\d+$", name):
                 faults.append(f"steps.{name}: a step's name must not end like a stage, in a dot and digits")
             task = getattr(step, "task", None)
             if task is not None and task not in self.tasks:
-                faults.append(f"steps.{name}.task: {task!r} is not in tasks{_hint(task, self.tasks)}")
+                faults.append(f"steps.{name}.task: {task!r} is not in tasks{hint(task, self.tasks)}")
         if len(set(self.seeds)) < len(self.seeds):
             faults.append(f"seeds: {self.seeds} has a seed twice")
         if faults:
@@ -155,83 +180,11 @@ def parse(config: Mapping[str, Any], source: str = "config.yaml") -> Experiment:
     try:
         return Experiment.model_validate(config)
     except ValidationError as error:
-        lines = dict.fromkeys(line for fault in error.errors() for line in _explain(fault, config))
+        schema = json_schema()
+        lines = dict.fromkeys(line for fault in error.errors() for line in explain(fault, config, schema))
         raise CopraError("\n".join(f"{source}: {line}" for line in lines)) from None
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a config file, for editors."""
     return TypeAdapter(Experiment).json_schema()
-
-
-# Pydantic puts the chosen member of a union into a fault's path, which is no key of the file.
-_UNION_PARTS = {*METHODS, *TASKS, "prune", "Recipe", "Product", "Prune", "str", "list[constrained-str]"}
-
-
-def _explain(fault: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """What a person reads of one fault."""
-    path, value = [], config
-    for part in fault["loc"]:
-        if _has(value, part):
-            value = value[part]
-        elif str(part) in _UNION_PARTS or "[" in str(part):
-            continue
-        path.append(str(part))
-    where = ".".join(path)
-    if fault["type"] == "extra_forbidden":
-        known = _known_keys(fault["loc"])
-        return [f"{where}: unknown key{_hint(path[-1], known)}"]
-    if fault["type"] == "missing":
-        return [f"{where}: this key is missing"]
-    message = fault["msg"].removeprefix("Value error, ")
-    if not where:
-        return message.split("\n")
-    shown = "" if isinstance(fault["input"], dict | list) else f" (got {fault['input']!r})"
-    return [f"{where}: {line}{shown}" for line in message.split("\n")]
-
-
-def _has(value: Any, part: Any) -> bool:
-    if isinstance(value, Mapping):
-        return part in value
-    return isinstance(value, list) and isinstance(part, int) and part < len(value)
-
-
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    """The keys that are legal where an unknown one was found, by walking the schema."""
-    schema = json_schema()
-    here: list[dict[str, Any]] = [schema]
-    for part in location[:-1]:
-        following = []
-        for node in _resolved(here, schema):
-            properties = node.get("properties", {})
-            if part in properties:
-                following.append(properties[part])
-            elif isinstance(node.get("additionalProperties"), dict):
-                following.append(node["additionalProperties"])
-            elif "items" in node:
-                following.append(node["items"])
-        here = following or here
-        chosen = [
-            n for n in _resolved(here, schema) if n.get("properties", {}).get("kind", {}).get("const") == part
-        ]
-        here = chosen or here
-    return sorted({key for node in _resolved(here, schema) for key in node.get("properties", {})})
-
-
-def _resolved(nodes: list[dict[str, Any]], schema: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found, waiting = [], list(nodes)
-    while waiting:
-        node = waiting.pop()
-        if "$ref" in node:
-            waiting.append(schema["$defs"][node["$ref"].rsplit("/", 1)[1]])
-        for union in ("anyOf", "oneOf", "allOf"):
-            waiting.extend(node.get(union, []))
-        found.append(node)
-    return found
-
-
-def _hint(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    if close:
-        return f" (did you mean {close[0]!r}?)"
-    return f" (known: {', '.join(sorted(known))})" if known else ""

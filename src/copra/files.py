@@ -105,6 +105,8 @@ def read_yaml(path: Path) -> Any:
     def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
             key, line = key_node.value, key_node.start_mark.line + 1
             if key in seen:
                 raise CopraError(
@@ -116,9 +118,9 @@ def read_yaml(path: Path) -> Any:
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
         return yaml.load(Path(path).read_text(), Loader)
-    except FileNotFoundError:
-        raise CopraError(f"{path}: no such file.") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise CopraError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CopraError(f"{path}: not valid YAML: {error}") from None
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from copra.config import Experiment, Product, Recipe
 from copra.errors import CopraError
+from copra.faults import hint
 from copra.pruning.budget import Prune
 from copra.reasoning import Method
 
@@ -100,7 +101,9 @@ def build_tree(experiment: Experiment) -> Tree:
             tree.recipes.append(_end(experiment, base, steps, nodes))
     names = [end.recipe for end in tree.recipes]
     if not faults and experiment.reference is not None and experiment.reference not in names:
-        faults.append(f"reference: {experiment.reference!r} is none of the recipes {', '.join(names)}")
+        faults.append(
+            f"reference: {experiment.reference!r} is none of the recipes{hint(experiment.reference, names)}"
+        )
     if faults:
         raise CopraError("\n".join(faults))
     return tree
@@ -124,10 +127,11 @@ def _listed(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
 def _faults(experiment: Experiment, base: str, steps: list[str]) -> Iterator[str]:
     """What is wrong with one recipe."""
     if base not in experiment.bases:
-        yield f"{base!r} is not in bases ({', '.join(experiment.bases)})"
+        yield f"{base!r} is not in bases{hint(base, experiment.bases)}"
         return
     if unknown := [step for step in steps if step not in experiment.steps]:
-        yield f"{', '.join(map(repr, unknown))} not in steps ({', '.join(experiment.steps)})"
+        for step in dict.fromkeys(unknown):
+            yield f"{step!r} is not in steps{hint(step, experiment.steps)}"
         return
     for step in sorted({step for step in steps if steps.count(step) > 1}):
         yield f"comes back to step {step!r}; to do the same again, declare it under a second name"

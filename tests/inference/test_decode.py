@@ -7,11 +7,12 @@ from copra.inference import decode as module
 from copra.inference.decode import Answer, decode
 from copra.reasoning.layout import Decoding
 
-PAD, LENGTHS, LIMIT = 0, (3, 11, 6, 6, 1, 8, 14, 2), 12
+PAD, LENGTHS, LIMIT = 0, (3, 11, 6, 6, 1, 8, 14, 2), 10
 HIDDEN = Decoding(before=(47,), latents=3, thought="hidden", latent_token=48, after=(49,))
 DECODINGS = {
     "none": None,
     "hidden": HIDDEN,
+    "scaled": Decoding((47,), 3, "hidden", 48, (49,), "scaled"),
     "one hidden": Decoding((47,), 1, "hidden", 48, (49,)),
     "bare hidden": Decoding((), 2, "hidden", 48, ()),
     "embedding": Decoding((47,), 3, "embedding", 48, (49,)),
@@ -41,8 +42,12 @@ def plain_tokens(model, prompt, decoding, length: int) -> list[int]:
 
     inputs = [embedding[token] for token in [*prompt, *before]]
     for _ in range(latents):
-        hidden = decoding.thought == "hidden"
-        inputs.append(last(inputs) if hidden else embedding[decoding.latent_token])
+        if decoding.thought == "embedding":
+            inputs.append(embedding[decoding.latent_token])
+            continue
+        vector = last(inputs)
+        scaled = decoding.latent_input == "scaled"
+        inputs.append(vector / vector.norm() * embedding.norm(dim=1).mean() if scaled else vector)
     inputs += [embedding[token] for token in after]
     tokens: list[int] = []
     for _ in range(length):
@@ -102,7 +107,7 @@ def test_the_models_tell_prompts_and_latents_apart(any_model, prompts):
         for name, decoding in DECODINGS.items()
     }
     assert len(set(texts["hidden"])) >= 6
-    names = ("none", "hidden", "one hidden", "embedding", "zero latents")
+    names = ("none", "hidden", "scaled", "one hidden", "embedding", "zero latents")
     assert len({tuple(texts[name]) for name in names}) == len(names)
 
 

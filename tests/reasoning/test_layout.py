@@ -107,6 +107,14 @@ def test_pause_as_thought_has_the_same_samples_and_reads_embeddings():
     assert not pause.stages()[4].decoding(MARKERS).loops
 
 
+def test_the_latent_input_goes_with_the_checkpoint():
+    assert {stage.latent_input for stage in coconut(latent_input="scaled").stages().values()} == {"scaled"}
+    decoding = coconut(latent_input="scaled").stages()[4].decoding(MARKERS)
+    assert decoding.latent_input == "scaled"
+    assert Decoding.from_json(decoding.to_json()) == decoding
+    assert coconut().stages()[4].decoding(MARKERS).latent_input == "raw"
+
+
 def test_a_checkpoint_answers_with_the_latents_of_its_stage():
     stages = coconut(latents_per_step=2, max_latent_stage=2).stages()
     assert [stages[i].decoding(MARKERS).latents for i in range(4)] == [0, 2, 4, 4]
@@ -140,7 +148,7 @@ def test_without_curriculum_the_last_stage_is_the_same():
 def test_mixing_draws_earlier_stages_with_rising_weight():
     stage = coconut(stage_mixing=True).stages()[3]
     draw = Random(5)
-    counts = Counter(sample_of(coconut(stage_mixing=True), 3, draw=draw).n_latents for _ in range(20_000))
+    counts = Counter(stage.lay_out(ROW, MARKERS, draw).n_latents for _ in range(20_000))
     # Stages 0 to 3 have weights 1 to 4, and stage i has i latents (c = 1). Standard deviation: 0.3%.
     for latents, share in {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4}.items():
         assert counts[latents] / 20_000 == pytest.approx(share, abs=0.015)
@@ -156,6 +164,8 @@ def test_mixing_in_the_last_stage_draws_from_all_and_decodes_as_the_last():
     assert set(lengths) == {11, 10, 7}
     assert lengths[7] / 6000 == pytest.approx(1 / 2, abs=0.03)
     assert stage.decoding(MARKERS).latents == 1
+    # The validation split, without a draw, is laid out as the last stage too.
+    assert {len(stage.lay_out(ROW, MARKERS).tokens) for _ in range(20)} == {7}
 
 
 def test_mixing_depends_on_the_draw_alone():

@@ -149,7 +149,7 @@ def test_stages_follow_each_other_in_one_panel():
         {
             "llama@0+cot": _log([1, 2, 3], 2.0),
             "llama@0+cot+coconut": _log([5, 10], 0.5),
-            "llama@0+cot+coconut.1": _log([5, 10], 1.0),
+            "llama@0+cot+coconut.1": _log([5, 10], 1.0, accuracy=0.5),
             "llama@0+cot+coconut.0": _log([10, 20], 1.5, accuracy=0.25),
             "llama@1+cot+coconut.0": _log([10, 20], 1.6),
             "llama@0+cot+layers-1": [],
@@ -165,7 +165,7 @@ def test_stages_follow_each_other_in_one_panel():
     validation = [line for line in axes.lines if line.get_marker() == "o"]
     assert validation[0].get_xydata().tolist() == [[20, 2.0], [30, 1.5], [40, 1.0]]
     right = next(twin for twin in figure.axes if twin is not axes and twin.bbox.bounds == axes.bbox.bounds)
-    assert right.lines[0].get_xydata().tolist() == [[20, 25]]
+    assert [line.get_xydata().tolist() for line in right.lines] == [[[20, 25]], [[30, 50]]]
 
 
 def test_forty_nodes_make_small_multiples_and_none_makes_a_note():

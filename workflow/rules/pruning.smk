@@ -22,7 +22,7 @@ rule plan:
         "Planning {wildcards.node}"
     shell:
         "copra plan --settings {params.settings:q} --parent {input.parent}"
-        " $(printf -- '--scores %s' {input.scores}) --output {output.plan} > {log} 2>&1"
+        " --scores {input.scores} --output {output.plan} > {log} 2>&1"
 
 
 rule prune:

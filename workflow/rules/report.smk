@@ -23,7 +23,7 @@ rule accuracy_table:
         "Drawing up accuracy against FLOPs"
     shell:
         "copra table --settings {params.settings:q} --evaluations results/evaluations"
-        " $(printf -- '--latency %s' {input.times}) --output {output.table} > {log} 2>&1"
+        " --latency {input.times} --output {output.table} > {log} 2>&1"
 
 
 rule pruning_table:

@@ -22,10 +22,13 @@ rule train:
         gpu=copra.experiment.compute.gpu,
         mem_mb=copra.experiment.compute.memory_mb,
         runtime=copra.experiment.compute.runtime_minutes,
+        # No param, since it must not make anything run again.
+        save_every_seconds=copra.experiment.compute.save_every_seconds,
     params:
         settings=lambda wildcards: copra.train_settings(wildcards.node),
     message:
         "Training {wildcards.node}"
     shell:
         "copra train --settings {params.settings:q} --threads {threads} --parent {input.parent}"
-        " --data {input.train} --state results/state --output {output.manifest} > {log} 2>&1"
+        " --data {input.train} --state results/state --save-every {resources.save_every_seconds}"
+        " --output {output.manifest} > {log} 2>&1"

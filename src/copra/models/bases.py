@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -16,6 +17,7 @@ from transformers import (
 )
 
 from copra.errors import CopraError
+from copra.models import copra_llama
 from copra.models.settings import Base, FromScratch
 from copra.models.shape import shape_of
 from copra.models.tokens import MARKERS, pad_id, train_tokenizer
@@ -72,12 +74,13 @@ def start_markers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 def _pretrained(base: Base) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     place = str(base.folder or base.path)
     options = {"revision": base.revision or "main", "trust_remote_code": base.trust_remote_code}
+    copra_llama.register()
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
         model = AutoModelForCausalLM.from_pretrained(
             place, dtype=getattr(torch, base.dtype), use_safetensors=True, **options
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CopraError(
             f"base model {base.path!r} could not be loaded: {error}\nGive a local folder or a Hub id under "
             "bases.<name>.path; for a gated model log in with `hf auth login` first."

@@ -66,7 +66,7 @@ def _training_panel(axes: "Axes", seeds: Mapping[str, list]) -> bool:
 
     lowest, highest, right = math.inf, 0.0, None
     for colour, stages in zip(_cycle(COLOURS, len(seeds)), seeds.values(), strict=True):
-        start, validation, accuracy = 0.0, [], []
+        start, validation = 0.0, []
         for index, (_, lines) in enumerate(sorted(stages, key=lambda pair: pair[0])):
             if index:
                 axes.axvline(start, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
@@ -79,19 +79,19 @@ def _training_panel(axes: "Axes", seeds: Mapping[str, list]) -> bool:
             axes.plot(losses["x"], smooth, color=colour, linewidth=1.2)
             checks = [line for line in lines if "validation_loss" in line]
             validation += [(start + line["step"], line["validation_loss"]) for line in checks]
-            accuracy += [
+            accuracy = [
                 (start + line["step"], 100 * line["validation_accuracy"])
                 for line in checks
                 if line.get("validation_accuracy") is not None
             ]
+            if accuracy:
+                right = right or _accuracy_axis(axes)
+                right.plot(*zip(*accuracy, strict=True), ".--", color=colour, linewidth=1, alpha=0.7)
             values = [*smooth, *(line["validation_loss"] for line in checks)]
             lowest, highest = min([lowest, *values]), max([highest, *values])
             start += max(line["step"] for line in lines)
         if validation:
             axes.plot(*zip(*validation, strict=True), "o", color=colour, markersize=4, mfc="white")
-        if accuracy:
-            right = right or _accuracy_axis(axes)
-            right.plot(*zip(*accuracy, strict=True), "--", color=colour, linewidth=1, alpha=0.7)
     if lowest > 0 and highest > 20 * lowest:
         axes.set_yscale("log")
     axes.margins(x=0.02)
@@ -117,7 +117,9 @@ def _training_legend(figure: "Figure", accuracy: bool) -> None:
     ]
     if accuracy:
         handles.append(
-            Line2D([], [], color=COLOURS[0], linestyle="--", label="validation accuracy (right axis)")
+            Line2D(
+                [], [], color=COLOURS[0], linestyle="--", marker=".", label="validation accuracy (right axis)"
+            )
         )
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
 

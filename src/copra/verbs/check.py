@@ -3,9 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from copra.config import parse
 from copra.files import read_yaml
-from copra.recipes import build_tree
+from copra.workflow import Workflow
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -14,7 +13,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     for path in options.configs:
-        tree = build_tree(parse(read_yaml(path), str(path)))
+        tree = Workflow(read_yaml(path), str(path)).tree
         print(f"{path}: {len(tree.recipes)} recipes, {len(tree.nodes)} models")
         for end in tree.recipes:
             print(f"  {end.recipe}")

@@ -44,11 +44,11 @@ def settings_of(arguments: Namespace, kind: type[S]) -> S:
         CopraError: not JSON, or not these settings.
     """
     text = arguments.settings
-    if text.startswith("@"):
-        text = Path(text[1:]).read_text()
     try:
+        if text.startswith("@"):
+            text = Path(text[1:]).read_text()
         return kind.model_validate(json.loads(text))
-    except (json.JSONDecodeError, ValidationError) as error:
+    except (OSError, json.JSONDecodeError, ValidationError) as error:
         raise CopraError(f"--settings: {error}") from None
 
 

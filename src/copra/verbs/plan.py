@@ -21,7 +21,7 @@ class PlanSettings(Coded):
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
     parser.add_argument("--parent", type=folder, required=True, help="checkpoint to prune")
-    parser.add_argument("--scores", type=Path, help="table of scores, where the metric needs one")
+    parser.add_argument("--scores", type=Path, nargs="?", help="table of scores, where the metric needs one")
     parser.add_argument("--output", type=Path, required=True, help="JSON file for the plan")
 
 

@@ -23,7 +23,7 @@ class TableSettings(Coded):
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
     parser.add_argument("--evaluations", type=folder, required=True, help="folder of all evaluations")
-    parser.add_argument("--latency", type=Path, help="table of measured times")
+    parser.add_argument("--latency", type=Path, nargs="?", help="table of measured times, if there is one")
     parser.add_argument("--output", type=Path, required=True, help="Parquet table")
 
 

@@ -1,0 +1,126 @@
+"""Faults of a config in words: pydantic's errors with the paths and the terms of a YAML file."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Schema = Mapping[str, Any]
+
+# Pydantic's sentences in the words of a config file, by the type of fault.
+_SENTENCES = {
+    "string_pattern_mismatch": "is no name; take letters, digits, '_', '-' and '.', a letter or digit first",
+    "string_type": "should be text; put it in quotes if it is meant so",
+    "list_type": "should be a list",
+    "model_type": "should be a mapping of keys to values",
+    "model_attributes_type": "should be a mapping of keys to values",
+    "dict_type": "should be a mapping of keys to values",
+    "int_type": "should be a whole number",
+    "int_parsing": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_type": "should be a number",
+    "float_parsing": "should be a number",
+    "bool_type": "should be true or false",
+    "bool_parsing": "should be true or false",
+}
+
+
+def explain(fault: Mapping[str, Any], config: Any, schema: Schema) -> list[str]:
+    """What a person reads of one of pydantic's errors about `config`: a line or more, key path first.
+
+    `schema` is the JSON schema of the config: it knows which keys and kinds are legal where.
+    """
+    location, kind = fault["loc"], fault["type"]
+    path = [*_path(location, config), *(location[-1:] if kind == "missing" else ())]
+    where = ".".join(map(_shown, path))
+    if kind == "extra_forbidden":
+        return [f"{where}: unknown key{hint(str(location[-1]), _keys(_nodes(location[:-1], schema)))}"]
+    if kind == "missing":
+        return [f"{where}: this key is missing"]
+    if kind == "union_tag_not_found":
+        return [f"{where}.kind: this key is missing (known: {', '.join(_kinds(_nodes(location, schema)))})"]
+    if kind == "union_tag_invalid":
+        tag = fault["ctx"]["tag"]
+        return [f"{where}.kind: {tag!r} is unknown{hint(tag, _kinds(_nodes(location, schema)))}"]
+    message = _SENTENCES.get(kind, fault["msg"].removeprefix("Value error, "))
+    message = re.sub("^(Input|String|List|Dictionary) should", "should", message)
+    message = message.replace(" after validation", "")
+    unshown = not where or location[-1] == "[key]" or isinstance(fault["input"], dict | list)
+    shown = "" if unshown else f" (got {fault['input']!r})"
+    # A check of several keys together names the one that it means at the start of its sentence.
+    joints = ["." if re.match(r"[a-z_]+(\.\S+)?: ", line) else ": " for line in message.split("\n")]
+    return [
+        f"{where}{joint if where else ''}{line}{shown}"
+        for joint, line in zip(joints, message.split("\n"), strict=True)
+    ]
+
+
+def hint(word: str, known: Iterable[str]) -> str:
+    """Words in brackets that help after an unknown `word`: the nearest known one, or all of them."""
+    known = sorted(known)
+    if close := difflib.get_close_matches(word, known, n=1):
+        return f" (did you mean {close[0]!r}?)"
+    return f" (known: {', '.join(known)})" if known else ""
+
+
+def _path(location: tuple[Any, ...], config: Any) -> list[Any]:
+    """The keys of the file on the way to a fault's location.
+
+    Pydantic's locations also name the chosen members of unions, which are no keys of the file.
+    """
+    path, value = [], config
+    for part in location:
+        if _has(value, part):
+            value = value[part]
+            path.append(part)
+    return path
+
+
+def _shown(part: Any) -> str:
+    return str(part) if re.fullmatch(r"[\w-]+(\.[\w-]+)*", str(part)) else repr(part)
+
+
+def _has(value: Any, part: Any) -> bool:
+    if isinstance(value, Mapping):
+        return part in value
+    return isinstance(value, list) and isinstance(part, int) and part < len(value)
+
+
+def _keys(nodes: Iterable[Schema]) -> list[str]:
+    """The keys that are legal in any of these parts of the schema."""
+    return [key for node in nodes for key in node.get("properties", {})]
+
+
+def _kinds(nodes: Iterable[Schema]) -> list[str]:
+    """The `kind`s of the members of a union."""
+    kinds = (node.get("properties", {}).get("kind", {}).get("const") for node in nodes)
+    return sorted({kind for kind in kinds if kind})
+
+
+def _nodes(location: tuple[Any, ...], schema: Schema) -> list[Schema]:
+    """The parts of the schema that apply at a fault's location."""
+    here = _resolved([schema], schema)
+    for part in location:
+        following: list[Schema] = []
+        for node in here:
+            following += [value for key, value in node.get("properties", {}).items() if key == part]
+            following += node.get("patternProperties", {}).values()
+            following += [
+                v for v in (node.get("additionalProperties"), node.get("items")) if isinstance(v, dict)
+            ]
+        chosen = [node for node in here if part in _kinds([node]) or node.get("title", "").lower() == part]
+        here = chosen or _resolved(following, schema) or here
+    return here
+
+
+def _resolved(nodes: list[Schema], schema: Schema) -> list[Schema]:
+    found: list[Schema] = []
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if "$ref" in node:
+            waiting.append(schema["$defs"][node["$ref"].rsplit("/", 1)[1]])
+        for union in ("anyOf", "oneOf", "allOf"):
+            waiting.extend(node.get(union, []))
+        found.append(node)
+    return found

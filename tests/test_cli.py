@@ -1,0 +1,149 @@
+"""The command line: help, exit statuses, and messages without tracebacks."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import copra
+from copra.cli import VERBS, main
+
+SETTINGS = {
+    "data": {"task": {"kind": "word_sums"}},
+    "score": {"unit": "layers", "rows": 4, "batch_size": 4, "objective": "cot"},
+    "plan": {"prune": {"kind": "prune", "unit": "layers", "metric": "deepest", "budget": {"count": 1}}},
+    "evaluate": {"node": "llama", "task": "sums"},
+}
+CONFIG = """\
+task: sums
+tasks: {sums: {kind: word_sums}}
+base: llama
+bases: {llama: {from_scratch: {hidden_size: 16, layers: 2, heads: 4, ffn_size: 32}}}
+steps: {cot: {kind: cot, training: {steps: 8}}}
+recipes: [[cot]]
+"""
+
+
+def failure(capsys, *arguments):
+    """The message of a verb that must fail with status 1."""
+    assert main(list(map(str, arguments))) == 1
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert captured.err.startswith(f"copra {arguments[0]}: ")
+    return captured.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_help_lists_every_verb(capsys, arguments):
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: copra VERB")
+    for verb, words in VERBS.items():
+        assert f"  {verb:10} {words}" in text
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"copra {copra.__version__}\n"
+
+
+def test_an_unknown_verb_exits_with_2_and_the_list(capsys):
+    assert main(["trian"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "unknown verb 'trian'" in captured.err
+    assert "  train " in captured.err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_its_options(capsys, verb):
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: copra {verb}" in capsys.readouterr().out
+
+
+def test_a_missing_option_exits_with_2(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["data", "--settings", "{}"])
+    assert caught.value.code == 2
+    assert "--output" in capsys.readouterr().err
+
+
+def test_the_installed_command_ends_with_the_status():
+    command = [sys.executable, "-m", "copra.cli"]
+    assert subprocess.run([*command, "trian"], capture_output=True).returncode == 2
+    done = subprocess.run([*command, "check", "nowhere.yaml"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "copra check: nowhere.yaml: cannot be read (No such file or directory).\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("{", "--settings: Expecting property name"),
+        ("[]", "--settings: "),
+        ("{}", "Field required"),
+        ('{"task": {"kind": "word_sum"}}', "'word_sum'"),
+        ('{"task": {"kind": "word_sums", "trian": 3}}', "task.word_sums.trian"),
+        ("@nowhere.json", "--settings: [Errno 2] No such file or directory: 'nowhere.json'"),
+    ],
+)
+def test_wrong_settings_are_a_message(capsys, tmp_path, settings, words):
+    message = failure(capsys, "data", "--settings", settings, "--output", tmp_path / "out")
+    assert words in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_may_stand_in_a_file(capsys, tmp_path):
+    (tmp_path / "settings.json").write_text(
+        json.dumps({"task": {"kind": "word_sums", "test": 3, "train": 5}})
+    )
+    assert main(["data", "--settings", f"@{tmp_path}/settings.json", "--output", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "test.parquet",
+        "train.parquet",
+        "valid.parquet",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "missing"),
+    [
+        ("plan", ["--parent", "nowhere"], "nowhere/copra.json"),
+        ("evaluate", ["--model", "nowhere", "--data", "data"], "nowhere/copra.json"),
+        ("export", ["--table", "none.parquet", "--csv", "a", "--md", "b", "--tex", "c"], "none.parquet"),
+    ],
+)
+def test_a_missing_input_is_named(capsys, tmp_path, monkeypatch, verb, options, missing):
+    monkeypatch.chdir(tmp_path)
+    output = [] if verb == "export" else ["--output", "out"]
+    message = failure(capsys, verb, "--settings", json.dumps(SETTINGS.get(verb, {})), *options, *output)
+    assert f"{missing}: no such file. Run the rule that makes it, or snakemake." in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_lists_the_recipes(capsys, tmp_path):
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    assert main(["check", str(tmp_path / "c.yaml")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/c.yaml: 1 recipes, 2 models\n  llama+cot\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("steps: 8", "stps: 8", ": steps.cot.training.stps: unknown key (did you mean 'steps'?)"),
+        ("[[cot]]", "[[cot], [cto]]", ": recipes: llama+cto: 'cto' is not in steps (did you mean 'cot'?)"),
+        ("base: llama", "base: llama\ntask: x", ", line 4: key 'task' is given twice (first on line 1)"),
+    ],
+)
+def test_check_names_the_file_and_the_fault(capsys, tmp_path, old, new, words):
+    (tmp_path / "c.yaml").write_text(CONFIG.replace(old, new))
+    assert f"{tmp_path}/c.yaml{words}" in failure(capsys, "check", tmp_path / "c.yaml")
+
+
+def test_schema_prints_the_json_schema(capsys):
+    assert main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert {"task", "bases", "steps", "recipes"} <= set(schema["properties"])

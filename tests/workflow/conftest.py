@@ -1,0 +1,129 @@
+"""A tiny experiment that Snakemake runs once; tests work in copies of the finished run.
+
+Everything runs from a copy of the repository's code, so that a test may edit it, and edits of the
+repository during a run of the tests do not disturb them.
+"""
+
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TRAINING = {"steps": 8, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
+CONFIG = {
+    "task": "sums",
+    "tasks": {"sums": {"kind": "word_sums", "train": 300, "valid": 40, "test": 60}},
+    "base": "llama",
+    "bases": {
+        "llama": {
+            "from_scratch": {
+                "hidden_size": 16,
+                "layers": 2,
+                "heads": 4,
+                "kv_heads": 2,
+                "ffn_size": 32,
+                "context": 256,
+            }
+        }
+    },
+    "steps": {
+        "cot": {"kind": "cot", "training": TRAINING},
+        "no_cot": {"kind": "no_cot", "training": {**TRAINING, "weight_decay": 0.25, "clip_norm": 0.5}},
+        "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": TRAINING},
+        "layers-1": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
+        "groups-1": {"kind": "prune", "unit": "kv_groups", "metric": "gradient", "budget": {"fraction": 0.5}},
+        "lowest-1": {"kind": "prune", "unit": "layers", "metric": "deepest", "budget": {"count": 1}},
+    },
+    "recipes": [["cot"], ["cot", "no_cot"], ["cot", "layers-1", "groups-1", "coconut"]],
+    "reference": "llama+cot",
+    "importance": {"rows": 32},
+    "evaluation": {"stages": True, "max_new_tokens": 8},
+    "latency": {"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2},
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that Snakemake works in, and the copy of the code that it works with."""
+
+    folder: Path
+    code: Path
+
+    def configure(self, **changes) -> None:
+        """Write config.yaml: the tiny experiment with values set by path, as in steps__cot__kind=..."""
+        config = copy.deepcopy(CONFIG)
+        for path, value in changes.items():
+            *parents, last = path.split("__")
+            node = config
+            for part in parents:
+                node = node.setdefault(part, {})
+            node[last] = value
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def command(self, *arguments: str) -> dict:
+        """What subprocess needs to run Snakemake here."""
+        line = [sys.executable, "-m", "snakemake", "--snakefile", self.code / "Snakefile"]
+        line += ["--directory", self.folder, "--cores", "2", *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        environment["PYTHONPATH"] = str(self.code / "src")
+        return {"args": list(map(str, line)), "cwd": self.code, "env": environment}
+
+    def snakemake(self, *arguments: str, succeeds: bool = True) -> str:
+        """Run Snakemake to its end; returns all that it printed."""
+        done = subprocess.run(
+            **self.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
+        )
+        assert (done.returncode == 0) == succeeds, done.stdout
+        return done.stdout
+
+    def would_run(self, *arguments: str) -> set[str]:
+        """The messages of all jobs of a dry run: each names its rule and its wildcards."""
+        printed = self.snakemake("-n", *arguments)
+        return set(re.findall(r"^Job \d+: (.*)$", printed, re.MULTILINE)) - {END}
+
+    def copied(self, folder: Path, code: Path | None = None) -> "Run":
+        """A copy of this run with all times as they are, Snakemake's own records included."""
+        shutil.copytree(self.folder, folder)
+        return replace(self, folder=folder, code=code or self.code)
+
+
+END = "Tables are in results/tables, figures in results/figures"
+
+
+def _copy_code(folder: Path) -> Path:
+    for name in ("workflow", "profiles"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "Snakefile", folder)
+    shutil.copytree(ROOT / "src" / "copra", folder / "src" / "copra", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Run:
+    """The finished run. Do not change it: take `run`."""
+    root = tmp_path_factory.mktemp("workflow")
+    run = Run(root / "run", _copy_code(root / "code"))
+    run.folder.mkdir()
+    run.configure()
+    run.snakemake()
+    return run
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Run:
+    """A copy of the finished run."""
+    return finished.copied(tmp_path / "run")
+
+
+@pytest.fixture
+def edited(finished, tmp_path) -> Run:
+    """A copy of the finished run with a copy of the code."""
+    return finished.copied(tmp_path / "run", shutil.copytree(finished.code, tmp_path / "code"))
