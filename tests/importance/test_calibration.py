@@ -8,34 +8,12 @@ ROWS = [
     Row("4 ?", (), "4"),
     Row("1 and 2 and 3 ?", ("1 + 2 = 3", "3 + 3 = 6"), "6"),
 ]
-WORDS = [
-    ["1", "and", "2", "?", "\n", "1", "+", "2", "=", "3", "\n", "###", "3", "<|end|>"],
-    ["4", "?", "\n", "###", "4", "<|end|>"],
-    [
-        "1",
-        "and",
-        "2",
-        "and",
-        "3",
-        "?",
-        "\n",
-        "1",
-        "+",
-        "2",
-        "=",
-        "3",
-        "\n",
-        "3",
-        "+",
-        "3",
-        "=",
-        "6",
-        "\n",
-        "###",
-        "6",
-        "<|end|>",
-    ],
+TEXTS = [
+    "1 and 2 ? \n 1 + 2 = 3 \n ### 3 <|end|>",
+    "4 ? \n ### 4 <|end|>",
+    "1 and 2 and 3 ? \n 1 + 2 = 3 \n 3 + 3 = 6 \n ### 6 <|end|>",
 ]
+WORDS = [text.split(" ") for text in TEXTS]
 # Tokens before the first label: the question, or all that stands before "###".
 BEFORE = {"cot": (5, 3, 7), "answer": (11, 3, 19)}
 
@@ -48,12 +26,8 @@ def test_batches_worked_out(word_tokenizer, objective, batch_size):
     number = 0
     for batch in batches:
         width = max(len(WORDS[number + i]) for i in range(len(batch["input_ids"])))
-        for tokens, mask, labels in zip(
-            batch["input_ids"].tolist(),
-            batch["attention_mask"].tolist(),
-            batch["labels"].tolist(),
-            strict=True,
-        ):
+        for i in range(len(batch["input_ids"])):
+            tokens, mask, labels = (batch[n][i].tolist() for n in ("input_ids", "attention_mask", "labels"))
             words, before = WORDS[number], BEFORE[objective][number]
             ids = word_tokenizer.convert_tokens_to_ids(words)
             padding = width - len(words)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -102,6 +103,9 @@ class Trainer:
         )
         objective, optimizer = accelerator.prepare(Objective(self.model, self.stage), optimizer)
         samples, left_out = self.samples(0)
+        validation = self._fitting(
+            [self.stage.lay_out(row, self.markers) for row in self.validation], "validation"
+        )
         total = self.total_steps(len(samples))
         scheduler = get_scheduler(
             self.training.schedule, optimizer, min(self.training.warmup_steps, total), total
@@ -117,10 +121,11 @@ class Trainer:
                 line["learning_rate"] = scheduler.get_last_lr()[0]
                 scheduler.step()
                 if step in looks:
-                    line |= self._validate(objective, step, last=step == total)
+                    line |= self._validate(objective, validation, step, last=step == total)
                 log.write(json.dumps(line) + "\n")
                 if step < total and time.monotonic() - last_save > self.save_every_seconds:
                     log.flush()
+                    os.fsync(log.fileno())
                     save_state(self.state, step, self.model, optimizer, {"progress": asdict(self.progress)})
                     last_save = time.monotonic()
         if self.training.select != "last":
@@ -157,13 +162,19 @@ class Trainer:
         """The samples of an epoch that fit, and how many do not."""
         draw = Random(f"layouts {self.seed} {epoch}")
         samples = [self.stage.lay_out(row, self.markers, draw) for row in self.rows]
+        fitting = self._fitting(samples, "train")
+        return fitting, len(samples) - len(fitting)
+
+    def _fitting(self, samples: Sequence[Sample], split: str) -> list[Sample]:
+        """The samples that are not too long."""
         fitting = [sample for sample in samples if len(sample.tokens) <= self.training.max_tokens]
         if not fitting:
             raise CopraError(
-                f"no train row fits training.max_tokens = {self.training.max_tokens} tokens; the shortest "
-                f"has {min(len(sample.tokens) for sample in samples)}."
+                f"no {split} row fits training.max_tokens = {self.training.max_tokens} tokens; the shortest "
+                f"has {min((len(sample.tokens) for sample in samples), default=0)}. Raise it, or train on "
+                "another task."
             )
-        return fitting, len(samples) - len(fitting)
+        return fitting
 
     def _batches(self, done: int, total: int) -> Iterator[tuple[int, list[Sample]]]:
         """Batches number `done`+1 to `total`, the same ones whether resumed or not."""
@@ -237,16 +248,21 @@ class Trainer:
         )
 
     @torch.no_grad()
-    def _validate(self, objective: nn.Module, step: int, last: bool) -> dict[str, float]:
+    def _validate(
+        self, objective: nn.Module, samples: Sequence[Sample], step: int, last: bool
+    ) -> dict[str, float]:
         """Loss (and accuracy, where it selects) on the validation split; remembers the best weights."""
         self.model.eval()
-        samples = [self.stage.lay_out(row, self.markers) for row in self.validation]
-        samples = [sample for sample in samples if len(sample.tokens) <= self.training.max_tokens]
         loss, count = 0.0, 0
         size = self.training.micro_batch_size or self.training.batch_size
         for part in micro_batches(sorted(samples, key=lambda sample: len(sample.tokens)), size):
             value, n = objective(collate(part, self.pad).to(self.model.device))
             loss, count = loss + value.item(), count + int(n)
+        if not math.isfinite(loss):
+            raise CopraError(
+                f"step {step}: validation loss {loss:.4g}: the training has broken down. Lower "
+                "training.learning_rate or raise training.warmup_steps."
+            )
         found = {"validation_loss": loss / count}
         if self.training.select == "accuracy":
             found["validation_accuracy"] = self.accuracy()

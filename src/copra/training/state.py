@@ -4,6 +4,7 @@ A state is a folder `step-N` in the stage's state folder: model and optimizer in
 in JSON. It appears by one rename; the one before goes only after that.
 """
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from copra.errors import CopraError
 from copra.files import digest, file_sha256, read_json, replacing, write_json
 
 TENSORS = "state.safetensors"
@@ -42,12 +44,11 @@ def save_state(
 def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
     """Bring model, optimizer and random numbers back to the newest whole state; returns its record.
 
-    None where there is no state. A state that does not match its own checksum is passed over.
+    None where there is no state. A state that is not whole is passed over.
     """
     for state in sorted(folder.glob("step-*"), reverse=True):
-        record = read_json(state / RECORD)
-        claimed = record.pop("digest", None)
-        if claimed != digest(record) or file_sha256(state / TENSORS) != record["sha256"]:
+        record = _whole_record(state)
+        if record is None:
             continue
         tensors = load_file(state / TENSORS)
         model.load_state_dict(_part(tensors, "model."), strict=False)
@@ -61,6 +62,17 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
         if "rng.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["rng.cuda"])
         return record
+    return None
+
+
+def _whole_record(state: Path) -> dict[str, Any] | None:
+    """The record of a state; None where a file is missing, cut short or does not match its checksum."""
+    with contextlib.suppress(CopraError, OSError, ValueError):
+        record = read_json(state / RECORD)
+        if not isinstance(record, dict) or record.pop("digest", None) != digest(record):
+            return None
+        if file_sha256(state / TENSORS) == record["sha256"]:
+            return record
     return None
 
 
