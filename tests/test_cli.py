@@ -143,6 +143,22 @@ def test_check_names_the_file_and_the_fault(capsys, tmp_path, old, new, words):
     assert f"{tmp_path}/c.yaml{words}" in failure(capsys, "check", tmp_path / "c.yaml")
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["check", "c.yaml"], ["train", "--help"]])
+def test_help_and_check_are_instant(tmp_path, arguments):
+    """Each imports nothing heavy: a check of a config must not wait for torch."""
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    heavy = {"torch", "transformers", "datasets", "pandas", "pyarrow", "scipy", "matplotlib"}
+    code = (
+        "import contextlib, sys; from copra.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(sys.argv[1:])\n"
+        f"print('heavy:', *sorted(set(sys.modules) & {heavy}))"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy:"
+    assert len(done.stdout.splitlines()) > 1
+
+
 def test_schema_prints_the_json_schema(capsys):
     assert main(["schema"]) == 0
     schema = json.loads(capsys.readouterr().out)

@@ -104,6 +104,18 @@ def test_a_kill_in_the_middle_leaves_the_old_artifact_and_the_next_write_cleans_
     assert (path.read_bytes() if kind == "file" else (path / "inner" / "file").read_bytes()) == before
 
 
+def test_whoever_may_read_the_folder_may_read_its_artifacts(tmp_path):
+    for mode in (0o755, 0o700, 0o775):
+        tmp_path.chmod(mode)
+        with replacing(tmp_path / "file") as temporary:
+            temporary.touch(0o600)
+        with replacing(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / "file").touch(0o600)
+        for file in (tmp_path / "file", tmp_path / "folder" / "file"):
+            assert file.stat().st_mode & 0o777 == mode & 0o666
+
+
 def test_leftovers_of_other_files_stay(tmp_path):
     other = tmp_path / ".other.json.tmp-1"
     other.touch()
@@ -129,12 +141,20 @@ def test_an_error_of_the_disk_names_the_place_and_leaves_nothing(tmp_path, monke
 def test_a_file_that_outgrows_the_disk_in_the_middle_names_the_place(tmp_path):
     """A limit on the size of files stands for the full disk: the write itself fails, half-way."""
     pandas = pytest.importorskip("pandas")
+    numpy = pytest.importorskip("numpy")
+    safetensors = pytest.importorskip("safetensors.numpy")
+
+    def write_weights(path):
+        with replacing(path) as temporary:
+            safetensors.save_file({"weight": numpy.zeros(50_000)}, temporary)
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
         for name, write in (
             ("a.json", lambda path: write_json(path, list(range(5000)))),
             ("a.parquet", lambda path: write_parquet(path, pandas.DataFrame({"x": range(50_000)}))),
+            ("a.safetensors", write_weights),
         ):
             with pytest.raises(CopraError, match=f"{name}: could not be written"):
                 write(tmp_path / name)

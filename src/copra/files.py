@@ -47,6 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         CopraError: the disk is full or the place cannot be written, naming the place.
     """
+    from safetensors import SafetensorError
+
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,8 +65,8 @@ def replacing(path: Path) -> Iterator[Path]:
         except BaseException:
             _remove(temporary)
             raise
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise CopraError(
             f"{path}: could not be written ({reason}). Free some space or check the permissions of "
             f"{path.parent}, then run again: nothing was left half-written."
@@ -174,7 +176,10 @@ def _remove(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
+    # Some libraries write files that only their owner can read; results are for whoever sees the folder.
+    mode = path.parent.stat().st_mode & 0o666
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        file.chmod(mode)
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
 

@@ -3,6 +3,7 @@
 import pytest
 
 from copra.cost.flops import PARTS, PHASES, FlopCounter
+from copra.errors import CopraError
 from copra.evaluation import accuracy
 from copra.evaluation.accuracy import predictions, share_correct
 from copra.inference.decode import Answer
@@ -110,3 +111,21 @@ def test_a_real_decode_agrees_with_itself_one_by_one(checkpoint, decoding):
         assert row.astype(str).to_dict() == single.astype(str).to_dict()
     assert (whole["n_generated"] <= 8).all()
     assert (whole["hit_length_limit"] == (whole["n_generated"] == 8)).all()
+
+
+def test_answers_longer_than_the_model_are_refused(checkpoint, decoding):
+    """64 positions, 7 for the longest question, 5 for the thought; the last token needs none."""
+    room = 64 - 7 - 5 + 1
+    assert len(predictions(checkpoint, decoding, ROWS, room, "number")) == len(ROWS)
+    with pytest.raises(CopraError, match=f"row {ROWS[2].id}: .* leaves {room} for the answer"):
+        predictions(checkpoint, decoding, ROWS, room + 1, "number")
+
+
+def test_the_longest_answer_of_a_gpt2_fits_its_positions(word_base):
+    """One position more would be an index error in the middle of a batch."""
+    base = word_base("gpt2")
+    checkpoint = Checkpoint(base.model.eval(), base.tokenizer, {})
+    markers = markers_of(base.tokenizer)
+    decoding = Decoding((markers.start,), 3, "hidden", markers.latent, (markers.end,))
+    table = predictions(checkpoint, decoding, ROWS[2:3], 64 - 7 - 5 + 1, "number")
+    assert table["n_generated"].tolist() == [53]

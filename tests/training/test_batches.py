@@ -1,4 +1,5 @@
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_lengths_are_grouped_and_batches_shuffled():
     spans = [[len(sample.tokens) for sample in batch] for batch in batches]
     # In one pool a sorted list is cut: no two batches overlap in more than a length.
     ordered = sorted(spans)
-    assert all(max(a) <= min(b) for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(max(a) <= min(b) for a, b in pairwise(ordered))
     assert spans != ordered
     padded = sum(max(span) * len(span) for span in spans)
     assert padded < 1.1 * sum(map(sum, spans))

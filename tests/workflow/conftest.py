@@ -10,14 +10,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-TRAINING = {"steps": 8, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
+TRAINING = {"steps": 6, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
 CONFIG = {
     "task": "sums",
     "tasks": {"sums": {"kind": "word_sums", "train": 300, "valid": 40, "test": 60}},
@@ -35,10 +37,10 @@ CONFIG = {
         }
     },
     "steps": {
-        "cot": {"kind": "cot", "training": TRAINING},
+        "cot": {"kind": "cot", "training": {**TRAINING, "steps": 40}},
         "no_cot": {
             "kind": "no_cot",
-            "training": {**TRAINING, "steps": 40, "weight_decay": 0.25, "clip_norm": 0.5},
+            "training": {**TRAINING, "weight_decay": 0.25, "clip_norm": 0.5},
         },
         "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": TRAINING},
         "layers-1": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
@@ -60,29 +62,32 @@ class Run:
     folder: Path
     code: Path
 
-    def configure(self, **changes) -> None:
-        """Write config.yaml: the tiny experiment with values set by path, as in steps__cot__kind=..."""
-        config = copy.deepcopy(CONFIG)
-        for path, value in changes.items():
-            *parents, last = path.split("__")
-            node = config
-            for part in parents:
-                node = node.setdefault(part, {})
-            node[last] = value
-        (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    options: tuple[str, ...] = ()
 
-    def command(self, *arguments: str) -> dict:
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    def configure(self, **changes) -> None:
+        """Write config.yaml: the tiny experiment with values set by path, as in steps__cot__kind="cot"."""
+        _write_config(self.folder / "config.yaml", changes)
+
+    def with_config(self, file: Path, **changes) -> "Run":
+        """This run with another config, which is written to `file`: for dry runs, which change nothing."""
+        _write_config(file, changes)
+        return replace(self, options=("--configfile", str(file)))
+
+    def command(self, *arguments: str, environment: Mapping[str, str] | None = None) -> dict:
         """What subprocess needs to run Snakemake here."""
         line = [sys.executable, "-m", "snakemake", "--snakefile", self.code / "Snakefile"]
-        line += ["--directory", self.folder, "--cores", "2", *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        environment["PYTHONPATH"] = str(self.code / "src")
-        return {"args": list(map(str, line)), "cwd": self.code, "env": environment}
+        line += ["--directory", self.folder, "--cores", "2", *self.options, *arguments]
+        own = {"PYTHONPATH": str(self.code / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        return {"args": list(map(str, line)), "cwd": self.code, "env": os.environ | own | (environment or {})}
 
-    def snakemake(self, *arguments: str, succeeds: bool = True) -> str:
+    def snakemake(self, *arguments: str, succeeds: bool = True, **options) -> str:
         """Run Snakemake to its end; returns all that it printed."""
         done = subprocess.run(
-            **self.command(*arguments),
+            **self.command(*arguments, **options),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -91,10 +96,19 @@ class Run:
         assert (done.returncode == 0) == succeeds, done.stdout
         return done.stdout
 
-    def would_run(self, *arguments: str) -> set[str]:
+    def would_run(self) -> set[str]:
         """The messages of all jobs of a dry run: each names its rule and its wildcards."""
-        printed = self.snakemake("-n", *arguments)
-        return set(re.findall(r"^Job \d+: (.*)$", printed, re.MULTILINE)) - {END}
+        printed = self.snakemake("-n")
+        found = re.findall(r"^Job \d+: (.*)$", printed, re.MULTILINE)
+        # The number of jobs in Snakemake's own count, so that no job without a message is missed.
+        total = re.search(r"^total +(\d+)$", printed, re.MULTILINE)
+        assert len(found) == (int(total[1]) if total else 0)
+        return set(found) - {END}
+
+    def empty(self, folder: Path) -> "Run":
+        """A run in a new folder."""
+        folder.mkdir()
+        return replace(self, folder=folder)
 
     def copied(self, folder: Path, code: Path | None = None) -> "Run":
         """A copy of this run with all times as they are, Snakemake's own records included."""
@@ -120,6 +134,17 @@ atexit.register(note)
 """
 
 
+def _write_config(file: Path, changes: Mapping[str, Any]) -> None:
+    config = copy.deepcopy(CONFIG)
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        node = config
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = value
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+
+
 def _copy_code(folder: Path) -> Path:
     for name in ("workflow", "profiles"):
         shutil.copytree(ROOT / name, folder / name)
@@ -139,7 +164,7 @@ def code(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, code) -> Run:
-    """The finished run. Do not change it: take `run`."""
+    """The finished run. Dry runs leave it as it is; for all else take `run`."""
     run = Run(tmp_path_factory.mktemp("finished"), code)
     run.configure()
     run.snakemake()

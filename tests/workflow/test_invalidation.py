@@ -1,22 +1,19 @@
-"""What a change makes run again: exactly that, seen by dry runs on a finished run."""
+"""What a change runs again: exactly the jobs that depend on it, told by the messages of a dry run."""
 
 import os
+import random
 import shutil
-from dataclasses import replace
 
 import pytest
 
 pytestmark = pytest.mark.workflow
 
 COT = "llama@0+cot"
-NO_COT = "llama@0+cot+no_cot"
-LAYERS = "llama@0+cot+layers-1"
-GROUPS = "llama@0+cot+layers-1+groups-1"
-COCONUT = [f"{GROUPS}+coconut{stage}" for stage in (".0", ".1", "")]
-MODELS = [COT, NO_COT, LAYERS, GROUPS, *COCONUT]
-RECIPES = [["cot"], ["cot", "no_cot"], ["cot", "layers-1", "groups-1", "coconut"]]
+NO_COT = f"{COT}+no_cot"
+LAYERS = f"{COT}+layers-1"
+GROUPS = f"{LAYERS}+groups-1"
+COCONUT = f"{GROUPS}+coconut"
 
-LATENCY = {"Measuring seconds an answer"}
 ACCURACY = {
     "Drawing up accuracy against FLOPs",
     "Writing table accuracy_vs_flops as CSV, Markdown and LaTeX",
@@ -28,133 +25,138 @@ BEFORE = {
 }
 CURVES = {"Drawing the training curves"}
 CURRICULUM = {"Drawing accuracy after each stage"}
-LAYER_FIGURE = {f"Drawing the layer distances of {COT}"}
-HEAD_FIGURE = {f"Drawing the head importance of {LAYERS}"}
+SCORES = {f"Scoring the layers of {COT}", f"Scoring the kv_groups of {LAYERS}"}
+SCORE_FIGURES = {f"Drawing the layer distances of {COT}", f"Drawing the head importance of {LAYERS}"}
 
 
-def training(*models):
-    return {f"Training {model}" for model in models}
+def evaluated(*nodes):
+    return {f"Evaluating {node}" for node in nodes}
 
 
-def evaluating(*models):
-    return {f"Evaluating {model}" for model in models}
+def trained(*nodes):
+    return {f"Training {node}" for node in nodes}
 
 
-def pruning(*models):
-    """The plan and the surgery of pruned models."""
-    return {f"{verb} {model}" for model in models for verb in ("Planning", "Pruning to")}
+def pruned(*nodes):
+    return {f"{word} {node}" for node in nodes for word in ("Planning", "Pruning to")}
 
 
-SCORING = {f"Scoring the layers of {COT}", f"Scoring the kv_groups of {LAYERS}"}
-AFTER_NO_COT = evaluating(NO_COT) | LATENCY | ACCURACY | CURVES
-AFTER_COCONUT = LATENCY | ACCURACY | CURVES | CURRICULUM
-AFTER_PRUNING = training(*COCONUT) | evaluating(LAYERS, GROUPS, *COCONUT) | BEFORE | AFTER_COCONUT
-EVERYTHING = (
-    {"Preparing task sums", "Making base model llama@0"}
-    | training(COT, NO_COT, *COCONUT)
-    | evaluating(*MODELS)
-    | SCORING
-    | pruning(LAYERS, GROUPS)
-    | LATENCY
-    | ACCURACY
-    | BEFORE
-    | CURVES
-    | CURRICULUM
-    | LAYER_FIGURE
-    | HEAD_FIGURE
+STAGES = (f"{COCONUT}.0", f"{COCONUT}.1", COCONUT)
+AFTER_PRUNING = (
+    evaluated(LAYERS, GROUPS, *STAGES) | trained(*STAGES) | ACCURACY | BEFORE | CURRICULUM | CURVES
 )
-
+LAST_TRAINING = trained(NO_COT) | evaluated(NO_COT) | ACCURACY | CURVES
+ALL_EVALUATIONS = evaluated(COT, NO_COT, LAYERS, GROUPS, *STAGES) | ACCURACY | BEFORE | CURRICULUM
+EVERYTHING_AFTER_SCORES = SCORES | SCORE_FIGURES | pruned(LAYERS, GROUPS) | AFTER_PRUNING
+EVERYTHING_AFTER_COT = ALL_EVALUATIONS | EVERYTHING_AFTER_SCORES | LAST_TRAINING
+EVERYTHING_AFTER_DATA = EVERYTHING_AFTER_COT | trained(COT) | {"Making base model llama@0"}
 CHANGES = {
-    "nothing": ({}, set()),
-    "the rate of the last step": (
-        {"steps__no_cot__training__learning_rate": 1.0e-4},
-        training(NO_COT) | AFTER_NO_COT,
+    "the data": ({"tasks__sums__train": 299}, EVERYTHING_AFTER_DATA | {"Preparing task sums"}),
+    "another seed leaves the data": (
+        {"seeds": [1]},
+        {message.replace("llama@0", "llama@1") for message in EVERYTHING_AFTER_DATA},
     ),
-    "two values swapped": (
+    "the learning rate of a last step": ({"steps__no_cot__training__learning_rate": 1e-3}, LAST_TRAINING),
+    "two values swapped between two settings": (
         {"steps__no_cot__training__weight_decay": 0.5, "steps__no_cot__training__clip_norm": 0.25},
-        training(NO_COT) | AFTER_NO_COT,
+        LAST_TRAINING,
     ),
-    "the rate of a staged step": (
-        {"steps__coconut__training": {"steps": 8, "batch_size": 16, "learning_rate": 1.0e-4}},
-        training(*COCONUT) | evaluating(*COCONUT) | AFTER_COCONUT,
+    "the learning rate of a first step": (
+        {"steps__cot__training__learning_rate": 1e-3},
+        EVERYTHING_AFTER_COT | trained(COT),
     ),
-    "the rate of the last stage": (
-        {"steps__coconut__overrides": {2: {"learning_rate": 1.0e-4}}},
-        training(COCONUT[2]) | evaluating(COCONUT[2]) | AFTER_COCONUT,
+    "a late stage leaves the stages before it": (
+        {"steps__coconut__overrides": {1: {"learning_rate": 1e-3}}},
+        trained(f"{COCONUT}.1", COCONUT)
+        | evaluated(f"{COCONUT}.1", COCONUT)
+        | ACCURACY
+        | CURRICULUM
+        | CURVES,
     ),
-    "a budget": (
-        {"steps__groups-1__budget": {"count": 2}},
-        pruning(GROUPS) | (AFTER_PRUNING - evaluating(LAYERS)),
+    "how answers are decoded": ({"evaluation__batch_size": 7}, ALL_EVALUATIONS),
+    "how units are scored": ({"importance__rows": 16}, EVERYTHING_AFTER_SCORES),
+    "the budget of a pruning leaves its scores": (
+        {"steps__groups-1__budget": {"count": 1}},
+        pruned(GROUPS)
+        | evaluated(GROUPS, *STAGES)
+        | trained(*STAGES)
+        | ACCURACY
+        | BEFORE
+        | CURRICULUM
+        | CURVES,
     ),
-    "rows for the scores": (
-        {"importance__rows": 16},
-        SCORING | LAYER_FIGURE | HEAD_FIGURE | pruning(LAYERS, GROUPS) | AFTER_PRUNING,
+    "a recipe added": (
+        {"recipes": [["cot"], ["cot", "no_cot"], ["cot", "layers-1", "groups-1", "coconut"], ["no_cot"]]},
+        trained("llama@0+no_cot") | evaluated("llama@0+no_cot") | ACCURACY | CURVES,
     ),
-    "the batch of the evaluation": (
-        {"evaluation__batch_size": 7},
-        evaluating(*MODELS) | ACCURACY | BEFORE | CURRICULUM,
+    "a recipe taken away": (
+        {"recipes": [["cot"], ["cot", "layers-1", "groups-1", "coconut"]]},
+        ACCURACY | CURVES,
     ),
-    "the longest answer": (
-        {"evaluation__max_new_tokens": 9},
-        evaluating(*MODELS) | LATENCY | ACCURACY | BEFORE | CURRICULUM,
-    ),
-    "repetitions of the measurement": ({"latency__repetitions": 2}, LATENCY | ACCURACY),
     "the reference": ({"reference": "llama+cot+no_cot"}, ACCURACY),
-    "the data": ({"tasks__sums__train": 299}, EVERYTHING),
-    "the base": ({"bases__llama__from_scratch__ffn_size": 40}, EVERYTHING - {"Preparing task sums"}),
-    "what a job may use": (
-        {"compute__memory_mb": 3000, "compute__runtime_minutes": 9, "compute__save_every_seconds": 5},
+    "settings that are no part of a result": (
+        {"compute__save_every_seconds": 0, "compute__memory_mb": 3000, "compute__runtime_minutes": 30},
         set(),
     ),
-    "a step that no recipe takes": ({"steps__lowest-1__budget__count": 2}, set()),
-    "a recipe more": (
-        {"recipes": [*RECIPES, ["cot", "layers-1", "no_cot"]]},
-        training(f"{LAYERS}+no_cot") | evaluating(f"{LAYERS}+no_cot") | LATENCY | ACCURACY | CURVES,
-    ),
-    "a recipe less": ({"recipes": [RECIPES[0], RECIPES[2]]}, LATENCY | ACCURACY | CURVES),
-    "another seed": (
-        {"seeds": [1]},
-        {message.replace("llama@0", "llama@1") for message in EVERYTHING - {"Preparing task sums"}},
+    "the order of keys, and defaults written out": (
+        {
+            "steps__no_cot__training": {
+                "schedule": "constant",
+                "clip_norm": 0.5,
+                "weight_decay": 0.25,
+                "validations": 1,
+                "learning_rate": 0.003,
+                "batch_size": 16,
+                "steps": 6,
+            }
+        },
+        set(),
     ),
 }
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_change_of_the_config_reruns_what_depends_on_it(run, name):
-    changes, expected = CHANGES[name]
-    run.configure(**changes)
-    assert run.would_run() == expected
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_config_runs_what_depends_on_it_and_nothing_else(finished, tmp_path, change):
+    values, expected = CHANGES[change]
+    assert finished.with_config(tmp_path / "config.yaml", **values).would_run() == expected
 
 
-@pytest.mark.parametrize(
-    ("file", "expected"),
-    [
-        ("models/llama@0+cot+no_cot/model.safetensors", training(NO_COT) | AFTER_NO_COT),
-        (f"plans/{GROUPS}.json", pruning(GROUPS) | (AFTER_PRUNING - evaluating(LAYERS))),
-        (f"evaluations/{NO_COT}/metrics.json", evaluating(NO_COT) | ACCURACY),
-        ("figures/curriculum.png", CURRICULUM),
-    ],
-)
-def test_a_deleted_output_is_made_again_with_what_depends_on_it(run, file, expected):
-    (run.folder / "results" / file).unlink()
-    assert run.would_run() == expected
+def test_a_deleted_table_is_made_again_with_all_that_depends_on_it(run):
+    (run.results / "tables" / "before_fine_tuning.parquet").unlink()
+    assert run.would_run() == BEFORE
 
 
-def test_new_times_of_all_files_rerun_nothing(finished, tmp_path):
-    """As after a copy that does not keep times: what is small is compared by content, weights never."""
-    run = replace(finished, folder=tmp_path / "run")
-    shutil.copytree(finished.folder, run.folder, copy_function=shutil.copy)
-    files = sorted(path for path in (run.folder / "results").rglob("*") if path.is_file())
-    for age, file in enumerate(files):  # Inputs newer than outputs as often as not.
-        os.utime(file, (2_000_000_000 - age, 2_000_000_000 - age))
+def test_a_deleted_artifact_on_the_way_is_made_again_once_something_needs_it(run, tmp_path):
+    """Snakemake lets a user delete models whose results are there, to save space."""
+    (run.results / "evaluations" / NO_COT / "predictions.parquet").unlink()
+    assert run.would_run() == set()
+    changed = run.with_config(tmp_path / "config.yaml", reference="llama+cot+no_cot")
+    assert changed.would_run() == evaluated(NO_COT) | ACCURACY
+    shutil.rmtree(run.results / "models" / NO_COT)
+    assert changed.would_run() == LAST_TRAINING
+
+
+def test_fresh_times_alone_run_nothing(run):
+    """As after a copy that keeps no times: Snakemake's records know the checksums of small inputs."""
+    files = sorted(path for path in run.results.rglob("*") if path.is_file())
+    random.Random(0).shuffle(files)
+    now = run.folder.stat().st_mtime
+    for second, file in enumerate(files):
+        os.utime(file, (now - second, now - second))
     assert run.would_run() == set()
 
 
-def test_without_snakemakes_records_times_alone_count_and_no_model_is_made_again(finished, tmp_path):
-    """As after a clone of the results alone, written in the order in which they were made."""
-    run = replace(finished, folder=tmp_path / "run")
-    shutil.copytree(finished.folder, run.folder, ignore=shutil.ignore_patterns(".snakemake"))
+def test_results_without_snakemakes_records_are_kept_unless_their_times_are_out_of_order(run):
+    """As after a download of results alone: equal times are in order, so nothing runs."""
+    shutil.rmtree(run.folder / ".snakemake")
+    files = [path for path in run.results.rglob("*") if path.is_file()]
+    now = run.folder.stat().st_mtime
+    for file in files:
+        os.utime(file, (now, now))
     assert run.would_run() == set()
+    os.utime(run.results / "data" / "sums" / "train.parquet", (now + 9, now + 9))
+    assert run.would_run() >= {"Making base model llama@0"} | EVERYTHING_AFTER_COT
+    assert "Preparing task sums" not in run.would_run()
 
 
 def edit(run, file, old, new):
@@ -164,27 +166,23 @@ def edit(run, file, old, new):
     path.write_text(text.replace(old, new, 1))
 
 
-def test_a_comment_in_the_code_reruns_nothing(edited):
-    edit(edited, "training/loop.py", "import json\n", "import json  # a comment\n\n# and another\n")
-    edit(edited, "pruning/surgery.py", '"""', '"""In other words: ')
+def test_an_edited_comment_runs_nothing_and_an_edited_statement_what_depends_on_it(edited):
+    for file in ("training/loop.py", "report/figures.py", "pruning/surgery.py"):
+        edit(edited, file, "\nfrom ", "\n# A comment.\nfrom ")
     assert edited.would_run() == set()
-
-
-def test_a_statement_of_the_code_reruns_what_depends_on_it(edited):
-    with open(edited.code / "src" / "copra" / "report" / "figures.py", "a") as file:
-        file.write("\nANYTHING = 1\n")
-    figures = {"Drawing accuracy against FLOPs"} | CURVES | CURRICULUM | LAYER_FIGURE | HEAD_FIGURE
+    edit(edited, "report/figures.py", "\nfrom ", "\nANYTHING = 1\nfrom ")
+    figures = CURVES | CURRICULUM | SCORE_FIGURES | {"Drawing accuracy against FLOPs"}
     assert edited.would_run() == figures
-    with open(edited.code / "src" / "copra" / "pruning" / "surgery.py", "a") as file:
-        file.write("\nANYTHING = 1\n")
-    surgery = {f"Pruning to {model}" for model in (LAYERS, GROUPS)}
-    replanned = SCORING | pruning(GROUPS) | HEAD_FIGURE - {f"Scoring the layers of {COT}"}
-    assert (
-        edited.would_run()
-        == figures | surgery | (replanned - {f"Scoring the layers of {COT}"}) | AFTER_PRUNING
-    )
+    edit(edited, "pruning/surgery.py", "\nfrom ", "\nANYTHING = 1\nfrom ")
+    assert edited.would_run() == figures | AFTER_PRUNING | pruned(LAYERS, GROUPS) - {f"Planning {LAYERS}"} | {
+        f"Scoring the kv_groups of {LAYERS}"
+    }
 
 
-def test_the_fingerprint_can_be_switched_off(edited):
-    edited.configure(code_fingerprint=False)
-    assert edited.would_run() == EVERYTHING
+def test_the_fingerprint_can_be_turned_off(edited):
+    """Turning it off is itself a change of every setting, so it belongs to the start of an experiment."""
+    config = edited.folder.parent / "config.yaml"
+    off = edited.with_config(config, code_fingerprint=False)
+    before = off.would_run()
+    edit(off, "report/figures.py", "\nfrom ", "\nANYTHING = 1\nfrom ")
+    assert off.would_run() == before

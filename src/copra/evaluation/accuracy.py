@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas
 
 from copra.cost.flops import PARTS, PHASES, FlopCounter
+from copra.errors import CopraError
 from copra.evaluation.answers import extract_answer, same_answer
 from copra.inference.decode import Answer, decode
 from copra.models.tokens import ANSWER, pad_id, tokenise
@@ -24,9 +25,14 @@ def predictions(
     answers: Literal["number", "text"],
     batch_size: int = 128,
 ) -> pandas.DataFrame:
-    """A row a question: what was generated, whether it is right, its token counts and its FLOPs."""
+    """A row a question: what was generated, whether it is right, its token counts and its FLOPs.
+
+    Raises:
+        CopraError: the longest question leaves too few positions for `max_new_tokens`.
+    """
     tokenizer = checkpoint.tokenizer
     token_rows = tokenise(tokenizer, rows)
+    _check_length(checkpoint, decoding, token_rows, max_new_tokens)
     decoded = decode(
         checkpoint.model,
         [row.question for row in token_rows],
@@ -66,6 +72,23 @@ def share_correct(
 ) -> float:
     """Accuracy alone, for choices made on the validation split."""
     return float(predictions(checkpoint, decoding, rows, max_new_tokens, answers)["correct"].mean())
+
+
+def _check_length(
+    checkpoint: "Checkpoint", decoding: Decoding, rows: Sequence[TokenRow], max_new_tokens: int
+) -> None:
+    """Refuse answers that may become longer than the model has positions for."""
+    context = checkpoint.model.config.max_position_embeddings
+    longest = max(rows, key=lambda row: len(row.question))
+    thought = len(decoding.before) + decoding.latents + len(decoding.after)
+    # The last generated token is not fed back.
+    room = context - len(longest.question) - thought + 1
+    if max_new_tokens > room:
+        raise CopraError(
+            f"row {longest.id}: its question has {len(longest.question)} tokens and the model {context} "
+            f"positions, which leaves {max(room, 0)} for the answer: set evaluation.max_new_tokens, now "
+            f"{max_new_tokens}, to that or less, or give the base more context."
+        )
 
 
 def _counts(tokens: TokenRow, answer: Answer, decoding: Decoding, mark: int) -> dict[str, Any]:

@@ -98,6 +98,7 @@ class Prune(Settings):
     """A step that removes whole decoder layers, or whole KV groups of attention heads."""
 
     kind: Literal["prune"]
+    """Which step this is."""
     unit: Literal["layers", "kv_groups"]
     """Decoder layers, or KV groups: a key/value head with all query heads that read it."""
     metric: Literal["cosine", "angular", "deepest", "random", "gradient", "activation"]

@@ -19,6 +19,7 @@ class Coconut(Method):
     """
 
     kind: Literal["coconut"]
+    """Which method this is."""
     latents_per_step: int = Field(1, ge=1)
     """c: latents for each step that is left out."""
     max_latent_stage: int = Field(3, ge=1)

@@ -9,6 +9,7 @@ class Cot(Method):
     """Train to write the steps and the answer; also the start of every latent curriculum."""
 
     kind: Literal["cot"]
+    """Which method this is."""
 
     def stages(self) -> dict[int, Stage]:
         return {0: Stage(layouts=(Layout(skip=0),))}

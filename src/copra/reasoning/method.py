@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from copra.reasoning.layout import Decoding, LatentInput, Markers, Sample, Thought, TokenRow, lay_out
 from copra.settings import Name, Settings
@@ -111,5 +111,10 @@ class Method(Settings):
             unknown = set(changes) - set(Training.model_fields)
             if unknown:
                 raise ValueError(f"overrides: not keys of 'training': {', '.join(sorted(unknown))}")
-            self.training_of(stage)
+            try:
+                self.training_of(stage)
+            except ValidationError as error:
+                fault = error.errors()[0]
+                key = ".".join(map(str, ("overrides", stage, *fault["loc"])))
+                raise ValueError(f"{key}: {fault['msg'].removeprefix('Value error, ')}") from None
         return self

@@ -9,6 +9,7 @@ class NoCot(Method):
     """Train to answer at once; the loss is on the answer."""
 
     kind: Literal["no_cot"]
+    """Which method this is."""
 
     def stages(self) -> dict[int, Stage]:
         return {0: Stage(layouts=(Layout(skip=None),))}

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -103,13 +104,11 @@ class Trainer:
         )
         objective, optimizer = accelerator.prepare(Objective(self.model, self.stage), optimizer)
         samples, left_out = self.samples(0)
-        validation = self._fitting(
-            [self.stage.lay_out(row, self.markers) for row in self.validation], "validation"
-        )
+        validation = self.validation_samples()
         total = self.total_steps(len(samples))
-        scheduler = get_scheduler(
-            self.training.schedule, optimizer, min(self.training.warmup_steps, total), total
-        )
+        # What transformers calls "constant" knows no warm-up.
+        schedule = self.training.schedule.replace("constant", "constant_with_warmup")
+        scheduler = get_scheduler(schedule, optimizer, min(self.training.warmup_steps, total), total)
         done = self._resume(optimizer, scheduler)
         last_save = time.monotonic()
         looks = {
@@ -165,6 +164,10 @@ class Trainer:
         fitting = self._fitting(samples, "train")
         return fitting, len(samples) - len(fitting)
 
+    def validation_samples(self) -> list[Sample]:
+        """The samples of the validation split that fit."""
+        return self._fitting([self.stage.lay_out(row, self.markers) for row in self.validation], "validation")
+
     def _fitting(self, samples: Sequence[Sample], split: str) -> list[Sample]:
         """The samples that are not too long."""
         fitting = [sample for sample in samples if len(sample.tokens) <= self.training.max_tokens]
@@ -203,8 +206,11 @@ class Trainer:
             return 0
         self.progress = Progress(**record["progress"])
         done = record["step"]
-        for _ in range(done):
-            scheduler.step()
+        with warnings.catch_warnings():
+            # PyTorch misses the optimizer's steps, which were taken before the interruption.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            for _ in range(done):
+                scheduler.step()
         lines = log.read_text().splitlines()[:done]
         with replacing(log) as temporary:
             temporary.write_text("".join(line + "\n" for line in lines))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from copra.errors import CopraError
 from copra.files import digest, file_sha256
 from copra.reasoning import METHODS
+from copra.tasks.prepare import data_record
 from copra.training.settings import Training
 from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
 
@@ -91,7 +92,7 @@ def run(options: Namespace) -> None:
         "training": settings.training.canonical(),
         "seed": settings.seed,
         "record": {**record, "flops": flops},
-        "data": key["data"],
+        "data": {"sha256": key["data"], "dropped": data_record(options.data / "train.parquet")["dropped"]},
         "parent": key["parent"],
     }
     manifest = {
@@ -111,7 +112,8 @@ def _check_length(parent: Any, trainer: Any) -> None:
     """Refuse sequences that the model has no positions for."""
     context = parent.model.config.max_position_embeddings
     if trainer.training.max_tokens > context:
-        longest = max((len(s.tokens), s.id) for s in trainer.samples(0)[0])
+        samples = [*trainer.samples(0)[0], *trainer.validation_samples()]
+        longest = max((len(sample.tokens), sample.id) for sample in samples)
         if longest[0] > context:
             raise CopraError(
                 f"row {longest[1]} has {longest[0]} tokens, but the model has {context} positions: set "

@@ -1,0 +1,197 @@
+"""copra train from the command line's settings to the checkpoint."""
+
+import json
+from argparse import ArgumentParser
+
+import pytest
+import torch
+
+from copra.cost.flops import FlopCounter
+from copra.errors import CopraError
+from copra.files import MANIFEST
+from copra.models.checkpoint import load_checkpoint, save_checkpoint
+from copra.models.tokens import MARKERS, markers_of, tokenise
+from copra.reasoning import METHODS
+from copra.reasoning.layout import Decoding
+from copra.tasks.prepare import prepare
+from copra.tasks.task import Task
+from copra.training import loop
+from copra.verbs import train
+
+
+@pytest.fixture
+def place(tmp_path, rows, word_base):
+    """A folder with the data and an untrained base."""
+
+    class Sums(Task):
+        kind: str = "sums"
+
+        def rows(self):
+            yield from (("train", row) for row in rows[:16])
+            yield from (("valid", row) for row in rows[16:20])
+            yield from (("test", row) for row in rows[20:])
+
+    prepare(Sums(), tmp_path / "data")
+    made = word_base()
+    manifest = {"node": "tiny@0", "seed": 0, "lineage": [], "decoding": None, "training_flops": 0}
+    manifest |= {"base": {}, "dense_shape": {}, "typical_answer": {"prompt": 7, "generated": 15}}
+    save_checkpoint(tmp_path / "tiny", made.model, made.tokenizer, manifest)
+    return tmp_path
+
+
+def train_stage(place, parent: str, output: str, kind: str = "cot", stage: int = 0, **training):
+    method = {
+        "kind": kind,
+        "training": {"steps": 1},
+        **({"max_latent_stage": 1} if kind == "coconut" else {}),
+    }
+    usual = {"learning_rate": 3e-3, "steps": 4, "batch_size": 8, "validations": 2}
+    settings = {
+        "node": f"tiny@0+{output}",
+        "method": kind,
+        "stage": METHODS[kind].model_validate(method).stages()[stage].canonical(),
+        "training": {**usual, **training},
+        "seed": 3,
+        "max_new_tokens": 8,
+    }
+    parser = ArgumentParser()
+    train.arguments(parser)
+    words = ["--settings", json.dumps(settings), "--save-every", "-1"]
+    for name, value in {"parent": parent, "data": "data", "state": "state", "output": output}.items():
+        words += [f"--{name}", str(place / value)]
+    train.run(parser.parse_args(words))
+    return load_checkpoint(place / output)
+
+
+def test_a_stage_becomes_a_checkpoint(place, rows):
+    checkpoint = train_stage(place, "tiny", "coconut", "coconut", stage=2, steps=None, epochs=2)
+    manifest = checkpoint.manifest
+    markers = markers_of(checkpoint.tokenizer)
+    assert Decoding.from_json(manifest["decoding"]) == Decoding(
+        (markers.start,), 1, "hidden", markers.latent, (markers.end,)
+    )
+    assert (manifest["node"], manifest["method"], manifest["seed"]) == ("tiny@0+coconut", "coconut", 3)
+    (done,) = manifest["lineage"]
+    assert (done["step"], done["record"]["steps"], done["record"]["rows"]) == ("coconut", 4, 16)
+    # Two epochs of samples: the question, start, one latent, end, the answer.
+    lengths = [len(row.question) + 3 + len(row.answer) for row in tokenise(checkpoint.tokenizer, rows[:16])]
+    supervised = [len(row.answer) for row in tokenise(checkpoint.tokenizer, rows[:16])]
+    counts = (2 * sum(lengths), 2 * sum(n * n for n in lengths), 2 * sum(supervised))
+    assert tuple(done["record"][name] for name in ("tokens", "context", "supervised")) == counts
+    assert manifest["training_flops"] == FlopCounter(checkpoint.shape).of_training(*counts) > 0
+    log = (place / "coconut" / loop.LOG).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [1, 2, 3, 4]
+    assert not any((place / "state").iterdir())
+
+
+def test_stages_add_up(place):
+    first = train_stage(place, "tiny", "cot")
+    second = train_stage(place, "cot", "coconut", "coconut", stage=1)
+    assert [done["step"] for done in second.manifest["lineage"]] == ["cot", "coconut"]
+    assert second.manifest["lineage"][1]["parent"] == first.manifest["weights"]["sha256"]
+    own = second.manifest["lineage"][1]["record"]["flops"]
+    assert second.manifest["training_flops"] == first.manifest["training_flops"] + own
+
+
+def test_equal_runs_give_equal_checkpoints(place):
+    for output in ("one", "two"):
+        train_stage(place, "tiny", output, select="accuracy")
+    one, two = (json.loads((place / output / MANIFEST).read_text()) for output in ("one", "two"))
+    assert one["weights"] == two["weights"]
+    assert one.pop("node") != two.pop("node")
+    assert one["lineage"][0].pop("step") != two["lineage"][0].pop("step")
+    assert one == two
+    assert (place / "one" / loop.LOG).read_text() == (place / "two" / loop.LOG).read_text()
+
+
+def test_an_interrupted_stage_ends_in_the_same_checkpoint(place, monkeypatch):
+    train_stage(place, "tiny", "cot")
+    whole = {path.name: path.read_bytes() for path in (place / "cot").iterdir()}
+    (place / "cot").rename(place / "undisturbed")
+    optimise = loop.Trainer._optimise
+
+    def dying(self, *arguments):
+        if arguments[-1] == 4:
+            raise KeyboardInterrupt
+        return optimise(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_optimise", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train_stage(place, "tiny", "cot")
+    assert not (place / "cot").exists()
+    assert len(list((place / "state").glob("*/step-*"))) == 1
+    train_stage(place, "tiny", "cot")
+    assert {path.name: path.read_bytes() for path in (place / "cot").iterdir()} == whole
+
+
+def test_a_state_serves_its_own_settings_only(place, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "log_text", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_stage(place, "tiny", "cot")
+    other = train_stage(place, "tiny", "cot", learning_rate=1e-3)
+    log = [json.loads(line) for line in (place / "cot" / loop.LOG).read_text().splitlines()]
+    assert [line["learning_rate"] for line in log] == [1e-3] * 4
+    assert other.manifest["lineage"][0]["training"]["learning_rate"] == 1e-3
+
+
+def test_a_training_that_breaks_down_leaves_no_checkpoint(place):
+    with pytest.raises(CopraError, match=r"step \d+: loss .*Batch of rows [0-9a-f]{16}"):
+        train_stage(place, "tiny", "cot", steps=40, learning_rate=50.0)
+    assert not (place / "cot").exists()
+
+
+def marker_rows(checkpoint):
+    ids = checkpoint.tokenizer.convert_tokens_to_ids(list(MARKERS))
+    return checkpoint.model.get_input_embeddings().weight[ids].detach()
+
+
+@pytest.mark.parametrize("thought", ["hidden", "none"])
+def test_markers_start_when_they_are_first_trained(place, monkeypatch, thought):
+    """At the row of the line break, since these rows have no `<<`; a second stage goes on with them."""
+    started = []
+    run = loop.Trainer.run
+
+    def spy(self):
+        ids = [self.markers.start, self.markers.latent, self.markers.end]
+        weight = self.model.get_input_embeddings().weight
+        started.append((weight[ids].detach().clone(), weight[line_break].detach().clone()))
+        return run(self)
+
+    monkeypatch.setattr(loop.Trainer, "run", spy)
+    base = load_checkpoint(place / "tiny")
+    (line_break,) = base.tokenizer("\n")["input_ids"]
+    train_stage(place, "tiny", "cot")
+    assert torch.equal(started[-1][0], marker_rows(base))
+    kind = "coconut" if thought == "hidden" else "no_cot"
+    first = train_stage(place, "cot", "first", kind, stage=1 if kind == "coconut" else 0)
+    if thought == "none":
+        assert not torch.equal(started[-1][0], started[-1][1].expand(3, -1))
+        return
+    assert torch.equal(started[-1][0], started[-1][1].expand(3, -1))
+    train_stage(place, "first", "second", "coconut", stage=2)
+    assert torch.equal(started[-1][0], marker_rows(first))
+
+
+def test_rows_longer_than_the_model_are_refused(place, word_base, rows):
+    parent = load_checkpoint(place / "tiny")
+    parent.model.config.max_position_embeddings = 20
+    save_checkpoint(place / "short", parent.model, parent.tokenizer, parent.manifest)
+    with pytest.raises(CopraError, match=r"has 30 tokens, .* 20 positions: set training\.max_tokens"):
+        train_stage(place, "short", "cot")
+    train_stage(place, "short", "cot", max_tokens=20)
+    # No step is left, so the longest row has 9 + 3 tokens.
+    train_stage(place, "short", "no-cot", "no_cot")
+
+
+def test_validation_rows_longer_than_the_model_are_refused_too(place):
+    parent = load_checkpoint(place / "tiny")
+    parent.model.config.max_position_embeddings = 20
+    save_checkpoint(place / "short", parent.model, parent.tokenizer, parent.manifest)
+    import pandas
+
+    frame = pandas.read_parquet(place / "data" / "train.parquet")
+    frame[frame["steps"].map(len) == 1].to_parquet(place / "data" / "train.parquet")
+    with pytest.raises(CopraError, match=r"has 30 tokens, .* 20 positions"):
+        train_stage(place, "short", "cot")

@@ -1,0 +1,192 @@
+"""Snakemake's runs of the tiny experiment: whole, again, killed and taken up again, and failing."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+pytestmark = pytest.mark.workflow
+
+COT = "llama@0+cot"
+NO_COT = f"{COT}+no_cot"
+HEAVY = ("torch", "transformers", "datasets", "matplotlib", "scipy")
+
+
+def files(run, *kinds):
+    """The bytes of all files below these folders of results, by path."""
+    folders = [run.results / kind for kind in kinds]
+    return {
+        str(path.relative_to(run.results)): path.read_bytes()
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_run_makes_all_tables_and_figures(finished):
+    names = set(files(finished, "tables", "figures"))
+    tables = {
+        f"tables/{table}.{kind}"
+        for table in ("accuracy_vs_flops", "before_fine_tuning")
+        for kind in ("parquet", "csv", "md", "tex")
+    }
+    figures = {
+        f"figures/{figure}.{kind}"
+        for figure in (
+            "accuracy_vs_flops",
+            "training_curves",
+            "curriculum",
+            f"layer_distances/{COT}",
+            f"head_importance/{COT}+layers-1",
+        )
+        for kind in ("svg", "png")
+    }
+    assert names == tables | figures
+    text = (finished.results / "tables" / "accuracy_vs_flops.csv").read_text()
+    for recipe in ("llama+cot,", "llama+cot+no_cot,", "llama+cot+layers-1+groups-1+coconut,"):
+        assert recipe in text
+
+
+def test_a_run_leaves_nothing_temporary_and_a_log_for_every_job(finished):
+    names = [path.name for path in finished.results.rglob("*")]
+    assert not [name for name in names if ".tmp-" in name]
+    assert not list((finished.results / "state").glob("*"))
+    logs, benchmarks = (
+        {re.sub(r"\.[a-z]+$", "", name).split("/", 1)[1] for name in files(finished, kind)}
+        for kind in ("logs", "benchmarks")
+    )
+    assert logs == benchmarks
+    assert len(logs) == 29
+
+
+def test_a_second_run_has_nothing_to_do_and_imports_nothing_heavy(finished):
+    printed = finished.snakemake("-n", environment={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert "Nothing to be done" in printed
+    imported = {line.rsplit("|", 1)[-1].strip() for line in printed.splitlines() if "import time:" in line}
+    assert {"snakemake", "copra.workflow"} <= imported
+    assert not imported & set(HEAVY)
+
+
+def test_a_manifest_tells_the_whole_way_to_a_model(finished):
+    node = f"{COT}+layers-1+groups-1+coconut"
+    manifest = json.loads((finished.results / "models" / node / "copra.json").read_text())
+    steps = [done["step"] for done in manifest["lineage"]]
+    assert steps == ["cot", "layers-1", "groups-1", "coconut.0", "coconut.1", "coconut"]
+    parents = [done["parent"] for done in manifest["lineage"]]
+    names = ["llama@0", COT, f"{COT}+layers-1", f"{COT}+layers-1+groups-1", f"{node}.0", f"{node}.1"]
+    for name, parent in zip(names, parents, strict=True):
+        own = json.loads((finished.results / "models" / name / "copra.json").read_text())
+        assert own["weights"]["sha256"] == parent
+
+
+def test_the_workflow_passes_snakemakes_lint(finished):
+    assert "Congratulations" in finished.snakemake("--lint")
+
+
+def kill_in_training(run):
+    """Start a run and kill the whole process group with SIGKILL once a training has saved a state."""
+    process = subprocess.Popen(
+        **run.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        end = time.monotonic() + 300
+        while not list(run.results.glob("state/*/step-*")):
+            assert process.poll() is None, "the run ended before a training had saved a state"
+            assert time.monotonic() < end
+            time.sleep(0.001)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def killed(finished, tmp_path_factory):
+    """The same experiment in another folder, killed in the first training; its own files, for reading."""
+    run = finished.empty(tmp_path_factory.mktemp("killed") / "run")
+    run.configure(compute__save_every_seconds=0)
+    kill_in_training(run)
+    return run.copied(run.folder.with_name("as killed")), run
+
+
+@pytest.fixture(scope="module")
+def resumed(killed):
+    """The killed run after it was run again to its end."""
+    _, run = killed
+    assert "--unlock" in run.snakemake(succeeds=False)
+    run.snakemake("--unlock")
+    run.snakemake()
+    return run
+
+
+def test_a_kill_in_a_training_leaves_its_state_and_nothing_that_passes_for_a_result(killed):
+    as_killed, _ = killed
+    assert not list(as_killed.results.glob(f"models/{COT}/*"))
+    assert list(as_killed.results.glob("state/*/step-*/state.json"))
+    assert not list(as_killed.results.glob("evaluations/*/*"))
+    as_killed.snakemake("--unlock")
+    left = as_killed.would_run()
+    assert {f"Training {COT}", f"Evaluating {COT}", "Drawing the training curves"} <= left
+    assert not {"Preparing task sums", "Making base model llama@0"} & left
+
+
+def test_a_killed_training_goes_on_from_its_state(resumed):
+    assert "going on after step" in (resumed.results / "logs" / "train" / f"{COT}.log").read_text()
+    assert not list((resumed.results / "state").glob("*"))
+
+
+@pytest.mark.parametrize("kind", ["data", "models", "scores", "plans", "evaluations", "tables", "figures"])
+def test_two_runs_in_two_folders_give_the_same_bytes_even_if_one_was_killed(finished, resumed, kind):
+    expected, found = files(finished, kind), files(resumed, kind)
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if expected[name] != found[name]] == []
+
+
+def test_a_training_that_breaks_down_fails_with_its_reason(run):
+    run.configure(steps__no_cot__training__learning_rate=1e9)
+    target = f"results/models/{NO_COT}/copra.json"
+    printed = run.snakemake(target, succeeds=False)
+    assert "copra train: step 2: loss" in printed
+    assert "Lower training.learning_rate" in printed
+    assert "Traceback" not in printed
+    assert not (run.folder / target).exists()
+    run.configure()
+    assert f"Training {NO_COT}" in run.would_run()
+
+
+def test_data_that_was_cut_short_fails_with_its_name(run):
+    data = run.results / "data" / "sums" / "train.parquet"
+    data.write_bytes(data.read_bytes()[:-100])
+    printed = run.snakemake("results/models/llama@0/copra.json", succeeds=False)
+    assert "copra base: results/data/sums/train.parquet: not a whole Parquet file" in printed
+    assert "Traceback" not in printed
+
+
+def test_weights_that_were_cut_short_fail_with_their_name(run):
+    weights = run.results / "models" / NO_COT / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    metrics = f"results/evaluations/{NO_COT}/metrics.json"
+    (run.folder / metrics).unlink()
+    printed = run.snakemake(metrics, succeeds=False)
+    assert f"copra evaluate: results/models/{NO_COT}/model.safetensors: not the file that" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("learning_rate", "learning_rat", "config.yaml: steps.cot.training.learning_rat: unknown key"),
+        ("task: sums", "task: sums\ntask: sums", "key 'task' is given twice (first on line 1)"),
+    ],
+)
+def test_a_fault_in_the_config_is_a_message(finished, tmp_path, old, new, message):
+    empty = finished.empty(tmp_path / "run")
+    empty.configure()
+    config = empty.folder / "config.yaml"
+    config.write_text(config.read_text().replace(old, new, 1))
+    printed = empty.snakemake("-n", succeeds=False)
+    assert message in printed
+    assert "Traceback" not in printed

@@ -1,0 +1,67 @@
+"""The parts of the workflow that only some configs need, and the code behind each verb."""
+
+import pytest
+
+from copra.files import read_json, read_parquet
+from copra.fingerprint import closure
+
+pytestmark = pytest.mark.workflow
+
+LATENCY = {"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2}
+ACCURACY = {
+    "Drawing up accuracy against FLOPs",
+    "Writing table accuracy_vs_flops as CSV, Markdown and LaTeX",
+    "Drawing accuracy against FLOPs",
+}
+
+
+@pytest.fixture(scope="module")
+def timed(finished, tmp_path_factory):
+    """The finished run after time was measured too."""
+    run = finished.copied(tmp_path_factory.mktemp("timed") / "run")
+    run.configure(latency=LATENCY)
+    assert run.would_run() == {"Measuring seconds an answer"} | ACCURACY
+    run.snakemake("results/tables/accuracy_vs_flops.csv")
+    return run
+
+
+def test_measured_times_are_in_the_table(timed):
+    table = read_parquet(timed.results / "tables" / "accuracy_vs_flops.parquet")
+    assert list(table["recipe"]) == ["llama+cot", "llama+cot+no_cot", "llama+cot+layers-1+groups-1+coconut"]
+    assert table[["seconds_batch_1", "seconds_batched"]].gt(0).all(axis=None)
+
+
+def test_a_change_of_one_model_measures_all_again(timed, tmp_path):
+    """Times mean something only beside each other."""
+    changes = {"latency": LATENCY, "steps__no_cot__training__learning_rate": 1e-3}
+    found = timed.with_config(tmp_path / "config.yaml", **changes).would_run()
+    assert found >= {"Training llama@0+cot+no_cot", "Measuring seconds an answer"} | ACCURACY
+    slower = timed.with_config(tmp_path / "slower.yaml", latency={**LATENCY, "repetitions": 2})
+    assert slower.would_run() >= {"Measuring seconds an answer"} | ACCURACY
+    assert not [message for message in slower.would_run() if message.startswith(("Training", "Evaluating"))]
+
+
+def test_the_fingerprint_covers_all_modules_that_a_verb_imports(timed):
+    audits = {folder.name: list(folder.iterdir()) for folder in (timed.code / "src" / "audit").iterdir()}
+    assert set(audits) == {
+        *("data", "base", "train", "score", "plan", "prune"),
+        *("evaluate", "latency", "table", "export", "figure"),
+    }
+    for verb, notes in audits.items():
+        imported = {name for note in notes for name in note.read_text().split()}
+        assert f"copra.verbs.{verb}" in imported
+        assert imported - {"copra.cli"} <= closure(f"copra.verbs.{verb}"), verb
+
+
+def test_a_pruning_that_needs_no_scores_is_planned_without_them(run):
+    run.configure(recipes=[["cot"], ["cot", "lowest-1", "no_cot"]])
+    plan = "results/plans/llama@0+cot+lowest-1.json"
+    run.snakemake(plan)
+    assert read_json(run.folder / plan)["removed"]
+    assert not [message for message in run.would_run() if message.startswith("Scoring")]
+
+
+def test_a_config_file_on_the_command_line_stands_alone(run):
+    (run.folder / "other.yaml").write_text("task: none\n")
+    printed = run.snakemake("-n", "--configfile", str(run.folder / "other.yaml"), succeeds=False)
+    assert "other.yaml: recipes: this key is missing" in printed
