@@ -34,6 +34,7 @@ rule all:
     input:
         tables=copra.tables(),
         figures=copra.figures(),
+        artifacts=copra.artifacts(),
     localrule: True
     message:
         "Tables are in results/tables, figures in results/figures"

@@ -17,9 +17,7 @@ class Settings(BaseModel):
     A docstring under a field is its documentation, in the code and in the JSON schema.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     def canonical(self) -> dict[str, Any]:
         """The settings as plain JSON values, defaults included."""

@@ -114,6 +114,14 @@ class Workflow:
             return []
         return [node.name for node in self.tree.nodes.values() if node.stage is not None]
 
+    def artifacts(self) -> list[str]:
+        """What a run makes on the way. A run asks for these too, so that one that is gone comes back."""
+        models = [f"results/models/{name}/copra.json" for name in self.tree.nodes]
+        weights = [f"results/models/{name}/model.safetensors" for name in self.tree.nodes]
+        evaluated = dict.fromkeys([*self.ends, *self.before_and_after, *self.staged])
+        predictions = [f"results/evaluations/{name}/predictions.parquet" for name in evaluated]
+        return [*models, *weights, *predictions]
+
     def tables(self) -> list[str]:
         names = ["accuracy_vs_flops", *(["before_fine_tuning"] if self.tree.pruned() else [])]
         return [f"results/tables/{name}.{kind}" for name in names for kind in ("parquet", "csv", "md", "tex")]

@@ -92,7 +92,10 @@ def run(options: Namespace) -> None:
         "training": settings.training.canonical(),
         "seed": settings.seed,
         "record": {**record, "flops": flops},
-        "data": {"sha256": key["data"], "dropped": data_record(options.data / "train.parquet")["dropped"]},
+        "data": {
+            "sha256": key["data"],
+            "dropped": data_record(options.data / "train.parquet").get("dropped", []),
+        },
         "parent": key["parent"],
     }
     manifest = {
