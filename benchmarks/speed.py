@@ -55,9 +55,8 @@ def main() -> None:
     decoding = Decoding((1,), LATENTS, "hidden", 2, (3,))
     batched = _seconds(lambda: _decode(model, prompts, decoding, len(prompts)))
     print("decoding 16 answers of 16 tokens after 6 latents (copra: 1.0)")
-    print(
-        f"  one by one                     {_seconds(lambda: _decode(model, prompts, decoding, 1)) / batched:6.2f}"
-    )
+    single = _seconds(lambda: _decode(model, prompts, decoding, 1))
+    print(f"  one by one                     {single / batched:6.2f}")
     print(f"  without a cache, batched       {_seconds(lambda: _uncached(model, text)) / batched:6.2f}")
 
 
