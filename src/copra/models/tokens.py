@@ -78,7 +78,7 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[TokenRow]:
-    """Rows in tokens. Each piece is tokenised with its own line break, in one batch.
+    """Rows in tokens. Each piece is tokenised with its own line break, equal pieces once, in one batch.
 
     Raises:
         CopraError: pieces and whole text disagree, so that this tokenizer cannot be cut at lines.
@@ -86,7 +86,10 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[To
     pieces: list[str] = []
     for row in rows:
         pieces += [row.question + "\n", *(step + "\n" for step in row.steps), ANSWER + row.answer]
-    encoded = iter(tokenizer(pieces, add_special_tokens=False)["input_ids"]) if pieces else iter(())
+    unique = list(dict.fromkeys(pieces))
+    tokens = tokenizer(unique, add_special_tokens=False)["input_ids"] if unique else []
+    ids = dict(zip(unique, tokens, strict=True))
+    encoded = (list(ids[piece]) for piece in pieces)
     start = beginning(tokenizer)
     token_rows = [
         TokenRow(

@@ -115,7 +115,7 @@ class Trainer:
             math.ceil(total * (i + 1) / self.training.validations) for i in range(self.training.validations)
         }
         with open(self.state / LOG, "a") as log:
-            for step, batch in self._batches(done, total):
+            for step, batch in self._batches(samples, done, total):
                 line = self._optimise(objective, optimizer, accelerator, batch, step)
                 line["learning_rate"] = scheduler.get_last_lr()[0]
                 scheduler.step()
@@ -179,10 +179,14 @@ class Trainer:
             )
         return fitting
 
-    def _batches(self, done: int, total: int) -> Iterator[tuple[int, list[Sample]]]:
-        """Batches number `done`+1 to `total`, the same ones whether resumed or not."""
+    def _batches(
+        self, samples: Sequence[Sample], done: int, total: int
+    ) -> Iterator[tuple[int, list[Sample]]]:
+        """Batches number `done`+1 to `total`, the same ones whether resumed or not.
+
+        `samples` are those of epoch 0; only mixed layouts are drawn again each epoch.
+        """
         step, epoch, mixed = 0, 0, len(self.stage.layouts) > 1
-        samples, _ = self.samples(0)
         bar = tqdm(total=total, initial=done, unit="step", mininterval=5, dynamic_ncols=True)
         while step < total:
             if mixed and epoch:
