@@ -59,7 +59,7 @@ def test_the_kind_chooses_the_task():
         adapter.validate_python({"kind": "gsm8k", "max_steps": 3})
 
 
-@pytest.mark.parametrize("task", [Gsm8k(limit={"train": 3}), WordSums(shuffle=True)])
+@pytest.mark.parametrize("task", [Gsm8k(limit={"train": 3}), WordSums(order="shuffled")])
 def test_settings_survive_json(task):
     assert TypeAdapter(AnyTask).validate_python(task.canonical()) == task
 
