@@ -110,7 +110,7 @@ class Compute(Settings):
     threads: int = Field(1, ge=1)
     """CPU threads of a training, scoring or evaluation job. Part of a result: sums depend on it."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast in training, with weights and moments as they are."""
+    """bfloat16: autocast in training where the device has it, with weights and moments as they are."""
     memory_mb: int = Field(4000, ge=100)
     """Memory of such a job, for the scheduler."""
     runtime_minutes: int = Field(240, ge=1)

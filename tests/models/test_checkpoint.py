@@ -57,7 +57,8 @@ def test_unequal_layers_come_back_unequal(save):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_type_of_the_weights_is_kept(make_model, word_tokenizer, tmp_path, dtype):
+def test_the_type_of_the_weights_is_kept(make_model, word_tokenizer, tmp_path, dtype, monkeypatch):
+    monkeypatch.setattr("copra.models.checkpoint.has_bfloat16", lambda: True)
     model = make_model("llama", len(word_tokenizer), double=False).to(dtype)
     save_checkpoint(tmp_path / "model", model, word_tokenizer, {})
     again = load_checkpoint(tmp_path / "model")
@@ -134,3 +135,19 @@ def test_a_failed_save_leaves_what_was_there(save, word_tokenizer, make_model):
     assert (folder / WEIGHTS).read_bytes() == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     load_checkpoint(folder)
+
+
+def test_bfloat16_weights_are_computed_with_in_float32_where_the_device_has_none(
+    tmp_path, make_model, word_tokenizer, monkeypatch
+):
+    manifest = {"base": {"dtype": "bfloat16"}}
+    model = make_model("llama", len(word_tokenizer), double=False)
+    save_checkpoint(tmp_path / "first", model, word_tokenizer, manifest)
+    for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("copra.models.checkpoint.has_bfloat16", lambda has=has: has)
+        loaded = load_checkpoint(tmp_path / "first")
+        assert loaded.model.dtype == dtype
+        assert loaded.manifest["weights"]["dtype"] == "bfloat16"
+        save_checkpoint(tmp_path / "again", loaded.model, loaded.tokenizer, manifest)
+        again = load_checkpoint(tmp_path / "again").manifest["weights"]
+        assert again == loaded.manifest["weights"], "a round through float32 must change no weight"

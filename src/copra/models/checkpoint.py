@@ -37,8 +37,19 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def has_bfloat16() -> bool:
+    """Whether `device()` multiplies bfloat16 matrices itself. Where it does not, PyTorch's way around is
+    hundreds of times slower than float32, above all backward."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Load a checkpoint onto `device()` after checking its weights against the manifest.
+
+    The weights are in their own type, but in float32 where that is bfloat16 and the device has none.
 
     Raises:
         CopraError: something is missing, or the weights are not those that the manifest names.
@@ -59,6 +70,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise CopraError(f"{folder}: cannot be loaded ({error}). Delete it and run again.") from error
+    if model.dtype == torch.bfloat16 and not has_bfloat16():
+        model.float()
     return Checkpoint(model.to(device()).eval(), tokenizer, manifest)
 
 
@@ -71,9 +84,13 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint in one rename: config, tokenizer, weights, manifest, and `extra` text files.
 
+    The weights are written in the type that the base's settings in the manifest name.
+
     The manifest is completed with the weights' checksum, sizes, shape and versions; it holds no time
     and no place, so equal runs give equal manifests.
     """
+    if dtype := manifest.get("base", {}).get("dtype"):
+        model.to(getattr(torch, dtype))
     with replacing(folder) as temporary:
         with _quiet():
             model.save_pretrained(temporary, max_shard_size="1TB")

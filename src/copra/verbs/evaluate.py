@@ -85,7 +85,7 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
         "parameters": checkpoint.manifest["parameters"],
         "checkpoint_bytes": checkpoint.manifest["weights"]["bytes"],
         "kv_cache_bytes_per_token": kv_cache_bytes_per_token(
-            checkpoint.shape, checkpoint.model.dtype.itemsize
+            checkpoint.shape, 2 if checkpoint.manifest["weights"]["dtype"] == "bfloat16" else 4
         ),
         "training_flops": checkpoint.manifest["training_flops"],
     }

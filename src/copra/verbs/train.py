@@ -47,7 +47,7 @@ def run(options: Namespace) -> None:
     from copra.cost.flops import FlopCounter
     from copra.evaluation.accuracy import share_correct
     from copra.models.bases import start_markers
-    from copra.models.checkpoint import load_checkpoint, save_checkpoint
+    from copra.models.checkpoint import has_bfloat16, load_checkpoint, save_checkpoint
     from copra.models.tokens import markers_of, pad_id, tokenise
     from copra.training.loop import LOG, Trainer
 
@@ -79,7 +79,7 @@ def run(options: Namespace) -> None:
         accuracy=lambda: share_correct(
             parent, decoding, valid_rows, settings.max_new_tokens, settings.answers
         ),
-        precision=settings.precision,
+        precision=settings.precision if has_bfloat16() else "float32",
         save_every_seconds=options.save_every,
     )
     _check_length(parent, trainer)
