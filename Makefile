@@ -26,7 +26,7 @@ report: $(READY) ## Gather tables and figures in results/report.html, after the 
 	$(BIN)/snakemake --report results/report.html
 
 test: $(READY) lint ## Check style, then run all tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 lint: $(READY) ## Check style and the workflow
 	$(BIN)/ruff check .
