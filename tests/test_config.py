@@ -95,7 +95,7 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
         (
             "steps.cot",
             {"training": {"steps": 3}},
-            "steps.cot.kind: this key is missing (known: coconut, cot, ",
+            "steps.cot.kind: this key is missing (known: coconut, codi, cot, ",
         ),
         ("tasks.sums.kind", "word_sum", "tasks.sums.kind: 'word_sum' is unknown (did you mean 'word_sums'?)"),
         ("steps.cot", None, "steps.cot: should be a mapping of keys to values (got None)"),

@@ -16,6 +16,7 @@ VERBS = {
     "plan": "choose what a pruning removes",
     "prune": "apply a plan to a checkpoint",
     "train": "run one training stage",
+    "prompt": "ask a checkpoint by worked examples",
     "evaluate": "answer the questions of a split",
     "latency": "measure seconds an answer",
     "table": "draw up a table",

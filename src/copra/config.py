@@ -4,17 +4,18 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, Tag, TypeAdapter, ValidationError, model_validator
 
 from copra.errors import CopraError
 from copra.faults import explain, hint
 from copra.models.settings import Base
 from copra.pruning.budget import Prune
 from copra.reasoning import AnyMethod
+from copra.reasoning.few_shot import FewShot
 from copra.settings import Name, Settings
 from copra.tasks import AnyTask
 
-AnyStep = Annotated[AnyMethod | Prune, Field(discriminator="kind")]
+AnyStep = Annotated[AnyMethod | FewShot | Prune, Field(discriminator="kind")]
 
 
 def _form_of_steps(value: Any) -> str:
@@ -89,6 +90,11 @@ class Evaluation(Settings):
     """Questions decoded together."""
     stages: bool = False
     """Also evaluate after each stage of a staged method, for its curve."""
+    latents: list[NonNegativeInt] = Field(default_factory=list)
+    """Also evaluate recipes that end with latents at each of these numbers of them, whatever they were
+    trained with."""
+    lens: int = Field(0, ge=0)
+    """For so many questions, also look at what each latent would say through the LM head."""
 
 
 class Latency(Settings):
@@ -133,7 +139,7 @@ class Experiment(Settings):
     bases: dict[Name, Base]
     """Base models by name."""
     steps: dict[Name, AnyStep]
-    """Trainings and prunings by name."""
+    """Trainings, prunings and prompts by name."""
     recipes: list[AnyRecipe] = Field(min_length=1)
     """What is run: lists of steps, recipes with a base, or products of prunings and methods."""
     reference: str | None = None

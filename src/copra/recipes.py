@@ -15,9 +15,14 @@ from copra.config import Experiment, Product, Recipe
 from copra.errors import CopraError
 from copra.faults import hint
 from copra.pruning.budget import Prune
-from copra.reasoning import Method
+from copra.reasoning import METHODS, Method
+from copra.reasoning.few_shot import FewShot
+from copra.reasoning.icot_kd import IcotKd
+from copra.tasks import TASKS
 
-Kind = Literal["base", "train", "prune"]
+Kind = Literal["base", "train", "prune", "prompt"]
+WRITING = ("cot", "scratchpad")
+"""Methods whose models write their chain of thought, from which others can learn."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Node:
 
     `settings` is what the node's own rule depends on, resolved. `method` is how it answers: the kind of
     the last training, or None. `trained` names the node itself if it was trained or is a base, and
-    otherwise the nearest ancestor before the prunings that made it.
+    otherwise the nearest ancestor before the prunings that made it. `teacher` names the node that it learns
+    from, `latents` is the number of latents with which it answers, and `answers` says whether it can.
     """
 
     name: str
@@ -39,6 +45,9 @@ class Node:
     method: str | None
     trained: str
     settings: dict[str, Any]
+    teacher: str | None = None
+    latents: int = 0
+    answers: bool = True
 
     @property
     def recipe(self) -> str:
@@ -145,8 +154,18 @@ def _faults(experiment: Experiment, base: str, steps: list[str]) -> Iterator[str
                     f"{name!r} trains on task {step.task or experiment.task!r} after a training on {task!r}; "
                     "a recipe stays with one task"
                 )
+            if isinstance(step, IcotKd):
+                yield from _teacher_faults(experiment, name, step, method)
             task, method = step.task or experiment.task, step.kind
+        elif isinstance(step, FewShot):
+            if scratch and method is None:
+                yield f"{name!r} prompts a base from scratch, which knows nothing: put a training before it"
+            if step.answer == "flexible" and TASKS[experiment.tasks[task].kind].answers != "number":
+                yield f"{name!r} takes the last number for the answer, but {task!r} has others: answer: strict"
+            method = step.kind
         elif isinstance(step, Prune):
+            if method in METHODS and not METHODS[method].prunable:
+                yield f"{name!r} prunes after {method}, whose parts belong to single layers: prune before it"
             if scratch and method is None and step.needs_scores:
                 yield f"{name!r} scores a base from scratch before any training: put a training before it"
             if scratch and scratch.architecture == "gpt2" and step.unit == "kv_groups":
@@ -155,18 +174,43 @@ def _faults(experiment: Experiment, base: str, steps: list[str]) -> Iterator[str
         yield "never trains, so it has no way to answer; add a training step"
 
 
+def _teacher_faults(experiment: Experiment, name: str, step: IcotKd, method: str | None) -> Iterator[str]:
+    """What is wrong with the teacher of a step, before which the model answers by `method`."""
+    if step.teacher is None:
+        if method not in WRITING:
+            yield (
+                f"{name!r} learns from the model before it, which has to write its chain of thought: put a "
+                f"training of kind {' or '.join(WRITING)} before it, or name a teacher"
+            )
+        return
+    base, *steps = step.teacher.split("+")
+    if name in steps:
+        yield f"{name!r} has itself for a teacher: {step.teacher!r}"
+        return
+    faults = list(_faults(experiment, base, steps))
+    yield from (f"teacher of {name!r}: {fault}" for fault in faults)
+    if not faults:
+        trainings = [experiment.steps[each] for each in steps if isinstance(experiment.steps[each], Method)]
+        if trainings[-1].kind not in WRITING:
+            yield f"teacher of {name!r}: {step.teacher!r} does not write its chain of thought"
+
+
 def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed: int) -> str:
     """Add the nodes of one recipe and seed that are not there yet; returns the name of the last."""
     node = _add(tree, _base_node(experiment, base, seed))
     for name in steps:
         step = experiment.steps[name]
         if isinstance(step, Method):
+            teacher = node.name
+            if isinstance(step, IcotKd) and step.teacher is not None:
+                known, *steps_before = step.teacher.split("+")
+                teacher = _grow(tree, experiment, known, steps_before, seed)
             numbers = list(step.stages())
             for number in numbers:
-                last = number == numbers[-1]
-                node = _add(
-                    tree, _train_node(experiment, node, name, step, number, seed, len(numbers) > 1, last)
-                )
+                label = name if number == numbers[-1] else f"{name}.{number}"
+                node = _add(tree, _train_node(experiment, node, step, name, label, number, seed, teacher))
+        elif isinstance(step, FewShot):
+            node = _add(tree, _prompt_node(node, name, step))
         else:
             node = _add(tree, _prune_node(node, name, step, seed))
     return node.name
@@ -187,19 +231,20 @@ def _base_node(experiment: Experiment, base: str, seed: int) -> Node:
 def _train_node(
     experiment: Experiment,
     parent: Node,
-    step: str,
     method: Method,
+    step: str,
+    label: str,
     number: int,
     seed: int,
-    staged: bool,
-    last: bool,
+    teacher: str,
 ) -> Node:
-    label = step if last else f"{step}.{number}"
     before = parent.name.rsplit("+", 1)[0] if parent.step == step else parent.name
     name = f"{before}+{_name(label, seed if _first_seed(parent, step) else None)}"
+    stages = method.stages()
+    stage = stages[number]
     settings = {
         "method": method.kind,
-        "stage": method.stages()[number].canonical(),
+        "stage": stage.canonical(),
         "training": method.training_of(number).canonical(),
         "precision": experiment.compute.precision,
         "seed": seed,
@@ -209,12 +254,23 @@ def _train_node(
         "train",
         parent.name,
         step,
-        number if staged else None,
+        number if len(stages) > 1 else None,
         seed,
         method.task or experiment.task,
         method.kind,
         name,
         settings,
+        teacher=teacher if stage.needs_teacher else None,
+        latents=stage.layouts[-1].latents,
+        answers=stage.answers,
+    )
+
+
+def _prompt_node(parent: Node, step: str, prompt: FewShot) -> Node:
+    name = f"{parent.name}+{step}"
+    settings = {"prompt": prompt.canonical()}
+    return Node(
+        name, "prompt", parent.name, step, None, parent.seed, parent.task, prompt.kind, name, settings
     )
 
 
@@ -240,6 +296,7 @@ def _prune_node(parent: Node, step: str, prune: Prune, seed: int) -> Node:
         parent.method,
         parent.trained,
         settings,
+        latents=parent.latents,
     )
 
 

@@ -18,6 +18,7 @@ from copra.files import canonical_json
 from copra.fingerprint import fingerprint
 from copra.pruning.budget import Prune
 from copra.reasoning import Method
+from copra.reasoning.few_shot import FewShot
 from copra.recipes import Node, Tree, build_tree
 from copra.tasks import TASKS
 
@@ -40,7 +41,7 @@ class Workflow:
     # Names, as regular expressions: the last step of a node's name tells which rule makes it.
 
     def steps_pattern(self, kind: type) -> str:
-        """Nodes whose last step is a training (`Method`) or a pruning (`Prune`)."""
+        """Nodes whose last step is a training (`Method`), a pruning (`Prune`) or a prompt (`FewShot`)."""
         names = [re.escape(name) for name, step in self.experiment.steps.items() if isinstance(step, kind)]
         return rf"[^/]+\+({'|'.join(names) or 'none'})(\.\d+)?(@-?\d+)?"
 
@@ -51,6 +52,10 @@ class Workflow:
     @property
     def pruned(self) -> str:
         return self.steps_pattern(Prune)
+
+    @property
+    def prompted(self) -> str:
+        return self.steps_pattern(FewShot)
 
     # Files.
 
@@ -66,6 +71,14 @@ class Workflow:
 
     def parent(self, name: str) -> str:
         return f"results/models/{self.node(name).parent}"
+
+    def teacher(self, name: str) -> list[str]:
+        """The manifest of the model that a node learns from, if there is one."""
+        teacher = self.node(name).teacher
+        return [f"results/models/{teacher}/copra.json"] if teacher else []
+
+    def prompt_files(self, name: str) -> list[str]:
+        return self.experiment.steps[self.node(name).step].files()
 
     def data(self, name: str) -> str:
         return f"results/data/{self.node(name).task}"
@@ -109,10 +122,10 @@ class Workflow:
 
     @cached_property
     def staged(self) -> list[str]:
-        """Nodes after each stage of a staged step, where they are evaluated."""
+        """Nodes after each stage of a staged step, where they are evaluated and can answer."""
         if not self.experiment.evaluation.stages:
             return []
-        return [node.name for node in self.tree.nodes.values() if node.stage is not None]
+        return [node.name for node in self.tree.nodes.values() if node.stage is not None and node.answers]
 
     def artifacts(self) -> list[str]:
         """What a run makes on the way. A run asks for these too, so that one that is gone comes back."""
@@ -162,6 +175,9 @@ class Workflow:
     def plan_settings(self, name: str) -> str:
         return self.settings("plan", self.node(name).settings)
 
+    def prompt_settings(self, name: str) -> str:
+        return self.settings("prompt", {"node": name, **self.node(name).settings})
+
     def prune_settings(self, name: str) -> str:
         return self.settings("prune", {"node": name})
 
@@ -169,7 +185,8 @@ class Workflow:
         task = self.node(name).task
         value = {"node": name, "task": task, "answers": self._answers(task)}
         value |= self.experiment.evaluation.canonical()
-        del value["stages"]
+        for other in ("stages", "latents", "lens"):
+            del value[other]
         return self.settings("evaluate", value)
 
     def latency_settings(self) -> str:

@@ -11,7 +11,7 @@ from copra.inference.decode import decode
 from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
 from copra.models.shape import LayerShape, ModelShape, shape_of
 from copra.pruning.surgery import prune
-from copra.reasoning.forward import collate, cross_entropy
+from copra.reasoning.forward import collate, cross_entropy, hidden_states
 from copra.reasoning.layout import Decoding, Markers, TokenRow, lay_out
 
 HIDDEN = Decoding(before=(47,), latents=3, thought="hidden", latent_token=48, after=(49,))
@@ -163,8 +163,8 @@ def test_worked_answer():
     decoding = Decoding((1,), 2, "hidden", 2, (3,))
     assert list(passes(decoding, 5, 3)) == [
         Pass("prefill", 6, 0, 0),
-        Pass("latent", 1, 6, 0),
-        Pass("latent", 2, 7, 1),
+        Pass("latent", 1, 6, 0, 1),
+        Pass("latent", 2, 7, 1, 1),
         Pass("decode", 1, 9, 1),
         Pass("decode", 1, 10, 1),
     ]
@@ -182,6 +182,7 @@ def test_worked_answer():
         ("decode", "attention"): 2 * 144 + (10 + 11) * 24,
         ("decode", "ffn"): 2 * 120,
         ("decode", "head"): 160,
+        **{(phase, "method"): 0 for phase in PHASES},
     }
     assert answer.depth == 5
 
@@ -209,7 +210,8 @@ def test_training_with_latents_costs_no_more_than_in_one_pass(make_model):
         ),
         with_kwargs=True,
     )
-    cross_entropy(model, collate([sample], 0), "hidden")
+    batch = collate([sample], 0)
+    cross_entropy(model, batch, hidden_states(model, batch, "hidden"))
     counter = FlopCounter(shape_of(model.config.to_dict()))
     forward = sum(sum(counter.of_pass(Pass("latent", new, past, 0)).values()) for new, past in seen) + sum(
         counter.of_pass(Pass("latent", 0, 0, 4)).values()

@@ -86,13 +86,13 @@ def test_batched_answers_equal_plain_ones(any_model, prompts, name, monkeypatch)
     expected = plain_answers(texts, stop)
     assert {answer.hit_length_limit for answer in expected} == {True, False}
     kept: list[int] = []
-    keep = module._Run.keep
+    keep = module.Run.keep
 
     def spy(self, rows):
         kept.append(len(rows))
         keep(self, rows)
 
-    monkeypatch.setattr(module._Run, "keep", spy)
+    monkeypatch.setattr(module.Run, "keep", spy)
     for batch_size in (1, 3, len(prompts)):
         assert answers(any_model, prompts, decoding, batch_size, stop) == expected
     # A look every third token, as on a GPU, changes the work and not the answers.

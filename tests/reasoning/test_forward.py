@@ -1,13 +1,21 @@
-"""Coconut's forward pass against a plain one: a row at a time, no cache, no padding, in float64."""
+"""The forward pass with latents against a plain one: a row at a time, no cache, no padding, in float64."""
 
 import pytest
 import torch
+from references import (
+    MARKERS,
+    PAD,
+    assert_same_gradients,
+    gradients,
+    plain_cross_entropy,
+    plain_hidden,
+    projected,
+)
 
+from copra.models.parts import Projection
 from copra.reasoning.forward import collate, cross_entropy, hidden_states
-from copra.reasoning.layout import IGNORED, Markers, TokenRow, lay_out
+from copra.reasoning.layout import IGNORED, TokenRow, lay_out
 
-MARKERS = Markers(start=47, latent=48, end=49)
-PAD = 0
 # Length of the question, lengths of the steps, steps left out, latents, with markers or without.
 ROWS = [
     (5, (3, 2, 4), 1, 2, True),
@@ -33,77 +41,133 @@ def samples():
     return found
 
 
-# What a latent reads, how it enters, and how far float64 reaches: norms for scaling are taken in float32.
-WAYS = [("hidden", "raw", 1e-10), ("hidden", "scaled", 1e-5), ("embedding", "raw", 1e-10)]
+@pytest.fixture
+def projection(any_model):
+    return Projection(any_model).double()
 
 
-def plain_hidden(model, sample, thought: str, latent_input: str = "raw") -> torch.Tensor:
-    """[N, d]: every latent recomputes the whole prefix."""
-    embedding = model.get_input_embeddings().weight
-    inputs = [embedding[token] for token in sample.tokens]
-
-    def body(vectors):
-        return model.base_model(inputs_embeds=torch.stack(vectors)[None], use_cache=False).last_hidden_state[
-            0
-        ]
-
-    if thought == "hidden":
-        for position in range(len(inputs)):
-            if sample.tokens[position] == MARKERS.latent:
-                inputs[position] = body(inputs[:position])[-1]
-                if latent_input == "scaled":
-                    mean = torch.stack([row.detach().norm() for row in embedding]).mean()
-                    inputs[position] = inputs[position] / inputs[position].norm() * mean
-    return body(inputs)
+# What a latent reads, how it enters, the iterations if any, and how far float64 reaches: norms for scaling
+# are taken in float32. No row has more than 4 latents.
+WAYS = [
+    ("hidden", "raw", None, 1e-10),
+    ("hidden", "scaled", None, 1e-5),
+    ("hidden", "projected", None, 1e-10),
+    ("embedding", "raw", None, 1e-10),
+    ("hidden", "raw", 1, 1e-10),
+    ("hidden", "raw", 2, 1e-10),
+    ("hidden", "projected", 3, 1e-10),
+]
 
 
-def plain_loss(model, sample, *way: str) -> torch.Tensor:
-    """Sum of -log p(token) over the labels."""
-    hidden = plain_hidden(model, sample, *way)
-    loss = hidden.new_zeros(())
-    for position, label in enumerate(sample.labels):
-        if label != IGNORED:
-            logits = model.get_output_embeddings().weight @ hidden[position - 1]
-            loss = loss - (logits[label] - logits.logsumexp(0))
-    return loss
+def ours_hidden(model, projection, batch, thought, latent_input, iterations):
+    settings = {"projection": projection, "iterations": iterations or 0}
+    return hidden_states(model, batch, thought, latent_input, **settings)
 
 
-def gradients(model, value: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    value.backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+def plain(model, projection, sample, thought, latent_input, iterations):
+    def scaled(hidden):
+        mean = torch.stack([row.detach().norm() for row in model.get_input_embeddings().weight]).mean()
+        return hidden / hidden.norm() * mean
+
+    feeds = {"raw": lambda hidden: hidden, "scaled": scaled, "projected": projected(projection)}
+    return plain_hidden(model, sample, thought, feeds[latent_input], iterations)
 
 
-@pytest.mark.parametrize(("thought", "latent_input", "tolerance"), WAYS)
+def ours_loss(model, samples, *way, pad: int = PAD):
+    batch = collate(samples, pad)
+    return cross_entropy(model, batch, hidden_states(model, batch, *way))
+
+
+def plain_loss(model, sample):
+    return plain_cross_entropy(model, plain_hidden(model, sample), sample.labels)
+
+
+@pytest.mark.parametrize(("thought", "latent_input", "iterations", "tolerance"), WAYS)
 def test_hidden_states_and_their_gradients_equal_the_plain_ones(
-    any_model, samples, thought, latent_input, tolerance
+    any_model, projection, samples, thought, latent_input, iterations, tolerance
 ):
+    way = (thought, latent_input, iterations)
     batch = collate(samples, PAD)
-    hidden = hidden_states(any_model, batch, thought, latent_input)
+    hidden = ours_hidden(any_model, projection, batch, *way)
     generator = torch.Generator().manual_seed(4)
-    ours, plain = hidden.new_zeros(()), hidden.new_zeros(())
+    ours, sums = hidden.new_zeros(()), hidden.new_zeros(())
     for row, sample in enumerate(samples):
-        expected = plain_hidden(any_model, sample, thought, latent_input)
+        expected = plain(any_model, projection, sample, *way)
         found = hidden[row][batch.mask[row].bool()]
         assert torch.allclose(found, expected, rtol=0, atol=tolerance)
         direction = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
-        ours, plain = ours + (found * direction).sum(), plain + (expected * direction).sum()
-    ours, plain = gradients(any_model, ours), gradients(any_model, plain)
-    for name, expected in plain.items():
-        assert expected.abs().max() > 0
-        assert (ours[name] - expected).norm() <= tolerance * expected.norm(), name
+        ours, sums = ours + (found * direction).sum(), sums + (expected * direction).sum()
+    both = torch.nn.ModuleDict({"model": any_model, "projection": projection})
+    ours, expected = gradients(both, ours), gradients(both, sums)
+    names = {name for name, _ in both.named_parameters() if latent_input == "projected" or "model" in name}
+    assert set(expected) == names
+    assert_same_gradients(ours, expected, tolerance)
 
 
-@pytest.mark.parametrize(("thought", "latent_input", "tolerance"), WAYS)
-def test_loss_and_its_gradients_equal_the_plain_ones(any_model, samples, thought, latent_input, tolerance):
-    loss, supervised = cross_entropy(any_model, collate(samples, PAD), thought, latent_input)
-    expected = sum(plain_loss(any_model, sample, thought, latent_input) for sample in samples)
+@pytest.mark.parametrize(("thought", "latent_input", "iterations", "tolerance"), WAYS)
+def test_loss_and_its_gradients_equal_the_plain_ones(
+    any_model, projection, samples, thought, latent_input, iterations, tolerance
+):
+    way = (thought, latent_input, iterations)
+    batch = collate(samples, PAD)
+    loss, supervised = cross_entropy(any_model, batch, ours_hidden(any_model, projection, batch, *way))
+    expected = sum(
+        plain_cross_entropy(any_model, plain(any_model, projection, sample, *way), sample.labels)
+        for sample in samples
+    )
     assert int(supervised) == sum(label != IGNORED for sample in samples for label in sample.labels)
     # The loss itself is taken in float32.
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    ours, plain = gradients(any_model, loss), gradients(any_model, expected)
-    for name, value in plain.items():
-        assert (ours[name] - value).norm() <= max(1e-6, tolerance) * value.norm(), name
+    ours, expected = gradients(any_model, loss), gradients(any_model, expected)
+    assert_same_gradients(ours, expected, max(1e-6, tolerance))
+
+
+@pytest.mark.parametrize("latent_input", ["raw", "projected"])
+def test_as_many_iterations_as_latents_are_the_sequential_chain(any_model, projection, samples, latent_input):
+    batch = collate(samples, PAD)
+    chain = ours_hidden(any_model, projection, batch, "hidden", latent_input, None)
+    iterated = ours_hidden(any_model, projection, batch, "hidden", latent_input, 4)
+    assert torch.allclose(iterated, chain, rtol=0, atol=1e-10)
+    generator = torch.Generator().manual_seed(4)
+    direction = torch.randn(chain.shape, generator=generator, dtype=torch.float64)
+    direction *= batch.mask[:, :, None]
+    both = torch.nn.ModuleDict({"model": any_model, "projection": projection})
+    ours, expected = (gradients(both, (hidden * direction).sum()) for hidden in (iterated, chain))
+    assert_same_gradients(ours, expected, 1e-10)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3])
+def test_iterations_make_as_many_latents_exact(any_model, projection, samples, iterations):
+    """Rows 3 and 5 have 4 latents each, the others fewer."""
+    batch = collate(samples, PAD)
+    chain = ours_hidden(any_model, projection, batch, "hidden", "raw", None)
+    iterated = ours_hidden(any_model, projection, batch, "hidden", "raw", iterations)
+    off = ((iterated - chain).abs().amax(2) > 1e-10) & batch.mask.bool()
+    exact = batch.first_latent + iterations
+    assert not off[:, :exact].any()
+    assert off[3, exact:].any()
+    assert off[5, exact:].any()
+    # The latent after those is off already, and rows with no more latents than iterations nowhere.
+    assert off[[3, 5], exact].all()
+    for row, sample in enumerate(samples):
+        assert off[row].any() == (sample.n_latents > iterations)
+
+
+def test_iterations_need_one_pass_each_and_one_more(any_model, samples):
+    widths: list[int] = []
+    any_model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    batch = collate(samples, PAD)
+    hidden_states(any_model, batch, "hidden", iterations=3)
+    # What stands before the latents is read once, what stands after them in the last pass alone.
+    before, after = batch.first_latent, batch.tokens.shape[1] - batch.first_latent - 4
+    assert widths == [before + 4, 4, 4, 4 + after]
+
+
+def test_projected_latents_need_their_projection(any_model, samples):
+    with pytest.raises(ValueError, match="projection"):
+        hidden_states(any_model, collate(samples, PAD), "hidden", "projected")
 
 
 def test_scaled_latents_have_the_mean_norm_of_the_embeddings(any_model, samples):
@@ -123,7 +187,7 @@ def test_scaled_latents_have_the_mean_norm_of_the_embeddings(any_model, samples)
 def test_the_gradient_goes_through_the_latents(any_model, samples):
     """Cut at the latents it would be another one: what the comparison above rests on."""
     sample = samples[3]
-    whole = gradients(any_model, plain_loss(any_model, sample, "hidden"))
+    whole = gradients(any_model, plain_loss(any_model, sample))
     embedding = any_model.get_input_embeddings()
     with torch.no_grad():
         inputs = embedding.weight[sample.tokens].clone()
@@ -160,7 +224,7 @@ def test_latents_need_one_pass_each_and_one_more(any_model, samples):
 def test_the_lm_head_reads_supervised_positions_only(any_model, samples):
     rows: list[int] = []
     any_model.get_output_embeddings().register_forward_hook(lambda _, args, __: rows.append(args[0].shape[0]))
-    _, supervised = cross_entropy(any_model, collate(samples, PAD), "hidden")
+    _, supervised = ours_loss(any_model, samples, "hidden")
     # By hand: the kept steps and three tokens of answer of each of ROWS.
     assert rows == [(2 + 4 + 3) + 3 + (3 + 3 + 3) + 3 + (6 + 3) + 3]
     assert int(supervised) == rows[0]
@@ -198,5 +262,5 @@ def test_collate_pads_on_the_right_where_there_are_no_latents(samples):
 
 
 def test_what_a_pad_is_does_not_matter(any_model, samples):
-    losses = {pad: cross_entropy(any_model, collate(samples, pad), "hidden")[0].item() for pad in (0, 31)}
+    losses = {pad: ours_loss(any_model, samples, "hidden", pad=pad)[0].item() for pad in (0, 31)}
     assert losses[0] == losses[31]

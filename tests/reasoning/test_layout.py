@@ -1,5 +1,6 @@
 """Samples written out by hand. Question 1 2, steps [11, 12] [21] [31, 32], answer 91 92."""
 
+import json
 from collections import Counter
 from random import Random
 
@@ -13,6 +14,7 @@ from copra.reasoning.method import Stage
 MARKERS = Markers(start=7, latent=8, end=9)
 ROW = TokenRow("row", question=[1, 2], steps=[[11, 12], [21], [31, 32]], answer=[91, 92])
 SHORT = TokenRow("short", question=[3], steps=[[41]], answer=[93])
+BARE = TokenRow("bare", question=[4], steps=[], answer=[94])
 TRAINING = {"steps": 1}
 _ = -100
 
@@ -176,14 +178,120 @@ def test_mixing_depends_on_the_draw_alone():
     assert first == again
 
 
+def test_a_uniform_draw_takes_each_stage_of_a_row_as_often():
+    """ROW has 3 steps, so stages 0 to 3; in stage 1 of K = 4 the others come by uniform draws alone."""
+    stage = coconut(uniform_prob=0.4, max_latent_stage=4).stages()[1]
+    draw = Random(6)
+    counts = Counter(tuple(stage.lay_out(ROW, MARKERS, draw).tokens) for _ in range(20_000))
+    # 0.4 / 4 each, and the other 0.6 to stage 1. Standard deviation: 0.4% at most.
+    shares = {
+        (1, 2, 7, 9, 11, 12, 21, 31, 32, 91, 92): 0.1,
+        (1, 2, 7, 8, 9, 21, 31, 32, 91, 92): 0.7,
+        (1, 2, 7, 8, 8, 9, 31, 32, 91, 92): 0.1,
+        (1, 2, 7, 8, 8, 8, 9, 91, 92): 0.1,
+    }
+    assert set(counts) == set(shares)
+    for tokens, share in shares.items():
+        assert counts[tokens] / 20_000 == pytest.approx(share, abs=0.015)
+    # What is learned does not change: validation and answers are those of stage 1.
+    assert stage.lay_out(ROW, MARKERS).tokens == [1, 2, 7, 8, 9, 21, 31, 32, 91, 92]
+    assert stage.decoding(MARKERS).latents == 1
+
+
+def test_a_uniform_draw_of_a_row_with_more_steps_than_stages_takes_the_last_more_often():
+    """K = 1: of the stages 0, 1, 2, 3 of ROW's steps, 2 and 3 are the last one, with one latent in all."""
+    stage = coconut(uniform_prob=1, max_latent_stage=1).stages()[0]
+    draw = Random(7)
+    counts = Counter(tuple(stage.lay_out(ROW, MARKERS, draw).tokens) for _ in range(20_000))
+    shares = {
+        (1, 2, 7, 9, 11, 12, 21, 31, 32, 91, 92): 0.25,
+        (1, 2, 7, 8, 9, 21, 31, 32, 91, 92): 0.25,
+        (1, 2, 7, 8, 9, 91, 92): 0.5,
+    }
+    assert set(counts) == set(shares)
+    for tokens, share in shares.items():
+        assert counts[tokens] / 20_000 == pytest.approx(share, abs=0.015)
+
+
+def test_a_uniform_draw_of_a_row_without_steps_is_stage_0():
+    stage = coconut(uniform_prob=1).stages()[4]
+    assert {tuple(stage.lay_out(BARE, MARKERS, Random(i)).tokens) for i in range(20)} == {(4, 7, 9, 94)}
+
+
+def test_uniform_and_mixed_draws_go_together():
+    """Stage 1 of K = 1: half the time 0 or 1 with weights 1 and 2, half the time 0, 1, 2 or 3 evenly."""
+    stage = coconut(uniform_prob=0.5, stage_mixing=True, max_latent_stage=1).stages()[1]
+    draw = Random(8)
+    counts = Counter(len(stage.lay_out(ROW, MARKERS, draw).tokens) for _ in range(20_000))
+    # Stage 0 has 11 tokens, stage 1 has 10, the last 7.
+    shares = {11: 1 / 2 / 3 + 1 / 2 / 4, 10: 1 / 2 * 2 / 3 + 1 / 2 / 4, 7: 1 / 2 * 2 / 4}
+    assert set(counts) == set(shares)
+    for length, share in shares.items():
+        assert counts[length] / 20_000 == pytest.approx(share, abs=0.015)
+
+
+def test_uniform_draws_are_made_anew_each_epoch_and_come_from_the_draw_alone():
+    stage = coconut(uniform_prob=0.1).stages()[4]
+    assert stage.draws
+    assert not coconut().stages()[4].draws
+    first, again = ([stage.lay_out(ROW, MARKERS, draw) for _ in range(30)] for draw in (Random(1), Random(1)))
+    assert first == again
+
+
+def test_projected_latents_bring_a_projection_and_need_it_to_answer():
+    for stage in coconut(latent_input="projected", first_stage=1).stages().values():
+        assert stage.parts() == {"projection": {}}
+        decoding = stage.decoding(MARKERS)
+        assert decoding.latent_input == "projected"
+        assert decoding.parts == ("projection",)
+        assert Decoding.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+    # Without latents there is nothing to project.
+    assert coconut(latent_input="projected").stages()[0].decoding(MARKERS).parts == ()
+    assert coconut().stages()[4].parts() == {}
+    assert coconut().stages()[4].decoding(MARKERS).parts == ()
+
+
+def test_a_row_without_steps():
+    """Stages 1 and 2 take their latents all the same; without padding the last stage has none."""
+    method = coconut(latents_per_step=2, max_latent_stage=2)
+    tokens = [sample_of(method, stage, BARE).tokens for stage in range(4)]
+    assert tokens == [[4, 7, 9, 94], [4, 7, 8, 8, 9, 94], [4, 7, *[8] * 4, 9, 94], [4, 7, *[8] * 4, 9, 94]]
+    method = coconut(latents_per_step=2, max_latent_stage=2, pad_latent_to_max=False)
+    assert sample_of(method, 3, BARE).tokens == [4, 7, 9, 94]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"latents_per_step": 0},
+        {"max_latent_stage": 0},
+        {"first_stage": -1},
+        {"thought": "pause"},
+        {"latent_input": "normed"},
+        {"uniform_prob": 1.1},
+        {"uniform_prob": -0.1},
+        {"latents": 3},
+    ],
+)
+def test_wrong_settings_are_refused(settings):
+    with pytest.raises(ValidationError, match=next(iter(settings))):
+        coconut(**settings)
+
+
 def test_latents_need_their_markers():
     with pytest.raises(ValueError, match="markers"):
         lay_out(ROW, skip=1, latents=1, markers=None)
 
 
 def test_stages_survive_their_json():
-    for stage in coconut(stage_mixing=True, pad_latent_to_max=False).stages().values():
-        assert Stage.model_validate(stage.canonical()) == stage
+    ways = {
+        "stage_mixing": True,
+        "pad_latent_to_max": False,
+        "uniform_prob": 0.3,
+        "latent_input": "projected",
+    }
+    for stage in [*coconut(**ways).stages().values(), *coconut(explaining={}).stages().values()]:
+        assert type(stage).model_validate(json.loads(json.dumps(stage.canonical()))) == stage
 
 
 def test_overrides_change_single_stages():

@@ -3,7 +3,7 @@ import json
 import pandas
 import pytest
 
-PARTS = ("prefill", "latent", "decode", "attention", "ffn", "head")
+PARTS = ("prefill", "latent", "decode", "attention", "ffn", "head", "method", "cached_prompt")
 TOKENS = ("prompt", "latent", "marker", "chain", "answer", "generated")
 
 

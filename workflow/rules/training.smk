@@ -5,6 +5,7 @@ rule train:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
         weights=lambda wildcards: ancient(f"{copra.parent(wildcards.node)}/model.safetensors"),
+        teacher=lambda wildcards: copra.teacher(wildcards.node),
         train=lambda wildcards: f"{copra.data(wildcards.node)}/train.parquet",
         valid=lambda wildcards: f"{copra.data(wildcards.node)}/valid.parquet",
     output:
@@ -30,5 +31,34 @@ rule train:
         "Training {wildcards.node}"
     shell:
         "copra train --settings {params.settings:q} --threads {threads} --parent {input.parent}"
-        " --data {input.train} --state results/state --save-every {resources.save_every_seconds}"
+        " --teacher {input.teacher} --data {input.train} --state results/state --save-every {resources.save_every_seconds}"
         " --output {output.manifest} > {log} 2>&1"
+
+
+# The same model, asked by worked examples: no weight changes.
+rule prompt:
+    input:
+        parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
+        weights=lambda wildcards: ancient(f"{copra.parent(wildcards.node)}/model.safetensors"),
+        train=lambda wildcards: f"{copra.data(wildcards.node)}/train.parquet",
+        files=lambda wildcards: copra.prompt_files(wildcards.node),
+    output:
+        manifest="results/models/{node}/copra.json",
+        weights="results/models/{node}/model.safetensors",
+    log:
+        "results/logs/prompt/{node}.log",
+    benchmark:
+        "results/benchmarks/prompt/{node}.tsv"
+    wildcard_constraints:
+        node=copra.prompted,
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.prompt_settings(wildcards.node),
+    message:
+        "Prompting {wildcards.node}"
+    shell:
+        "copra prompt --settings {params.settings:q} --parent {input.parent}"
+        " --data {input.train} --output {output.manifest} > {log} 2>&1"

@@ -22,17 +22,19 @@ from copra.reasoning.layout import Decoding
 
 Phase = Literal["prefill", "latent", "decode"]
 PHASES: tuple[Phase, ...] = ("prefill", "latent", "decode")
-PARTS = ("attention", "ffn", "head")
+PARTS = ("attention", "ffn", "head", "method")
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass: `new` tokens over `past` cached ones, the LM head at `logits` positions."""
+    """One forward pass: `new` tokens over `past` cached ones, the LM head at `logits` positions, and `fed`
+    latents made from hidden states."""
 
     phase: Phase
     new: int
     past: int
     logits: int
+    fed: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,29 +53,40 @@ class AnswerFlops:
         return sum(flops for key, flops in self.by.items() if name in key)
 
 
-def passes(decoding: Decoding | None, prompt: int, generated: int) -> Iterator[Pass]:
-    """The passes of one greedy answer of `generated` tokens (at least 1) after `prompt` tokens.
+def passes(decoding: Decoding | None, prompt: int, generated: int, cached: int = 0) -> Iterator[Pass]:
+    """The passes of one greedy answer of `generated` tokens (at least 1) after `prompt` tokens, of which the
+    first `cached` are in the cache already.
 
     The prompt and the tokens before the latents go in one pass, which needs no logits where latents
     follow; each latent needs a pass, and the last one takes the tokens after the latents along; every
     generated token but the last one is fed back. Latents that are a learned embedding belong to the
-    prefill.
+    prefill. Jacobi iterations read all latents with the prompt and again in every round. A thought emulator
+    reads the prompt in a pass of its own, which counts as thinking.
     """
-    before, latents, after, loops = 0, 0, 0, False
+    before, latents, after, loops, rounds = 0, 0, 0, False, 0
     if decoding is not None:
         before, latents, after = len(decoding.before), decoding.latents, len(decoding.after)
-        loops = decoding.loops
-    if loops:
+        loops, rounds = decoding.loops, decoding.jacobi
+    if decoding is not None and decoding.emulated:
+        yield Pass("latent", prompt, 0, 0)
+    if rounds:
         past = prompt + before
-        yield Pass("prefill", past, 0, 0)
+        yield Pass("prefill", past + latents - cached, cached, 0)
+        for _ in range(rounds - 1):
+            yield Pass("latent", latents, past, 0, latents)
+        yield Pass("latent", latents + after, past, 1, latents)
+        past += latents + after
+    elif loops:
+        past = prompt + before
+        yield Pass("prefill", past - cached, cached, 0)
         for _ in range(latents - 1):
-            yield Pass("latent", 1, past, 0)
+            yield Pass("latent", 1, past, 0, 1)
             past += 1
-        yield Pass("latent", 1 + after, past, 1)
+        yield Pass("latent", 1 + after, past, 1, 1)
         past += 1 + after
     else:
         past = prompt + before + latents + after
-        yield Pass("prefill", past, 0, 1)
+        yield Pass("prefill", past - cached, cached, 1)
     for _ in range(generated - 1):
         yield Pass("decode", 1, past, 1)
         past += 1
@@ -89,6 +102,8 @@ class FlopCounter:
         self.scores = sum(4 * each.query_heads * each.head_dim for each in layers)
         self.ffn = sum(2 * shape.ffn_matrices * d * each.ffn for each in layers)
         self.head = 2 * d * shape.vocabulary
+        self.projection = 4 * d * d
+        self.emulation = sum(_emulation(d, below) for below in range(len(layers)))
 
     def of_pass(self, one: Pass) -> dict[str, int]:
         """FLOPs of one pass, by part."""
@@ -98,23 +113,37 @@ class FlopCounter:
             "head": one.logits * self.head,
         }
 
-    def of_answer(self, decoding: Decoding | None, prompt: int, generated: int) -> AnswerFlops:
-        """FLOPs of one answer."""
+    def of_answer(
+        self, decoding: Decoding | None, prompt: int, generated: int, cached: int = 0
+    ) -> AnswerFlops:
+        """FLOPs of one answer; `cached` of the prompt's tokens cost nothing any more."""
         by: dict[tuple[Phase, str], int] = dict.fromkeys(
             ((phase, part) for phase in PHASES for part in PARTS), 0
         )
         depth = 0
-        for one in passes(decoding, prompt, generated):
+        projected = decoding is not None and decoding.latent_input == "projected"
+        for one in passes(decoding, prompt, generated, cached):
             depth += 1
             for part, flops in self.of_pass(one).items():
                 by[one.phase, part] += flops
+            by[one.phase, "method"] += one.fed * self.projection if projected else 0
+        if decoding is not None and decoding.emulated:
+            by["latent", "method"] += self.emulation
         return AnswerFlops(by, depth)
 
-    def of_training(self, tokens: int, context: int, supervised: int) -> int:
-        """FLOPs of training on `tokens` tokens: forward and twice that backward.
+    def of_training(self, tokens: int, context: int, supervised: int, *, learns: bool = True) -> int:
+        """FLOPs of training on `tokens` tokens: forward and twice that backward (or not, in a frozen model).
 
         `context` is the sum over samples of length squared (each position is scored against the whole
         of its own row), `supervised` the positions at which the LM head is read.
         """
         forward = tokens * (self.projections + self.ffn) + context * self.scores + supervised * self.head
-        return 3 * forward
+        return 3 * forward if learns else forward
+
+
+def _emulation(d: int, below: int) -> int:
+    """What a thought emulator computes at one layer beside its blocks, with `below` layers under it: its
+    network (2d to 4d to d), LSTM cell, key, query and attention over those below, output (2d to d), and the
+    student's network (d to 4d to d)."""
+    attention = 2 * d * d + 4 * d * below if below else 0
+    return (24 + 16 + 2 + 4 + 16) * d * d + attention

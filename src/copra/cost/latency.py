@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from copra.inference.decode import decode
+from copra.inference.prompts import prompts_of
 from copra.models.checkpoint import Checkpoint
-from copra.models.tokens import pad_id, tokenise
+from copra.models.tokens import pad_id
 from copra.reasoning.layout import Decoding
 from copra.tasks.task import Row
 
@@ -27,13 +28,14 @@ def measure(
     """Median seconds an answer at batch 1 and in a full batch, of natural and of forced length.
 
     One unmeasured run warms up; the device is synchronised around every run. A forced length takes
-    the model's knowledge out of the comparison: every model writes the same number of tokens.
+    the model's knowledge out of the comparison: every model writes the same number of tokens. Worked examples
+    before all questions are read once a run.
     """
     tokenizer = checkpoint.tokenizer
     decoding = Decoding.from_json(checkpoint.manifest["decoding"])
-    prompts = [row.question for row in tokenise(tokenizer, rows)]
+    asked = prompts_of(tokenizer, rows, decoding)
     table = []
-    for batch, chosen in ((1, prompts[:questions]), (batch_size, prompts[:batch_size])):
+    for batch, chosen in ((1, asked.prompts[:questions]), (batch_size, asked.prompts[:batch_size])):
         for length, limit in (("natural", max_new_tokens), ("forced", forced_tokens)):
 
             def answer(batch: int = batch, chosen: list = chosen, length: str = length, limit: int = limit):
@@ -46,6 +48,9 @@ def measure(
                     max_new_tokens=limit,
                     batch_size=batch,
                     force_length=length == "forced",
+                    parts=checkpoint.parts,
+                    prefix=asked.prefix,
+                    ends=asked.ends,
                 )
 
             table.append(

@@ -1,11 +1,34 @@
 """Parameter counts and cache sizes, by formula from the sizes of a model (no torch)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from copra.models.shape import ModelShape
+from copra.reasoning.layout import Decoding
 
 
 def kv_cache_bytes_per_token(shape: ModelShape, bytes_per_value: int = 4) -> int:
     """Bytes that one token adds to the key/value cache of one sequence."""
     return sum(2 * layer.kv_heads * layer.head_dim * bytes_per_value for layer in shape.layers)
+
+
+def answering_parameters(manifest: Mapping[str, Any]) -> int:
+    """Weights that an answer needs: the language model's, and those of the parts that its decoding names."""
+    parts = (manifest.get("parts") or {}).get("parameters", {})
+    return manifest["parameters"] + sum(parts[name] for name in _answering(manifest))
+
+
+def answering_bytes(manifest: Mapping[str, Any]) -> int:
+    """Bytes of those weights on the disk; parts that only training needs are left out in proportion."""
+    parts = manifest.get("parts")
+    if not parts:
+        return manifest["weights"]["bytes"]
+    used = sum(parts["parameters"][name] for name in _answering(manifest))
+    return manifest["weights"]["bytes"] + round(parts["bytes"] * used / sum(parts["parameters"].values()))
+
+
+def _answering(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    return Decoding.from_json(manifest["decoding"]).parts
 
 
 def block_parameters(shape: ModelShape) -> list[dict[str, int]]:

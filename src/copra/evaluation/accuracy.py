@@ -9,8 +9,9 @@ from copra.cost.flops import PARTS, PHASES, FlopCounter
 from copra.errors import CopraError
 from copra.evaluation.answers import extract_answer, same_answer
 from copra.inference.decode import Answer, decode
-from copra.models.tokens import ANSWER, pad_id, tokenise
-from copra.reasoning.layout import Decoding, TokenRow
+from copra.inference.prompts import Prompts, prompts_of, until_stop
+from copra.models.tokens import ANSWER, pad_id
+from copra.reasoning.layout import Decoding
 from copra.tasks.task import Row
 
 if TYPE_CHECKING:
@@ -31,23 +32,27 @@ def predictions(
         CopraError: the longest question leaves too few positions for `max_new_tokens`.
     """
     tokenizer = checkpoint.tokenizer
-    token_rows = tokenise(tokenizer, rows)
-    _check_length(checkpoint, decoding, token_rows, max_new_tokens)
+    asked = prompts_of(tokenizer, rows, decoding)
+    _check_length(checkpoint, decoding, rows, asked, max_new_tokens)
     decoded = decode(
         checkpoint.model,
-        [row.question for row in token_rows],
+        asked.prompts,
         decoding,
         stop=tokenizer.eos_token_id,
         pad=pad_id(tokenizer),
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
+        parts=checkpoint.parts,
+        prefix=asked.prefix,
+        ends=asked.ends,
     )
     texts = tokenizer.batch_decode([answer.tokens for answer in decoded], skip_special_tokens=True)
     mark = tokenizer(ANSWER, add_special_tokens=False)["input_ids"][0]
     counter = FlopCounter(checkpoint.shape)
     table = []
-    for row, tokens, answer, text in zip(rows, token_rows, decoded, texts, strict=True):
-        extracted = extract_answer(text)
+    for row, prompt, answer, text in zip(rows, asked.prompts, decoded, texts, strict=True):
+        extracted = _extracted(text, decoding)
+        known = len(asked.prefix)
         table.append(
             {
                 "id": row.id,
@@ -56,8 +61,8 @@ def predictions(
                 "generated": text,
                 "extracted": extracted,
                 "correct": same_answer(extracted, row.answer, answers),
-                **_counts(tokens, answer, decoding, mark),
-                **_flops(counter, tokens, answer, decoding),
+                **_counts(known + len(prompt), answer, decoding, mark),
+                **_flops(counter, known + len(prompt), known, answer, decoding),
             }
         )
     return pandas.DataFrame(table)
@@ -74,30 +79,37 @@ def share_correct(
     return float(predictions(checkpoint, decoding, rows, max_new_tokens, answers)["correct"].mean())
 
 
+def _extracted(text: str, decoding: Decoding) -> str | None:
+    if decoding.prompting is None:
+        return extract_answer(text)
+    return extract_answer(until_stop(text, decoding.prompting), decoding.prompting.answer)
+
+
 def _check_length(
-    checkpoint: "Checkpoint", decoding: Decoding, rows: Sequence[TokenRow], max_new_tokens: int
+    checkpoint: "Checkpoint", decoding: Decoding, rows: Sequence[Row], asked: Prompts, max_new_tokens: int
 ) -> None:
     """Refuse answers that may become longer than the model has positions for."""
     context = checkpoint.model.config.max_position_embeddings
-    longest = max(rows, key=lambda row: len(row.question))
+    tokens, row = max(zip(map(len, asked.prompts), rows, strict=True), key=lambda pair: pair[0])
     thought = len(decoding.before) + decoding.latents + len(decoding.after)
     # The last generated token is not fed back.
-    room = context - len(longest.question) - thought + 1
+    room = context - len(asked.prefix) - tokens - thought + 1
     if max_new_tokens > room:
+        examples = f" and its examples {len(asked.prefix)}" if asked.prefix else ""
         raise CopraError(
-            f"row {longest.id}: its question has {len(longest.question)} tokens and the model {context} "
+            f"row {row.id}: its question has {tokens} tokens{examples} and the model {context} "
             f"positions, which leaves {max(room, 0)} for the answer: set evaluation.max_new_tokens, now "
             f"{max_new_tokens}, to that or less, or give the base more context."
         )
 
 
-def _counts(tokens: TokenRow, answer: Answer, decoding: Decoding, mark: int) -> dict[str, Any]:
+def _counts(prompt: int, answer: Answer, decoding: Decoding, mark: int) -> dict[str, Any]:
     """Token counts of one answer. The chain ends where the last answer mark begins."""
     generated = len(answer.tokens)
     marked = mark in answer.tokens
     chain = generated - 1 - answer.tokens[::-1].index(mark) if marked else generated
     return {
-        "n_prompt": len(tokens.question),
+        "n_prompt": prompt,
         "n_latent": decoding.latents,
         "n_marker": len(decoding.before) + len(decoding.after),
         "n_chain": chain,
@@ -107,7 +119,15 @@ def _counts(tokens: TokenRow, answer: Answer, decoding: Decoding, mark: int) -> 
     }
 
 
-def _flops(counter: FlopCounter, tokens: TokenRow, answer: Answer, decoding: Decoding) -> dict[str, int]:
-    flops = counter.of_answer(decoding, len(tokens.question), len(answer.tokens))
-    names = (*(phase for phase in PHASES), *PARTS)
-    return {"depth": flops.depth, "flops": flops.total, **{f"flops_{name}": flops.of(name) for name in names}}
+def _flops(
+    counter: FlopCounter, prompt: int, known: int, answer: Answer, decoding: Decoding
+) -> dict[str, int]:
+    """FLOPs of one answer; `known` tokens of the prompt are the same for all questions."""
+    flops = counter.of_answer(decoding, prompt, len(answer.tokens))
+    cached = counter.of_answer(decoding, prompt, len(answer.tokens), known).total if known else flops.total
+    return {
+        "depth": flops.depth,
+        "flops": flops.total,
+        "flops_cached_prompt": cached,
+        **{f"flops_{name}": flops.of(name) for name in (*PHASES, *PARTS)},
+    }

@@ -1,31 +1,37 @@
 """Checkpoints: a folder in Hugging Face form with copra's manifest beside the weights."""
 
 import contextlib
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import copra
 from copra.errors import CopraError
 from copra.files import MANIFEST, file_sha256, read_json, replacing, write_json
 from copra.models import copra_llama
+from copra.models.parts import make_parts
 from copra.models.shape import ModelShape, shape_of
 
 WEIGHTS = "model.safetensors"
+PARTS = "parts.safetensors"
 
 
 @dataclass
 class Checkpoint:
-    """A model in memory with its tokenizer and manifest."""
+    """A model in memory with its tokenizer and manifest, and the parts that a method added to it."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     manifest: dict[str, Any]
+    parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
 
     @property
     def shape(self) -> ModelShape:
@@ -56,14 +62,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     folder = Path(folder)
     manifest = read_json(folder / MANIFEST)
-    weights = folder / WEIGHTS
-    if not weights.is_file():
-        raise CopraError(f"{weights}: no such file. Delete {folder} and run snakemake again.")
-    if file_sha256(weights) != manifest["weights"]["sha256"]:
-        raise CopraError(
-            f"{weights}: not the file that {folder / MANIFEST} was written for (its checksum differs), so it "
-            f"was cut short or changed. Delete {folder} and run snakemake again."
-        )
+    _check(folder / WEIGHTS, manifest["weights"]["sha256"])
     copra_llama.register()
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True)
@@ -72,7 +71,24 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CopraError(f"{folder}: cannot be loaded ({error}). Delete it and run again.") from error
     if model.dtype == torch.bfloat16 and not has_bfloat16():
         model.float()
-    return Checkpoint(model.to(device()).eval(), tokenizer, manifest)
+    model.to(device()).eval()
+    parts = nn.ModuleDict()
+    if described := manifest.get("parts"):
+        _check(folder / PARTS, described["sha256"])
+        parts = make_parts(model, described["settings"])
+        load_model(parts, folder / PARTS)
+    return Checkpoint(model, tokenizer, manifest, parts.eval())
+
+
+def _check(file: Path, sha256: str) -> None:
+    """Refuse weights that the manifest was not written for."""
+    if not file.is_file():
+        raise CopraError(f"{file}: no such file. Delete {file.parent} and run snakemake again.")
+    if file_sha256(file) != sha256:
+        raise CopraError(
+            f"{file}: not the file that {file.parent / MANIFEST} was written for (its checksum differs), so "
+            f"it was cut short or changed. Delete {file.parent} and run snakemake again."
+        )
 
 
 def save_checkpoint(
@@ -81,10 +97,14 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerBase,
     manifest: dict[str, Any],
     extra: dict[str, str] | None = None,
+    parts: nn.ModuleDict | None = None,
+    part_settings: dict[str, dict[str, Any]] | None = None,
 ) -> None:
     """Write a checkpoint in one rename: config, tokenizer, weights, manifest, and `extra` text files.
 
-    The weights are written in the type that the base's settings in the manifest name.
+    The weights are written in the type that the base's settings in the manifest name. `parts` go into a
+    file of their own, so that the model alone loads anywhere; `part_settings` are what they were made
+    with.
 
     The manifest is completed with the weights' checksum, sizes, shape and versions; it holds no time
     and no place, so equal runs give equal manifests.
@@ -97,9 +117,11 @@ def save_checkpoint(
             tokenizer.save_pretrained(temporary)
         for name, text in (extra or {}).items():
             (temporary / name).write_text(text)
+        described = _save_parts(temporary / PARTS, parts, part_settings or {}, model.dtype)
         weights = temporary / WEIGHTS
         complete = {
             **manifest,
+            "parts": described,
             "shape": shape_of(model.config.to_dict()).to_json(),
             "parameters": sum(p.numel() for p in model.parameters()),
             "weights": {
@@ -114,6 +136,32 @@ def save_checkpoint(
             },
         }
         write_json(temporary / MANIFEST, complete)
+
+
+def relabel_checkpoint(parent: Path, folder: Path, changes: dict[str, Any]) -> None:
+    """A copy of a checkpoint under another manifest."""
+    manifest = read_json(parent / MANIFEST) | changes
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        for file in sorted(parent.iterdir()):
+            if file.is_file() and file.name not in (MANIFEST, "training.jsonl"):
+                shutil.copyfile(file, temporary / file.name)
+        write_json(temporary / MANIFEST, manifest)
+
+
+def _save_parts(
+    file: Path, parts: nn.ModuleDict | None, settings: dict[str, dict[str, Any]], dtype: torch.dtype
+) -> dict[str, Any] | None:
+    """Write the parts, if any; returns what the manifest says about them."""
+    if not parts:
+        return None
+    save_model(parts.to(dtype), str(file))
+    return {
+        "settings": {name: settings.get(name, {}) for name in parts},
+        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+        "bytes": file.stat().st_size,
+        "sha256": file_sha256(file),
+    }
 
 
 @contextlib.contextmanager

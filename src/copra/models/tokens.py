@@ -90,18 +90,27 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[To
     tokens = tokenizer(unique, add_special_tokens=False)["input_ids"] if unique else []
     ids = dict(zip(unique, tokens, strict=True))
     encoded = (list(ids[piece]) for piece in pieces)
-    start = beginning(tokenizer)
+    start, mark = beginning(tokenizer), mark_length(tokenizer)
     token_rows = [
         TokenRow(
             id=row.id,
             question=start + next(encoded),
             steps=[next(encoded) for _ in row.steps],
             answer=[*next(encoded), tokenizer.eos_token_id],
+            mark=mark,
         )
         for row in rows
     ]
     _check_pieces(tokenizer, rows[:100], token_rows[:100])
     return token_rows
+
+
+def mark_length(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The number of tokens of `### ` that do not depend on the answer, which may take the space."""
+    number, word = tokenizer([ANSWER + "7", ANSWER + "x"], add_special_tokens=False)["input_ids"]
+    same = sum(a == b for a, b in zip(number, word, strict=False))
+    # Where neither is known to the tokenizer, both are its token for the unknown.
+    return min(same, len(number) - 1, len(word) - 1)
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -1,11 +1,64 @@
 """Coconut: chain of continuous thought (Hao et al. 2024, arXiv 2412.06769) and its ablations."""
 
-from typing import Literal
+from dataclasses import replace
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from copra.reasoning.layout import LatentInput
+from copra.reasoning.layout import LatentInput, Markers, Sample, TokenRow
 from copra.reasoning.method import Layout, Method, Stage
+from copra.reasoning.sim_cot import Explaining, told
+
+if TYPE_CHECKING:
+    from copra.reasoning.forward import Batch, Terms
+    from copra.reasoning.thinker import Thinker
+
+
+class CoconutStage(Stage):
+    """A stage of Coconut, which may draw any other stage for a row, and may explain its latents."""
+
+    uniform: tuple[Layout, ...] = ()
+    """The layouts of all stages, where some are drawn whatever the stage."""
+    uniform_prob: float = 0.0
+    """How likely a row is laid out as a stage from 0..m for its m steps, each as likely as the others."""
+    explaining: Explaining | None = None
+    """How steps are told from latents (SIM-CoT)."""
+    latents_per_step: int = 1
+    """c: so many latents stand for a step."""
+
+    def layout_of(self, row: TokenRow, draw: Random | None) -> Layout:
+        if draw is not None and self.uniform_prob and draw.random() < self.uniform_prob:
+            return self.uniform[min(draw.randrange(len(row.steps) + 1), len(self.uniform) - 1)]
+        return super().layout_of(row, draw)
+
+    def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
+        layout = self.layout_of(row, draw)
+        sample = layout.lay_out(row, markers)
+        if self.explaining is None:
+            return sample
+        texts = told(row.steps[: layout.skip], sample.n_latents // self.latents_per_step)
+        return replace(sample, explained=texts, latents_a_text=self.latents_per_step)
+
+    @property
+    def draws(self) -> bool:
+        return super().draws or self.uniform_prob > 0
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        return super().parts() | (self.explaining.parts() if self.explaining else {})
+
+    def weigh(self) -> dict[str, float]:
+        return super().weigh() | (self.explaining.weigh() if self.explaining else {})
+
+    def counts(self, samples: list[Sample]) -> dict[str, int]:
+        return super().counts(samples) | (self.explaining.counts(samples) if self.explaining else {})
+
+    def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
+        hidden = thinker.hidden_states(batch, self.thought, self.latent_input)
+        terms = self.answer_terms(thinker, batch, hidden)
+        if self.explaining is not None:
+            terms |= self.explaining.terms(thinker, batch, hidden, self.latent_input)
+        return terms
 
 
 class Coconut(Method):
@@ -17,6 +70,8 @@ class Coconut(Method):
     `thought: none` keeps the curriculum without latents and markers; `thought: embedding` feeds the
     learned `<|latent|>` embedding in place of the hidden state ("pause as thought").
     """
+
+    stage_type: ClassVar[type[Stage]] = CoconutStage
 
     kind: Literal["coconut"]
     """Which method this is."""
@@ -31,26 +86,43 @@ class Coconut(Method):
     thought: Literal["hidden", "embedding", "none"] = "hidden"
     """What a latent reads: the hidden state before it (the method), or one of the two controls."""
     latent_input: LatentInput = "raw"
-    """How a hidden state becomes an input embedding: as it is (the paper), or scaled to the mean norm of
-    the embeddings, which a hidden state may exceed a hundred times."""
+    """How a hidden state becomes an input embedding: as it is (the paper), scaled to the mean norm of the
+    embeddings, which a hidden state may exceed a hundred times, or through a learned projection (CODI's)."""
     curriculum: bool = True
     """False: straight to the last stage, the only one then."""
     stage_mixing: bool = False
     """Draw each sample of stage k from the stages 0..k with weight 1..k+1 (arXiv 2602.22441)."""
+    uniform_prob: float = Field(0.0, ge=0, le=1)
+    """With this probability a row of m steps is laid out as a stage drawn evenly from 0..m instead."""
+    explaining: Explaining | None = None
+    """Also train a decoder to tell each step from its latents (SIM-CoT; null: do not)."""
+
+    @model_validator(mode="after")
+    def _explains_latents(self) -> "Coconut":
+        if self.explaining is not None and self.thought != "hidden":
+            raise ValueError(
+                "explaining: only latents that are hidden states can be explained (thought: hidden)"
+            )
+        return self
 
     def stages(self) -> dict[int, Stage]:
         final = self.max_latent_stage + 1
         first = min(self.first_stage, final) if self.curriculum else final
         return {number: self._stage(number) for number in range(first, final + 1)}
 
-    def _stage(self, number: int) -> Stage:
+    def _stage(self, number: int) -> CoconutStage:
         first = 0 if self.stage_mixing and self.curriculum else number
         mixed = range(first, number + 1)
-        return Stage(
+        uniform = range(self.max_latent_stage + 2) if self.uniform_prob else ()
+        return CoconutStage(
             layouts=tuple(self._layout(i) for i in mixed),
             weights=tuple(float(i + 1) for i in mixed) if len(mixed) > 1 else (1.0,),
             thought="embedding" if self.thought == "embedding" else "hidden",
             latent_input=self.latent_input,
+            uniform=tuple(self._layout(i) for i in uniform),
+            uniform_prob=self.uniform_prob,
+            explaining=self.explaining,
+            latents_per_step=self.latents_per_step,
         )
 
     def _layout(self, number: int) -> Layout:

@@ -1,6 +1,6 @@
 """The forward pass that all methods share: text, latents, and a loss only where a label is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -10,13 +10,17 @@ from transformers import DynamicCache, PreTrainedModel
 
 from copra.reasoning.layout import IGNORED, LatentInput, Sample, Thought
 
+Terms = dict[str, tuple[Tensor, Tensor | int]]
+"""The terms of a loss by name, each as a sum and the number of things that were summed."""
+
 
 @dataclass
 class Batch:
     """Samples side by side, [B, N] each; `first_latent` is the same column in every row.
 
     `mask` is 1 on tokens and 0 on padding, `positions` counts the tokens of each row from 0, `latent`
-    marks latent positions.
+    marks latent positions, `read` [B, R] are the columns that the loss looks at. `teacher` holds the
+    teacher's sequences in the same order, `explained` the texts to be told from the latents.
     """
 
     ids: list[str]
@@ -25,15 +29,20 @@ class Batch:
     positions: Tensor
     labels: Tensor
     latent: Tensor
+    read: Tensor
     first_latent: int
     max_latents: int
+    teacher: "Batch | None" = None
+    explained: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    latents_a_text: int = 1
 
     def to(self, device: torch.device) -> "Batch":
-        moved = {
-            field.name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-            for field in fields(self)
-            for value in [getattr(self, field.name)]
-        }
+        moved = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in moved.items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device, non_blocking=True)
+            elif isinstance(value, Batch):
+                moved[name] = value.to(device)
         return Batch(**moved)
 
     def __len__(self) -> int:
@@ -60,6 +69,8 @@ def collate(samples: Sequence[Sample], pad: int) -> Batch:
         labels[row, span] = torch.tensor(sample.labels)
         mask[row, span] = 1
         latent[row, column : column + sample.n_latents] = True
+    read = [[start + place for place in sample.read] for start, sample in zip(starts, samples, strict=True)]
+    teachers = [sample.teacher for sample in samples if sample.teacher is not None]
     return Batch(
         ids=[sample.id for sample in samples],
         tokens=tokens,
@@ -67,13 +78,23 @@ def collate(samples: Sequence[Sample], pad: int) -> Batch:
         positions=(mask.cumsum(1) - 1).clamp(min=0),
         labels=labels,
         latent=latent,
+        read=torch.tensor(read, dtype=torch.long),
         first_latent=column,
         max_latents=max_latents,
+        teacher=collate(teachers, pad) if teachers else None,
+        explained=tuple(sample.explained for sample in samples),
+        latents_a_text=samples[0].latents_a_text,
     )
 
 
 def hidden_states(
-    model: PreTrainedModel, batch: Batch, thought: Thought, latent_input: LatentInput = "raw"
+    model: PreTrainedModel,
+    batch: Batch,
+    thought: Thought,
+    latent_input: LatentInput = "raw",
+    *,
+    projection: nn.Module | None = None,
+    iterations: int = 0,
 ) -> Tensor:
     """Final-norm hidden states at every position, [B, N, d], differentiable through all latents.
 
@@ -81,22 +102,52 @@ def hidden_states(
     latent; each latent's input embedding is the hidden state of the position before it; the last latent
     goes together with the rest. n latents take n+1 passes over N positions in total. Rows with fewer
     latents than the longest go along with their text in the same columns.
+
+    With `iterations` T > 0 all latents are fed at once, T times (Jacobi iterations, 2506.18582): first
+    as their token's embedding, then each as the hidden state that the pass before gave the position
+    before it. The first T of them then are what the sequential chain makes them.
     """
     embeddings = model.get_input_embeddings()(batch.tokens)
     if thought == "embedding" or not batch.max_latents:
         return _body(model, embeddings, batch, 0, None)
-    norm = embedding_norm(model) if latent_input == "scaled" else None
+    feed = latent_feed(model, latent_input, projection)
     cache = DynamicCache(config=model.config)
+    if iterations:
+        return _jacobi(model, batch, embeddings, feed, cache, iterations)
     parts = [_body(model, embeddings[:, : batch.first_latent], batch, 0, cache)]
     for i in range(batch.max_latents):
         column = batch.first_latent + i
         last = i == batch.max_latents - 1
         stop = batch.tokens.shape[1] if last else column + 1
-        previous = latent_embeddings(parts[-1][:, -1:], norm).to(embeddings.dtype)
+        previous = feed(parts[-1][:, -1:]).to(embeddings.dtype)
         here = torch.where(batch.latent[:, column, None, None], previous, embeddings[:, column : column + 1])
         inputs = torch.cat([here, embeddings[:, column + 1 : stop]], dim=1)
         parts.append(_body(model, inputs, batch, column, cache))
     return torch.cat(parts, dim=1)
+
+
+def _jacobi(
+    model: PreTrainedModel,
+    batch: Batch,
+    embeddings: Tensor,
+    feed: Callable[[Tensor], Tensor],
+    cache: DynamicCache,
+    iterations: int,
+) -> Tensor:
+    """Hidden states [B, N, d] where the latents are iterated side by side."""
+    first, stop = batch.first_latent, batch.first_latent + batch.max_latents
+    latent = batch.latent[:, first:stop, None]
+    hidden = _body(model, embeddings[:, :stop], batch, 0, cache)
+    prefix, latents = hidden[:, :first], hidden[:, first:]
+    for iteration in range(iterations):
+        cache.crop(-batch.max_latents)
+        previous = feed(torch.cat([prefix[:, -1:], latents[:, :-1]], dim=1)).to(embeddings.dtype)
+        inputs = torch.where(latent, previous, embeddings[:, first:stop])
+        if iteration == iterations - 1:
+            rest = torch.cat([inputs, embeddings[:, stop:]], dim=1)
+            return torch.cat([prefix, _body(model, rest, batch, first, cache)], dim=1)
+        latents = _body(model, inputs, batch, first, cache)
+    raise ValueError("iterations must be at least 1")
 
 
 @torch.no_grad()
@@ -105,11 +156,18 @@ def embedding_norm(model: PreTrainedModel) -> Tensor:
     return model.get_input_embeddings().weight.float().norm(dim=-1).mean()
 
 
-def latent_embeddings(hidden: Tensor, norm: Tensor | None) -> Tensor:
-    """Hidden states as input embeddings: brought to `norm`, or as they are (None)."""
-    if norm is None:
-        return hidden
-    return hidden * (norm / hidden.float().norm(dim=-1, keepdim=True)).to(hidden.dtype)
+def latent_feed(
+    model: PreTrainedModel, latent_input: LatentInput, projection: nn.Module | None = None
+) -> Callable[[Tensor], Tensor]:
+    """How a hidden state [..., d] becomes a latent's input embedding [..., d]."""
+    if latent_input == "projected":
+        if projection is None:
+            raise ValueError("projected latents need their projection")
+        return projection
+    if latent_input == "raw":
+        return lambda hidden: hidden
+    norm = embedding_norm(model)
+    return lambda hidden: hidden * (norm / hidden.float().norm(dim=-1, keepdim=True)).to(hidden.dtype)
 
 
 def _body(
@@ -126,15 +184,26 @@ def _body(
     ).last_hidden_state
 
 
-def cross_entropy(
-    model: nn.Module, batch: Batch, thought: Thought, latent_input: LatentInput = "raw"
-) -> tuple[Tensor, Tensor]:
-    """Sum of next-token cross-entropy over the supervised positions, and their number.
+def cross_entropy(model: nn.Module, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of next-token cross-entropy over the supervised positions of `hidden` [B, N, d], and their number.
 
     Logits are computed at the supervised positions only, the loss in float32.
     """
-    hidden = hidden_states(model, batch, thought, latent_input)
     supervised = batch.labels[:, 1:] != IGNORED
     logits = model.get_output_embeddings()(hidden[:, :-1][supervised]).float()
     targets = batch.labels[:, 1:][supervised]
     return functional.cross_entropy(logits, targets, reduction="sum"), supervised.sum()
+
+
+@torch.no_grad()
+def latent_norms(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> Terms:
+    """Norms for the log: of the hidden states that latents are made from, and of the embeddings."""
+    if not batch.max_latents:
+        return {}
+    before = hidden[:, :-1][batch.latent[:, 1:]].float().norm(dim=-1)
+    return {"hidden_norm": (before.sum(), len(before)), "embedding_norm": (embedding_norm(model), 1)}
+
+
+def weighted(terms: Terms, weights: Mapping[str, float], counts: Mapping[str, int]) -> Tensor:
+    """The loss: each weighted term divided by its count in the whole batch, of which this may be a part."""
+    return sum(weight * terms[name][0] / max(counts[name], 1) for name, weight in weights.items())

@@ -1,7 +1,7 @@
-"""How a row becomes one token sequence with labels (no torch).
+"""How a row becomes one token sequence with labels, and how a checkpoint answers (no torch).
 
-The text is `Q "\\n" s_1 "\\n" ... s_m "\\n" "### " A eos`. A method leaves out the first steps and
-may put latents in their place: `Q <start> <latent>*n <end> s_{k+1}..s_m A`.
+The text is `Q "\\n" s_1 "\\n" ... s_m "\\n" "### " A eos`. A method leaves out steps and may put latents
+in the place of the first ones: `Q <start> <latent>*n <end> s_{k+1}..s_m A`.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,12 +13,16 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class TokenRow:
-    """A row in tokens: the question with its line break, each step with its own, and `### A` eos."""
+    """A row in tokens: the question with its line break, each step with its own, and `### A` eos.
+
+    `mark` is the number of tokens with which every answer begins, those of `### `.
+    """
 
     id: str
     question: list[int]
     steps: list[list[int]]
     answer: list[int]
+    mark: int = 1
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,9 @@ class Sample:
 
     `labels[t]` is `tokens[t]` where the loss is taken and IGNORED elsewhere (not yet shifted).
     `first_latent` is the position of the first latent, or where it would be: batches are aligned there.
+    What only some methods need: `read`, positions whose hidden states the loss reads, `teacher`, the
+    sequence that a teacher reads, and `explained`, the text that must be told from each group of latents
+    (`latents_a_text` of them).
     """
 
     id: str
@@ -43,20 +50,41 @@ class Sample:
     labels: list[int]
     first_latent: int
     n_latents: int
+    read: tuple[int, ...] = ()
+    teacher: "Sample | None" = None
+    explained: tuple[tuple[int, ...], ...] = ()
+    latents_a_text: int = 1
 
 
 Thought = Literal["hidden", "embedding"]
 """What a latent position reads: the hidden state before it, or the learned `<|latent|>` embedding."""
 
-LatentInput = Literal["raw", "scaled"]
-"""How a hidden state becomes an input embedding: as it is, or brought to the embeddings' mean norm."""
+LatentInput = Literal["raw", "scaled", "projected"]
+"""How a hidden state becomes an input embedding: as it is, brought to the embeddings' mean norm, or through
+a learned projection."""
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How a model that was never trained to answer is asked: worked examples, then the question.
+
+    `question` is the form of a question with `{question}` in it, `stops` are texts that end an answer, and
+    `answer` says how the answer is found in the generated text.
+    """
+
+    exemplars: str
+    question: str
+    stops: tuple[str, ...]
+    answer: Literal["strict", "flexible"]
 
 
 @dataclass(frozen=True)
 class Decoding:
     """How a checkpoint answers: prompt, `before`, `latents` latent positions, `after`, then greedy text.
 
-    A part of the manifest: the number of latents is a property of the checkpoint.
+    A part of the manifest: the number of latents is a property of the checkpoint. Latents are fed one
+    after another, or all at once `iterations` times over (Jacobi iterations, arXiv 2506.18582). With
+    `emulated`, a thought emulator reads the prompt first (arXiv 2311.01460).
     """
 
     before: tuple[int, ...]
@@ -65,25 +93,61 @@ class Decoding:
     latent_token: int
     after: tuple[int, ...]
     latent_input: LatentInput = "raw"
+    iterations: int | None = None
+    emulated: bool = False
+    prompting: Prompting | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"before": list(self.before), "after": list(self.after)}
+        value = asdict(self) | {"before": list(self.before), "after": list(self.after)}
+        if self.prompting is not None:
+            value["prompting"]["stops"] = list(self.prompting.stops)
+        return value
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Decoding":
-        return Decoding(**{**value, "before": tuple(value["before"]), "after": tuple(value["after"])})
+        prompting = value.get("prompting")
+        if prompting is not None:
+            prompting = Prompting(**{**prompting, "stops": tuple(prompting["stops"])})
+        tokens = {name: tuple(value[name]) for name in ("before", "after")}
+        return Decoding(**{**value, **tokens, "prompting": prompting})
 
     @property
     def loops(self) -> bool:
         """Whether latents are fed one after another (a learned embedding needs no loop)."""
         return self.thought == "hidden" and self.latents > 0
 
+    @property
+    def jacobi(self) -> int:
+        """Iterations over all latents at once; 0 where they are fed one after another.
 
-def lay_out(row: TokenRow, skip: int | None, latents: int, markers: Markers | None) -> Sample:
+        As many iterations as latents make the sequential chain, which costs less when run as such.
+        """
+        if self.iterations is None or not self.loops or self.iterations >= self.latents:
+            return 0
+        return self.iterations
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Modules beside the language model that an answer needs."""
+        projection = ("projection",) if self.loops and self.latent_input == "projected" else ()
+        return (*projection, *(("mind_reader", "emulator") if self.emulated else ()))
+
+
+def lay_out(
+    row: TokenRow,
+    skip: int | None,
+    latents: int,
+    markers: Markers | None,
+    *,
+    pause: int | None = None,
+    given: int = 0,
+) -> Sample:
     """Leave out the first `skip` steps (None: all) and put `latents` latents in their place.
 
     Supervised are the remaining steps and the answer; the question, the markers and the latents are
-    not (2412.06769, section 3). `markers` None leaves the markers out, which is legal without latents.
+    not (2412.06769, section 3). `markers` None leaves the markers out: legal without latents, or when
+    `pause` says which token stands for a latent (pause tokens). The first `given` of the remaining steps
+    are read and not supervised (scratchpad).
     """
     kept = [] if skip is None else row.steps[skip:]
     prefix = list(row.question)
@@ -92,12 +156,15 @@ def lay_out(row: TokenRow, skip: int | None, latents: int, markers: Markers | No
         prefix.append(markers.start)
         middle = [markers.latent] * latents + [markers.end]
     elif latents:
-        raise ValueError("latents need their markers")
-    supervised = [token for step in kept for token in step] + row.answer
+        if pause is None:
+            raise ValueError("latents need their markers")
+        middle = [pause] * latents
+    shown = [token for step in kept[:given] for token in step]
+    supervised = [token for step in kept[given:] for token in step] + row.answer
     return Sample(
         id=row.id,
-        tokens=prefix + middle + supervised,
-        labels=[IGNORED] * (len(prefix) + len(middle)) + supervised,
+        tokens=prefix + middle + shown + supervised,
+        labels=[IGNORED] * (len(prefix) + len(middle) + len(shown)) + supervised,
         first_latent=len(prefix),
         n_latents=latents,
     )

@@ -8,20 +8,30 @@ To add a method: one file with a `Method` (and a `Stage` of its own where `Stage
 in `copra/reasoning/__init__.py`, and a test.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from copra.reasoning.layout import Decoding, LatentInput, Markers, Sample, Thought, TokenRow, lay_out
+from copra.reasoning.layout import (
+    IGNORED,
+    Decoding,
+    LatentInput,
+    Markers,
+    Sample,
+    Thought,
+    TokenRow,
+    lay_out,
+)
 from copra.settings import Name, Settings
 from copra.training.settings import Training
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from copra.reasoning.forward import Batch
+    from copra.reasoning.forward import Batch, Terms
+    from copra.reasoning.thinker import Thinker
 
 
 class Layout(Settings):
@@ -30,15 +40,29 @@ class Layout(Settings):
     skip: int | None = None
     """So many steps from the front are left out (null: all)."""
     latents: int = 0
-    """Latents between the markers."""
+    """Latents in their place."""
     latents_a_step: int | None = None
     """When set, a row of m steps has at most so many latents times m."""
     markers: bool = False
     """Whether the markers stand around the latents."""
+    supervised: int | None = None
+    """So many of the remaining steps, the last ones, are supervised, and the others given (null: all)."""
+
+    def lay_out(self, row: TokenRow, markers: Markers) -> Sample:
+        """The sample of a row."""
+        latents = self.latents
+        if self.latents_a_step is not None:
+            latents = min(latents, self.latents_a_step * len(row.steps))
+        given = 0 if self.supervised is None else max(0, len(row.steps) - self.supervised)
+        around = markers if self.markers else None
+        return lay_out(row, self.skip, latents, around, pause=markers.latent, given=given)
 
 
 class Stage(Settings):
-    """One stage of a method, resolved: all that its training depends on besides the optimisation."""
+    """One stage of a method, resolved: all that its training depends on besides the optimisation.
+
+    A method with a loss, parts or samples of its own overrides the functions below that differ.
+    """
 
     layouts: tuple[Layout, ...]
     """One layout, or several that the rows of an epoch are drawn from; the last one is what is learned."""
@@ -49,18 +73,32 @@ class Stage(Settings):
     latent_input: LatentInput = "raw"
     """How a hidden state becomes an input embedding."""
 
+    dropout: ClassVar[bool] = True
+    """Whether the dropout that a model has is on in training."""
+    moves: ClassVar[bool] = False
+    """Whether `at` gives other stages as training goes on."""
+
+    def at(self, step: int, total: int) -> "Stage":
+        """The stage at optimizer step `step` of 1..`total`; the optimizer starts anew where it changes."""
+        return self
+
     def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
         """The sample of a row; `draw` decides where several layouts are mixed (None: the last one)."""
-        layout = self.layouts[-1]
-        if draw is not None and len(self.layouts) > 1:
-            layout = draw.choices(self.layouts, self.weights)[0]
-        latents = layout.latents
-        if layout.latents_a_step is not None:
-            latents = min(latents, layout.latents_a_step * len(row.steps))
-        return lay_out(row, layout.skip, latents, markers if layout.markers else None)
+        return self.layout_of(row, draw).lay_out(row, markers)
 
-    def decoding(self, markers: Markers) -> Decoding:
-        """How the trained checkpoint answers."""
+    def layout_of(self, row: TokenRow, draw: Random | None) -> Layout:
+        """The layout of a row."""
+        if draw is None or len(self.layouts) == 1:
+            return self.layouts[-1]
+        return draw.choices(self.layouts, self.weights)[0]
+
+    @property
+    def draws(self) -> bool:
+        """Whether a row's sample is drawn anew each epoch."""
+        return len(self.layouts) > 1
+
+    def decoding(self, markers: Markers) -> Decoding | None:
+        """How the trained checkpoint answers (None: it cannot yet)."""
         layout = self.layouts[-1]
         return Decoding(
             before=(markers.start,) if layout.markers else (),
@@ -71,17 +109,51 @@ class Stage(Settings):
             latent_input=self.latent_input,
         )
 
-    def loss(self, model: "nn.Module", batch: "Batch") -> "tuple[Tensor, Tensor]":
-        """Sum of the cross-entropy over the batch's supervised positions, and their number."""
-        from copra.reasoning.forward import cross_entropy
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the loss reads a frozen teacher model."""
+        return False
 
-        return cross_entropy(model, batch, self.thought, self.latent_input)
+    @property
+    def answers(self) -> bool:
+        """Whether the trained checkpoint can answer."""
+        return True
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """Modules that are trained beside the model: their names (`copra.models.parts`) and settings."""
+        return {"projection": {}} if self.latent_input == "projected" else {}
+
+    def frozen(self) -> tuple[str, ...]:
+        """What is not trained, of "model" and the names of parts."""
+        return ()
+
+    def weigh(self) -> dict[str, float]:
+        """The terms that make the loss, with their weights; other terms are only logged."""
+        return {"cross_entropy": 1.0}
+
+    def counts(self, samples: Sequence[Sample]) -> dict[str, int]:
+        """By how much each weighted term's sum over these samples is divided."""
+        return {"cross_entropy": sum(label != IGNORED for sample in samples for label in sample.labels)}
+
+    def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
+        """The terms of the loss on a batch, each as a sum and a count."""
+        hidden = thinker.hidden_states(batch, self.thought, self.latent_input)
+        return self.answer_terms(thinker, batch, hidden)
+
+    def answer_terms(self, thinker: "Thinker", batch: "Batch", hidden: "Tensor") -> "Terms":
+        """Cross-entropy over the labels, from hidden states [B, N, d], and norms of latents for the log."""
+        from copra.reasoning.forward import cross_entropy, latent_norms
+
+        terms = {"cross_entropy": cross_entropy(thinker.model, batch, hidden)}
+        return terms | (latent_norms(thinker.model, batch, hidden) if self.thought == "hidden" else {})
 
 
 class Method(Settings):
     """A training step of the config."""
 
     stage_type: ClassVar[type[Stage]] = Stage
+    prunable: ClassVar[bool] = True
+    """Whether a pruning may follow: not where parts belong to single layers of the model."""
 
     kind: str
     """Which method this is."""

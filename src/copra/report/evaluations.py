@@ -20,6 +20,8 @@ MEANS = {
     "flops_attention": ("flops", "attention"),
     "flops_ffn": ("flops", "ffn"),
     "flops_head": ("flops", "head"),
+    "flops_method": ("flops", "method"),
+    "flops_cached_prompt": ("flops", "cached_prompt"),
     "n_prompt": ("tokens", "prompt"),
     "n_latent": ("tokens", "latent"),
     "n_marker": ("tokens", "marker"),

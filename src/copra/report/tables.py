@@ -194,6 +194,8 @@ def _cost(members: list[Evaluation], reference: list[Evaluation]) -> dict[str, f
         "attention_flops": mean("flops_attention"),
         "ffn_flops": mean("flops_ffn"),
         "head_flops": mean("flops_head"),
+        "method_flops": mean("flops_method"),
+        "cached_prompt_flops": mean("flops_cached_prompt"),
         "latent_flops": mean("flops_latent"),
         "generated_tokens": mean("n_generated"),
         "latents": mean("n_latent"),

@@ -10,12 +10,13 @@ worked out in one glance. No download is needed, which makes this the task of th
 import itertools
 import operator
 import random
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, Self, TypeVar
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from copra.errors import CopraError
+from copra.tasks.draws import below, pick, shuffled
 from copra.tasks.task import Row, Split, Task
 
 NAMES = ("Ann", "Bob", "Cid", "Dee", "Eli", "Fay", "Gus", "Hal", "Ivy", "Jon", "Kim", "Lee")
@@ -23,7 +24,6 @@ THINGS = ("apples", "pens", "coins", "books", "shells", "cards")
 STARTS = ("{a} has {n} {things}.", "{a} got {n} {things}.")
 QUESTIONS = ("How many {things} does {a} have?", "How many does {a} have?")
 ATTEMPTS = 1000
-Item = TypeVar("Item")
 
 
 class Relation(NamedTuple):
@@ -117,27 +117,27 @@ class WordSums(Task):
         return None
 
     def _row(self, rng: random.Random, n_steps: int) -> Row:
-        things = _pick(rng, THINGS)
-        people = _shuffled(rng, NAMES)[: n_steps + 1 + _below(rng, self.distractors + 1)]
+        things = pick(rng, THINGS)
+        people = shuffled(rng, NAMES)[: n_steps + 1 + below(rng, self.distractors + 1)]
         chain, others = people[: n_steps + 1], people[n_steps + 1 :]
-        start = 1 + _below(rng, self.max_number)
+        start = 1 + below(rng, self.max_number)
         numbers = {chain[0]: start}
-        facts = {chain[0]: _pick(rng, STARTS).format(a=chain[0], n=start, things=things)}
+        facts = {chain[0]: pick(rng, STARTS).format(a=chain[0], n=start, things=things)}
         steps = []
         for known, new in itertools.pairwise(chain):
             facts[new], step, numbers[new] = self._relate(rng, known, numbers[known], new)
             steps.append(step)
         told = list(chain)
         for other in others:
-            known = _pick(rng, chain)
+            known = pick(rng, chain)
             facts[other], _, _ = self._relate(rng, known, numbers[known], other)
             earliest = told.index(known) + 1
-            told.insert(earliest + _below(rng, len(told) - earliest + 1), other)
+            told.insert(earliest + below(rng, len(told) - earliest + 1), other)
         if self.order == "reverse":
             told.reverse()
         elif self.order == "shuffled":
-            told = _shuffled(rng, told)
-        question = _pick(rng, QUESTIONS).format(a=chain[-1], things=things)
+            told = shuffled(rng, told)
+        question = pick(rng, QUESTIONS).format(a=chain[-1], things=things)
         return Row(
             " ".join([*(facts[name] for name in told), question]), tuple(steps), str(numbers[chain[-1]])
         )
@@ -145,10 +145,10 @@ class WordSums(Task):
     def _relate(self, rng: random.Random, known: str, value: int, new: str) -> tuple[str, str, int]:
         """A fact that gives `new` a number by way of `known`'s, its equation, and the number."""
         legal = [(relation, self._operands(relation, value)) for relation in RELATIONS]
-        relation, operands = _pick(rng, [choice for choice in legal if choice[1]])
-        operand = _pick(rng, operands)
+        relation, operands = pick(rng, [choice for choice in legal if choice[1]])
+        operand = pick(rng, operands)
         result = OPERATORS[relation.sign](value, operand)
-        fact = _pick(rng, relation.sentences).format(a=known, b=new, n=operand)
+        fact = pick(rng, relation.sentences).format(a=known, b=new, n=operand)
         return fact, f"{value} {relation.sign} {operand} = {result}", result
 
     def _operands(self, relation: Relation, value: int) -> range:
@@ -160,19 +160,3 @@ class WordSums(Task):
         factor = relation.factor
         fits = value * factor <= self.max_number if relation.sign == "*" else value % factor == 0
         return range(factor, factor + 1) if value > 0 and fits else range(0)
-
-
-# Only random() is promised to give the same numbers in every version of Python, so all draws
-# are made from it.
-
-
-def _below(rng: random.Random, limit: int) -> int:
-    return int(rng.random() * limit)
-
-
-def _pick(rng: random.Random, items: Sequence[Item]) -> Item:
-    return items[_below(rng, len(items))]
-
-
-def _shuffled(rng: random.Random, items: Sequence[Item]) -> list[Item]:
-    return sorted(items, key=lambda _: rng.random())

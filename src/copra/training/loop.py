@@ -21,9 +21,11 @@ from transformers import PreTrainedModel, get_scheduler
 
 from copra.errors import CopraError
 from copra.files import replacing
-from copra.reasoning.forward import Batch, collate
+from copra.reasoning.forward import Batch, Terms, collate, weighted
 from copra.reasoning.layout import IGNORED, Markers, Sample, TokenRow
 from copra.reasoning.method import Stage
+from copra.reasoning.thinker import Thinker
+from copra.training.adapters import adapted
 from copra.training.batches import epoch_batches, micro_batches
 from copra.training.settings import Training
 from copra.training.state import load_state, save_state
@@ -34,11 +36,13 @@ BEST = "best.safetensors"
 
 @dataclass
 class Progress:
-    """What a training has done so far; saved with its state."""
+    """What a training has done so far; saved with its state. Sequences of a teacher are counted apart."""
 
     tokens: int = 0
     context: int = 0
     supervised: int = 0
+    teacher_tokens: int = 0
+    teacher_context: int = 0
     best_step: int | None = None
     best_value: float | None = None
 
@@ -47,18 +51,21 @@ class Progress:
             self.tokens += len(sample.tokens)
             self.context += len(sample.tokens) ** 2
             self.supervised += sum(label != IGNORED for label in sample.labels)
+            if sample.teacher is not None:
+                self.teacher_tokens += len(sample.teacher.tokens)
+                self.teacher_context += len(sample.teacher.tokens) ** 2
 
 
 class Objective(nn.Module):
-    """A model with its stage's loss, as one module, so that wrappers see every forward pass."""
+    """A thinker with its stage's loss, as one module, so that wrappers see every forward pass."""
 
-    def __init__(self, model: PreTrainedModel, stage: Stage):
+    def __init__(self, thinker: Thinker, stage: Stage):
         super().__init__()
-        self.model = model
+        self.thinker = thinker
         self.stage = stage
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.stage.loss(self.model, batch)
+    def forward(self, batch: Batch) -> Terms:
+        return self.stage.loss(self.thinker, batch)
 
 
 @dataclass
@@ -81,6 +88,8 @@ class Trainer:
     accuracy: Callable[[], float]
     precision: str = "float32"
     save_every_seconds: float = 300.0
+    parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    teacher: PreTrainedModel | None = None
     progress: Progress = field(default_factory=Progress)
 
     def run(self) -> dict[str, Any]:
@@ -95,53 +104,74 @@ class Trainer:
             mixed_precision="bf16" if self.precision == "bfloat16" else "no",
             cpu=self.model.device.type == "cpu",
         )
+        thinker = Thinker(self.model, self.parts, self.teacher)
+        with adapted(thinker, self.training.lora, self.stage.frozen(), self.markers) as parameters:
+            return self._train(thinker, parameters, accelerator)
+
+    def _train(
+        self, thinker: Thinker, parameters: list[dict[str, Any]], accelerator: Accelerator
+    ) -> dict[str, Any]:
+        """Train what is to be trained, `parameters` in groups of the optimizer."""
         optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            parameters,
             lr=self.training.learning_rate,
             betas=self.training.betas,
             weight_decay=self.training.weight_decay,
             fused=True,
         )
-        objective, optimizer = accelerator.prepare(Objective(self.model, self.stage), optimizer)
+        objective, optimizer = accelerator.prepare(Objective(thinker, self.stage), optimizer)
         samples, left_out = self.samples(0)
         validation = self.validation_samples()
         total = self.total_steps(len(samples))
         # What transformers calls "constant" knows no warm-up.
         schedule = self.training.schedule.replace("constant", "constant_with_warmup")
-        scheduler = get_scheduler(schedule, optimizer, min(self.training.warmup_steps, total), total)
-        done = self._resume(optimizer, scheduler)
+        warmup = max(self.training.warmup_steps, round(self.training.warmup_share * total))
+        scheduler = get_scheduler(schedule, optimizer, min(warmup, total), total)
+        done = self._resume(thinker, optimizer, scheduler)
         last_save = time.monotonic()
         looks = {
             math.ceil(total * (i + 1) / self.training.validations) for i in range(self.training.validations)
         }
         with open(self.state / LOG, "a") as log:
             for step, batch in self._batches(samples, done, total):
+                moved = self.stage.moves and self.stage.at(step, total) != self.stage.at(step - 1, total)
+                if moved and step > 1:
+                    optimizer.state.clear()
                 line = self._optimise(objective, optimizer, accelerator, batch, step)
                 line["learning_rate"] = scheduler.get_last_lr()[0]
                 scheduler.step()
                 if step in looks:
-                    line |= self._validate(objective, validation, step, last=step == total)
+                    line |= self._validate(objective, thinker, validation, step, last=step == total)
                 log.write(json.dumps(line) + "\n")
                 if step < total and time.monotonic() - last_save > self.save_every_seconds:
                     log.flush()
                     os.fsync(log.fileno())
-                    save_state(self.state, step, self.model, optimizer, {"progress": asdict(self.progress)})
+                    save_state(self.state, step, thinker, optimizer, {"progress": asdict(self.progress)})
                     last_save = time.monotonic()
         if self.training.select != "last":
-            load_model(self.model, self.state / BEST)
+            load_model(thinker, self.state / BEST)
         return {
             "steps": total,
             "rows": len(samples),
             "left_out_too_long": left_out,
             "selected": {
-                "by": self.training.select,
+                "by": self.selects_by,
                 "step": self.progress.best_step,
                 "value": abs(self.progress.best_value),
             },
             "tokens": self.progress.tokens,
             "context": self.progress.context,
             "supervised": self.progress.supervised,
+            "teacher_tokens": self.progress.teacher_tokens,
+            "teacher_context": self.progress.teacher_context,
         }
+
+    @property
+    def selects_by(self) -> str:
+        """What chooses the checkpoint: the loss where accuracy is asked of a model that cannot answer yet."""
+        return (
+            "loss" if self.training.select == "accuracy" and not self.stage.answers else self.training.select
+        )
 
     def log_text(self) -> str:
         """The JSON lines of the whole training."""
@@ -184,26 +214,31 @@ class Trainer:
     ) -> Iterator[tuple[int, list[Sample]]]:
         """Batches number `done`+1 to `total`, the same ones whether resumed or not.
 
-        `samples` are those of epoch 0; only mixed layouts are drawn again each epoch.
+        `samples` are those of epoch 0; they are drawn again each epoch where layouts are mixed, and batch
+        by batch where the stage moves on as training goes.
         """
-        step, epoch, mixed = 0, 0, len(self.stage.layouts) > 1
+        rows = {row.id: row for row in self.rows} if self.stage.moves else {}
+        step, epoch = 0, 0
         bar = tqdm(total=total, initial=done, unit="step", mininterval=5, dynamic_ncols=True)
         while step < total:
-            if mixed and epoch:
+            if self.stage.draws and epoch:
                 samples, _ = self.samples(epoch)
             for batch in epoch_batches(samples, self.training.batch_size, self.seed, epoch):
                 step += 1
                 if step > total:
                     break
                 if step > done:
+                    if self.stage.moves:
+                        stage, draw = self.stage.at(step, total), Random(f"layouts {self.seed} step {step}")
+                        batch = [stage.lay_out(rows[sample.id], self.markers, draw) for sample in batch]
                     yield step, batch
                     bar.update()
             epoch += 1
         bar.close()
 
-    def _resume(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
+    def _resume(self, thinker: Thinker, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
         """Load the newest state, if any; returns the number of steps that are done."""
-        record = load_state(self.state, self.model, optimizer)
+        record = load_state(self.state, thinker, optimizer)
         log = self.state / LOG
         if record is None:
             log.unlink(missing_ok=True)
@@ -229,61 +264,77 @@ class Trainer:
         batch: Sequence[Sample],
         step: int,
     ) -> dict[str, Any]:
-        """One optimizer step on the mean loss over all supervised positions of the batch."""
-        self.model.train()
-        supervised = sum(label != IGNORED for sample in batch for label in sample.labels)
+        """One optimizer step on the loss, each term a mean over the whole batch."""
+        objective.train(self.stage.dropout)
+        weights, counts = self.stage.weigh(), self.stage.counts(batch)
         total = torch.zeros((), device=self.model.device)
+        sums: dict[str, list[Tensor | int]] = {}
         for part in micro_batches(batch, self.training.micro_batch_size):
-            loss, _ = objective(collate(part, self.pad).to(self.model.device))
-            accelerator.backward(loss / supervised)
-            total += loss.detach() / supervised
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
-        self._guard(total.item(), norm.item(), batch, step)
+            terms = objective(collate(part, self.pad).to(self.model.device))
+            loss = weighted(terms, weights, counts)
+            accelerator.backward(loss)
+            total += loss.detach()
+            _add(sums, terms)
+        norm = accelerator.clip_grad_norm_(objective.parameters(), self.training.clip_norm)
+        means = {name: _mean(entry) for name, entry in sums.items()}
+        self._guard(total.item(), norm.item(), means.get("cross_entropy", 0.0), batch, step)
         optimizer.step()
         optimizer.zero_grad()
         self.progress.count(batch)
-        return {"step": step, "loss": total.item(), "gradient_norm": norm.item()}
+        line = {"step": step, "loss": total.item(), "gradient_norm": norm.item()}
+        return line | {n: mean for n, mean in means.items() if len(weights) > 1 or n not in weights}
 
-    def _guard(self, loss: float, norm: float, batch: Sequence[Sample], step: int) -> None:
+    def _guard(
+        self, loss: float, norm: float, cross_entropy: float, batch: Sequence[Sample], step: int
+    ) -> None:
         """Stop before a broken step reaches the weights."""
         # A model that guesses all tokens alike has a loss of ln V; three times that is no model any more.
         limit = 3 * math.log(self.model.get_output_embeddings().out_features)
-        if math.isfinite(loss) and math.isfinite(norm) and loss <= limit:
+        if math.isfinite(loss) and math.isfinite(norm) and cross_entropy <= limit:
             return
         rows = ", ".join(sample.id for sample in batch[:8])
         raise CopraError(
             f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}: the training has broken down (limit "
-            f"for the loss {limit:.4g}). Batch of rows {rows}{', ...' if len(batch) > 8 else ''}. Lower "
+            f"for cross-entropy {limit:.4g}). Batch of rows {rows}{', ...' if len(batch) > 8 else ''}. Lower "
             "training.learning_rate, raise training.warmup_steps, or look at those rows."
         )
 
     @torch.no_grad()
     def _validate(
-        self, objective: nn.Module, samples: Sequence[Sample], step: int, last: bool
+        self, objective: nn.Module, thinker: Thinker, samples: Sequence[Sample], step: int, last: bool
     ) -> dict[str, float]:
         """Loss (and accuracy, where it selects) on the validation split; remembers the best weights."""
-        self.model.eval()
-        loss, count = 0.0, 0
+        objective.eval()
+        sums: dict[str, list[Tensor | int]] = {}
         size = self.training.micro_batch_size or self.training.batch_size
         for part in micro_batches(sorted(samples, key=lambda sample: len(sample.tokens)), size):
-            value, n = objective(collate(part, self.pad).to(self.model.device))
-            loss, count = loss + value.item(), count + int(n)
+            _add(sums, objective(collate(part, self.pad).to(self.model.device)))
+        loss = sum(weight * _mean(sums[name]) for name, weight in self.stage.weigh().items())
         if not math.isfinite(loss):
             raise CopraError(
                 f"step {step}: validation loss {loss:.4g}: the training has broken down. Lower "
                 "training.learning_rate or raise training.warmup_steps."
             )
-        found = {"validation_loss": loss / count}
-        if self.training.select == "accuracy":
+        found = {"validation_loss": loss}
+        if self.selects_by == "accuracy":
             found["validation_accuracy"] = self.accuracy()
-        value = (
-            -found["validation_loss"] if self.training.select == "loss" else found.get("validation_accuracy")
-        )
-        better = self.progress.best_value is None or (value is not None and value > self.progress.best_value)
+        value = found.get("validation_accuracy", -loss)
+        better = self.progress.best_value is None or value > self.progress.best_value
         if self.training.select == "last" and last:
-            self.progress.best_step, self.progress.best_value = step, -found["validation_loss"]
+            self.progress.best_step, self.progress.best_value = step, value
         elif self.training.select != "last" and better:
             self.progress.best_step, self.progress.best_value = step, value
             with replacing(self.state / BEST) as temporary:
-                save_model(self.model, str(temporary))
+                save_model(thinker, str(temporary))
         return found
+
+
+def _add(sums: dict[str, list], terms: Terms) -> None:
+    """Add the terms of one forward pass to those of the passes before."""
+    for name, (value, count) in terms.items():
+        entry = sums.setdefault(name, [0.0, 0])
+        entry[0], entry[1] = entry[0] + value.detach(), entry[1] + count
+
+
+def _mean(entry: Sequence[Tensor | int]) -> float:
+    return float(entry[0]) / max(int(entry[1]), 1)

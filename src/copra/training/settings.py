@@ -7,6 +7,21 @@ from pydantic import Field, model_validator
 from copra.settings import Settings
 
 
+class Lora(Settings):
+    """Low-rank adapters on every linear layer of the blocks (Hu 2021, arXiv 2106.09685).
+
+    They are merged into the weights when the training ends, so that a checkpoint is a plain model. Rows of
+    the latent markers and a method's own parts are trained in full beside them.
+    """
+
+    rank: int = Field(128, ge=1)
+    """r: rank of each update."""
+    alpha: float = Field(32.0, gt=0)
+    """Updates are scaled by alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before each adapter."""
+
+
 class Training(Settings):
     """How a stage is optimised: AdamW with a warm-up, greedy choices made on the validation split."""
 
@@ -24,12 +39,16 @@ class Training(Settings):
     """Learning rate after the warm-up: kept, or brought to zero along a line or a half cosine."""
     warmup_steps: int = Field(0, ge=0)
     """Steps in which the learning rate rises from zero."""
+    warmup_share: float = Field(0.0, ge=0, lt=1)
+    """The same as a part of all steps; the longer of the two counts."""
     weight_decay: float = Field(0.01, ge=0)
     """AdamW's decoupled weight decay."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of the two moments."""
     clip_norm: float = Field(1.0, gt=0)
     """Largest norm of the whole gradient."""
+    lora: Lora | None = None
+    """Train low-rank adapters instead of all weights (null: all weights)."""
     select: Literal["loss", "accuracy", "last"] = "loss"
     """Which checkpoint is kept: the best on the validation split, or the last."""
     validations: int = Field(4, ge=1)

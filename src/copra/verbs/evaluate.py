@@ -62,7 +62,7 @@ def run(options: Namespace) -> None:
 
 def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[str, Any]:
     from copra.cost.flops import PARTS, PHASES
-    from copra.cost.parameters import kv_cache_bytes_per_token
+    from copra.cost.parameters import answering_bytes, answering_parameters, kv_cache_bytes_per_token
     from copra.evaluation.statistics import wilson_interval
 
     n, correct = len(table), int(table["correct"].sum())
@@ -77,13 +77,16 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
         "accuracy": correct / n,
         "low": low,
         "high": high,
-        "flops": {"total": float(table["flops"].mean())}
+        "flops": {
+            "total": float(table["flops"].mean()),
+            "cached_prompt": float(table["flops_cached_prompt"].mean()),
+        }
         | {name: float(table[f"flops_{name}"].mean()) for name in (*PHASES, *PARTS)},
         "tokens": {name: float(table[f"n_{name}"].mean()) for name in counts},
         "depth": float(table["depth"].mean()),
         "hit_length_limit": int(table["hit_length_limit"].sum()),
-        "parameters": checkpoint.manifest["parameters"],
-        "checkpoint_bytes": checkpoint.manifest["weights"]["bytes"],
+        "parameters": answering_parameters(checkpoint.manifest),
+        "checkpoint_bytes": answering_bytes(checkpoint.manifest),
         "kv_cache_bytes_per_token": kv_cache_bytes_per_token(
             checkpoint.shape, 2 if checkpoint.manifest["weights"]["dtype"] == "bfloat16" else 4
         ),

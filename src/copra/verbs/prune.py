@@ -54,4 +54,11 @@ def run(options: Namespace) -> None:
         "node": settings.node,
         "lineage": [*parent.manifest["lineage"], step],
     }
-    save_checkpoint(options.output, pruned, parent.tokenizer, manifest)
+    save_checkpoint(
+        options.output,
+        pruned,
+        parent.tokenizer,
+        manifest,
+        parts=parent.parts,
+        part_settings=(parent.manifest.get("parts") or {}).get("settings"),
+    )

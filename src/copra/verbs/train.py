@@ -1,6 +1,7 @@
 """copra train: one training stage, from a checkpoint to a checkpoint."""
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,9 @@ def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
     add_threads(parser)
     parser.add_argument("--parent", type=folder, required=True, help="checkpoint to start from")
+    parser.add_argument(
+        "--teacher", type=folder, nargs="?", help="checkpoint to learn from, for some methods"
+    )
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
     parser.add_argument("--state", type=Path, required=True, help="folder for states of unfinished stages")
     parser.add_argument("--save-every", type=float, default=300, help="seconds between two states")
@@ -44,26 +48,31 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     settings = settings_of(options, TrainSettings)
     use_threads(options)
-    from copra.cost.flops import FlopCounter
+    import torch
+
     from copra.evaluation.accuracy import share_correct
     from copra.models.bases import start_markers
     from copra.models.checkpoint import has_bfloat16, load_checkpoint, save_checkpoint
+    from copra.models.parts import make_parts
     from copra.models.tokens import markers_of, pad_id, tokenise
     from copra.training.loop import LOG, Trainer
 
     parent = load_checkpoint(options.parent)
     markers = markers_of(parent.tokenizer)
-    known = parent.manifest["decoding"]
     stage = METHODS[settings.method].stage_type.model_validate(settings.stage)
+    teacher = _teacher(options.teacher, parent) if stage.needs_teacher else None
     train_rows = rows_of(options.data, "train")
     valid_rows = rows_of(options.data, "valid", settings.training.validation_rows)
     decoding = stage.decoding(markers)
-    if decoding.before and not (known and known["before"]):
+    if _first_with_markers(decoding, parent.manifest["decoding"]):
         start_markers(parent.model, parent.tokenizer)
+    torch.manual_seed(settings.seed)
+    parts = make_parts(parent.model, stage.parts(), parent.parts)
     # The state belongs to exactly these settings on exactly this parent and data.
     key = {
         "settings": settings.canonical(),
-        "parent": parent.manifest["weights"]["sha256"],
+        "parent": [parent.manifest["weights"]["sha256"], (parent.manifest.get("parts") or {}).get("sha256")],
+        "teacher": teacher and teacher.manifest["weights"]["sha256"],
         "data": [file_sha256(options.data / f"{split}.parquet") for split in ("train", "valid")],
     }
     trainer = Trainer(
@@ -77,14 +86,16 @@ def run(options: Namespace) -> None:
         seed=settings.seed,
         state=options.state / digest(key)[:16],
         accuracy=lambda: share_correct(
-            parent, decoding, valid_rows, settings.max_new_tokens, settings.answers
+            replace(parent, parts=parts), decoding, valid_rows, settings.max_new_tokens, settings.answers
         ),
+        parts=parts,
+        teacher=teacher and teacher.model,
         precision=settings.precision if has_bfloat16() else "float32",
         save_every_seconds=options.save_every,
     )
     _check_length(parent, trainer)
     record = trainer.run()
-    flops = FlopCounter(parent.shape).of_training(record["tokens"], record["context"], record["supervised"])
+    flops = _training_flops(parent, record, learning_teacher=not stage.needs_teacher)
     done = {
         "step": settings.node.rsplit("+", 1)[-1],
         "method": settings.method,
@@ -96,7 +107,8 @@ def run(options: Namespace) -> None:
             "sha256": key["data"],
             "dropped": data_record(options.data / "train.parquet").get("dropped", []),
         },
-        "parent": key["parent"],
+        "parent": key["parent"][0],
+        "teacher": teacher and {"node": teacher.manifest["node"], "sha256": key["teacher"]},
     }
     manifest = {
         **{name: parent.manifest[name] for name in ("base", "dense_shape", "typical_answer")},
@@ -104,11 +116,54 @@ def run(options: Namespace) -> None:
         "seed": settings.seed,
         "lineage": [*parent.manifest["lineage"], done],
         "method": settings.method,
-        "decoding": decoding.to_json(),
+        "decoding": decoding and decoding.to_json(),
         "training_flops": parent.manifest["training_flops"] + flops,
     }
-    save_checkpoint(options.output, parent.model, parent.tokenizer, manifest, {LOG: trainer.log_text()})
+    save_checkpoint(
+        options.output,
+        parent.model,
+        parent.tokenizer,
+        manifest,
+        {LOG: trainer.log_text()},
+        parts,
+        stage.parts(),
+    )
     trainer.forget()
+
+
+def _teacher(folder: Path | None, student: Any) -> Any:
+    """The checkpoint to learn from."""
+    from copra.models.checkpoint import load_checkpoint
+
+    if folder is None:
+        raise CopraError("--teacher: this method learns from a teacher; name its checkpoint.")
+    teacher = load_checkpoint(folder)
+    if teacher.shape != student.shape:
+        raise CopraError(
+            f"{folder}: the teacher must have the shape of the student, layer by layer, since states are "
+            f"handed over between them. Teacher: {teacher.shape.to_json()}. Student: "
+            f"{student.shape.to_json()}. Let the pruned model teach: put its chain-of-thought training after "
+            "the pruning, and leave 'teacher' out."
+        )
+    return teacher
+
+
+def _first_with_markers(decoding: Any, known: dict[str, Any] | None) -> bool:
+    """Whether the markers' embeddings are trained for the first time."""
+    used = decoding is not None and (decoding.before or decoding.latents)
+    return bool(used and not (known and (known["before"] or known["latents"])))
+
+
+def _training_flops(parent: Any, record: dict[str, Any], learning_teacher: bool) -> int:
+    """FLOPs of the stage. Sequences of a teacher that is the model itself are learned from too."""
+    from copra.cost.flops import FlopCounter
+
+    counter = FlopCounter(parent.shape)
+    own = counter.of_training(record["tokens"], record["context"], record["supervised"])
+    teacher = counter.of_training(
+        record["teacher_tokens"], record["teacher_context"], 0, learns=learning_teacher
+    )
+    return own + teacher
 
 
 def _check_length(parent: Any, trainer: Any) -> None:

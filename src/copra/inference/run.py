@@ -1,0 +1,136 @@
+"""One batch that is being answered: its cache, its mask, and the ways to think before the first token."""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from copra.models.hooks import before_blocks, put
+from copra.reasoning.forward import latent_feed
+from copra.reasoning.layout import Decoding
+
+
+def read_prefix(model: PreTrainedModel, prefix: Sequence[int]) -> DynamicCache:
+    """The cache of one row after the tokens that all prompts begin with."""
+    cache = DynamicCache(config=model.config)
+    tokens = torch.tensor([list(prefix)], device=model.device)
+    model.base_model(input_ids=tokens, past_key_values=cache, use_cache=True)
+    return cache
+
+
+class Run:
+    """Prompts side by side, padded on the left, with what stands before the latents (or all that follows,
+    where latents need no loop). `shared` is the cache of a prefix of all of them."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        decoding: Decoding | None,
+        pad: int,
+        parts: nn.ModuleDict | None = None,
+        shared: DynamicCache | None = None,
+    ):
+        self.model = model
+        self.embed = model.get_input_embeddings()
+        self.decoding = decoding
+        self.parts = nn.ModuleDict() if parts is None else parts
+        tail: list[int] = []
+        if decoding is not None:
+            tail = list(decoding.before)
+            if not decoding.loops:
+                tail += [decoding.latent_token] * decoding.latents + list(decoding.after)
+        rows = [[*prompt, *tail] for prompt in prompts]
+        width = max(map(len, rows))
+        self.prompt = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)
+        self.prompt_mask = torch.tensor(
+            [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device
+        )
+        self.cache = DynamicCache(config=model.config)
+        if shared is not None:
+            self.cache = copy.deepcopy(shared)
+            self.cache.batch_repeat_interleave(len(rows))
+        known = self.cache.get_seq_length()
+        self.mask = self.prompt_mask.new_ones(len(rows), known)
+        self.next = torch.full_like(self.prompt_mask[:, 0], known)
+
+    def prefill(self) -> Tensor:
+        """Read the prompt and think; returns the logits of the first generated token, [B, V]."""
+        prompt, decoding = self.embed(self.prompt), self.decoding
+        if decoding is not None and decoding.emulated:
+            return self._prefill_emulated(prompt)
+        if decoding is None or not decoding.loops:
+            return self._logits(self._body(prompt, self.prompt_mask))
+        projection = self.parts["projection"] if "projection" in self.parts else None  # noqa: SIM401
+        feed = latent_feed(self.model, decoding.latent_input, projection)
+        if decoding.jacobi:
+            latents = self._iterate(prompt, decoding, feed)
+        else:
+            latents = feed(self._body(prompt, self.prompt_mask)[:, -1:])
+            for _ in range(decoding.latents - 1):
+                latents = feed(self._body(latents))
+        after = torch.tensor([decoding.after] * len(self.mask), dtype=torch.long, device=self.mask.device)
+        return self._logits(self._body(torch.cat([latents, self.embed(after)], dim=1)))
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Feed one generated token of each row, [B]; returns the logits of the next one, [B, V]."""
+        return self._logits(self._body(self.embed(tokens[:, None])))
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.cache.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+        self.next = self.next[rows]
+
+    def _iterate(self, prompt: Tensor, decoding: Decoding, feed: Callable[[Tensor], Tensor]) -> Tensor:
+        """Inputs of all latents [B, n, d] for the last pass of the iterations (2506.18582, section 3.2)."""
+        n = decoding.latents
+        tokens = torch.full((len(prompt), n), decoding.latent_token, device=prompt.device)
+        read = torch.cat([self.prompt_mask, torch.ones_like(tokens)], dim=1)
+        hidden = self._body(torch.cat([prompt, self.embed(tokens)], dim=1), read)
+        before, latents = hidden[:, -n - 1 : -n], hidden[:, -n:]
+        for iteration in range(decoding.jacobi):
+            self._forget(n)
+            inputs = feed(torch.cat([before, latents[:, :-1]], dim=1))
+            if iteration < decoding.jacobi - 1:
+                latents = self._body(inputs)
+        return inputs
+
+    def _prefill_emulated(self, prompt: Tensor) -> Tensor:
+        """The emulator reads the prompt, then the student does with the emulator's states put in."""
+        columns = torch.full_like(self.next, prompt.shape[1] - 1)
+        positions = (self.prompt_mask.cumsum(1) - 1).clamp(min=0)
+        states = self.parts["emulator"](self.prompt, self.prompt_mask, positions, columns)
+        states = self.parts["mind_reader"](states)
+        with before_blocks(self.model, lambda index, hidden: put(hidden, columns, states[index])):
+            return self._logits(self._body(prompt, self.prompt_mask))
+
+    def _body(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """One cached pass over input embeddings [B, T, d]; `mask` [B, T] is 0 on padding (None: none).
+
+        Returns the final-norm hidden states [B, T, d].
+        """
+        if mask is None:
+            mask = self.mask.new_ones(inputs.shape[:2])
+        positions = (self.next[:, None] + mask.cumsum(1) - 1).clamp(min=0)
+        self.next = self.next + mask.sum(1)
+        self.mask = torch.cat([self.mask, mask], dim=1)
+        return self.model.base_model(
+            inputs_embeds=inputs.to(self.embed.weight.dtype),
+            attention_mask=self.mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+
+    def _forget(self, n: int) -> None:
+        """Take back the last n positions."""
+        self.cache.crop(-n)
+        self.mask = self.mask[:, :-n]
+        self.next = self.next - n
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Logits [B, V] at the last of the positions [B, T, d]."""
+        return self.model.get_output_embeddings()(hidden[:, -1])

@@ -1,0 +1,43 @@
+"""Reading and changing hidden states between the blocks of a decoder."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from copra.models.anatomy import blocks
+
+
+@contextlib.contextmanager
+def before_blocks(model: PreTrainedModel, change: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+    """Within this context `change(l, hidden)` sees the input [B, T, d] of every block l of each pass.
+
+    What it returns takes the input's place; None leaves it as it is.
+    """
+
+    def hook(index: int):
+        def call(_, arguments):
+            changed = change(index, arguments[0])
+            return None if changed is None else (changed, *arguments[1:])
+
+        return call
+
+    handles = [block.register_forward_pre_hook(hook(i)) for i, block in enumerate(blocks(model))]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def taken(hidden: Tensor, columns: Tensor) -> Tensor:
+    """The hidden state of each row at its own column: [B, T, d] and [B] give [B, d]."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), columns]
+
+
+def put(hidden: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """`hidden` [B, T, d] with each row's state at its own column [B] replaced by `values` [B, d]."""
+    here = torch.arange(hidden.shape[1], device=hidden.device) == columns[:, None]
+    return torch.where(here[:, :, None], values[:, None].to(hidden.dtype), hidden)

@@ -1,0 +1,135 @@
+"""Modules that a reasoning method adds to a language model, by the names that manifests use.
+
+A part is made for a model, `part(model, **settings)`, and starts with random weights or the model's own.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from copra.models.anatomy import blocks
+from copra.models.hooks import before_blocks, put, taken
+
+
+class Projection(nn.Sequential):
+    """From a hidden state [..., d] to a latent's input embedding [..., d] (CODI, 2502.21074, section 3.1)."""
+
+    def __init__(self, model: PreTrainedModel):
+        d = model.config.hidden_size
+        super().__init__(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d), nn.LayerNorm(d))
+
+
+class MindReader(nn.Module):
+    """One network a layer through which a student reads its teacher's states (2311.01460, section 3.1)."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        d = model.config.hidden_size
+        self.layers = nn.ModuleList(_network(d, d) for _ in blocks(model))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """What takes the place of the hidden state before each block: [L, B, d] from states [L, B, d]."""
+        return torch.stack([layer(state) for layer, state in zip(self.layers, states, strict=True)])
+
+
+class Emulator(nn.Module):
+    """Predicts a teacher's states from the question alone (2311.01460, section 3.2).
+
+    A decoder reads the question. At the question's last position, before each block l, a network maps
+    the hidden state and a mixture embedding (one, as the mixture has one component) to f_l, the
+    prediction. f_l plus the context c_(l-1) goes through an LSTM that is carried over the layers, whose
+    output o_l has the key k_l and, by attention over the keys of the layers below, the context c_l; a
+    linear map of o_l and c_l takes the place of the hidden state.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        d = model.config.hidden_size
+        self.body = copy.deepcopy(model.base_model)
+        self.networks = nn.ModuleList(_network(2 * d, d) for _ in blocks(model))
+        self.mixture = nn.Parameter(torch.randn(d))
+        self.cell = nn.LSTMCell(d, d)
+        self.query, self.key = nn.Linear(d, d), nn.Linear(d, d)
+        self.output = nn.Linear(2 * d, d)
+
+    def forward(self, inputs: Tensor, mask: Tensor, positions: Tensor, columns: Tensor) -> Tensor:
+        """Predictions f [L, B, d] from token ids, mask and positions [B, T]; `columns` [B] say where the
+        question ends."""
+        found: list[Tensor] = []
+        keys: list[Tensor] = []
+        context, state = torch.zeros((), device=inputs.device), None
+
+        def emulate(index: int, hidden: Tensor) -> Tensor:
+            nonlocal context, state
+            here = taken(hidden, columns)
+            found.append(self.networks[index](torch.cat([here, self.mixture.expand_as(here)], dim=-1)))
+            state = self.cell(found[-1] + context, state)
+            context = self._context(state[0], keys)
+            keys.append(self.key(state[0]))
+            return put(hidden, columns, self.output(torch.cat([state[0], context], dim=-1)))
+
+        with before_blocks(self.body, emulate):
+            self.body(input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False)
+        return torch.stack(found)
+
+    def _context(self, output: Tensor, keys: list[Tensor]) -> Tensor:
+        """Attention [B, d] of an output over the keys of the layers below; zero in the lowest."""
+        if not keys:
+            return torch.zeros_like(output)
+        below = torch.stack(keys, dim=1)
+        scores = below @ self.query(output)[:, :, None]
+        return (scores.transpose(1, 2).softmax(-1) @ below).squeeze(1)
+
+
+class StepDecoder(nn.Module):
+    """A small decoder that must tell a step from its latents (SIM-CoT, 2509.20317, section 3).
+
+    `layers` blocks of the model's own kind. It has neither embedding nor LM head: those are the model's.
+    """
+
+    def __init__(self, model: PreTrainedModel, layers: int):
+        super().__init__()
+        config = copy.deepcopy(model.config)
+        config.num_hidden_layers = layers
+        if hasattr(config, "layer_overrides"):
+            config.layer_overrides = config.layer_overrides[:layers]
+        self.body = type(model.base_model)(config)
+        self.body.set_input_embeddings(None)
+
+    def forward(self, inputs_embeds: Tensor, attention_mask: Tensor) -> Tensor:
+        """Final-norm hidden states [B, T, d]; padding is on the right."""
+        return self.body(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
+
+
+PARTS: dict[str, type[nn.Module]] = {
+    "projection": Projection,
+    "mind_reader": MindReader,
+    "emulator": Emulator,
+    "step_decoder": StepDecoder,
+}
+
+
+def make_parts(
+    model: PreTrainedModel,
+    wanted: Mapping[str, Mapping[str, Any]],
+    known: nn.ModuleDict | None = None,
+) -> nn.ModuleDict:
+    """The parts that a stage wants: those that are known already, and new ones for the rest."""
+    parts = nn.ModuleDict()
+    for name, settings in wanted.items():
+        if known is not None and name in known:
+            parts[name] = known[name]
+        else:
+            parts[name] = PARTS[name](model, **settings).to(model.device, model.dtype)
+    return parts
+
+
+def _network(wide: int, d: int) -> nn.Sequential:
+    """The two-layer network of 2311.01460: `wide` to 4d to d."""
+    return nn.Sequential(nn.Linear(wide, 4 * d), nn.ReLU(), nn.Linear(4 * d, d))

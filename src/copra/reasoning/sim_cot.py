@@ -1,0 +1,90 @@
+"""SIM-CoT: latents must tell the steps that they stand for (arXiv 2509.20317, section 3); an option."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from copra.reasoning.layout import LatentInput, Sample
+from copra.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from copra.reasoning.forward import Batch, Terms
+    from copra.reasoning.thinker import Thinker
+
+
+def told(steps: Sequence[Sequence[int]], groups: int) -> tuple[tuple[int, ...], ...]:
+    """The text that each of `groups` groups of latents must tell: a step each, the last one all that remain.
+
+    Groups beyond the steps tell nothing.
+    """
+    if not groups:
+        return ()
+    rest = [token for step in steps[groups - 1 :] for token in step]
+    return (*map(tuple, steps[: groups - 1]), *((tuple(rest),) if rest else ()))
+
+
+class Explaining(Settings):
+    """An auxiliary decoder that reads the latents of a step and must write the step.
+
+    It is trained beside the model and dropped at inference, where it costs nothing.
+    """
+
+    decoder: Literal["small", "shared"] = "small"
+    """A decoder of its own, of a few layers of the model's kind; or the model itself."""
+    layers: int = Field(1, ge=1)
+    """Layers of a small decoder."""
+    weight: float = Field(1.0, gt=0)
+    """lambda: the weight of this loss beside the language model's."""
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        return {"step_decoder": {"layers": self.layers}} if self.decoder == "small" else {}
+
+    def weigh(self) -> dict[str, float]:
+        return {"explanation": self.weight}
+
+    def counts(self, samples: Sequence[Sample]) -> dict[str, int]:
+        return {"explanation": sum(len(text) for sample in samples for text in sample.explained)}
+
+    def terms(
+        self, thinker: "Thinker", batch: "Batch", hidden: "Tensor", latent_input: LatentInput
+    ) -> "Terms":
+        """The sum of -log p(step k | its latents) over the tokens of all explained steps.
+
+        `hidden` [B, N, d] are the final-norm hidden states. The decoder reads the latents as they were
+        fed, then the step; its line break ends it.
+        """
+        import torch
+        from torch.nn import functional
+        from torch.nn.utils.rnn import pad_sequence
+
+        from copra.reasoning.forward import latent_feed
+
+        c = batch.latents_a_text
+        places = [(row, k) for row, texts in enumerate(batch.explained) for k in range(len(texts))]
+        if not places:
+            return {"explanation": (hidden.sum() * 0.0, 0)}
+        rows = torch.tensor([row for row, _ in places], device=hidden.device)
+        first = torch.tensor([batch.first_latent + k * c for _, k in places], device=hidden.device)
+        # A latent is made from the hidden state of the position before it.
+        before = first[:, None] - 1 + torch.arange(c, device=hidden.device)
+        feed = latent_feed(thinker.model, latent_input, thinker.part("projection"))
+        latents = feed(hidden[rows[:, None], before])
+        texts = [torch.tensor(batch.explained[row][k], device=hidden.device) for row, k in places]
+        targets = pad_sequence(texts, batch_first=True, padding_value=-1)
+        read = targets[:, :-1].clamp(min=0)
+        words = thinker.model.get_input_embeddings()(read)
+        inputs = torch.cat([latents.to(words.dtype), words], dim=1)
+        mask = torch.cat([torch.ones_like(before), (targets[:, :-1] >= 0).long()], dim=1)
+        if self.decoder == "small":
+            states = thinker.parts["step_decoder"](inputs, mask)
+        else:
+            states = thinker.model.base_model(
+                inputs_embeds=inputs, attention_mask=mask, use_cache=False
+            ).last_hidden_state
+        here = targets >= 0
+        logits = thinker.model.get_output_embeddings()(states[:, c - 1 :][here]).float()
+        loss = functional.cross_entropy(logits, targets[here], reduction="sum")
+        return {"explanation": (loss, int(here.sum()))}

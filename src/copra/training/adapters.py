@@ -1,0 +1,68 @@
+"""Which weights a stage trains: all, or low-rank adapters that are merged at the end."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from copra.reasoning.layout import Markers
+from copra.reasoning.thinker import Thinker
+from copra.training.settings import Lora
+
+
+@contextlib.contextmanager
+def adapted(
+    thinker: Thinker, lora: Lora | None, frozen: Sequence[str], markers: Markers
+) -> Iterator[list[dict[str, Any]]]:
+    """Yields the optimizer's parameter groups; afterwards adapters are merged and everything may be trained.
+
+    `frozen` names "model" and parts that stay as they are.
+    """
+    for name, module in {"model": thinker.model, **thinker.parts}.items():
+        module.requires_grad_(name not in frozen)
+    if lora is None or "model" in frozen:
+        yield [{"params": [p for p in thinker.parameters() if p.requires_grad]}]
+        thinker.requires_grad_(True)
+        return
+    import peft
+
+    # The wrapper puts its layers into the model itself, which goes on being used as it is.
+    wrapper = peft.get_peft_model(
+        thinker.model,
+        peft.LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules="all-linear",
+            fan_in_fan_out=thinker.model.config.model_type == "gpt2",
+        ),
+    )
+    rows, handles = _train_rows(thinker.model, sorted({markers.start, markers.latent, markers.end}))
+    others = [p for p in thinker.parameters() if p.requires_grad and not any(p is row for row in rows)]
+    try:
+        # Weight decay would shrink the rows that have no gradient.
+        yield [{"params": others}, {"params": rows, "weight_decay": 0.0}]
+    finally:
+        for handle in handles:
+            handle.remove()
+    wrapper.merge_and_unload()
+    thinker.requires_grad_(True)
+
+
+def _train_rows(model: PreTrainedModel, rows: Sequence[int]) -> tuple[list[nn.Parameter], list[Any]]:
+    """Let only these rows of the embedding, and of an untied LM head, have gradients."""
+    weights = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    handles = []
+    for weight in weights.values():
+        weight.requires_grad_(True)
+
+        def only(gradient: Tensor) -> Tensor:
+            kept = torch.zeros_like(gradient)
+            kept[rows] = gradient[rows]
+            return kept
+
+        handles.append(weight.register_hook(only))
+    return list(weights.values()), handles

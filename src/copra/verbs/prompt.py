@@ -1,0 +1,49 @@
+"""copra prompt: the same checkpoint, asked by worked examples."""
+
+from argparse import ArgumentParser, Namespace
+
+from copra.reasoning.few_shot import FewShot
+from copra.verbs.common import Coded, add_settings, folder, rows_of, settings_of
+
+
+class PromptSettings(Coded):
+    node: str
+    """The node's name."""
+    prompt: FewShot
+    """How it is asked."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    parser.add_argument("--parent", type=folder, required=True, help="checkpoint to ask")
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, PromptSettings)
+    from transformers import AutoTokenizer
+
+    from copra.files import MANIFEST, read_json
+    from copra.models.checkpoint import relabel_checkpoint
+    from copra.models.tokens import markers_of
+
+    parent = read_json(options.parent / MANIFEST)
+    latent = markers_of(AutoTokenizer.from_pretrained(options.parent)).latent
+    decoding = settings.prompt.decoding(rows_of(options.data, "train"), latent)
+    step = {
+        "step": settings.node.rsplit("+", 1)[-1],
+        "method": settings.prompt.kind,
+        "prompt": settings.prompt.canonical(),
+        "parent": parent["weights"]["sha256"],
+    }
+    relabel_checkpoint(
+        options.parent,
+        options.output,
+        {
+            "node": settings.node,
+            "lineage": [*parent["lineage"], step],
+            "method": settings.prompt.kind,
+            "decoding": decoding.to_json(),
+        },
+    )
