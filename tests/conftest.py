@@ -21,9 +21,14 @@ OVERRIDES = [
 
 
 def _make_model(
-    kind: str, vocabulary: int = 50, double: bool = True, dropout: float = 0.0, tied: bool = True
+    kind: str,
+    vocabulary: int = 50,
+    double: bool = True,
+    dropout: float = 0.0,
+    tied: bool = True,
+    layers: int = 3,
 ):
-    """A tiny model of three layers with random weights, in evaluation mode.
+    """A tiny model of three layers or more with random weights, in evaluation mode.
 
     The weights are large, so that outputs depend on all of the input; float64 keeps comparisons sharp.
     """
@@ -40,16 +45,17 @@ def _make_model(
     llama = {
         **SIZES,
         **shared,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": layers,
         "intermediate_size": 40,
         "max_position_embeddings": 128,
     }
     if kind == "llama":
         model = LlamaForCausalLM(LlamaConfig(**llama))
     elif kind == "copra_llama":
-        model = CopraLlamaForCausalLM(CopraLlamaConfig(**llama, layer_overrides=OVERRIDES))
+        overrides = [*OVERRIDES, *[{}] * (layers - 3)]
+        model = CopraLlamaForCausalLM(CopraLlamaConfig(**llama, layer_overrides=overrides))
     else:
-        gpt2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
+        gpt2 = {"n_embd": 32, "n_layer": layers, "n_head": 4, "n_positions": 128}
         dropouts = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), dropout)
         model = GPT2LMHeadModel(GPT2Config(**gpt2, **dropouts, **shared))
     if double:

@@ -161,7 +161,7 @@ def _faults(experiment: Experiment, base: str, steps: list[str]) -> Iterator[str
             if scratch and method is None:
                 yield f"{name!r} prompts a base from scratch, which knows nothing: put a training before it"
             if step.answer == "flexible" and TASKS[experiment.tasks[task].kind].answers != "number":
-                yield f"{name!r} takes the last number for the answer, but {task!r} has others: answer: strict"
+                yield f"{name!r} takes the last number for the answer; {task!r} needs answer: strict"
             method = step.kind
         elif isinstance(step, Prune):
             if method in METHODS and not METHODS[method].prunable:

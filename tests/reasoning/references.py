@@ -16,12 +16,14 @@ MARKERS = Markers(start=47, latent=48, end=49)
 PAD = 0
 
 
-def draw_rows(*lengths: tuple[int, Sequence[int]], mark: int = 1) -> list[TokenRow]:
+def draw_rows(
+    *lengths: tuple[int, Sequence[int]], mark: int = 1, vocabulary: int = MARKERS.start
+) -> list[TokenRow]:
     """Rows of random tokens: the length of the question and of each step; answers have 3 tokens."""
     generator = torch.Generator().manual_seed(3)
 
     def draw(n: int) -> list[int]:
-        return torch.randint(1, 47, (n,), generator=generator).tolist()
+        return torch.randint(1, vocabulary, (n,), generator=generator).tolist()
 
     return [
         TokenRow(str(number), draw(question), [draw(n) for n in steps], draw(3), mark)
@@ -142,7 +144,8 @@ def assert_same_gradients(ours: dict[str, Tensor], plain: dict[str, Tensor], tol
     of the largest gradient, too.
     """
     reached = {name: gradient for name, gradient in ours.items() if gradient.any()}
-    assert set(reached) == {name for name, gradient in plain.items() if gradient.any()}
+    expected = {name for name, gradient in plain.items() if gradient.any()}
+    assert set(reached) == expected, set(reached) ^ expected
     largest = max(gradient.norm() for gradient in plain.values())
     for name in reached:
         error = (ours[name] - plain[name]).norm()
@@ -161,7 +164,7 @@ def assert_same_loss(
     terms, counts, weights = stage.loss(thinker, collate(samples, PAD)), stage.counts(samples), stage.weigh()
     assert weights == {name: weight for name, (weight, _, _) in plain.items()}
     for name, (_, total, count) in plain.items():
-        assert float(terms[name][0]) == pytest.approx(float(total), rel=tolerance), name
+        assert terms[name][0].item() == pytest.approx(total.item(), rel=tolerance), name
         assert int(terms[name][1]) == counts[name] == count, name
     loss = weighted(terms, weights, counts)
     expected = sum(weight * total / count for weight, total, count in plain.values())

@@ -96,7 +96,8 @@ def test_stages_survive_their_json():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"max_stage": 0}, {"steps_a_stage": 0}, {"first_stage": -1}, {"curriculum": 3}, {"latents": 1}]
+    "settings",
+    [{"max_stage": 0}, {"steps_a_stage": 0}, {"first_stage": -1}, {"curriculum": 3}, {"latents": 1}],
 )
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(ValidationError, match=next(iter(settings))):

@@ -404,9 +404,9 @@ def test_rows_that_are_too_long_are_left_out_and_counted(make_trainer):
     assert sorted({len(sample.tokens) for sample in make_trainer().samples(0)[0]}) == [14, 22, 30]
     record = trainer.run()
     assert (record["rows"], record["left_out_too_long"], record["steps"]) == (12, 6, 4)
-    assert record["tokens"] == 2 * 6 * (14 + 22)
-    assert record["context"] == 2 * 6 * (14**2 + 22**2)
-    assert record["supervised"] == 2 * 6 * (9 + 15)
+    assert record["work"]["model"]["tokens"] == 2 * 6 * (14 + 22)
+    assert record["work"]["model"]["context"] == 2 * 6 * (14**2 + 22**2)
+    assert record["work"]["model"]["supervised"] == 2 * 6 * (9 + 15)
     # The validation split is held to the same length.
     kept = [sample for sample in validation_samples(trainer) if len(sample.tokens) <= 22]
     assert 0 < len(kept) < len(trainer.validation)
@@ -429,9 +429,9 @@ def test_what_was_trained_on_is_counted(make_trainer):
     record = make_trainer("coconut", epochs=3).run()
     lengths = [n + 2 + 1 - 6 for n in (14, 22, 30)]
     assert (record["rows"], record["left_out_too_long"], record["steps"]) == (18, 0, 3 * 5)
-    assert record["tokens"] == 3 * 6 * sum(lengths)
-    assert record["context"] == 3 * 6 * sum(n * n for n in lengths)
-    assert record["supervised"] == 3 * 6 * (3 + 9 + 15)
+    assert record["work"]["model"]["tokens"] == 3 * 6 * sum(lengths)
+    assert record["work"]["model"]["context"] == 3 * 6 * sum(n * n for n in lengths)
+    assert record["work"]["model"]["supervised"] == 3 * 6 * (3 + 9 + 15)
 
 
 @pytest.mark.parametrize(

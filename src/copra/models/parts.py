@@ -95,8 +95,10 @@ class StepDecoder(nn.Module):
         super().__init__()
         config = copy.deepcopy(model.config)
         config.num_hidden_layers = layers
-        if hasattr(config, "layer_overrides"):
-            config.layer_overrides = config.layer_overrides[:layers]
+        # What a config says layer by layer starts over where the decoder has more layers than the model.
+        for key in ("layer_overrides", "layer_types"):
+            if values := getattr(config, key, None):
+                setattr(config, key, (values * layers)[:layers])
         self.body = type(model.base_model)(config)
         self.body.set_input_embeddings(None)
 
@@ -120,13 +122,14 @@ def make_parts(
     wanted: Mapping[str, Mapping[str, Any]],
     known: nn.ModuleDict | None = None,
 ) -> nn.ModuleDict:
-    """The parts that a stage wants: those that are known already, and new ones for the rest."""
+    """The parts that a stage wants: those that are known with the same settings, and new ones for the rest."""
     parts = nn.ModuleDict()
     for name, settings in wanted.items():
-        if known is not None and name in known:
-            parts[name] = known[name]
-        else:
-            parts[name] = PARTS[name](model, **settings).to(model.device, model.dtype)
+        part = known[name] if known is not None and name in known else None
+        if part is None or part.settings != settings:
+            part = PARTS[name](model, **settings).to(model.device, model.dtype)
+            part.settings = dict(settings)
+        parts[name] = part
     return parts
 
 

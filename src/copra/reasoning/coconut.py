@@ -1,12 +1,13 @@
 """Coconut: chain of continuous thought (Hao et al. 2024, arXiv 2412.06769) and its ablations."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from copra.reasoning.layout import LatentInput, Markers, Sample, TokenRow
+from copra.reasoning.layout import LatentInput, Markers, Sample, TokenRow, Work
 from copra.reasoning.method import Layout, Method, Stage
 from copra.reasoning.sim_cot import Explaining, told
 
@@ -52,6 +53,11 @@ class CoconutStage(Stage):
 
     def counts(self, samples: list[Sample]) -> dict[str, int]:
         return super().counts(samples) | (self.explaining.counts(samples) if self.explaining else {})
+
+    def work(self, sample: Sample) -> Iterator[Work]:
+        yield from super().work(sample)
+        if self.explaining is not None:
+            yield from self.explaining.work(sample)
 
     def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
         hidden = thinker.hidden_states(batch, self.thought, self.latent_input)

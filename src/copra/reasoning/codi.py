@@ -1,14 +1,14 @@
 """CODI: latents learned by self-distillation (Shen et al. 2025, arXiv 2502.21074), also in parallel
 (PCCoT, arXiv 2506.18582)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from copra.reasoning.layout import IGNORED, Decoding, LatentInput, Markers, Sample, TokenRow, lay_out
+from copra.reasoning.layout import IGNORED, Decoding, LatentInput, Markers, Sample, TokenRow, Work, lay_out
 from copra.reasoning.method import Layout, Method, Stage
 from copra.reasoning.sim_cot import Explaining, told
 
@@ -59,6 +59,12 @@ class CodiStage(Stage):
             "distillation": len(samples),
         }
         return super().counts(samples) | counts | (self.explaining.counts(samples) if self.explaining else {})
+
+    def work(self, sample: Sample) -> Iterator[Work]:
+        yield from super().work(sample)
+        yield from super().work(sample.teacher)
+        if self.explaining is not None:
+            yield from self.explaining.work(sample)
 
     def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
         """Cross-entropy of both (equations 2 and 4), and the distance of their states (equation 5)."""

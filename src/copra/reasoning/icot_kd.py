@@ -1,11 +1,11 @@
 """iCoT-KD: implicit chain of thought by knowledge distillation (Deng et al. 2023, arXiv 2311.01460)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from copra.reasoning.layout import IGNORED, Decoding, Markers, Sample, TokenRow
+from copra.reasoning.layout import IGNORED, Decoding, Markers, Sample, TokenRow, Work
 from copra.reasoning.method import Layout, Method, Stage
 
 if TYPE_CHECKING:
@@ -59,6 +59,15 @@ class KdStage(Stage):
 
     def counts(self, samples: Sequence[Sample]) -> dict[str, int]:
         return super().counts(samples) | {"emulation": len(samples)}
+
+    def work(self, sample: Sample) -> Iterator[Work]:
+        """The student's and the emulator's sequences count as the model's, whose size both have."""
+        if self.training != EMULATING:
+            yield from super().work(sample)
+        if self.training != READING:
+            yield Work("model", sample.read[0] + 1, 0)
+        if sample.teacher is not None:
+            yield Work("teacher", len(sample.teacher.tokens), 0)
 
     def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
         """Equations of section 3.1 to 3.3: cross-entropy of the answer, or the emulator's squared error."""

@@ -32,10 +32,13 @@ class Removal(Stage):
         return self.model_copy(update={"first": now, "last": now})
 
     def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
-        """The sample of a row, as at the beginning of the stage if there is a `draw`, else as at its end."""
+        """The sample of a row, as at the beginning of the stage if there is a `draw`, else as at its end.
+
+        Smoothing is a matter of a moment of the stage, see `at`.
+        """
         chain = [token for step in row.steps for token in step]
         gone = len(chain) if self.last is None else (self.last if draw is None else self.first)
-        if draw is not None and self.last is not None and self.smoothing is not None:
+        if draw is not None and self.first == self.last and self.smoothing is not None:
             # The inverse of the geometric distribution of o.
             gone += math.floor(-math.log(1.0 - draw.random()) / self.smoothing)
         gone = min(gone, len(chain))

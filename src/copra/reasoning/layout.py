@@ -56,6 +56,18 @@ class Sample:
     latents_a_text: int = 1
 
 
+@dataclass(frozen=True)
+class Work:
+    """A sequence that training computes: what reads it, its tokens, and at how many the LM head is read.
+
+    `reader` is "model", forward and backward; "teacher", a frozen model, forward only; or "step_decoder".
+    """
+
+    reader: Literal["model", "teacher", "step_decoder"]
+    tokens: int
+    supervised: int
+
+
 Thought = Literal["hidden", "embedding"]
 """What a latent position reads: the hidden state before it, or the learned `<|latent|>` embedding."""
 

@@ -5,10 +5,11 @@ training consists; a stage says how a row is laid out, how the loss is taken and
 checkpoint answers. Everything else (the loop, decoding, evaluation, cost) is shared.
 
 To add a method: one file with a `Method` (and a `Stage` of its own where `Stage` does not do), one line
-in `copra/reasoning/__init__.py`, and a test.
+in `copra/reasoning/__init__.py`, and a test. A part of its own takes one line more, in
+`copra/models/parts.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +23,7 @@ from copra.reasoning.layout import (
     Sample,
     Thought,
     TokenRow,
+    Work,
     lay_out,
 )
 from copra.settings import Name, Settings
@@ -134,6 +136,10 @@ class Stage(Settings):
     def counts(self, samples: Sequence[Sample]) -> dict[str, int]:
         """By how much each weighted term's sum over these samples is divided."""
         return {"cross_entropy": sum(label != IGNORED for sample in samples for label in sample.labels)}
+
+    def work(self, sample: Sample) -> Iterator[Work]:
+        """The sequences that a sample's loss computes, for the FLOPs of the training."""
+        yield Work("model", len(sample.tokens), sum(label != IGNORED for label in sample.labels))
 
     def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
         """The terms of the loss on a batch, each as a sum and a count."""

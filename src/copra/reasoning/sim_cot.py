@@ -1,11 +1,11 @@
 """SIM-CoT: latents must tell the steps that they stand for (arXiv 2509.20317, section 3); an option."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from copra.reasoning.layout import LatentInput, Sample
+from copra.reasoning.layout import LatentInput, Sample, Work
 from copra.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,13 +48,18 @@ class Explaining(Settings):
     def counts(self, samples: Sequence[Sample]) -> dict[str, int]:
         return {"explanation": sum(len(text) for sample in samples for text in sample.explained)}
 
+    def work(self, sample: Sample) -> Iterator[Work]:
+        reader = "step_decoder" if self.decoder == "small" else "model"
+        for text in sample.explained:
+            yield Work(reader, sample.latents_a_text + len(text) - 1, len(text))
+
     def terms(
         self, thinker: "Thinker", batch: "Batch", hidden: "Tensor", latent_input: LatentInput
     ) -> "Terms":
         """The sum of -log p(step k | its latents) over the tokens of all explained steps.
 
         `hidden` [B, N, d] are the final-norm hidden states. The decoder reads the latents as they were
-        fed, then the step; its line break ends it.
+        fed (after Jacobi iterations: as one more would feed them), then the step; its line break ends it.
         """
         import torch
         from torch.nn import functional

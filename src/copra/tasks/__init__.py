@@ -4,11 +4,20 @@ from typing import Annotated, Union
 
 from pydantic import Field
 
+from copra.tasks.addition import Addition
 from copra.tasks.gsm8k import Gsm8k
+from copra.tasks.multiplication import Multiplication
+from copra.tasks.prosqa import Prosqa
 from copra.tasks.task import Task
 from copra.tasks.word_sums import WordSums
 
-TASKS: dict[str, type[Task]] = {"gsm8k": Gsm8k, "word_sums": WordSums}
+TASKS: dict[str, type[Task]] = {
+    "addition": Addition,
+    "gsm8k": Gsm8k,
+    "multiplication": Multiplication,
+    "prosqa": Prosqa,
+    "word_sums": WordSums,
+}
 
 AnyTask = Annotated[Union[tuple(TASKS.values())], Field(discriminator="kind")]  # noqa: UP007
 """Any registered task; its `kind` says which."""

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, get_scheduler
 from copra.errors import CopraError
 from copra.files import replacing
 from copra.reasoning.forward import Batch, Terms, collate, weighted
-from copra.reasoning.layout import IGNORED, Markers, Sample, TokenRow
+from copra.reasoning.layout import Markers, Sample, TokenRow, Work
 from copra.reasoning.method import Stage
 from copra.reasoning.thinker import Thinker
 from copra.training.adapters import adapted
@@ -36,24 +36,20 @@ BEST = "best.safetensors"
 
 @dataclass
 class Progress:
-    """What a training has done so far; saved with its state. Sequences of a teacher are counted apart."""
+    """What a training has done so far; saved with its state.
 
-    tokens: int = 0
-    context: int = 0
-    supervised: int = 0
-    teacher_tokens: int = 0
-    teacher_context: int = 0
+    `work` sums, for each reader of sequences, tokens, squared lengths and supervised positions.
+    """
+
+    work: dict[str, list[int]] = field(default_factory=lambda: {"model": [0, 0, 0]})
     best_step: int | None = None
     best_value: float | None = None
 
-    def count(self, batch: Sequence[Sample]) -> None:
-        for sample in batch:
-            self.tokens += len(sample.tokens)
-            self.context += len(sample.tokens) ** 2
-            self.supervised += sum(label != IGNORED for label in sample.labels)
-            if sample.teacher is not None:
-                self.teacher_tokens += len(sample.teacher.tokens)
-                self.teacher_context += len(sample.teacher.tokens) ** 2
+    def count(self, works: Iterable[Work]) -> None:
+        for one in works:
+            sums = self.work.setdefault(one.reader, [0, 0, 0])
+            for index, value in enumerate((one.tokens, one.tokens**2, one.supervised)):
+                sums[index] += value
 
 
 class Objective(nn.Module):
@@ -159,11 +155,10 @@ class Trainer:
                 "step": self.progress.best_step,
                 "value": abs(self.progress.best_value),
             },
-            "tokens": self.progress.tokens,
-            "context": self.progress.context,
-            "supervised": self.progress.supervised,
-            "teacher_tokens": self.progress.teacher_tokens,
-            "teacher_context": self.progress.teacher_context,
+            "work": {
+                reader: dict(zip(("tokens", "context", "supervised"), sums, strict=True))
+                for reader, sums in self.progress.work.items()
+            },
         }
 
     @property
@@ -280,7 +275,7 @@ class Trainer:
         self._guard(total.item(), norm.item(), means.get("cross_entropy", 0.0), batch, step)
         optimizer.step()
         optimizer.zero_grad()
-        self.progress.count(batch)
+        self.progress.count(work for sample in batch for work in self.stage.work(sample))
         line = {"step": step, "loss": total.item(), "gradient_norm": norm.item()}
         return line | {n: mean for n, mean in means.items() if len(weights) > 1 or n not in weights}
 

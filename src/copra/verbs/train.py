@@ -95,7 +95,8 @@ def run(options: Namespace) -> None:
     )
     _check_length(parent, trainer)
     record = trainer.run()
-    flops = _training_flops(parent, record, learning_teacher=not stage.needs_teacher)
+    layers = stage.parts().get("step_decoder", {}).get("layers", 0)
+    flops = _training_flops(parent.shape, record["work"], layers)
     done = {
         "step": settings.node.rsplit("+", 1)[-1],
         "method": settings.method,
@@ -154,16 +155,19 @@ def _first_with_markers(decoding: Any, known: dict[str, Any] | None) -> bool:
     return bool(used and not (known and (known["before"] or known["latents"])))
 
 
-def _training_flops(parent: Any, record: dict[str, Any], learning_teacher: bool) -> int:
-    """FLOPs of the stage. Sequences of a teacher that is the model itself are learned from too."""
+def _training_flops(shape: Any, work: dict[str, dict[str, int]], step_decoder: int) -> int:
+    """FLOPs of the stage; a step decoder has so many layers of the model's kind."""
     from copra.cost.flops import FlopCounter
 
-    counter = FlopCounter(parent.shape)
-    own = counter.of_training(record["tokens"], record["context"], record["supervised"])
-    teacher = counter.of_training(
-        record["teacher_tokens"], record["teacher_context"], 0, learns=learning_teacher
+    readers = {
+        "model": shape,
+        "teacher": shape,
+        "step_decoder": shape.with_layers(shape.layers[:step_decoder]),
+    }
+    return sum(
+        FlopCounter(readers[reader]).of_training(**counts, learns=reader != "teacher")
+        for reader, counts in work.items()
     )
-    return own + teacher
 
 
 def _check_length(parent: Any, trainer: Any) -> None:

@@ -1,0 +1,122 @@
+"""Tasks that make their own rows, and read those of a split from a published file where one is named."""
+
+import codecs
+import random
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Discriminator, PositiveInt, Tag, model_validator
+
+from copra.errors import CopraError
+from copra.tasks.task import SPLITS, BadRow, Row, Split, Task, expand_path
+
+ATTEMPTS = 1000
+
+
+def _number_or_file(value: Any) -> str:
+    return "file" if isinstance(value, str) else "number"
+
+
+Source = Annotated[
+    Annotated[PositiveInt, Tag("number")] | Annotated[str, Tag("file")], Discriminator(_number_or_file)
+]
+
+
+class GeneratedTask(Task):
+    """Settings of the three splits; a subclass says how a row is drawn and how one is read from a file."""
+
+    train: Source = 20000
+    """Number of training rows to generate (more of them never change the other splits), or the path of a
+    file to read. Environment variables such as ${COPRA_DATA} are filled in."""
+    valid: Source = 500
+    """Number of validation rows to generate, or the path of a file."""
+    test: Source = 1000
+    """Number of test rows to generate, or the path of a file."""
+    seed: int = 0
+    """Another seed draws other rows."""
+
+    @model_validator(mode="after")
+    def _every_split_is_meant(self) -> Self:
+        silent = [split for split in SPLITS if split not in self.model_fields_set]
+        if silent and self._paths():
+            raise ValueError(
+                f"{', '.join(self._paths())} is read from a file; say of {' and '.join(silent)} too "
+                "whether it is a file or how many rows to generate"
+            )
+        return self
+
+    @abstractmethod
+    def draw(self, rng: random.Random) -> Row | None:
+        """One random row; None where this draw led to none that the settings allow."""
+
+    @abstractmethod
+    def records(self, content: bytes) -> list[Any]:
+        """The records of a file, in order.
+
+        Raises:
+            ValueError: the content cannot be cut into records, with the reason.
+        """
+
+    @abstractmethod
+    def read(self, record: Any) -> Row:
+        """The row that one record of a file holds.
+
+        Raises:
+            ValueError: the record cannot be used, with the reason.
+        """
+
+    def files(self) -> list[str]:
+        """Local files that the rows are read from, variables filled in."""
+        return [str(expand_path(split, path)) for split, path in self._paths().items()]
+
+    def rows(self) -> Iterator[tuple[Split, Row | BadRow]]:
+        """Every row: test, valid, train, so that a split never depends on the size of a larger one.
+
+        No generated row has a question that a row before it had.
+
+        Raises:
+            CopraError: a file cannot be read, or the settings allow too few different questions.
+        """
+        seen: set[str] = set()
+        for split in reversed(SPLITS):
+            source = getattr(self, split)
+            if isinstance(source, str):
+                rows = self._read_file(split, expand_path(split, source))
+            else:
+                rows = self._generate(split, source, seen)
+            for row in rows:
+                if isinstance(row, Row):
+                    seen.add(row.question)
+                yield split, row
+
+    def _paths(self) -> dict[Split, str]:
+        return {split: getattr(self, split) for split in SPLITS if isinstance(getattr(self, split), str)}
+
+    def _generate(self, split: Split, size: int, seen: set[str]) -> Iterator[Row]:
+        rng = random.Random(f"{self.kind} {self.seed} {split}")
+        for index in range(size):
+            drawn = (self.draw(rng) for _ in range(ATTEMPTS))
+            row = next((row for row in drawn if row is not None and row.question not in seen), None)
+            if row is None:
+                raise CopraError(
+                    f"{self.kind}: no new question was found in {ATTEMPTS} attempts for row {index + 1} of "
+                    f"{size} of the {split} split. Ask for fewer rows, or allow more different questions."
+                )
+            yield row
+
+    def _read_file(self, split: Split, path: Path) -> Iterator[Row | BadRow]:
+        try:
+            records = self.records(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+        except OSError as error:
+            raise CopraError(
+                f"{split}: {path} cannot be read ({error.strerror}). Correct the path."
+            ) from None
+        except ValueError as error:
+            raise CopraError(f"{split}: {path} is no file of the task {self.kind}: {error}.") from None
+        for number, record in enumerate(records, start=1):
+            try:
+                yield self.read(record)
+            except ValueError as error:
+                yield BadRow(str(path), number, str(error))

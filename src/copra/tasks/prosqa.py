@@ -1,0 +1,213 @@
+"""ProsQA: which of two concepts a person belongs to, in a graph of facts (arXiv 2412.06769, appendix A.2).
+
+    Every lempus is a rorpus. Tom is a lempus. Every rorpus is a gorpus. Sam is a yumpus. ...
+    Is Tom a gorpus or yumpus?
+    steps Tom is a lempus. | Every lempus is a rorpus. | Every rorpus is a gorpus.; answer Tom is a gorpus.
+
+A graph grows from two people: each new node gets parents among the older ones, with more weight on deeper
+nodes. Most new nodes may only go below one of the two people, so that both have a family of about the same
+size. The question is about the person whose family reaches deeper. The right concept is the deepest leaf of
+that person's family, the wrong one a leaf of the other's; both have no way to the other person. The steps are
+a shortest path.
+
+The paper's authors published rows but no generator. Sizes and shares below are fitted to the 300 published
+validation rows rather than taken from the paper: 28 nodes grown, of which those without any edge are left
+out, and shares of 0.4, 0.4 and 0.2 of new nodes for the first family, the second, and anywhere.
+"""
+
+import itertools
+import json
+import math
+import random
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from copra.tasks.draws import pick, shuffled
+from copra.tasks.generated import GeneratedTask
+from copra.tasks.task import Row
+
+NAMES = tuple(
+    "Alex Bob Carol Davis Eva Fae Gabriel Jack Max Oliver Polly Rex Sally Sam Stella Tom Wren".split()  # noqa: SIM905
+)
+CONCEPTS = tuple(
+    "bompus boompus brimpus chorpus dumpus felpus fompus gerpus gorpus grimpus gwompus hilpus impus jelpus "
+    "jompus kerpus lempus lorpus numpus quimpus rempus rompus rorpus scrompus shumpus sterpus storpus terpus "
+    "timpus tumpus vumpus worpus wumpus yerpus yimpus yumpus zhorpus zumpus".split()  # noqa: SIM905
+)
+FAMILY_SHARE = 0.4
+"""Share of new nodes that may only go below the first person, and of those below the second."""
+DEPTH_WEIGHT = 1.5
+"""A node of depth d becomes a parent with weight 1 + 1.5 d; the depth is the least distance from above."""
+
+
+class Graph(NamedTuple):
+    """A grown graph: nodes 0 and 1 are the two people of the question.
+
+    `parents[node]` are its parents, all older; `families[node]` is 1 below node 0, 2 below node 1, 3 below
+    both, 0 below neither.
+    """
+
+    parents: list[list[int]]
+    families: list[int]
+
+
+class Prosqa(GeneratedTask):
+    """Generated graphs of facts, or the published JSON lists of rows with question, steps and answer."""
+
+    kind: Literal["prosqa"] = "prosqa"
+    """Which task this is."""
+    nodes: int = Field(28, ge=4, le=len(CONCEPTS) + 2)
+    """Nodes that a generated graph grows to; those that end without an edge are left out."""
+    parents: float = Field(1.5, gt=0, le=10)
+    """Mean of the Poisson distribution of a new node's number of parents."""
+    min_steps: PositiveInt = 3
+    """Fewest steps from the person to the answer."""
+    max_steps: PositiveInt = 6
+    """Most steps from the person to the answer."""
+
+    answers = "text"
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps {self.min_steps} is above max_steps {self.max_steps}")
+        if self.min_steps > self.nodes - 3:
+            raise ValueError(
+                f"min_steps {self.min_steps} needs {self.min_steps + 3} nodes (the person, a node a step, "
+                f"the other person and the wrong answer), but nodes is {self.nodes}"
+            )
+        return self
+
+    def draw(self, rng: random.Random) -> Row | None:
+        """The row of one graph; None where it has no path of an allowed length or no wrong answer."""
+        graph = grow(rng, self.nodes, self.parents)
+        asked = _question(rng, graph)
+        if asked is None:
+            return None
+        path, wrong = asked
+        return _told(rng, graph, path, wrong) if self.min_steps < len(path) <= self.max_steps + 1 else None
+
+    def records(self, content: bytes) -> list[Any]:
+        """The entries of a JSON list."""
+        records = json.loads(content)
+        if not isinstance(records, list):
+            raise ValueError("not a JSON list of rows")
+        return records
+
+    def read(self, record: Any) -> Row:
+        """The row of one entry; the graph beside it is not needed."""
+        if not isinstance(record, dict):
+            raise ValueError("not a JSON object with the keys question, steps and answer")
+        for key in ("question", "steps", "answer"):
+            if key not in record:
+                raise ValueError(f"no key {key!r}")
+            texts = record[key] if key == "steps" else [record[key]]
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise ValueError(f"{key!r} is not a {'list of strings' if key == 'steps' else 'string'}")
+            if not all(text.strip() for text in texts):
+                raise ValueError(f"empty text under {key!r}")
+        return Row(
+            _one_line(record["question"]),
+            tuple(_one_line(step) for step in record["steps"]),
+            _one_line(record["answer"]),
+        )
+
+
+def grow(rng: random.Random, nodes: int, mean_parents: float) -> Graph:
+    """A random graph of so many nodes (Algorithm 1)."""
+    graph = Graph([[], []], [1, 2])
+    depths = [0, 0]
+    for node in range(2, nodes):
+        count = _poisson(rng, mean_parents)
+        share = rng.random()
+        if share < 2 * FAMILY_SHARE:
+            family = 1 if share < FAMILY_SHARE else 2
+            candidates = [older for older in range(node) if graph.families[older] == family]
+        else:
+            candidates = list(range(node))
+        parents = _sample(rng, candidates, [1 + DEPTH_WEIGHT * depths[older] for older in candidates], count)
+        graph.parents.append(parents)
+        graph.families.append(0)
+        for parent in parents:
+            graph.families[node] |= graph.families[parent]
+        depths.append(1 + min(depths[parent] for parent in parents) if parents else 0)
+    return graph
+
+
+def _question(rng: random.Random, graph: Graph) -> tuple[list[int], int] | None:
+    """The path from the person to the right answer, and the wrong answer."""
+    has_children = {parent for parents in graph.parents for parent in parents}
+    leaves: dict[int, list[int]] = defaultdict(list)
+    for node in range(2, len(graph.parents)):
+        if node not in has_children:
+            leaves[graph.families[node]].append(node)
+    if not leaves[1] or not leaves[2]:
+        return None
+    paths = {person: _shortest_paths(graph, person) for person in (0, 1)}
+    deepest = {
+        person: max(shuffled(rng, leaves[1 + person]), key=lambda leaf: len(paths[person][leaf]))
+        for person in (0, 1)
+    }
+    person = max(shuffled(rng, (0, 1)), key=lambda person: len(paths[person][deepest[person]]))
+    return paths[person][deepest[person]], pick(rng, leaves[2 - person])
+
+
+def _shortest_paths(graph: Graph, person: int) -> dict[int, list[int]]:
+    """A shortest path from `person` to each node below; a node's parents are all older than it is."""
+    paths = {person: [person]}
+    for node, parents in enumerate(graph.parents):
+        above = [paths[parent] for parent in parents if parent in paths]
+        if above:
+            paths[node] = [*min(above, key=len), node]
+    return paths
+
+
+def _told(rng: random.Random, graph: Graph, path: list[int], wrong: int) -> Row | None:
+    """The graph in words: nodes without parents are people, and facts stand in any order."""
+    edges = [(parent, node) for node, parents in enumerate(graph.parents) for parent in parents]
+    used = {node for edge in edges for node in edge}
+    people = [node for node in sorted(used) if not graph.parents[node]]
+    if len(people) > len(NAMES):
+        return None
+    words = dict(zip(people, shuffled(rng, NAMES), strict=False))
+    words |= dict(zip(sorted(used - words.keys()), shuffled(rng, CONCEPTS), strict=False))
+
+    def fact(parent: int, node: int) -> str:
+        return f"{'' if parent in people else 'Every '}{words[parent]} is a {words[node]}."
+
+    facts = shuffled(rng, [fact(*edge) for edge in edges])
+    one, other = shuffled(rng, (path[-1], wrong))
+    person, right = words[path[0]], words[path[-1]]
+    return Row(
+        " ".join([*facts, f"Is {person} a {words[one]} or {words[other]}?"]),
+        tuple(fact(*edge) for edge in itertools.pairwise(path)),
+        f"{person} is a {right}.",
+    )
+
+
+def _poisson(rng: random.Random, mean: float) -> int:
+    """A draw from the Poisson distribution: how many factors in 0..1 it takes to fall below exp(-mean)."""
+    count, product = 0, rng.random()
+    while product > math.exp(-mean):
+        count += 1
+        product *= rng.random()
+    return count
+
+
+def _sample(rng: random.Random, items: Sequence[int], weights: Sequence[float], count: int) -> list[int]:
+    """At most `count` different items, each drawn from those that are left by their weights."""
+    items, weights, chosen = list(items), list(weights), []
+    while items and len(chosen) < count:
+        sums = list(itertools.accumulate(weights))
+        index = bisect(sums[:-1], rng.random() * sums[-1])
+        chosen.append(items.pop(index))
+        weights.pop(index)
+    return chosen
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
