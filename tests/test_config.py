@@ -26,6 +26,8 @@ CONFIG = {
         "cot": {"kind": "cot", "training": dict(TRAINING)},
         "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": dict(TRAINING)},
         "drop": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
+        "ask": {"kind": "few_shot"},
+        "codi": {"kind": "codi", "training": dict(TRAINING)},
     },
     "recipes": [
         ["cot"],
@@ -72,6 +74,9 @@ def test_a_legal_config_gets_its_defaults():
         ("steps.coconut.max_latent_stag", "max_latent_stage"),
         ("steps.coconut.training.learning_rat", "learning_rate"),
         ("steps.drop.budget.cuont", "count"),
+        ("steps.ask.exemplers", "exemplars"),
+        ("steps.codi.training.lora.rnk", "rank"),
+        ("steps.codi.explaining.layer", "layers"),
         ("evaluation.max_new_token", "max_new_tokens"),
         ("latency.repetitons", "repetitions"),
         ("recipes.1.stpes", "steps"),
@@ -121,6 +126,15 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
             "steps.coconut.overrides: not keys of 'training': stps",
         ),
         ("steps.coconut.overrides", {1: {"learning_rate": "x"}}, "steps.coconut"),
+        ("steps.ask.exemplars", 0, "steps.ask.exemplars: should be greater than or equal to 1 (got 0)"),
+        ("steps.ask.question", "Q:", "steps.ask.question: needs {question} where the question is to stand"),
+        ("steps.ask.stops", ["Q:", ""], "steps.ask.stops.1: should have at least 1 character (got '')"),
+        ("steps.ask.training", TRAINING, "steps.ask.training: unknown key"),
+        ("steps.ask.answer", "last", "steps.ask.answer: should be 'flexible' or 'strict' (got 'last')"),
+        ("steps.codi.training.lora", {"rank": 0}, "steps.codi.training.lora.rank: should be greater than or"),
+        ("steps.codi.iterations", -1, "steps.codi.iterations: should be greater than or equal to 0 (got -1)"),
+        ("steps.coconut.latent_input", "big", "latent_input: should be 'raw', 'scaled' or 'projected' (got"),
+        ("steps.coconut.teacher", "llama+cot", "steps.coconut.teacher: unknown key"),
         ("task", "sms", "task: 'sms' is not in tasks (did you mean 'sums'?)"),
         ("base", "lama", "base: 'lama' is not in bases (did you mean 'llama'?)"),
         ("steps.cot.task", "words", "steps.cot.task: 'words' is not in tasks (known: sums)"),
@@ -140,6 +154,24 @@ def test_a_wrong_value_is_one_line_with_its_path_and_what_is_allowed(path, value
     (line,) = faults(changed(path, value))
     assert line.startswith("config.yaml: ")
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (
+            {"kind": "coconut", "thought": "none", "explaining": {}},
+            "explaining: only latents that are hidden",
+        ),
+        (
+            {"kind": "codi", "iterations": 0, "explaining": {}},
+            "explaining: pause tokens (iterations: 0) hold",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together_are_named(step, message):
+    (line,) = faults(changed("steps.thinking", {**step, "training": TRAINING}))
+    assert line.startswith(f"config.yaml: steps.thinking.{message}")
 
 
 def test_a_missing_key_is_named():
@@ -204,7 +236,8 @@ def test_every_key_is_described_in_the_schema():
         if "description" not in value and "$ref" not in value
     ]
     assert bare == []
-    assert {"Training", "Coconut", "Prune", "FromScratch", "WordSums"} <= set(schema["$defs"])
+    kinds = {"Training", "Coconut", "Prune", "FromScratch", "WordSums", "FewShot", "IcotKd", "Codi", "Lora"}
+    assert kinds <= set(schema["$defs"])
     assert all(part.get("description") for part in schema["$defs"].values() if part.get("type") == "object")
 
 

@@ -133,8 +133,10 @@ def _listed(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
                     yield entry.base or experiment.base, steps
 
 
-def _faults(experiment: Experiment, base: str, steps: list[str]) -> Iterator[str]:
-    """What is wrong with one recipe."""
+def _faults(
+    experiment: Experiment, base: str, steps: list[str], pupils: tuple[str, ...] = ()
+) -> Iterator[str]:
+    """What is wrong with one recipe, or with one whose model teaches the steps `pupils`."""
     if base not in experiment.bases:
         yield f"{base!r} is not in bases{hint(base, experiment.bases)}"
         return
@@ -145,18 +147,19 @@ def _faults(experiment: Experiment, base: str, steps: list[str]) -> Iterator[str
     for step in sorted({step for step in steps if steps.count(step) > 1}):
         yield f"comes back to step {step!r}; to do the same again, declare it under a second name"
     scratch = experiment.bases[base].from_scratch
-    task, method = experiment.task, None
+    # How the model answers, and what it was last trained for: a prompt changes the first alone.
+    task, method, learned = experiment.task, None, None
     for name in steps:
         step = experiment.steps[name]
         if isinstance(step, Method):
-            if method is not None and (step.task or experiment.task) != task:
+            if learned is not None and (step.task or experiment.task) != task:
                 yield (
                     f"{name!r} trains on task {step.task or experiment.task!r} after a training on {task!r}; "
                     "a recipe stays with one task"
                 )
             if isinstance(step, IcotKd):
-                yield from _teacher_faults(experiment, name, step, method)
-            task, method = step.task or experiment.task, step.kind
+                yield from _teacher_faults(experiment, name, step, learned, (*pupils, name))
+            task, method, learned = step.task or experiment.task, step.kind, step.kind
         elif isinstance(step, FewShot):
             if scratch and method is None:
                 yield f"{name!r} prompts a base from scratch, which knows nothing: put a training before it"
@@ -164,8 +167,8 @@ def _faults(experiment: Experiment, base: str, steps: list[str]) -> Iterator[str
                 yield f"{name!r} takes the last number for the answer; {task!r} needs answer: strict"
             method = step.kind
         elif isinstance(step, Prune):
-            if method in METHODS and not METHODS[method].prunable:
-                yield f"{name!r} prunes after {method}, whose parts belong to single layers: prune before it"
+            if learned is not None and not METHODS[learned].prunable:
+                yield f"{name!r} prunes after {learned}, whose parts belong to single layers: prune before it"
             if scratch and method is None and step.needs_scores:
                 yield f"{name!r} scores a base from scratch before any training: put a training before it"
             if scratch and scratch.architecture == "gpt2" and step.unit == "kv_groups":
@@ -174,24 +177,26 @@ def _faults(experiment: Experiment, base: str, steps: list[str]) -> Iterator[str
         yield "never trains, so it has no way to answer; add a training step"
 
 
-def _teacher_faults(experiment: Experiment, name: str, step: IcotKd, method: str | None) -> Iterator[str]:
-    """What is wrong with the teacher of a step, before which the model answers by `method`."""
+def _teacher_faults(
+    experiment: Experiment, name: str, step: IcotKd, learned: str | None, pupils: tuple[str, ...]
+) -> Iterator[str]:
+    """What is wrong with the teacher of a step, before which the model was last trained for `learned`."""
     if step.teacher is None:
-        if method not in WRITING:
+        if learned not in WRITING:
             yield (
                 f"{name!r} learns from the model before it, which has to write its chain of thought: put a "
                 f"training of kind {' or '.join(WRITING)} before it, or name a teacher"
             )
         return
     base, *steps = step.teacher.split("+")
-    if name in steps:
-        yield f"{name!r} has itself for a teacher: {step.teacher!r}"
+    if own := [pupil for pupil in pupils if pupil in steps]:
+        yield f"{own[0]!r} has itself for a teacher: {step.teacher!r}"
         return
-    faults = list(_faults(experiment, base, steps))
+    faults = list(_faults(experiment, base, steps, pupils))
     yield from (f"teacher of {name!r}: {fault}" for fault in faults)
     if not faults:
         trainings = [experiment.steps[each] for each in steps if isinstance(experiment.steps[each], Method)]
-        if trainings[-1].kind not in WRITING:
+        if not trainings or trainings[-1].kind not in WRITING:
             yield f"teacher of {name!r}: {step.teacher!r} does not write its chain of thought"
 
 

@@ -1,15 +1,17 @@
 """Predictions from answers written by hand, and from a real decode."""
 
+from itertools import pairwise
+
 import pytest
 
 from copra.cost.flops import PARTS, PHASES, FlopCounter
 from copra.errors import CopraError
 from copra.evaluation import accuracy
 from copra.evaluation.accuracy import predictions, share_correct
-from copra.inference.decode import Answer
+from copra.inference.decode import Answer, decode
 from copra.models.checkpoint import Checkpoint
 from copra.models.tokens import markers_of
-from copra.reasoning.layout import Decoding
+from copra.reasoning.layout import Decoding, Prompting
 from copra.tasks.task import Row
 
 ROWS = [
@@ -129,3 +131,102 @@ def test_the_longest_answer_of_a_gpt2_fits_its_positions(word_base):
     decoding = Decoding((markers.start,), 3, "hidden", markers.latent, (markers.end,))
     table = predictions(checkpoint, decoding, ROWS[2:3], 64 - 7 - 5 + 1, "number")
     assert table["n_generated"].tolist() == [53]
+
+
+EXAMPLES = "Q: 2 and 2 ?\nA: 2 + 2 = 4 The answer is 4.\n\nQ: 3 and 1 ?\nA: 3 + 1 = 4 The answer is 4.\n\n"
+# What a prompted model wrote, the number stated first and whether it is right, the last number and so on.
+PROMPTED = [
+    (" 1 + 2 = 3 The answer is 3.\n\nQ:", "3", True, "3.", True),
+    (" The answer is 5, no 4", "5,", False, "4", True),
+    (" 3 + 3 = 6\n\nQ:", None, False, "6", True),
+    (" 2 + 3 = 5 The answer is 6.\n\nQ: 5", "6", False, "6.", False),
+    (" The answer is $7. Q:", None, False, "$7.", True),
+    (" none", None, False, None, False),
+]
+
+
+@pytest.fixture
+def spelled(word_base):
+    """A model whose tokenizer knows every byte."""
+    base = word_base(tokenizer="bpe", vocabulary=300, context=256, initializer_range=0.2)
+    return Checkpoint(base.model.eval(), base.tokenizer, {})
+
+
+def asking(answer: str, stop: str = "Q:") -> Decoding:
+    return Decoding(
+        (), 0, "hidden", 0, (), prompting=Prompting(EXAMPLES, "Q: {question}\nA:", (stop,), answer)
+    )
+
+
+@pytest.mark.parametrize(("answer", "column"), [("strict", 1), ("flexible", 3)])
+def test_a_prompted_models_answers_end_at_the_next_question(spelled, monkeypatch, answer, column):
+    tokenizer = spelled.tokenizer
+
+    def decode(model, prompts, decoding, *, prefix, ends, **options):
+        assert tokenizer.decode(prefix) == EXAMPLES
+        assert tokenizer.batch_decode(prompts) == [f"Q: {row.question}\nA:" for row in ROWS]
+        assert [ends(tokenizer(text)["input_ids"]) is not None for text, *_ in PROMPTED] == [
+            "Q:" in text for text, *_ in PROMPTED
+        ]
+        return [Answer(tokenizer(text)["input_ids"], "Q:" not in text) for text, *_ in PROMPTED]
+
+    monkeypatch.setattr(accuracy, "decode", decode)
+    table = predictions(spelled, asking(answer), ROWS, 40, "number")
+    assert table["generated"].tolist() == [row[0] for row in PROMPTED]
+    found = [value if isinstance(value, str) else None for value in table["extracted"]]
+    # One more number stands after the stop of the fourth text.
+    assert (found, table["correct"].tolist()) == (
+        [row[column] for row in PROMPTED],
+        [row[column + 1] for row in PROMPTED],
+    )
+    assert table["hit_length_limit"].tolist() == [False, True, False, False, False, True]
+
+
+def test_worked_examples_are_counted_as_read_and_as_cached(spelled):
+    table = predictions(spelled, asking("strict"), ROWS, 12, "number")
+    examples = len(spelled.tokenizer(EXAMPLES)["input_ids"])
+    questions = [len(spelled.tokenizer(f"Q: {row.question}\nA:")["input_ids"]) for row in ROWS]
+    assert table["n_prompt"].tolist() == [examples + n for n in questions]
+    assert not table[["n_latent", "n_marker"]].any(axis=None)
+    counter = FlopCounter(spelled.shape)
+    for row in table.itertuples():
+        assert row.flops == counter.of_answer(None, row.n_prompt, row.n_generated).total
+        # The projections and FFNs of the examples, and their scores against the whole prompt.
+        saved = examples * (counter.projections + counter.ffn + row.n_prompt * counter.scores)
+        assert row.flops_cached_prompt == row.flops - saved
+        assert row.depth == row.n_generated
+
+
+def test_without_examples_nothing_is_cached(checkpoint, decoding):
+    table = predictions(checkpoint, decoding, ROWS, 4, "number")
+    assert (table["flops_cached_prompt"] == table["flops"]).all()
+
+
+def test_a_prompted_model_reads_the_examples_before_each_question(spelled):
+    """Against prompts written out, one by one; the text ends with the token that completes a stop."""
+    tokenizer, limit = spelled.tokenizer, 24
+    options = {"stop": tokenizer.eos_token_id, "pad": 0, "max_new_tokens": limit, "batch_size": 1}
+    prompts = [tokenizer(f"{EXAMPLES}Q: {row.question}\nA:")["input_ids"] for row in ROWS]
+    texts = [decode(spelled.model, [prompt], None, **options)[0].tokens for prompt in prompts]
+    # Two characters that some of the texts have, and not all.
+    whole = [tokenizer.decode(tokens) for tokens in texts]
+    pairs = [a + b for text in whole for a, b in pairwise(text) if (a + b).isascii()]
+    stop = next(pair for pair in pairs if sum(pair in text for text in whole) < len(whole))
+    table = predictions(spelled, asking("strict", stop), ROWS, limit, "number", batch_size=4)
+    for row, tokens in zip(table.itertuples(), texts, strict=True):
+        n = next((n for n in range(1, limit) if stop in tokenizer.decode(tokens[:n])), limit)
+        assert row.n_generated == n
+        assert row.generated == tokenizer.decode(tokens[:n])
+        assert row.hit_length_limit == (stop not in tokenizer.decode(tokens))
+
+
+def test_examples_need_positions_too(spelled):
+    examples = len(spelled.tokenizer(EXAMPLES)["input_ids"])
+    longest = len(spelled.tokenizer(f"Q: {ROWS[2].question}\nA:")["input_ids"])
+    room = 256 - examples - longest + 1
+    assert len(predictions(spelled, asking("strict"), ROWS, room, "number")) == len(ROWS)
+    with pytest.raises(
+        CopraError,
+        match=f"row {ROWS[2].id}: .* {longest} tokens and its examples {examples} .* leaves {room} ",
+    ):
+        predictions(spelled, asking("strict"), ROWS, room + 1, "number")

@@ -45,9 +45,8 @@ def through_blocks(
     vectors: Sequence[Tensor],
     change: Callable[[int, Tensor], Tensor] = lambda index, hidden: hidden,
 ) -> list[Tensor]:
-    """The inputs [N, d] of all blocks of a decoder, as `change(l, input)` makes them, and the final-norm states.
-
-    `vectors` [d] are the input embeddings.
+    """The inputs [N, d] of all blocks of a decoder, as `change(l, input)` makes them, and the final-norm
+    states. `vectors` [d] are the input embeddings.
     """
     hidden, n = torch.stack(list(vectors)), len(vectors)
     settings = {"attention_mask": torch.full((1, 1, n, n), -torch.inf, dtype=hidden.dtype).triu(1)}
@@ -159,8 +158,8 @@ def assert_same_loss(
     plain: Mapping[str, tuple[float, Tensor, int]],
     tolerance: float = 1e-6,
 ) -> dict[str, Tensor]:
-    """A stage's terms, its loss and the gradients are those of `plain`: for each term its weight, its sum over
-    the samples, and by what it is divided. Returns the gradients."""
+    """A stage's terms, its loss and the gradients are those of `plain`: for each term its weight, its sum
+    over the samples, and by what it is divided. Returns the gradients."""
     terms, counts, weights = stage.loss(thinker, collate(samples, PAD)), stage.counts(samples), stage.weigh()
     assert weights == {name: weight for name, (weight, _, _) in plain.items()}
     for name, (_, total, count) in plain.items():

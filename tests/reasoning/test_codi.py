@@ -277,3 +277,17 @@ def test_explanations_are_a_term_of_their_own(any_model):
     # 3 + 2, 0, 0 and 1 tokens of steps that the teacher reads.
     assert explained.counts(samples_of(explained))["explanation"] == ours["explanation"][1] == 6
     assert ours["explanation"][0] > 1
+
+
+def test_as_many_iterations_as_latents_run_one_latent_after_another(any_model):
+    """Which is the same and costs less: after the prompt two latents alone, the third with what follows."""
+    widths: list[int] = []
+    any_model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    for iterations in (None, 3, 7):
+        widths.clear()
+        stage = codi(latents=3, iterations=iterations).stages()[0]
+        stage.loss(thinker_of(any_model, stage), collate(samples_of(stage)[:1], PAD))
+        # Question 5 and a marker; a marker and the answer's 3; the teacher's 5 + 3 + 2 + 3.
+        assert widths == [6, 1, 1, 1 + 4, 13]

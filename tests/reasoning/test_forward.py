@@ -13,7 +13,7 @@ from references import (
 )
 
 from copra.models.parts import Projection
-from copra.reasoning.forward import collate, cross_entropy, hidden_states
+from copra.reasoning.forward import collate, cross_entropy, hidden_states, weighted
 from copra.reasoning.layout import IGNORED, TokenRow, lay_out
 
 # Length of the question, lengths of the steps, steps left out, latents, with markers or without.
@@ -264,3 +264,9 @@ def test_collate_pads_on_the_right_where_there_are_no_latents(samples):
 def test_what_a_pad_is_does_not_matter(any_model, samples):
     losses = {pad: ours_loss(any_model, samples, "hidden", pad=pad)[0].item() for pad in (0, 31)}
     assert losses[0] == losses[31]
+
+
+def test_terms_are_weighted_and_divided_by_the_counts_of_the_whole_batch():
+    """Not by those of the part at hand; a term that is only logged is left out, a count of 0 is one of 1."""
+    terms = {"a": (torch.tensor(6.0), 2), "b": (torch.tensor(8.0), 1), "norm": (torch.tensor(9.0), 1)}
+    assert weighted(terms, {"a": 1.0, "b": 0.25}, {"a": 4, "b": 0}).item() == 6 / 4 + 0.25 * 8

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from copra.reasoning import Coconut, Cot, NoCot
 from copra.reasoning.layout import Decoding, Markers, TokenRow, lay_out
-from copra.reasoning.method import Stage
 
 MARKERS = Markers(start=7, latent=8, end=9)
 ROW = TokenRow("row", question=[1, 2], steps=[[11, 12], [21], [31, 32]], answer=[91, 92])

@@ -21,7 +21,7 @@ from copra.training.loop import Trainer
 from copra.training.settings import Training
 
 FILE = '''
-"""Latents in the place of all steps but the last, and a guess at the question's end of how much is to come."""
+"""Latents in the place of all steps but the last, and a guess at how much is to come."""
 
 from dataclasses import replace
 from typing import ClassVar, Literal
@@ -29,7 +29,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from copra.reasoning.forward import cross_entropy
+from copra.models.hooks import taken
 from copra.reasoning.layout import IGNORED
 from copra.reasoning.method import Layout, Method, Stage
 
@@ -59,10 +59,10 @@ class LastStepStage(Stage):
 
     def loss(self, thinker, batch):
         hidden = thinker.hidden_states(batch, self.thought)
-        guesses = thinker.parts["guess"](hidden.gather(1, batch.read[:, :, None].expand(-1, -1, hidden.shape[2])))
+        guesses = thinker.parts["guess"](taken(hidden, batch.read[:, 0]))[:, 0]
         to_come = (batch.labels != IGNORED).sum(1)
         terms = self.answer_terms(thinker, batch, hidden)
-        return terms | {"guess": ((guesses[:, 0, 0] - to_come).square().sum(), len(batch))}
+        return terms | {"guess": ((guesses - to_come).square().sum(), len(batch))}
 
 
 class LastStep(Method):

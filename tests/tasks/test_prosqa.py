@@ -122,7 +122,13 @@ def test_splits_are_disjoint_and_rows_depend_on_the_seed_alone():
 def test_the_first_row_never_changes():
     """Rows are part of every published number: a change here changes the task."""
     [row] = [row for split, row in Prosqa(nodes=10, min_steps=2, **SMALL).rows() if split == "test"][:1]
-    assert row == FIRST
+    assert row == Row(
+        "Every gorpus is a shumpus. Sally is a gorpus. Every quimpus is a numpus. Every gorpus is a boompus. "
+        "Every quimpus is a storpus. Wren is a rompus. Sally is a boompus. Wren is a quimpus. "
+        "Wren is a storpus. Is Wren a shumpus or numpus?",
+        ("Wren is a quimpus.", "Every quimpus is a numpus."),
+        "Wren is a numpus.",
+    )
 
 
 def files_of(tmp_path, train, suffix="json"):

@@ -77,7 +77,9 @@ def test_a_stage_becomes_a_checkpoint(place, rows):
     lengths = [len(row.question) + 3 + len(row.answer) for row in tokenise(checkpoint.tokenizer, rows[:16])]
     supervised = [len(row.answer) for row in tokenise(checkpoint.tokenizer, rows[:16])]
     counts = (2 * sum(lengths), 2 * sum(n * n for n in lengths), 2 * sum(supervised))
-    assert tuple(done["record"]["work"]["model"][name] for name in ("tokens", "context", "supervised")) == counts
+    assert (
+        tuple(done["record"]["work"]["model"][name] for name in ("tokens", "context", "supervised")) == counts
+    )
     assert manifest["training_flops"] == FlopCounter(checkpoint.shape).of_training(*counts) > 0
     log = (place / "coconut" / loop.LOG).read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == [1, 2, 3, 4]

@@ -51,7 +51,7 @@ def predictions(
     counter = FlopCounter(checkpoint.shape)
     table = []
     for row, prompt, answer, text in zip(rows, asked.prompts, decoded, texts, strict=True):
-        extracted = _extracted(text, decoding)
+        extracted = _extracted(text, decoding, answers)
         known = len(asked.prefix)
         table.append(
             {
@@ -79,10 +79,10 @@ def share_correct(
     return float(predictions(checkpoint, decoding, rows, max_new_tokens, answers)["correct"].mean())
 
 
-def _extracted(text: str, decoding: Decoding) -> str | None:
+def _extracted(text: str, decoding: Decoding, answers: Literal["number", "text"]) -> str | None:
     if decoding.prompting is None:
         return extract_answer(text)
-    return extract_answer(until_stop(text, decoding.prompting), decoding.prompting.answer)
+    return extract_answer(until_stop(text, decoding.prompting), decoding.prompting.answer, answers)
 
 
 def _check_length(

@@ -8,24 +8,32 @@ MARKER = "###"
 # The last match of lm-evaluation-harness's `gsm8k_cot` filter "flexible-extract", whose pattern is
 # (-?[$0-9.,]{2,})|(-?[0-9]+); only a denominator is added, so that "1/2" is one number and not two.
 NUMBER_IN_TEXT = re.compile(r"(?:-?[$0-9.,]{2,}|-?[0-9]+)(?:/[0-9][0-9.,]*)?")
-# Its filter "strict-match" finds "The answer is 24." for numbers; here any other answer too, up to its end.
-STATED = re.compile(r"The answer is (-?[0-9.,]+|[^\n]+?)(?:\.(?=\s|$)|\n|$)")
+STATED = {
+    # Its filter "strict-match", with all that it misses: a currency sign, a number that the text ends with.
+    "number": re.compile(r"The answer is (-?[0-9.,]+)."),
+    # What is no number is stated up to its full stop or the end of its line.
+    "text": re.compile(r"The answer is ([^\n]+?)(?:\.(?=\s|$)|\n|$)"),
+}
 NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
 
 
-def extract_answer(text: str, prompted: Literal["strict", "flexible"] | None = None) -> str | None:
+def extract_answer(
+    text: str,
+    prompted: Literal["strict", "flexible"] | None = None,
+    kind: Literal["number", "text"] = "number",
+) -> str | None:
     """The answer that a generated text gives, or None where it gives none.
 
     A trained model writes `### answer` (or `#### answer`, as GSM8K does): the answer is what follows
     the last marker up to the end of its line. A model that was only prompted has learned no marker:
     its answer is the last number of the text ("flexible"), or what the first "The answer is ...." states
-    ("strict"), each found as lm-evaluation-harness finds it.
+    ("strict"). Numbers are found as lm-evaluation-harness finds them.
     """
     if prompted == "flexible":
         numbers = NUMBER_IN_TEXT.findall(text)
         return numbers[-1] if numbers else None
     if prompted == "strict":
-        stated = STATED.search(text)
+        stated = STATED[kind].search(text)
         return stated[1].strip() if stated else None
     _, marker, rest = text.rpartition(MARKER)
     answer = rest.partition("\n")[0].strip() if marker else ""

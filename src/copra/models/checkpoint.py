@@ -19,6 +19,7 @@ from copra.files import MANIFEST, file_sha256, read_json, replacing, write_json
 from copra.models import copra_llama
 from copra.models.parts import make_parts
 from copra.models.shape import ModelShape, shape_of
+from copra.reasoning.layout import Decoding
 
 WEIGHTS = "model.safetensors"
 PARTS = "parts.safetensors"
@@ -147,6 +148,13 @@ def relabel_checkpoint(parent: Path, folder: Path, changes: dict[str, Any]) -> N
             if file.is_file() and file.name not in (MANIFEST, "training.jsonl"):
                 shutil.copyfile(file, temporary / file.name)
         write_json(temporary / MANIFEST, manifest)
+
+
+def answering_parts(checkpoint: Checkpoint) -> nn.ModuleDict:
+    """The parts that an answer needs: what only training needs may not fit a model that has been pruned."""
+    decoding = checkpoint.manifest["decoding"]
+    names = Decoding.from_json(decoding).parts if decoding else ()
+    return nn.ModuleDict({name: checkpoint.parts[name] for name in names})
 
 
 def _save_parts(

@@ -43,7 +43,8 @@ class Emulator(nn.Module):
     the hidden state and a mixture embedding (one, as the mixture has one component) to f_l, the
     prediction. f_l plus the context c_(l-1) goes through an LSTM that is carried over the layers, whose
     output o_l has the key k_l and, by attention over the keys of the layers below, the context c_l; a
-    linear map of o_l and c_l takes the place of the hidden state.
+    linear map of o_l and c_l takes the place of the hidden state. What the highest block makes of it is
+    computed and unused, as in the paper's code.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -122,7 +123,7 @@ def make_parts(
     wanted: Mapping[str, Mapping[str, Any]],
     known: nn.ModuleDict | None = None,
 ) -> nn.ModuleDict:
-    """The parts that a stage wants: those that are known with the same settings, and new ones for the rest."""
+    """The parts that a stage wants: those known with the same settings, and new ones for the rest."""
     parts = nn.ModuleDict()
     for name, settings in wanted.items():
         part = known[name] if known is not None and name in known else None

@@ -60,9 +60,18 @@ class CodiStage(Stage):
         }
         return super().counts(samples) | counts | (self.explaining.counts(samples) if self.explaining else {})
 
+    @property
+    def jacobi(self) -> int:
+        """Iterations over all latents at once; 0 where they are fed one after another."""
+        latents = self.layouts[-1].latents
+        return 0 if self.iterations is None or self.iterations >= latents else self.iterations
+
     def work(self, sample: Sample) -> Iterator[Work]:
+        """Every iteration reads the latents once more; what they attend to before them is not counted."""
         yield from super().work(sample)
         yield from super().work(sample.teacher)
+        for _ in range(self.jacobi):
+            yield Work("model", sample.n_latents, 0)
         if self.explaining is not None:
             yield from self.explaining.work(sample)
 
@@ -70,10 +79,8 @@ class CodiStage(Stage):
         """Cross-entropy of both (equations 2 and 4), and the distance of their states (equation 5)."""
         from copra.reasoning.forward import cross_entropy
 
-        iterations = self.layouts[-1].latents if self.iterations is None else self.iterations
-        jacobi = iterations if iterations < self.layouts[-1].latents else 0
         hidden, student = _read(
-            thinker, batch, lambda: thinker.hidden_states(batch, self.thought, self.latent_input, jacobi)
+            thinker, batch, lambda: thinker.hidden_states(batch, self.thought, self.latent_input, self.jacobi)
         )
         chain, teacher = _read(
             thinker, batch.teacher, lambda: thinker.hidden_states(batch.teacher, "embedding")
@@ -108,7 +115,10 @@ def _read(thinker: "Thinker", batch: "Batch", run: Any) -> tuple[Any, list[Any]]
 
 
 def _distance(student: Any, teacher: Any) -> Any:
-    """Smooth L1 in units of the teacher's standard deviation; the teacher gets no gradient from it."""
+    """Smooth L1 in units of the teacher's standard deviation; the teacher gets no gradient from it.
+
+    The deviation is that over the rows at hand, so with `micro_batch_size` it is a micro-batch's.
+    """
     from torch.nn import functional
 
     teacher = teacher.detach().float()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -36,7 +36,7 @@ class FewShot(Settings):
     """The form of a drawn row's solution."""
     separator: str = "\n\n"
     """What stands after each example."""
-    stops: tuple[str, ...] = ("Q:",)
+    stops: tuple[Annotated[str, Field(min_length=1)], ...] = ("Q:",)
     """Texts at which the generated answer ends."""
     answer: Literal["flexible", "strict"] = "flexible"
     """How the answer is found: the last number, or what follows the first "The answer is"."""
@@ -83,14 +83,17 @@ class FewShot(Settings):
 
     def _read(self, path: Path) -> list[tuple[str, str]]:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            text = path.read_text(encoding="utf-8-sig").rstrip()
         except (OSError, UnicodeDecodeError) as error:
             raise CopraError(f"few_shot: {path} cannot be read ({error}). Correct 'file'.") from None
         pairs = []
-        for number, line in enumerate(lines, start=1):
+        # Other line separators, which splitlines() knows too, may stand in JSON text.
+        for number, line in enumerate(text.split("\n") if text else [], start=1):
             try:
                 record = json.loads(line)
-                pairs.append((str(record["question"]), " " + str(record["solution"]).strip()))
+                if not (isinstance(record["question"], str) and isinstance(record["solution"], str)):
+                    raise TypeError("not text")
+                pairs.append((record["question"], " " + record["solution"].strip()))
             except (json.JSONDecodeError, TypeError, KeyError) as error:
                 raise CopraError(
                     f"few_shot: {path}, row {number}: not a JSON object with 'question' and 'solution' "

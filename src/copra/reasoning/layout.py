@@ -55,6 +55,11 @@ class Sample:
     explained: tuple[tuple[int, ...], ...] = ()
     latents_a_text: int = 1
 
+    @property
+    def length(self) -> int:
+        """Tokens of the longest sequence that a model reads."""
+        return max(len(self.tokens), len(self.teacher.tokens) if self.teacher else 0)
+
 
 @dataclass(frozen=True)
 class Work:

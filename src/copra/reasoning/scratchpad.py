@@ -13,7 +13,8 @@ class Scratchpad(Method):
     In stage j the steps but the last `j * steps_a_stage` are a part of the prompt, and the loss is on what
     remains and the answer: stage 0 gives the whole chain and asks for the answer alone, and every stage
     takes more from the end of the given chain. The last stage gives the question alone. Nye et al. train
-    on the whole scratchpad at once, which is `curriculum: false`.
+    on the whole scratchpad at once, which is `curriculum: false`. The checkpoint of any stage answers from
+    the question alone.
     """
 
     kind: Literal["scratchpad"]

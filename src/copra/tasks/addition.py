@@ -1,19 +1,21 @@
 """Long addition with a scratchpad, for the question whether a skill reaches beyond its training lengths.
 
-Nye 2021, arXiv 2112.00114, section 3.1: train on 1 to 8 digits, test on more. A row of theirs (`hints: false`):
+As in Nye 2021, arXiv 2112.00114, section 3.1, training has numbers of 1 to 8 digits and the test longer
+ones. A row of theirs (`hints: false`):
 
     2 9 + 5 7
     steps  2 9 + 5 7 , C: 0 | 2 + 5 , 6 C: 1 | , 8 6 C: 0 | 0 8 6
     answer 8 6
 
-Small models from scratch find digits by counting positions, which fails on longer numbers. Index hints
-(Zhou 2023, arXiv 2310.16028) let them look digits up instead: a letter stands before every digit, equal
-letters before digits of equal weight, and the run of letters starts anywhere in the alphabet. The same row
-with `hints: true`, a step being "letter digit + digit + carry = carry digit":
+A small model from scratch finds digits by counting positions, which fails on longer numbers. With
+`hints: true` it can look them up by name, as with the index hints of Zhou 2023, arXiv 2310.16028: letters
+that follow one another from a random place in the alphabet stand before the digits, small ones in the
+first number, capitals in the second and doubled ones in the sum. A step adds the two digits of a column,
+and the carry where there is one; its result is a carry where there is one, and a digit of the sum:
 
-    k 2 l 9 + k 5 l 7
-    steps  l 9 + 7 + 0 = 1 6 | k 2 + 5 + 1 = 0 8
-    answer k 8 l 6
+    k 2 l 9 + K 5 L 7
+    steps  l 9 + L 7 = 1 ll 6 | k 2 + K 5 + 1 = kk 8
+    answer kk 8 ll 6
 """
 
 import random
@@ -21,12 +23,15 @@ from collections.abc import Iterator, Sequence
 from string import ascii_lowercase
 from typing import Literal, NamedTuple, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from copra.tasks.draws import below
 from copra.tasks.task import Row, Split, Task
 
 LETTERS = ascii_lowercase
+BLANK = "."
+# Rows with a line of blanks stay the minority, so that greedy decoding does not write one.
+LINES_OF_BLANKS = 0.4
 # At most so many tenths of all questions of one length go to a split, so that 1-digit numbers, with their
 # 100 questions, reach all three.
 TENTHS: dict[Split, int] = {"test": 1, "valid": 1, "train": 8}
@@ -65,6 +70,11 @@ class Addition(Task):
     """Digits of the numbers in the test."""
     hints: bool = True
     """Whether letters stand before the digits."""
+    blanks: NonNegativeInt = 0
+    """With hints: training and validation rows have up to so many blanks among the columns of the question,
+    and two in five have a line of up to so many before the answer. Distances between what belongs together
+    are then no longer tied to the number of digits, and those of longer numbers occur in training (as with
+    the random spaces of Shen 2023, arXiv 2311.14737). Test rows have none."""
     seed: int = 0
     """Another seed draws other rows."""
 
@@ -76,6 +86,8 @@ class Addition(Task):
             raise ValueError(f"min_digits {self.min_digits} is above max_digits {self.max_digits}")
         if len(set(self.test_digits)) < len(self.test_digits):
             raise ValueError(f"test_digits {self.test_digits} names a length twice")
+        if self.blanks and not self.hints:
+            raise ValueError("blanks stand between hinted digits; write hints: true, or leave blanks out")
         longest = max(self.max_digits, *self.test_digits)
         if self.hints and longest >= len(LETTERS):
             raise ValueError(
@@ -86,7 +98,7 @@ class Addition(Task):
             most = sum(_most_rows(split, digits) for digits in self._lengths(split))
             if size > most:
                 raise ValueError(
-                    f"{split}: there are {most} rows of {self._lengths(split)} digits, not {size}; "
+                    f"{split}: {self._lengths(split)} digits give at most {most} rows, not {size}; "
                     "allow more digits, or ask for fewer rows"
                 )
         return self
@@ -100,13 +112,41 @@ class Addition(Task):
                 pair = _new_pair(rng, digits, seen)
                 seen.add(pair)
                 start = below(rng, len(LETTERS))
-                yield split, _row(pair[:digits], pair[digits:], start if self.hints else None)
+                row = write_sum(pair[:digits], pair[digits:], start if self.hints else None)
+                yield split, row if split == "test" else _with_blanks(rng, row, self.blanks)
 
     def _sizes(self) -> dict[Split, int]:
         return {"test": self.test, "valid": self.valid, "train": self.train}
 
     def _lengths(self, split: Split) -> list[int]:
         return self.test_digits if split == "test" else list(range(self.min_digits, self.max_digits + 1))
+
+
+def write_sum(a: Sequence[int], b: Sequence[int], start: int | None = None) -> Row:
+    """The row that adds two numbers, given as digits, equally many, the most significant first.
+
+    `start` is the place in the alphabet of the letter before their first digits (None: no letters).
+    """
+    columns = _columns(a, b)
+    total = [columns[-1].carry_out, *(column.digit for column in reversed(columns))]
+    answer = total[0 if total[0] else 1 :]
+    if start is None:
+        return Row(
+            f"{_spaced(a)} + {_spaced(b)}", (*_shrinking(a, b, columns), _spaced(total)), _spaced(answer)
+        )
+    # One letter more than digits: the one in front is that of a final carry.
+    letters = [LETTERS[(start - 1 + index) % len(LETTERS)] for index in range(len(total))]
+    capitals = [letter.upper() for letter in letters]
+    doubled = [letter * 2 for letter in letters]
+    question = f"{_hinted(letters[1:], a)} + {_hinted(capitals[1:], b)}"
+    # Nothing is written where there is no carry: so the steps differ in length, and a digit's letter says
+    # where it is found, while its distance does not.
+    steps = tuple(
+        f"{letter} {column.a} + {letter.upper()} {column.b}{' + 1' * column.carry_in}"
+        f" ={' 1' * column.carry_out} {letter * 2} {column.digit}"
+        for letter, column in zip(reversed(letters[1:]), columns, strict=True)
+    )
+    return Row(question, steps, _hinted(doubled[-len(answer) :], answer))
 
 
 def _most_rows(split: Split, digits: int) -> int:
@@ -138,22 +178,17 @@ def _new_pair(rng: random.Random, digits: int, seen: set[tuple[int, ...]]) -> tu
             return pair
 
 
-def _row(a: Sequence[int], b: Sequence[int], start: int | None) -> Row:
-    """The row of a sum; `start` is the place in the alphabet where the letters start (None: no letters)."""
-    columns = _columns(a, b)
-    total = [columns[-1].carry_out, *(column.digit for column in reversed(columns))]
-    if start is None:
-        question = f"{_spaced(a)} + {_spaced(b)}"
-        return Row(question, (*_shrinking(a, b, columns), _spaced(total)), _spaced(_number(total)))
-    # One letter more than digits: the one in front is that of a final carry.
-    letters = [LETTERS[(start + index) % len(LETTERS)] for index in range(len(total))]
-    question = f"{_hinted(letters[1:], a)} + {_hinted(letters[1:], b)}"
-    steps = tuple(
-        f"{letter} {column.a} + {column.b} + {column.carry_in} = {column.carry_out} {column.digit}"
-        for letter, column in zip(reversed(letters), columns, strict=False)
-    )
-    answer = _number(total)
-    return Row(question, steps, _hinted(letters[-len(answer) :], answer))
+def _with_blanks(rng: random.Random, row: Row, most: int) -> Row:
+    """The row with up to `most` blanks before letters of its question, and perhaps a line of them."""
+    if not most:
+        return row
+    words = row.question.split()
+    letters = [index for index, word in enumerate(words) if word.isalpha()]
+    for _ in range(below(rng, most + 1)):
+        index = letters[below(rng, len(letters))]
+        words[index] = f"{BLANK} {words[index]}"
+    line = (" ".join([BLANK] * (1 + below(rng, most))),) if rng.random() < LINES_OF_BLANKS else ()
+    return Row(" ".join(words), row.steps + line, row.answer)
 
 
 def _columns(a: Sequence[int], b: Sequence[int]) -> list[Column]:
@@ -173,11 +208,6 @@ def _shrinking(a: Sequence[int], b: Sequence[int], columns: Sequence[Column]) ->
         rest = f"{_spaced(a[:left])} + {_spaced(b[:left])} " if left else ""
         digits = "".join(f" {column.digit}" for column in reversed(columns[:done]))
         yield f"{rest},{digits} C: {columns[done - 1].carry_out if done else 0}"
-
-
-def _number(digits: Sequence[int]) -> Sequence[int]:
-    """Digits of a sum without the zero in front."""
-    return digits[1:] if digits[0] == 0 else digits
 
 
 def _spaced(digits: Sequence[int]) -> str:

@@ -34,9 +34,11 @@ NAMES = tuple(
     "Alex Bob Carol Davis Eva Fae Gabriel Jack Max Oliver Polly Rex Sally Sam Stella Tom Wren".split()  # noqa: SIM905
 )
 CONCEPTS = tuple(
-    "bompus boompus brimpus chorpus dumpus felpus fompus gerpus gorpus grimpus gwompus hilpus impus jelpus "
-    "jompus kerpus lempus lorpus numpus quimpus rempus rompus rorpus scrompus shumpus sterpus storpus terpus "
-    "timpus tumpus vumpus worpus wumpus yerpus yimpus yumpus zhorpus zumpus".split()  # noqa: SIM905
+    """
+    bompus boompus brimpus chorpus dumpus felpus fompus gerpus gorpus grimpus gwompus hilpus impus jelpus
+    jompus kerpus lempus lorpus numpus quimpus rempus rompus rorpus scrompus shumpus sterpus storpus terpus
+    timpus tumpus vumpus worpus wumpus yerpus yimpus yumpus zhorpus zumpus
+    """.split()  # noqa: SIM905
 )
 FAMILY_SHARE = 0.4
 """Share of new nodes that may only go below the first person, and of those below the second."""

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -15,41 +15,24 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_model, save_model
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
 from copra.errors import CopraError
 from copra.files import replacing
 from copra.reasoning.forward import Batch, Terms, collate, weighted
-from copra.reasoning.layout import Markers, Sample, TokenRow, Work
+from copra.reasoning.layout import Markers, Sample, TokenRow
 from copra.reasoning.method import Stage
 from copra.reasoning.thinker import Thinker
 from copra.training.adapters import adapted
 from copra.training.batches import epoch_batches, micro_batches
+from copra.training.progress import Means, Progress
 from copra.training.settings import Training
 from copra.training.state import load_state, save_state
 
 LOG = "training.jsonl"
 BEST = "best.safetensors"
-
-
-@dataclass
-class Progress:
-    """What a training has done so far; saved with its state.
-
-    `work` sums, for each reader of sequences, tokens, squared lengths and supervised positions.
-    """
-
-    work: dict[str, list[int]] = field(default_factory=lambda: {"model": [0, 0, 0]})
-    best_step: int | None = None
-    best_value: float | None = None
-
-    def count(self, works: Iterable[Work]) -> None:
-        for one in works:
-            sums = self.work.setdefault(one.reader, [0, 0, 0])
-            for index, value in enumerate((one.tokens, one.tokens**2, one.supervised)):
-                sums[index] += value
 
 
 class Objective(nn.Module):
@@ -195,11 +178,11 @@ class Trainer:
 
     def _fitting(self, samples: Sequence[Sample], split: str) -> list[Sample]:
         """The samples that are not too long."""
-        fitting = [sample for sample in samples if len(sample.tokens) <= self.training.max_tokens]
+        fitting = [sample for sample in samples if sample.length <= self.training.max_tokens]
         if not fitting:
             raise CopraError(
                 f"no {split} row fits training.max_tokens = {self.training.max_tokens} tokens; the shortest "
-                f"has {min((len(sample.tokens) for sample in samples), default=0)}. Raise it, or train on "
+                f"has {min((sample.length for sample in samples), default=0)}. Raise it, or train on "
                 "another task."
             )
         return fitting
@@ -263,21 +246,21 @@ class Trainer:
         objective.train(self.stage.dropout)
         weights, counts = self.stage.weigh(), self.stage.counts(batch)
         total = torch.zeros((), device=self.model.device)
-        sums: dict[str, list[Tensor | int]] = {}
+        means = Means()
         for part in micro_batches(batch, self.training.micro_batch_size):
             terms = objective(collate(part, self.pad).to(self.model.device))
             loss = weighted(terms, weights, counts)
             accelerator.backward(loss)
             total += loss.detach()
-            _add(sums, terms)
+            means.add(terms)
         norm = accelerator.clip_grad_norm_(objective.parameters(), self.training.clip_norm)
-        means = {name: _mean(entry) for name, entry in sums.items()}
-        self._guard(total.item(), norm.item(), means.get("cross_entropy", 0.0), batch, step)
+        found = means.values()
+        self._guard(total.item(), norm.item(), found.get("cross_entropy", 0.0), batch, step)
         optimizer.step()
         optimizer.zero_grad()
         self.progress.count(work for sample in batch for work in self.stage.work(sample))
         line = {"step": step, "loss": total.item(), "gradient_norm": norm.item()}
-        return line | {n: mean for n, mean in means.items() if len(weights) > 1 or n not in weights}
+        return line | {name: mean for name, mean in found.items() if len(weights) > 1 or name not in weights}
 
     def _guard(
         self, loss: float, norm: float, cross_entropy: float, batch: Sequence[Sample], step: int
@@ -300,11 +283,12 @@ class Trainer:
     ) -> dict[str, float]:
         """Loss (and accuracy, where it selects) on the validation split; remembers the best weights."""
         objective.eval()
-        sums: dict[str, list[Tensor | int]] = {}
+        means = Means()
         size = self.training.micro_batch_size or self.training.batch_size
         for part in micro_batches(sorted(samples, key=lambda sample: len(sample.tokens)), size):
-            _add(sums, objective(collate(part, self.pad).to(self.model.device)))
-        loss = sum(weight * _mean(sums[name]) for name, weight in self.stage.weigh().items())
+            means.add(objective(collate(part, self.pad).to(self.model.device)))
+        values = means.values()
+        loss = sum(weight * values[name] for name, weight in self.stage.weigh().items())
         if not math.isfinite(loss):
             raise CopraError(
                 f"step {step}: validation loss {loss:.4g}: the training has broken down. Lower "
@@ -322,14 +306,3 @@ class Trainer:
             with replacing(self.state / BEST) as temporary:
                 save_model(thinker, str(temporary))
         return found
-
-
-def _add(sums: dict[str, list], terms: Terms) -> None:
-    """Add the terms of one forward pass to those of the passes before."""
-    for name, (value, count) in terms.items():
-        entry = sums.setdefault(name, [0.0, 0])
-        entry[0], entry[1] = entry[0] + value.detach(), entry[1] + count
-
-
-def _mean(entry: Sequence[Tensor | int]) -> float:
-    return float(entry[0]) / max(int(entry[1]), 1)

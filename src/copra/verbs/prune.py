@@ -28,7 +28,7 @@ def run(options: Namespace) -> None:
     settings = settings_of(options, PruneSettings)
     use_threads(options)
     from copra.importance.calibration import text_batch
-    from copra.models.checkpoint import load_checkpoint, save_checkpoint
+    from copra.models.checkpoint import answering_parts, load_checkpoint, save_checkpoint
     from copra.pruning.proof import prove
     from copra.pruning.surgery import prune
 
@@ -59,6 +59,6 @@ def run(options: Namespace) -> None:
         pruned,
         parent.tokenizer,
         manifest,
-        parts=parent.parts,
+        parts=answering_parts(parent),
         part_settings=(parent.manifest.get("parts") or {}).get("settings"),
     )

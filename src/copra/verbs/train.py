@@ -162,7 +162,7 @@ def _training_flops(shape: Any, work: dict[str, dict[str, int]], step_decoder: i
     readers = {
         "model": shape,
         "teacher": shape,
-        "step_decoder": shape.with_layers(shape.layers[:step_decoder]),
+        "step_decoder": shape.with_layers((shape.layers * step_decoder)[:step_decoder]),
     }
     return sum(
         FlopCounter(readers[reader]).of_training(**counts, learns=reader != "teacher")
@@ -175,7 +175,7 @@ def _check_length(parent: Any, trainer: Any) -> None:
     context = parent.model.config.max_position_embeddings
     if trainer.training.max_tokens > context:
         samples = [*trainer.samples(0)[0], *trainer.validation_samples()]
-        longest = max((len(sample.tokens), sample.id) for sample in samples)
+        longest = max((sample.length, sample.id) for sample in samples)
         if longest[0] > context:
             raise CopraError(
                 f"row {longest[1]} has {longest[0]} tokens, but the model has {context} positions: set "

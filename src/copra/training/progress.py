@@ -1,0 +1,45 @@
+"""What a training counts: the work that is done, and the means of its loss terms (no torch)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from copra.reasoning.layout import Work
+
+if TYPE_CHECKING:
+    from copra.reasoning.forward import Terms
+
+
+@dataclass
+class Progress:
+    """What a training has done so far; saved with its state.
+
+    `work` sums, for each reader of sequences, tokens, squared lengths and supervised positions.
+    """
+
+    work: dict[str, list[int]] = field(default_factory=lambda: {"model": [0, 0, 0]})
+    best_step: int | None = None
+    best_value: float | None = None
+
+    def count(self, works: Iterable[Work]) -> None:
+        for one in works:
+            sums = self.work.setdefault(one.reader, [0, 0, 0])
+            for index, value in enumerate((one.tokens, one.tokens**2, one.supervised)):
+                sums[index] += value
+
+
+class Means:
+    """The means of loss terms over several forward passes."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[Any]] = {}
+
+    def add(self, terms: "Terms") -> None:
+        """Add the terms of one pass, each a sum and a count."""
+        for name, (value, count) in terms.items():
+            entry = self.sums.setdefault(name, [0.0, 0])
+            entry[0], entry[1] = entry[0] + value.detach(), entry[1] + count
+
+    def values(self) -> dict[str, float]:
+        """The mean of every term; on a GPU this waits for the passes to finish."""
+        return {name: float(total) / max(int(count), 1) for name, (total, count) in self.sums.items()}

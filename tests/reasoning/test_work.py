@@ -1,0 +1,75 @@
+"""What stages say that they compute, against what is seen at the modules: a row at a time."""
+
+from collections import Counter
+
+import pytest
+from references import MARKERS, PAD, another, draw_rows
+
+from copra.models.parts import make_parts
+from copra.reasoning import METHODS
+from copra.reasoning.forward import collate
+from copra.reasoning.thinker import Thinker
+
+WAYS = [
+    ("no_cot", {}),
+    ("cot", {}),
+    ("scratchpad", {}),
+    ("pause", {}),
+    ("icot_si", {}),
+    ("icot_kd", {}),
+    ("coconut", {}),
+    ("coconut", {"explaining": {"layers": 2}, "latents_per_step": 2}),
+    ("coconut", {"explaining": {"decoder": "shared"}}),
+    ("codi", {}),
+    ("codi", {"explaining": {}, "drop_last_step": False}),
+    ("codi", {"iterations": 2}),
+    ("codi", {"iterations": 0}),
+    ("codi", {"iterations": 6}),
+]
+
+
+def seen(thinker, stage, sample) -> Counter:
+    """Tokens that each reader reads, and positions at which the LM head is read."""
+    found = Counter()
+
+    def watch(module, reader):
+        def look(_, args, kwargs):
+            tokens = kwargs.get("input_ids")
+            found[reader] += (kwargs["inputs_embeds"] if tokens is None else tokens).shape[1]
+
+        module.register_forward_pre_hook(look, with_kwargs=True)
+
+    watch(thinker.model.base_model, "model")
+    if thinker.teacher is not None:
+        watch(thinker.teacher.base_model, "teacher")
+    if "emulator" in thinker.parts:
+        watch(thinker.parts["emulator"].body, "model")
+    if "step_decoder" in thinker.parts:
+        watch(thinker.parts["step_decoder"].body, "step_decoder")
+    thinker.model.get_output_embeddings().register_forward_hook(
+        lambda _, args, __: found.update(head=args[0].shape[0])
+    )
+    stage.loss(thinker, collate([sample], PAD))
+    # An explanation is told by one pass for all texts, padded to the longest.
+    assert len(sample.explained) < 2
+    return +found
+
+
+STAGES = [
+    pytest.param(stage, id=f"{kind}-{'-'.join(settings)}-{number}")
+    for kind, settings in WAYS
+    for number, stage in METHODS[kind](kind=kind, training={"steps": 1}, **settings).stages().items()
+]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_stages_say_what_they_compute(make_model, kind, stage):
+    """One row of one step, so that no explanation is padded, and one of none."""
+    for row in draw_rows((5, (6,)), (7, ())):
+        model = make_model(kind)
+        teacher = another(model) if stage.needs_teacher else None
+        sample, said = stage.lay_out(row, MARKERS), Counter()
+        for work in stage.work(sample):
+            said.update({work.reader: work.tokens, "head": work.supervised})
+        assert seen(Thinker(model, make_parts(model, stage.parts()), teacher), stage, sample) == +said
