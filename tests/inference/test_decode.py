@@ -1,10 +1,15 @@
 """Batched, cached decoding against a plain one: a prompt at a time, no cache, in float64."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import torch
 
 from copra.inference import decode as module
 from copra.inference.decode import Answer, decode
+from copra.models.parts import make_parts
 from copra.reasoning.layout import Decoding
 
 PAD, LENGTHS, LIMIT = 0, (3, 11, 6, 6, 1, 8, 14, 2), 10
@@ -18,7 +23,17 @@ DECODINGS = {
     "embedding": Decoding((47,), 3, "embedding", 48, (49,)),
     "zero latents": Decoding((47,), 0, "hidden", 48, (49,)),
     "no thought": Decoding((), 0, "hidden", 48, ()),
+    "projected": Decoding((47,), 3, "hidden", 48, (49,), "projected"),
+    "jacobi 1": replace(HIDDEN, iterations=1),
+    "jacobi 2": replace(HIDDEN, iterations=2),
+    "jacobi 3": replace(HIDDEN, iterations=3),
+    "jacobi 9": replace(HIDDEN, iterations=9),
+    "jacobi projected": Decoding((47,), 4, "hidden", 48, (49,), "projected", iterations=2),
+    "bare jacobi": Decoding((), 2, "hidden", 48, (), "scaled", iterations=1),
+    "emulated": Decoding((), 0, "hidden", 48, (), emulated=True),
 }
+# As many iterations as latents, or more, are the sequential chain.
+EQUAL = {"jacobi 3": "hidden", "jacobi 9": "hidden"}
 
 
 @pytest.fixture
@@ -27,34 +42,79 @@ def prompts():
     return [torch.randint(1, 47, (length,), generator=generator).tolist() for length in LENGTHS]
 
 
+@pytest.fixture
+def parts(any_model):
+    torch.manual_seed(5)
+    made = make_parts(any_model, {"projection": {}, "mind_reader": {}, "emulator": {}})
+    with torch.no_grad():
+        for parameter in made["mind_reader"].parameters():
+            parameter *= 8  # what it says must count beside the model's large states
+    return made
+
+
+def plain_latents(last, vectors: list, decoding: Decoding, feed: Callable, embedding) -> list:
+    """The input embeddings of the latents. `last(vectors)` runs the whole prefix again."""
+    token, n = embedding[decoding.latent_token], decoding.latents
+    if decoding.thought == "embedding":
+        return [token] * n
+    latents: list = [token] * n
+    if decoding.iterations is None:
+        for i in range(n):
+            latents[i] = feed(last(vectors + latents[:i]))
+    for _ in range(decoding.iterations or 0):
+        latents = [feed(last(vectors + latents[:i])) for i in range(n)]
+    return latents
+
+
 @torch.no_grad()
-def plain_tokens(model, prompt, decoding, length: int) -> list[int]:
+def plain_tokens(model, prompt, decoding, length: int, parts) -> list[int]:
     """`length` greedy tokens; every one of them, and every latent, recomputes the whole prefix."""
     embedding = model.get_input_embeddings().weight
-    before, latents, after = [], 0, []
-    if decoding is not None:
-        before, latents, after = list(decoding.before), decoding.latents, list(decoding.after)
+    decoding = decoding or DECODINGS["no thought"]
 
     def last(vectors):
         return model.base_model(inputs_embeds=torch.stack(vectors)[None], use_cache=False).last_hidden_state[
             0, -1
         ]
 
-    inputs = [embedding[token] for token in [*prompt, *before]]
-    for _ in range(latents):
-        if decoding.thought == "embedding":
-            inputs.append(embedding[decoding.latent_token])
-            continue
-        vector = last(inputs)
-        scaled = decoding.latent_input == "scaled"
-        inputs.append(vector / vector.norm() * embedding.norm(dim=1).mean() if scaled else vector)
-    inputs += [embedding[token] for token in after]
+    feed = {
+        "raw": lambda vector: vector,
+        "scaled": lambda vector: vector / vector.norm() * embedding.norm(dim=1).mean(),
+        "projected": parts["projection"],
+    }[decoding.latent_input]
+    inputs = [embedding[token] for token in [*prompt, *decoding.before]]
+    inputs += plain_latents(last, inputs, decoding, feed, embedding)
+    inputs += [embedding[token] for token in decoding.after]
+    handles = replaced_states(model, prompt, parts) if decoding.emulated else []
     tokens: list[int] = []
     for _ in range(length):
         logits = model.get_output_embeddings().weight @ last(inputs)
         tokens.append(int(logits.argmax()))
         inputs.append(embedding[tokens[-1]])
+    for handle in handles:
+        handle.remove()
     return tokens
+
+
+def replaced_states(model, prompt, parts) -> list:
+    """Put what the student makes of the emulator's states before each block, at the prompt's last position."""
+    n = len(prompt)
+    whole = torch.tensor([prompt]), torch.ones(1, n, dtype=torch.long), torch.arange(n)[None]
+    thoughts = parts["mind_reader"](parts["emulator"](*whole, torch.tensor([n - 1])))
+
+    def replacing(thought):
+        def hook(_, arguments):
+            hidden = arguments[0].clone()
+            hidden[0, n - 1] = thought
+            return hidden, *arguments[1:]
+
+        return hook
+
+    layers = model.base_model.h if hasattr(model.base_model, "h") else model.base_model.layers
+    return [
+        block.register_forward_pre_hook(replacing(thought[0]))
+        for block, thought in zip(layers, thoughts, strict=True)
+    ]
 
 
 def plain_answers(texts, stop: int) -> list[Answer]:
@@ -79,54 +139,55 @@ def answers(model, prompts, decoding, batch_size: int, stop: int, **options) -> 
 
 
 @pytest.mark.parametrize("name", DECODINGS)
-def test_batched_answers_equal_plain_ones(any_model, prompts, name, monkeypatch):
+def test_batched_answers_equal_plain_ones(any_model, prompts, parts, name, monkeypatch):
     decoding = DECODINGS[name]
-    texts = [plain_tokens(any_model, prompt, decoding, LIMIT) for prompt in prompts]
+    texts = [plain_tokens(any_model, prompt, decoding, LIMIT, parts) for prompt in prompts]
     stop = common_token(texts)
     expected = plain_answers(texts, stop)
     assert {answer.hit_length_limit for answer in expected} == {True, False}
-    kept: list[int] = []
-    keep = module.Run.keep
-
-    def spy(self, rows):
-        kept.append(len(rows))
-        keep(self, rows)
-
-    monkeypatch.setattr(module.Run, "keep", spy)
     for batch_size in (1, 3, len(prompts)):
-        assert answers(any_model, prompts, decoding, batch_size, stop) == expected
+        assert answers(any_model, prompts, decoding, batch_size, stop, parts=parts) == expected
     # A look every third token, as on a GPU, changes the work and not the answers.
     monkeypatch.setattr(module, "LOOK_EVERY", {"cpu": 3})
-    assert answers(any_model, prompts, decoding, len(prompts), stop) == expected
+    assert answers(any_model, prompts, decoding, len(prompts), stop, parts=parts) == expected
 
 
-def test_the_models_tell_prompts_and_latents_apart(any_model, prompts):
+def test_the_models_tell_prompts_and_latents_apart(any_model, prompts, parts):
     """Otherwise the comparisons above would hold for any decoding."""
     texts = {
-        name: [tuple(plain_tokens(any_model, prompt, decoding, 6)) for prompt in prompts]
+        name: tuple(tuple(plain_tokens(any_model, prompt, decoding, 6, parts)) for prompt in prompts)
         for name, decoding in DECODINGS.items()
     }
-    assert len(set(texts["hidden"])) >= 6
-    names = ("none", "hidden", "scaled", "one hidden", "embedding", "zero latents")
-    assert len({tuple(texts[name]) for name in names}) == len(names)
+    for name in ("hidden", "projected", "jacobi 1", "emulated"):
+        assert len(set(texts[name])) >= 6
+    assert {name: texts[name] for name in EQUAL} == {name: texts[other] for name, other in EQUAL.items()}
+    names = set(DECODINGS) - set(EQUAL) - {"bare hidden", "no thought", "bare jacobi"}
+    assert len({texts[name] for name in names}) == len(names)
+    assert len({texts[name] for name in ("bare hidden", "no thought", "bare jacobi")}) == 3
 
 
-def test_ended_rows_leave_the_batch(any_model, prompts, monkeypatch):
-    texts = [plain_tokens(any_model, prompt, HIDDEN, LIMIT) for prompt in prompts]
-    # The stop token that makes the first and the last end lie furthest apart.
+# Passes of the model before the first token: one a latent, one an iteration.
+PASSES = {"hidden": 4, "projected": 4, "jacobi 1": 2, "jacobi 2": 3, "jacobi 3": 4, "emulated": 1}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_ended_rows_leave_the_batch(any_model, prompts, parts, name):
+    decoding = DECODINGS[name]
+    texts = [plain_tokens(any_model, prompt, decoding, LIMIT, parts) for prompt in prompts]
+    # The stop token that makes the ends lie apart.
     ends = {
         stop: sorted(text.index(stop) if stop in text else LIMIT for text in texts)
-        for stop in {token for text in texts for token in text}
+        for stop in sorted({token for text in texts for token in text})
     }
     stop = next(token for token, places in ends.items() if places[4] < places[-1])
     widths: list[int] = []
     any_model.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: widths.append(len(kwargs["inputs_embeds"])), with_kwargs=True
     )
-    assert answers(any_model, prompts, HIDDEN, 8, stop) == plain_answers(texts, stop)
+    assert answers(any_model, prompts, decoding, 8, stop, parts=parts) == plain_answers(texts, stop)
     alive = [sum(place > step for place in ends[stop]) for step in range(LIMIT)]
     # A batch is cut as soon as half of it has ended.
-    expected, size = [8] * 4, 8
+    expected, size = [8] * PASSES[name], 8
     for going in alive[: LIMIT - 1]:
         if not going:
             break
@@ -136,15 +197,18 @@ def test_ended_rows_leave_the_batch(any_model, prompts, monkeypatch):
     assert widths[-1] < 8
 
 
-def test_a_forced_length_goes_on_after_the_end(any_model, prompts):
-    texts = [plain_tokens(any_model, prompt, HIDDEN, LIMIT) for prompt in prompts]
+def test_a_forced_length_goes_on_after_the_end(any_model, prompts, parts):
+    texts = [plain_tokens(any_model, prompt, HIDDEN, LIMIT, parts) for prompt in prompts]
     stop = common_token(texts)
     forced = answers(any_model, prompts, HIDDEN, 3, stop, force_length=True)
     assert [answer.tokens for answer in forced] == texts
+    # Nor does it look for the end of a text.
+    again = answers(any_model, prompts, HIDDEN, 3, stop, force_length=True, ends=lambda tokens: 1)
+    assert again == forced
 
 
-def test_the_length_limit_is_hit_only_by_answers_that_do_not_end(any_model, prompts):
-    text = plain_tokens(any_model, prompts[0], HIDDEN, LIMIT)
+def test_the_length_limit_is_hit_only_by_answers_that_do_not_end(any_model, prompts, parts):
+    text = plain_tokens(any_model, prompts[0], HIDDEN, LIMIT, parts)
     stop = text[2]
     place = text.index(stop)
     for limit, expected in (
@@ -159,3 +223,80 @@ def test_the_length_limit_is_hit_only_by_answers_that_do_not_end(any_model, prom
 
 def test_no_prompts_no_answers(any_model):
     assert answers(any_model, [], None, 4, 1) == []
+    assert answers(any_model, [], None, 4, 1, prefix=[2, 3]) == []
+
+
+@pytest.mark.parametrize("name", ["none", "hidden", "projected", "jacobi 2", "embedding"])
+@pytest.mark.parametrize("length", [1, 6])
+def test_a_shared_prefix_equals_prompts_with_it_written_out(any_model, prompts, parts, name, length):
+    decoding = DECODINGS[name]
+    prefix = torch.randint(1, 47, (length,), generator=torch.Generator().manual_seed(1)).tolist()
+    texts = [plain_tokens(any_model, prefix + prompt, decoding, LIMIT, parts) for prompt in prompts]
+    assert texts != [plain_tokens(any_model, prompt, decoding, LIMIT, parts) for prompt in prompts]
+    stop = common_token(texts)
+    for batch_size in (1, 3, len(prompts)):
+        found = answers(any_model, prompts, decoding, batch_size, stop, parts=parts, prefix=prefix)
+        assert found == plain_answers(texts, stop)
+
+
+def test_a_shared_prefix_is_read_once(any_model, prompts):
+    read: list[int] = []
+    any_model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(kwargs.get("input_ids", kwargs.get("inputs_embeds")).shape[:2]),
+        with_kwargs=True,
+    )
+    options = {"prefix": [5, 6, 7, 8], "force_length": True, "max_new_tokens": 2}
+    answers(any_model, prompts[:4], None, 2, 0, **options)
+    # Two batches, the shorter prompts first: each reads its prompts and feeds one token back.
+    assert [tuple(shape) for shape in read] == [(1, 4), (2, 6), (2, 1), (2, 11), (2, 1)]
+
+
+def pair_of(texts) -> tuple[int, int]:
+    """The two tokens side by side that as many of the texts as possible have, but not all of them."""
+    counts: dict[tuple[int, int], int] = {}
+    for text in texts:
+        for pair in set(pairwise(text)):
+            counts[pair] = counts.get(pair, 0) + 1
+    return max((pair for pair in counts if counts[pair] < len(texts)), key=lambda pair: (counts[pair], pair))
+
+
+@pytest.mark.parametrize("look_every", [1, 3, 8, 50])
+def test_a_text_ends_where_it_is_said_to_end(any_model, prompts, parts, monkeypatch, look_every):
+    """With the token that completes two tokens side by side, or with the end token if that comes first."""
+    monkeypatch.setattr(module, "LOOK_EVERY", {"text": look_every})
+    texts = [plain_tokens(any_model, prompt, HIDDEN, LIMIT, parts) for prompt in prompts]
+    pair, stop = pair_of(texts), common_token(texts)
+
+    def ends(tokens):
+        return next((i + 2 for i, found in enumerate(pairwise(tokens)) if found == pair), None)
+
+    expected = []
+    for text, answer in zip(texts, plain_answers(texts, stop), strict=True):
+        found = ends(text)
+        expected.append(Answer(text[:found], False) if found and found < len(answer.tokens) else answer)
+    assert {answer.hit_length_limit for answer in expected} == {True, False}
+    assert any(tuple(answer.tokens[-2:]) == pair for answer in expected)
+    for batch_size in (1, 3, 8):
+        assert answers(any_model, prompts, HIDDEN, batch_size, stop, ends=ends) == expected
+
+
+def test_texts_that_have_ended_are_not_gone_on_with(any_model, prompts, parts):
+    """A look comes at the first token and then every eighth one."""
+    texts = [plain_tokens(any_model, prompt, None, 12, parts) for prompt in prompts]
+    steps: list[int] = []
+    any_model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: steps.append(len(kwargs["inputs_embeds"])), with_kwargs=True
+    )
+    for length, expected in ((1, [8]), (2, [8] * 9), (9, [8] * 9), (10, [8] * 12)):
+        steps.clear()
+        found = answers(
+            any_model,
+            prompts,
+            None,
+            8,
+            0,
+            max_new_tokens=12,
+            ends=lambda t, n=length: n if len(t) >= n else None,
+        )
+        assert found == [Answer(text[:length], False) for text in texts]
+        assert steps == expected

@@ -109,6 +109,8 @@ class Coconut(Method):
             raise ValueError(
                 "explaining: only latents that are hidden states can be explained (thought: hidden)"
             )
+        if self.latent_input == "projected" and self.thought != "hidden":
+            raise ValueError("latent_input: there is no hidden state to project (thought: hidden)")
         return self
 
     def stages(self) -> dict[int, Stage]:

@@ -4,7 +4,7 @@ import math
 from random import Random
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from copra.reasoning.layout import IGNORED, Decoding, Markers, Sample, TokenRow
 from copra.reasoning.method import Layout, Method, Stage
@@ -24,6 +24,10 @@ class Removal(Stage):
     """lambda: o more tokens go with probability (1 - exp(-lambda)) exp(-lambda o); null: no more go."""
 
     moves: ClassVar[bool] = True
+
+    @property
+    def least_steps(self) -> int:
+        return 1 if self.last is None else self.last - self.first + 1
 
     def at(self, step: int, total: int) -> "Removal":
         if self.last is None:
@@ -79,17 +83,6 @@ class IcotSi(Method):
     smoothing: float | None = Field(4.0, gt=0)
     """lambda of removal smoothing: o more tokens go with probability (1 - exp(-lambda)) exp(-lambda o)
     (null: no smoothing)."""
-
-    @model_validator(mode="after")
-    def _time_for_each(self) -> "IcotSi":
-        numbers = [stage for stage, it in self.stages().items() if it.last is not None and it.last > it.first]
-        short = [n for n in numbers if (self.training_of(n).steps or math.inf) < self.removed_a_stage]
-        if short:
-            raise ValueError(
-                f"training.steps: stage {short[0]} removes up to {self.removed_a_stage} tokens one by one and "
-                "needs as many steps at least"
-            )
-        return self
 
     def stages(self) -> dict[int, Stage]:
         firsts = range(0, self.remove_all_beyond, self.removed_a_stage)

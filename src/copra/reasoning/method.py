@@ -80,6 +80,11 @@ class Stage(Settings):
     moves: ClassVar[bool] = False
     """Whether `at` gives other stages as training goes on."""
 
+    @property
+    def least_steps(self) -> int:
+        """The fewest optimizer steps in which the stage does all that it is to do."""
+        return 1
+
     def at(self, step: int, total: int) -> "Stage":
         """The stage at optimizer step `step` of 1..`total`; the optimizer starts anew where it changes."""
         return self

@@ -102,6 +102,11 @@ class Trainer:
         samples, left_out = self.samples(0)
         validation = self.validation_samples()
         total = self.total_steps(len(samples))
+        if total < self.stage.least_steps:
+            raise CopraError(
+                f"training: this stage moves on with each of {self.stage.least_steps} parts of its training, "
+                f"and {total} optimizer steps are fewer. Raise training.steps or training.epochs."
+            )
         # What transformers calls "constant" knows no warm-up.
         schedule = self.training.schedule.replace("constant", "constant_with_warmup")
         warmup = max(self.training.warmup_steps, round(self.training.warmup_share * total))
