@@ -18,6 +18,8 @@ VERBS = {
     "train": "run one training stage",
     "prompt": "ask a checkpoint by worked examples",
     "evaluate": "answer the questions of a split",
+    "sweep": "answer with other numbers of latents",
+    "lens": "show what latents would say",
     "latency": "measure seconds an answer",
     "table": "draw up a table",
     "export": "write a table as CSV, Markdown and LaTeX",

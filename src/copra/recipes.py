@@ -32,7 +32,8 @@ class Node:
     `settings` is what the node's own rule depends on, resolved. `method` is how it answers: the kind of
     the last training, or None. `trained` names the node itself if it was trained or is a base, and
     otherwise the nearest ancestor before the prunings that made it. `teacher` names the node that it learns
-    from, `latents` is the number of latents with which it answers, and `answers` says whether it can.
+    from, `latents` is the number of latents with which it answers, `loops` says whether those are hidden
+    states, and `answers` whether it can answer at all.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Node:
     settings: dict[str, Any]
     teacher: str | None = None
     latents: int = 0
+    loops: bool = False
     answers: bool = True
 
     @property
@@ -267,6 +269,7 @@ def _train_node(
         settings,
         teacher=teacher if stage.needs_teacher else None,
         latents=stage.layouts[-1].latents,
+        loops=stage.layouts[-1].latents > 0 and stage.thought == "hidden",
         answers=stage.answers,
     )
 
@@ -302,6 +305,7 @@ def _prune_node(parent: Node, step: str, prune: Prune, seed: int) -> Node:
         parent.trained,
         settings,
         latents=parent.latents,
+        loops=parent.loops,
     )
 
 

@@ -127,6 +127,18 @@ class Workflow:
             return []
         return [node.name for node in self.tree.nodes.values() if node.stage is not None and node.answers]
 
+    @cached_property
+    def swept(self) -> list[str]:
+        """Ends of recipes that are evaluated with other numbers of latents too."""
+        asked = self.experiment.evaluation.latents
+        return [name for name in dict.fromkeys(self.ends) if asked and self.node(name).latents]
+
+    @cached_property
+    def seen_through(self) -> list[str]:
+        """Ends of recipes, one seed each, whose latents are looked at."""
+        asked = self.experiment.evaluation.lens
+        return [end.nodes[0] for end in self.tree.recipes if asked and self.node(end.nodes[0]).loops]
+
     def artifacts(self) -> list[str]:
         """What a run makes on the way. A run asks for these too, so that one that is gone comes back."""
         models = [f"results/models/{name}/copra.json" for name in self.tree.nodes]
@@ -137,11 +149,15 @@ class Workflow:
 
     def tables(self) -> list[str]:
         names = ["accuracy_vs_flops", *(["before_fine_tuning"] if self.tree.pruned() else [])]
+        names += ["accuracy_vs_latents"] if self.swept else []
+        names += ["latent_lens"] if self.seen_through else []
         return [f"results/tables/{name}.{kind}" for name in names for kind in ("parquet", "csv", "md", "tex")]
 
     def figures(self) -> list[str]:
         names = ["accuracy_vs_flops", "training_curves"]
         names += ["curriculum"] if self.staged else []
+        names += ["accuracy_vs_latents"] if self.swept else []
+        names += [f"latent_lens/{name}" for name in self.seen_through]
         for path in self.scored:
             folder, file = path.removeprefix("results/scores/").rsplit("/", 1)
             kind = "layer_distances" if file == "layers.parquet" else "head_importance"
@@ -184,10 +200,18 @@ class Workflow:
     def evaluate_settings(self, name: str) -> str:
         task = self.node(name).task
         value = {"node": name, "task": task, "answers": self._answers(task)}
-        value |= self.experiment.evaluation.canonical()
-        for other in ("stages", "latents", "lens"):
-            del value[other]
-        return self.settings("evaluate", value)
+        return self.settings(
+            "evaluate", value | self._decoded("split", "limit", "max_new_tokens", "batch_size")
+        )
+
+    def sweep_settings(self, name: str) -> str:
+        value = {"node": name, "answers": self._answers(self.node(name).task)}
+        value |= self._decoded("latents", "split", "limit", "max_new_tokens", "batch_size")
+        return self.settings("sweep", value)
+
+    def lens_settings(self, name: str) -> str:
+        value = {"node": name, "questions": self.experiment.evaluation.lens}
+        return self.settings("lens", value | self._decoded("split", "max_new_tokens"))
 
     def latency_settings(self) -> str:
         value = self.experiment.latency.canonical()
@@ -201,6 +225,11 @@ class Workflow:
                 for n in self.tree.pruned()
             ]
             return self.settings("table", {"rows": rows})
+        if name == "accuracy_vs_latents":
+            swept = [{"recipe": self.node(node).recipe, "node": node} for node in self.swept]
+            return self.settings("table", {"swept": swept})
+        if name == "latent_lens":
+            return self.settings("table", {"seen": self.seen_through})
         recipes = [
             {
                 "recipe": end.recipe,
@@ -231,6 +260,11 @@ class Workflow:
     def _staged_recipe(self, name: str) -> str:
         """The name of the step's end, without seed and stage."""
         return re.sub(r"\.\d+$", "", self.node(name).recipe)
+
+    def _decoded(self, *keys: str) -> dict[str, Any]:
+        """These settings of the evaluation."""
+        value = self.experiment.evaluation.canonical()
+        return {key: value[key] for key in keys}
 
     def _answers(self, task: str) -> str:
         return TASKS[self.experiment.tasks[task].kind].answers

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -97,7 +97,7 @@ def plain_tokens(model, prompt, decoding, length: int, parts) -> list[int]:
 
 
 def replaced_states(model, prompt, parts) -> list:
-    """Put what the student makes of the emulator's states before each block, at the prompt's last position."""
+    """Put what the student makes of the emulator's states before each block, at the prompt's end."""
     n = len(prompt)
     whole = torch.tensor([prompt]), torch.ones(1, n, dtype=torch.long), torch.arange(n)[None]
     thoughts = parts["mind_reader"](parts["emulator"](*whole, torch.tensor([n - 1])))
@@ -172,23 +172,24 @@ PASSES = {"hidden": 4, "projected": 4, "jacobi 1": 2, "jacobi 2": 3, "jacobi 3":
 
 @pytest.mark.parametrize("name", PASSES)
 def test_ended_rows_leave_the_batch(any_model, prompts, parts, name):
-    decoding = DECODINGS[name]
-    texts = [plain_tokens(any_model, prompt, decoding, LIMIT, parts) for prompt in prompts]
+    decoding, limit = DECODINGS[name], 16
+    texts = [plain_tokens(any_model, prompt, decoding, limit, parts) for prompt in prompts]
     # The stop token that makes the ends lie apart.
     ends = {
-        stop: sorted(text.index(stop) if stop in text else LIMIT for text in texts)
+        stop: sorted(text.index(stop) if stop in text else limit for text in texts)
         for stop in sorted({token for text in texts for token in text})
     }
-    stop = next(token for token, places in ends.items() if places[4] < places[-1])
+    _, stop = min((places[3], token) for token, places in ends.items() if places[3] < places[-1])
     widths: list[int] = []
     any_model.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: widths.append(len(kwargs["inputs_embeds"])), with_kwargs=True
     )
-    assert answers(any_model, prompts, decoding, 8, stop, parts=parts) == plain_answers(texts, stop)
-    alive = [sum(place > step for place in ends[stop]) for step in range(LIMIT)]
+    options = {"parts": parts, "max_new_tokens": limit}
+    assert answers(any_model, prompts, decoding, 8, stop, **options) == plain_answers(texts, stop)
+    alive = [sum(place > step for place in ends[stop]) for step in range(limit)]
     # A batch is cut as soon as half of it has ended.
     expected, size = [8] * PASSES[name], 8
-    for going in alive[: LIMIT - 1]:
+    for going in alive[: limit - 1]:
         if not going:
             break
         size = going if going <= size // 2 else size
@@ -227,14 +228,12 @@ def test_no_prompts_no_answers(any_model):
 
 
 @pytest.mark.parametrize("name", ["none", "hidden", "projected", "jacobi 2", "embedding"])
-@pytest.mark.parametrize("length", [1, 6])
-def test_a_shared_prefix_equals_prompts_with_it_written_out(any_model, prompts, parts, name, length):
-    decoding = DECODINGS[name]
-    prefix = torch.randint(1, 47, (length,), generator=torch.Generator().manual_seed(1)).tolist()
+def test_a_shared_prefix_equals_prompts_with_it_written_out(any_model, prompts, parts, name):
+    decoding, prefix = DECODINGS[name], [11, 2, 35, 2, 40]
     texts = [plain_tokens(any_model, prefix + prompt, decoding, LIMIT, parts) for prompt in prompts]
-    assert texts != [plain_tokens(any_model, prompt, decoding, LIMIT, parts) for prompt in prompts]
+    assert texts[0] != plain_tokens(any_model, prompts[0], decoding, LIMIT, parts)
     stop = common_token(texts)
-    for batch_size in (1, 3, len(prompts)):
+    for batch_size in (3, len(prompts)):
         found = answers(any_model, prompts, decoding, batch_size, stop, parts=parts, prefix=prefix)
         assert found == plain_answers(texts, stop)
 
@@ -251,52 +250,45 @@ def test_a_shared_prefix_is_read_once(any_model, prompts):
     assert [tuple(shape) for shape in read] == [(1, 4), (2, 6), (2, 1), (2, 11), (2, 1)]
 
 
-def pair_of(texts) -> tuple[int, int]:
-    """The two tokens side by side that as many of the texts as possible have, but not all of them."""
-    counts: dict[tuple[int, int], int] = {}
-    for text in texts:
-        for pair in set(pairwise(text)):
-            counts[pair] = counts.get(pair, 0) + 1
-    return max((pair for pair in counts if counts[pair] < len(texts)), key=lambda pair: (counts[pair], pair))
+def ends_with(pair):
+    """Finds the end of a text: where these two tokens first stand side by side."""
+    return lambda tokens: next((i + 2 for i, found in enumerate(pairwise(tokens)) if found == pair), None)
+
+
+def plainly_ended(texts, pair, stop: int) -> list[Answer]:
+    """Texts up to the pair, or up to the end token where that comes first."""
+    cut = []
+    for text, answer in zip(texts, plain_answers(texts, stop), strict=True):
+        place = ends_with(pair)(text)
+        cut.append(Answer(text[:place], False) if place and place <= len(answer.tokens) else answer)
+    return cut
 
 
 @pytest.mark.parametrize("look_every", [1, 3, 8, 50])
 def test_a_text_ends_where_it_is_said_to_end(any_model, prompts, parts, monkeypatch, look_every):
-    """With the token that completes two tokens side by side, or with the end token if that comes first."""
     monkeypatch.setattr(module, "LOOK_EVERY", {"text": look_every})
     texts = [plain_tokens(any_model, prompt, HIDDEN, LIMIT, parts) for prompt in prompts]
-    pair, stop = pair_of(texts), common_token(texts)
-
-    def ends(tokens):
-        return next((i + 2 for i, found in enumerate(pairwise(tokens)) if found == pair), None)
-
-    expected = []
-    for text, answer in zip(texts, plain_answers(texts, stop), strict=True):
-        found = ends(text)
-        expected.append(Answer(text[:found], False) if found and found < len(answer.tokens) else answer)
-    assert {answer.hit_length_limit for answer in expected} == {True, False}
-    assert any(tuple(answer.tokens[-2:]) == pair for answer in expected)
+    # A pair and an end token such that some texts end by the one, some by the other, and some not at all.
+    for pair, stop in product(dict.fromkeys(p for text in texts for p in pairwise(text[:8])), range(1, 50)):
+        expected = plainly_ended(texts, pair, stop)
+        ways = {tuple(a.tokens[-2:]) == pair if not a.hit_length_limit else None for a in expected}
+        if ways == {True, False, None}:
+            break
+    assert ways == {True, False, None}
     for batch_size in (1, 3, 8):
-        assert answers(any_model, prompts, HIDDEN, batch_size, stop, ends=ends) == expected
+        assert answers(any_model, prompts, HIDDEN, batch_size, stop, ends=ends_with(pair)) == expected
 
 
 def test_texts_that_have_ended_are_not_gone_on_with(any_model, prompts, parts):
     """A look comes at the first token and then every eighth one."""
-    texts = [plain_tokens(any_model, prompt, None, 12, parts) for prompt in prompts]
+    texts, never = [plain_tokens(any_model, prompt, None, 12, parts) for prompt in prompts], 50
     steps: list[int] = []
     any_model.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: steps.append(len(kwargs["inputs_embeds"])), with_kwargs=True
     )
     for length, expected in ((1, [8]), (2, [8] * 9), (9, [8] * 9), (10, [8] * 12)):
         steps.clear()
-        found = answers(
-            any_model,
-            prompts,
-            None,
-            8,
-            0,
-            max_new_tokens=12,
-            ends=lambda t, n=length: n if len(t) >= n else None,
-        )
+        options = {"max_new_tokens": 12, "ends": lambda t, n=length: n if len(t) >= n else None}
+        found = answers(any_model, prompts, None, 8, never, **options)
         assert found == [Answer(text[:length], False) for text in texts]
         assert steps == expected

@@ -1,14 +1,16 @@
 """Every reasoning method in one run of Snakemake: config/all-methods.yaml, made as small as it goes."""
 
+from pathlib import Path
+
 import pandas
 import pytest
 import yaml
 
 from copra.reasoning import METHODS
 
-from .conftest import ROOT, Run
-
 pytestmark = pytest.mark.workflow
+
+PRESET = Path(__file__).parents[2] / "config" / "all-methods.yaml"
 
 # Coconut's ablations and mixtures differ from Coconut in their samples only, which other tests look at.
 LEFT_OUT = {
@@ -40,11 +42,10 @@ def small(config: dict) -> dict:
 
 
 @pytest.fixture(scope="module")
-def run(code, tmp_path_factory) -> Run:
-    folder = tmp_path_factory.mktemp("methods")
-    config = small(yaml.safe_load((ROOT / "config" / "all-methods.yaml").read_text()))
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    run = Run(folder, code)
+def run(finished, tmp_path_factory):
+    run = finished.empty(tmp_path_factory.mktemp("methods") / "run")
+    config = small(yaml.safe_load(PRESET.read_text()))
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     run.snakemake()
     return run
 
@@ -56,7 +57,7 @@ def table(run) -> pandas.DataFrame:
 
 
 def test_the_preset_has_a_recipe_of_every_method():
-    config = yaml.safe_load((ROOT / "config" / "all-methods.yaml").read_text())
+    config = yaml.safe_load(PRESET.read_text())
     assert {step["kind"] for step in config["steps"].values()} == {*METHODS, "few_shot", "prune"}
 
 

@@ -25,4 +25,4 @@ wildcard_constraints:
     base=r"[^/+]+",
     node=r"[^/]+",
     unit=r"layers|kv_groups",
-    table=r"accuracy_vs_flops|before_fine_tuning",
+    table=r"accuracy_vs_flops|before_fine_tuning|accuracy_vs_latents|latent_lens",

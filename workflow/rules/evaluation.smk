@@ -27,6 +27,56 @@ rule evaluate:
         " --data {input.questions} --output {output.metrics} > {log} 2>&1"
 
 
+rule sweep:
+    input:
+        manifest="results/models/{node}/copra.json",
+        weights=ancient("results/models/{node}/model.safetensors"),
+        questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
+    output:
+        latents="results/evaluations/{node}/latents.parquet",
+    log:
+        "results/logs/sweep/{node}.log",
+    benchmark:
+        "results/benchmarks/sweep/{node}.tsv"
+    threads: copra.experiment.compute.threads
+    resources:
+        gpu=copra.experiment.compute.gpu,
+        mem_mb=copra.experiment.compute.memory_mb,
+        runtime=copra.experiment.compute.runtime_minutes,
+    params:
+        settings=lambda wildcards: copra.sweep_settings(wildcards.node),
+    message:
+        "Evaluating {wildcards.node} with other numbers of latents"
+    shell:
+        "copra sweep --settings {params.settings:q} --threads {threads} --model {input.manifest}"
+        " --data {input.questions} --output {output.latents} > {log} 2>&1"
+
+
+rule lens:
+    input:
+        manifest="results/models/{node}/copra.json",
+        weights=ancient("results/models/{node}/model.safetensors"),
+        questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
+    output:
+        lens="results/evaluations/{node}/lens.parquet",
+    log:
+        "results/logs/lens/{node}.log",
+    benchmark:
+        "results/benchmarks/lens/{node}.tsv"
+    threads: copra.experiment.compute.threads
+    resources:
+        gpu=copra.experiment.compute.gpu,
+        mem_mb=copra.experiment.compute.memory_mb,
+        runtime=copra.experiment.compute.runtime_minutes,
+    params:
+        settings=lambda wildcards: copra.lens_settings(wildcards.node),
+    message:
+        "Looking into the latents of {wildcards.node}"
+    shell:
+        "copra lens --settings {params.settings:q} --threads {threads} --model {input.manifest}"
+        " --data {input.questions} --output {output.lens} > {log} 2>&1"
+
+
 # All models in one job that has the machine to itself: times mean something only beside each other.
 rule latency:
     input:

@@ -53,6 +53,52 @@ rule pruning_table:
         " --output {output.table} > {log} 2>&1"
 
 
+rule latents_table:
+    input:
+        swept=expand("results/evaluations/{node}/latents.parquet", node=copra.swept),
+    output:
+        table="results/tables/accuracy_vs_latents.parquet",
+    log:
+        "results/logs/table/accuracy_vs_latents.log",
+    benchmark:
+        "results/benchmarks/table/accuracy_vs_latents.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.table_settings("accuracy_vs_latents"),
+    message:
+        "Drawing up accuracy against the number of latents"
+    shell:
+        "copra table --settings {params.settings:q} --evaluations results/evaluations"
+        " --output {output.table} > {log} 2>&1"
+
+
+rule lens_table:
+    input:
+        seen=expand("results/evaluations/{node}/lens.parquet", node=copra.seen_through),
+    output:
+        table="results/tables/latent_lens.parquet",
+    log:
+        "results/logs/table/latent_lens.log",
+    benchmark:
+        "results/benchmarks/table/latent_lens.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.table_settings("latent_lens"),
+    message:
+        "Drawing up what latents would say"
+    shell:
+        "copra table --settings {params.settings:q} --evaluations results/evaluations"
+        " --output {output.table} > {log} 2>&1"
+
+
 rule export:
     input:
         table="results/tables/{table}.parquet",
@@ -220,4 +266,60 @@ rule head_figure:
         "Drawing the head importance of {wildcards.node}"
     shell:
         "copra figure --settings {params.settings:q} --input {input.scores} --model {input.manifest}"
+        " --svg {output.svg} --png {output.png} > {log} 2>&1"
+
+
+rule latents_figure:
+    input:
+        table="results/tables/accuracy_vs_latents.parquet",
+    output:
+        svg=report(
+            "results/figures/accuracy_vs_latents.svg",
+            caption="../report/accuracy_vs_latents.rst",
+            category="Figures",
+        ),
+        png="results/figures/accuracy_vs_latents.png",
+    log:
+        "results/logs/figure/accuracy_vs_latents.log",
+    benchmark:
+        "results/benchmarks/figure/accuracy_vs_latents.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.figure_settings("accuracy_vs_latents"),
+    message:
+        "Drawing accuracy against the number of latents"
+    shell:
+        "copra figure --settings {params.settings:q} --input {input.table}"
+        " --svg {output.svg} --png {output.png} > {log} 2>&1"
+
+
+rule lens_figure:
+    input:
+        seen="results/evaluations/{node}/lens.parquet",
+    output:
+        svg=report(
+            "results/figures/latent_lens/{node}.svg",
+            caption="../report/latent_lens.rst",
+            category="Figures",
+        ),
+        png="results/figures/latent_lens/{node}.png",
+    log:
+        "results/logs/figure/latent_lens/{node}.log",
+    benchmark:
+        "results/benchmarks/figure/latent_lens/{node}.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.figure_settings("latent_lens"),
+    message:
+        "Drawing what the latents of {wildcards.node} would say"
+    shell:
+        "copra figure --settings {params.settings:q} --input {input.seen}"
         " --svg {output.svg} --png {output.png} > {log} 2>&1"

@@ -53,13 +53,14 @@ def decode(
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
         run = Run(model, [prompts[i] for i in chosen], decoding, pad, parts, shared)
-        tokens = _generate(run, run.prefill(), stop, max_new_tokens, force_length, ends)
+        tokens = generate(run, run.prefill(), stop, max_new_tokens, force_length, ends)
         for i, row in zip(chosen, tokens, strict=True):
-            answers[i] = _cut(row, stop, force_length, ends)
+            answers[i] = cut(row, stop, force_length, ends)
     return [answers[i] for i in range(len(prompts))]
 
 
-def _cut(tokens: list[int], stop: int, force_length: bool, ends: Ends | None) -> Answer:
+def cut(tokens: list[int], stop: int, force_length: bool = False, ends: Ends | None = None) -> Answer:
+    """Generated tokens up to where their text ends."""
     if force_length:
         return Answer(tokens, hit_length_limit=True)
     length = tokens.index(stop) + 1 if stop in tokens else None
@@ -68,8 +69,13 @@ def _cut(tokens: list[int], stop: int, force_length: bool, ends: Ends | None) ->
     return Answer(tokens[:length], hit_length_limit=length is None)
 
 
-def _generate(
-    run: Run, logits: Tensor, stop: int, max_new_tokens: int, force_length: bool, ends: Ends | None
+def generate(
+    run: Run,
+    logits: Tensor,
+    stop: int,
+    max_new_tokens: int,
+    force_length: bool = False,
+    ends: Ends | None = None,
 ) -> list[list[int]]:
     """Generated tokens of each prompt, cut nowhere: a row goes on after its end until all have ended."""
     n_rows, device = len(logits), logits.device

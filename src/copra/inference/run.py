@@ -1,7 +1,7 @@
 """One batch that is being answered: its cache, its mask, and the ways to think before the first token."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -58,20 +58,32 @@ class Run:
 
     def prefill(self) -> Tensor:
         """Read the prompt and think; returns the logits of the first generated token, [B, V]."""
-        prompt, decoding = self.embed(self.prompt), self.decoding
+        decoding = self.decoding
+        if decoding is not None and decoding.loops:
+            return self.conclude(self.think())
+        prompt = self.embed(self.prompt)
         if decoding is not None and decoding.emulated:
             return self._prefill_emulated(prompt)
-        if decoding is None or not decoding.loops:
-            return self._logits(self._body(prompt, self.prompt_mask))
-        projection = self.parts["projection"] if "projection" in self.parts else None  # noqa: SIM401
-        feed = latent_feed(self.model, decoding.latent_input, projection)
-        if decoding.jacobi:
-            latents = self._iterate(prompt, decoding, feed)
-        else:
-            latents = feed(self._body(prompt, self.prompt_mask)[:, -1:])
-            for _ in range(decoding.latents - 1):
-                latents = feed(self._body(latents))
-        after = torch.tensor([decoding.after] * len(self.mask), dtype=torch.long, device=self.mask.device)
+        return self._logits(self._body(prompt, self.prompt_mask))
+
+    def think(self) -> Tensor:
+        """Read the prompt and run through the latents; returns the hidden states that they are made from,
+        [B, n, d], in order. Only for a decoding that loops."""
+        prompt = self.embed(self.prompt)
+        if self.decoding.jacobi:
+            return self._iterate(prompt)
+        states = [self._body(prompt, self.prompt_mask)[:, -1:]]
+        for _ in range(self.decoding.latents - 1):
+            states.append(self._body(self._feed(states[-1])))
+        return torch.cat(states, dim=1)
+
+    def conclude(self, states: Tensor) -> Tensor:
+        """Feed what is not fed yet of the latents made from `states` [B, n, d], and what stands after them;
+        returns the logits of the first generated token, [B, V]."""
+        latents = self._feed(states if self.decoding.jacobi else states[:, -1:])
+        after = torch.tensor(
+            [self.decoding.after] * len(self.mask), dtype=torch.long, device=self.mask.device
+        )
         return self._logits(self._body(torch.cat([latents, self.embed(after)], dim=1)))
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -84,19 +96,24 @@ class Run:
         self.mask = self.mask[rows]
         self.next = self.next[rows]
 
-    def _iterate(self, prompt: Tensor, decoding: Decoding, feed: Callable[[Tensor], Tensor]) -> Tensor:
-        """Inputs of all latents [B, n, d] for the last pass of the iterations (2506.18582, section 3.2)."""
-        n = decoding.latents
-        tokens = torch.full((len(prompt), n), decoding.latent_token, device=prompt.device)
+    def _iterate(self, prompt: Tensor) -> Tensor:
+        """The states [B, n, d] before the last pass of the Jacobi iterations (2506.18582, section 3.2)."""
+        n = self.decoding.latents
+        tokens = torch.full((len(prompt), n), self.decoding.latent_token, device=prompt.device)
         read = torch.cat([self.prompt_mask, torch.ones_like(tokens)], dim=1)
         hidden = self._body(torch.cat([prompt, self.embed(tokens)], dim=1), read)
         before, latents = hidden[:, -n - 1 : -n], hidden[:, -n:]
-        for iteration in range(decoding.jacobi):
+        for iteration in range(self.decoding.jacobi):
             self._forget(n)
-            inputs = feed(torch.cat([before, latents[:, :-1]], dim=1))
-            if iteration < decoding.jacobi - 1:
-                latents = self._body(inputs)
-        return inputs
+            states = torch.cat([before, latents[:, :-1]], dim=1)
+            if iteration < self.decoding.jacobi - 1:
+                latents = self._body(self._feed(states))
+        return states
+
+    def _feed(self, states: Tensor) -> Tensor:
+        """Latents' input embeddings from the hidden states before them."""
+        projection = self.parts["projection"] if "projection" in self.parts else None  # noqa: SIM401
+        return latent_feed(self.model, self.decoding.latent_input, projection)(states)
 
     def _prefill_emulated(self, prompt: Tensor) -> Tensor:
         """The emulator reads the prompt, then the student does with the emulator's states put in."""

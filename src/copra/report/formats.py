@@ -67,7 +67,7 @@ def _text(frame, column) -> tuple[list[str], str]:
 
 def _flag(frame, column) -> tuple[list[str], str]:
     # A seed's row repeats its recipe's flag, which is said once.
-    shown = frame[column] & (frame["seed"] == "all")
+    shown = frame[column] & (frame["seed"] == "all") if "seed" in frame else frame[column]
     return ["yes" if value else "" for value in shown], ""
 
 
@@ -151,6 +151,12 @@ COLUMNS: dict[str, tuple[str, Callable]] = {
     "method": ("Method", _text),
     "order": ("Order of steps", _text),
     "seed": ("Seed", _text),
+    "question": ("Question", _text),
+    "latent": ("Latent", _text),
+    "says": ("Says", _text),
+    "steps": ("Gold steps", _text),
+    "gold": ("Gold answer", _text),
+    "generated": ("Generated", _text),
     "parent_accuracy": ("Unpruned", _percent),
     "accuracy": ("Accuracy", _accuracy),
     "deviation": ("s.d. over seeds", _points),
@@ -171,6 +177,7 @@ COLUMNS: dict[str, tuple[str, Callable]] = {
     "seconds_batch_1": ("Latency, batch 1", _seconds),
     "seconds_batched": ("Latency, batched", _seconds),
     "device": ("Device", _text),
+    "trained": ("As trained", _flag),
     "pareto": ("Pareto front", _flag),
 }
 TEXTS = tuple(heading for heading, write in COLUMNS.values() if write in (_text, _flag))

@@ -8,12 +8,20 @@ from typing import Any, Literal
 from pydantic import Field
 
 from copra.files import MANIFEST, read_json, read_parquet
-from copra.report import figures
+from copra.report import figures, latents
 from copra.verbs.common import Coded, add_settings, folder, settings_of
 
 
 class FigureSettings(Coded):
-    kind: Literal["accuracy_vs_flops", "training_curves", "curriculum", "layer_distances", "head_importance"]
+    kind: Literal[
+        "accuracy_vs_flops",
+        "accuracy_vs_latents",
+        "training_curves",
+        "curriculum",
+        "layer_distances",
+        "head_importance",
+        "latent_lens",
+    ]
     """Which figure."""
     nodes: list[Any] = Field(default_factory=list)
     """The nodes that it shows, where it shows nodes."""
@@ -37,6 +45,10 @@ def run(options: Namespace) -> None:
 def _draw(settings: FigureSettings, options: Namespace) -> Any:
     if settings.kind == "accuracy_vs_flops":
         return figures.pareto(read_parquet(options.input))
+    if settings.kind == "accuracy_vs_latents":
+        return latents.latents_figure(read_parquet(options.input))
+    if settings.kind == "latent_lens":
+        return latents.lens_figure(read_parquet(options.input))
     if settings.kind == "layer_distances":
         return figures.layer_distances(read_parquet(options.input))
     if settings.kind == "head_importance":

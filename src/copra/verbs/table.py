@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from copra.files import write_parquet
+from copra.report.latents import accuracy_vs_latents, latent_lens
 from copra.report.tables import accuracy_vs_flops, before_fine_tuning
 from copra.verbs.common import Coded, add_settings, folder, settings_of
 
 
 class TableSettings(Coded):
-    """`rows` for the table before fine-tuning, `recipes` and `reference` for accuracy against FLOPs."""
+    """`rows` for the table before fine-tuning, `recipes` and `reference` for accuracy against FLOPs, `swept`
+    for accuracy against latents, `seen` for what latents would say."""
 
     rows: list[dict[str, str]] | None = None
     """Pruned nodes and their parents."""
@@ -18,6 +20,10 @@ class TableSettings(Coded):
     """The recipe that all others are compared with."""
     recipes: list[dict[str, Any]] | None = None
     """Recipes and the nodes that they end at."""
+    swept: list[dict[str, str]] | None = None
+    """Recipes and nodes that were evaluated with several numbers of latents."""
+    seen: list[str] | None = None
+    """Nodes whose latents were looked at."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -32,6 +38,10 @@ def run(options: Namespace) -> None:
     if settings.rows is not None:
         nodes = [row[key] for row in settings.rows for key in ("node", "parent_node")]
         table = before_fine_tuning(_folders(options, nodes), settings.canonical())
+    elif settings.swept is not None:
+        table = accuracy_vs_latents(settings.swept, options.evaluations)
+    elif settings.seen is not None:
+        table = latent_lens(settings.seen, options.evaluations)
     else:
         nodes = [node for recipe in settings.recipes or [] for node in recipe["nodes"]]
         table = accuracy_vs_flops(_folders(options, nodes), options.latency, settings.canonical())

@@ -1,0 +1,145 @@
+"""Tables and figures that look into latents: accuracy against their number, and what each would say."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from copra.files import read_parquet
+from copra.report.style import COLOURS, GREY, MARKERS, assign, styled
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+SHOWN = 3
+"""Tokens of each latent in tables and figures."""
+
+
+def accuracy_vs_latents(swept: Sequence[Mapping[str, str]], evaluations: Path) -> "pandas.DataFrame":
+    """A row a recipe and number of latents, means over its seeds (intervals are those of one seed).
+
+    `swept` lists recipe and node; `evaluations` holds a folder a node with latents.parquet.
+    """
+    import pandas
+
+    frames = [
+        read_parquet(evaluations / one["node"] / "latents.parquet").assign(recipe=one["recipe"])
+        for one in swept
+    ]
+    rows = pandas.concat(frames, ignore_index=True)
+    numbers = ["n", "accuracy", "low", "high", "flops", "depth"]
+    grouped = rows.groupby(["recipe", "latents", "trained"], sort=False)[numbers].mean().reset_index()
+    return grouped.assign(n=grouped["n"].round().astype("int64"))
+
+
+def latent_lens(nodes: Sequence[str], evaluations: Path) -> "pandas.DataFrame":
+    """A row a node, question and latent, with the likeliest tokens and their probabilities in percent."""
+    import pandas
+
+    rows = []
+    for node in nodes:
+        frame = read_parquet(evaluations / node / "lens.parquet")
+        for (_, latent), said in frame.groupby(["id", "latent"], sort=False):
+            first = said.iloc[0]
+            rows.append(
+                {
+                    "recipe": node,
+                    "question": first["question"],
+                    "latent": int(latent) + 1,
+                    "says": ", ".join(_said(said)),
+                    "steps": " | ".join(first["steps"]),
+                    "gold": first["gold"],
+                    "generated": " | ".join(first["generated"].splitlines()),
+                }
+            )
+    return pandas.DataFrame(rows)
+
+
+def _said(said: "pandas.DataFrame") -> list[str]:
+    top = said.sort_values("rank").head(SHOWN)
+    return [
+        f"{_visible(token)} {100 * share:.0f}%"
+        for token, share in zip(top["token"], top["probability"], strict=True)
+    ]
+
+
+def _visible(token: str) -> str:
+    """A token with its line breaks and outer spaces made visible."""
+    text = token.replace("\n", "\\n")
+    return text.replace(" ", "\u2423") if text.strip() != text else text
+
+
+@styled
+def latents_figure(table: "pandas.DataFrame") -> "Figure":
+    """Accuracy with its interval against the number of latents, a line a recipe; a ring marks the number that
+    it was trained with."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    recipes = list(dict.fromkeys(table["recipe"]))
+    figure = Figure(figsize=(6.8, 3.8 + 0.1 * len(recipes)), layout="constrained")
+    axes = figure.subplots()
+    colours, markers = assign(recipes, COLOURS), assign(recipes, MARKERS)
+    for index, recipe in enumerate(recipes):
+        rows = table[table["recipe"] == recipe].sort_values("latents")
+        # Moved apart a little, so that intervals at the same number do not hide each other.
+        x = rows["latents"] + 0.24 * ((index + 0.5) / len(recipes) - 0.5)
+        y, low, high = (100 * rows[name] for name in ("accuracy", "low", "high"))
+        axes.errorbar(
+            x,
+            y,
+            yerr=[(y - low).clip(lower=0), (high - y).clip(lower=0)],
+            color=colours[recipe],
+            marker=markers[recipe],
+            markersize=5,
+            elinewidth=0.9,
+            label=recipe.replace("+", " + "),
+        )
+        here = rows["trained"].to_numpy(dtype=bool)
+        axes.plot(x[here], y[here], "o", markersize=11, mfc="none", mec=colours[recipe], mew=1.2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="latents at evaluation (ring: as trained)", ylabel="accuracy (%), 95% interval")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+@styled
+def lens_figure(frame: "pandas.DataFrame") -> "Figure":
+    """What the latents of a node would say: a panel a question, a row a latent, its likeliest tokens shaded
+    by probability, under the question, its gold steps and the answer that was given."""
+    from matplotlib.figure import Figure
+
+    questions = [rows for _, rows in frame.groupby("id", sort=False)]
+    latents = frame["latent"].nunique()
+    figure = Figure(figsize=(6.8, len(questions) * (1.25 + 0.3 * latents)), layout="constrained")
+    for axes, rows in zip(figure.subplots(len(questions), 1, squeeze=False)[:, 0], questions, strict=True):
+        shares = rows.pivot(index="latent", columns="rank", values="probability")
+        tokens = rows.pivot(index="latent", columns="rank", values="token")
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for y, x in [(y, x) for y in range(shares.shape[0]) for x in range(shares.shape[1])]:
+            share = shares.iloc[y, x]
+            axes.text(
+                x,
+                y,
+                f"{_visible(tokens.iloc[y, x])}  {100 * share:.0f}%",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if share > 0.55 else "#333333",
+                parse_math=False,
+            )
+        axes.set_yticks(range(len(shares)), [f"latent {index + 1}" for index in shares.index])
+        axes.set_xticks([])
+        axes.grid(False)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_color(GREY)
+        axes.set_title(_title(rows.iloc[0]), fontsize=7.5, loc="left", parse_math=False)
+    return figure
+
+
+def _title(row: "pandas.Series") -> str:
+    given = " | ".join(row["generated"].splitlines())
+    lines = [row["question"], f"gold: {' | '.join([*row['steps'], row['gold']])}", f"given: {given}"]
+    return "\n".join("\n".join(textwrap.wrap(line, 110)[:3]) for line in lines)

@@ -1,0 +1,78 @@
+"""copra lens: what each latent of a few questions would say."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Literal
+
+from copra.errors import CopraError
+from copra.files import write_parquet
+from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+
+
+class LensSettings(Coded):
+    node: str
+    """The node's name."""
+    questions: int
+    """So many questions, from the start of the split."""
+    split: Literal["valid", "test"] = "test"
+    """Which questions."""
+    max_new_tokens: int = 256
+    """Longest generated text."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    add_threads(parser)
+    parser.add_argument("--model", type=folder, required=True, help="checkpoint that thinks in latents")
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Parquet table, a row a token that is said"
+    )
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, LensSettings)
+    use_threads(options)
+    import pandas
+
+    from copra.inference.lens import look
+    from copra.inference.prompts import prompts_of
+    from copra.models.checkpoint import load_checkpoint
+    from copra.models.tokens import pad_id
+    from copra.reasoning.layout import Decoding
+
+    checkpoint = load_checkpoint(options.model)
+    tokenizer, known = checkpoint.tokenizer, checkpoint.manifest["decoding"]
+    decoding = None if known is None else Decoding.from_json(known)
+    if decoding is None or not decoding.loops:
+        raise CopraError(
+            f"{options.model}: this model has no latents that are hidden states, so none to look at."
+        )
+    rows = rows_of(options.data, settings.split, settings.questions)
+    seen = look(
+        checkpoint.model,
+        prompts_of(tokenizer, rows, decoding).prompts,
+        decoding,
+        stop=tokenizer.eos_token_id,
+        pad=pad_id(tokenizer),
+        max_new_tokens=settings.max_new_tokens,
+        parts=checkpoint.parts,
+    )
+    table = [
+        {
+            "node": settings.node,
+            "id": row.id,
+            "question": row.question,
+            "steps": list(row.steps),
+            "gold": row.answer,
+            "generated": tokenizer.decode(one.answer.tokens, skip_special_tokens=True),
+            "latent": latent,
+            "rank": rank,
+            "token": tokenizer.decode([token]),
+            "probability": probability,
+        }
+        for row, one in zip(rows, seen, strict=True)
+        for latent, said in enumerate(zip(one.tokens, one.probabilities, strict=True))
+        for rank, (token, probability) in enumerate(zip(*said, strict=True))
+    ]
+    write_parquet(options.output, pandas.DataFrame(table))

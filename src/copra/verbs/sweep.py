@@ -1,0 +1,80 @@
+"""copra sweep: answer the questions with other numbers of latents than a checkpoint was trained with."""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from copra.errors import CopraError
+from copra.files import write_parquet
+from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+
+
+class SweepSettings(Coded):
+    node: str
+    """The node's name."""
+    latents: list[int]
+    """Numbers of latents; the one that the checkpoint was trained with is added."""
+    split: Literal["valid", "test"] = "test"
+    """Which questions."""
+    limit: int | None = None
+    """Only the first so many."""
+    max_new_tokens: int = 256
+    """Longest generated text."""
+    batch_size: int = 128
+    """Questions decoded together."""
+    answers: Literal["number", "text"] = "number"
+    """How answers are compared."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    add_threads(parser)
+    parser.add_argument("--model", type=folder, required=True, help="checkpoint that answers with latents")
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet table, a row a number")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, SweepSettings)
+    use_threads(options)
+    import pandas
+
+    from copra.models.checkpoint import load_checkpoint
+    from copra.reasoning.layout import Decoding
+
+    checkpoint = load_checkpoint(options.model)
+    known = checkpoint.manifest["decoding"]
+    if known is None or not known["latents"]:
+        raise CopraError(
+            f"{options.model}: this model answers without latents, so their number means nothing."
+        )
+    decoding = Decoding.from_json(known)
+    rows = rows_of(options.data, settings.split, settings.limit)
+    numbers = sorted({*settings.latents, decoding.latents})
+    table = [
+        {"node": settings.node, "latents": number, "trained": number == decoding.latents}
+        | _answered(checkpoint, replace(decoding, latents=number), rows, settings)
+        for number in numbers
+    ]
+    write_parquet(options.output, pandas.DataFrame(table))
+
+
+def _answered(checkpoint: Any, decoding: Any, rows: list, settings: SweepSettings) -> dict[str, Any]:
+    from copra.evaluation.accuracy import predictions
+    from copra.evaluation.statistics import wilson_interval
+
+    table = predictions(
+        checkpoint, decoding, rows, settings.max_new_tokens, settings.answers, settings.batch_size
+    )
+    n, correct = len(table), int(table["correct"].sum())
+    low, high = wilson_interval(correct, n)
+    return {
+        "n": n,
+        "correct": correct,
+        "accuracy": correct / n,
+        "low": low,
+        "high": high,
+        "flops": float(table["flops"].mean()),
+        "depth": float(table["depth"].mean()),
+    }

@@ -1,0 +1,81 @@
+"""copra sweep and copra lens on an untrained checkpoint: what they write, against single evaluations."""
+
+import json
+from argparse import ArgumentParser
+from dataclasses import replace
+
+import pandas
+import pytest
+
+from copra.errors import CopraError
+from copra.evaluation.accuracy import predictions
+from copra.models.checkpoint import load_checkpoint, save_checkpoint
+from copra.models.tokens import markers_of
+from copra.reasoning.layout import Decoding
+from copra.tasks.prepare import prepare
+from copra.tasks.task import Task
+from copra.verbs import lens, sweep
+
+
+@pytest.fixture
+def place(tmp_path, rows, word_base):
+    """A folder with data, a checkpoint that thinks in two latents, and one that does not think."""
+
+    class Sums(Task):
+        kind: str = "sums"
+
+        def rows(self):
+            for number, row in enumerate(rows):
+                yield ("train", "valid", "test")[number % 3], row
+
+    prepare(Sums(), tmp_path / "data")
+    made = word_base(initializer_range=0.3)
+    markers = markers_of(made.tokenizer)
+    thinking = Decoding((markers.start,), 2, "hidden", markers.latent, (markers.end,))
+    for name, decoding in (("thinking", thinking), ("plain", replace(thinking, latents=0))):
+        manifest = {"node": name, "base": {}, "decoding": decoding.to_json()}
+        save_checkpoint(tmp_path / name, made.model, made.tokenizer, manifest)
+    return tmp_path
+
+
+def run(verb, place, model: str, **settings):
+    parser = ArgumentParser()
+    verb.arguments(parser)
+    output = place / "output.parquet"
+    value = {"node": model, "max_new_tokens": 6, **settings}
+    words = ["--settings", json.dumps(value), "--model", str(place / model)]
+    verb.run(parser.parse_args([*words, "--data", str(place / "data"), "--output", str(output)]))
+    return pandas.read_parquet(output)
+
+
+def test_a_sweep_equals_single_evaluations(place, rows):
+    table = run(sweep, place, "thinking", latents=[3, 0])
+    assert table["latents"].tolist() == [0, 2, 3]
+    assert table["trained"].tolist() == [False, True, False]
+    checkpoint = load_checkpoint(place / "thinking")
+    decoding = Decoding.from_json(checkpoint.manifest["decoding"])
+    for row in table.itertuples():
+        single = predictions(checkpoint, replace(decoding, latents=row.latents), rows[2::3], 6, "number")
+        assert (row.n, row.correct) == (8, single["correct"].sum())
+        assert (row.flops, row.depth) == (single["flops"].mean(), single["depth"].mean())
+        assert row.low <= row.accuracy <= row.high
+    # Without a latent the markers stay: question, start and end in one pass.
+    assert table["flops"].is_monotonic_increasing
+
+
+def test_a_lens_has_a_row_for_each_token(place, rows):
+    table = run(lens, place, "thinking", questions=3, split="valid")
+    assert len(table) == 3 * 2 * 5
+    assert table["question"].unique().tolist() == [row.question for row in rows[1::3][:3]]
+    assert [list(steps) for steps in table["steps"][::10]] == [list(row.steps) for row in rows[1::3][:3]]
+    for _, said in table.groupby(["id", "latent"]):
+        assert said["rank"].tolist() == [0, 1, 2, 3, 4]
+        assert said["probability"].is_monotonic_decreasing
+        assert 0 < said["probability"].sum() <= 1
+
+
+def test_a_model_without_latents_is_refused(place):
+    with pytest.raises(CopraError, match=r"plain: this model answers without latents"):
+        run(sweep, place, "plain", latents=[1])
+    with pytest.raises(CopraError, match=r"plain: this model has no latents"):
+        run(lens, place, "plain", questions=1)
