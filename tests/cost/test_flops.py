@@ -1,14 +1,17 @@
 """The FLOPs formula against PyTorch's own counter, on the meta device and to the last FLOP."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from copra.cost.flops import PARTS, PHASES, FlopCounter, Pass, passes
-from copra.cost.parameters import block_parameters, kv_cache_bytes_per_token
 from copra.inference.decode import decode
+from copra.inference.run import Run, read_prefix
 from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
+from copra.models.parts import make_parts
 from copra.models.shape import LayerShape, ModelShape, shape_of
 from copra.pruning.surgery import prune
 from copra.reasoning.forward import collate, cross_entropy, hidden_states
@@ -22,7 +25,15 @@ DECODINGS = {
     "bare hidden": Decoding((), 2, "hidden", 48, ()),
     "embedding": Decoding((47,), 3, "embedding", 48, (49,)),
     "zero latents": Decoding((47,), 0, "hidden", 48, (49,)),
+    "projected": Decoding((47,), 3, "hidden", 48, (49,), "projected"),
+    "jacobi 1": replace(HIDDEN, iterations=1),
+    "jacobi 2": replace(HIDDEN, iterations=2),
+    "jacobi 3": replace(HIDDEN, iterations=3),
+    "jacobi projected": Decoding((47,), 4, "hidden", 48, (49,), "projected", iterations=2),
+    "bare jacobi": Decoding((), 2, "hidden", 48, (), "scaled", iterations=1),
+    "emulated": Decoding((), 0, "hidden", 48, (), emulated=True),
 }
+WITH_PARTS = ("projected", "jacobi projected", "emulated")
 
 
 def pruned(model, unit: str, kept):
@@ -102,20 +113,60 @@ def test_passes_equal_the_counter(meta_models, name, series):
         assert sum(flops.of_pass(one).values()) == run(model, one, cache)
 
 
+@torch.no_grad()
+def answer_once(model, decoding, prompt: int, generated: int, cached: int) -> int:
+    """Really answer with a model and parts that have no weights, and count the FLOPs."""
+    with torch.device("meta"):
+        parts = make_parts(model, {name: {} for name in (decoding.parts if decoding else ())})
+
+    def without_mask(_, arguments, settings):
+        # A mask would be looked into, and one row needs none.
+        return arguments, {**settings, "attention_mask": None, "use_cache": True}
+
+    bodies = [model.base_model, *([parts["emulator"].body] if "emulator" in parts else [])]
+    handles = [body.register_forward_pre_hook(without_mask, with_kwargs=True) for body in bodies]
+    tokens = list(range(1, prompt + 1))
+    shared = read_prefix(model, tokens[:cached]) if cached else None
+    with FlopCounterMode(display=False) as counter:
+        answering = Run(model, [tokens[cached:]], decoding, 0, parts, shared)
+        answering.prefill()
+        for _ in range(generated - 1):
+            answering.step(torch.zeros(1, dtype=torch.long, device="meta"))
+    for handle in handles:
+        handle.remove()
+    return counter.get_total_flops()
+
+
 @pytest.mark.parametrize(
-    ("name", "way"), [("llama", way) for way in DECODINGS] + [(name, "hidden") for name in NAMES[1:]]
+    ("name", "way", "cached"),
+    [("llama", way, 0) for way in DECODINGS]
+    + [("llama", way, 5) for way in ("none", "hidden", "jacobi 2", "embedding")]
+    + [(name, way, 0) for name in ("gpt2", "copra_llama") for way in WITH_PARTS]
+    + [(name, "hidden", 0) for name in NAMES[1:]],
 )
-def test_answers_equal_the_counter(meta_models, name, way):
+def test_answers_equal_the_counter(meta_models, name, way, cached):
     model, decoding = meta_models[name], DECODINGS[way]
-    counted = FlopCounter(shape_of(model.config.to_dict())).of_answer(decoding, prompt=13, generated=4)
+    flops = FlopCounter(shape_of(model.config.to_dict()))
+    counted = flops.of_answer(decoding, 13, 4, cached)
+    assert counted.total == answer_once(model, decoding, 13, 4, cached)
+    # The passes of the model alone, by phase; what is counted beyond them is the method's.
     cache = DynamicCache(config=model.config)
-    series = list(passes(decoding, 13, 4))
-    by_phase = dict.fromkeys(PHASES, 0)
-    for one in series:
-        by_phase[one.phase] += run(model, one, cache)
-    assert {phase: counted.of(phase) for phase in PHASES} == by_phase
-    assert counted.total == sum(by_phase.values()) == sum(counted.of(part) for part in PARTS)
+    if cached:
+        run(model, Pass("prefill", cached, 0, 0), cache)
+    series = list(passes(decoding, 13, 4, cached))
+    by_phase, by_method = dict.fromkeys(PHASES, 0), dict.fromkeys(PHASES, 0)
+    for place, one in enumerate(series):
+        # The emulator has a cache of its own, and an iteration takes back what the one before has read.
+        reader = DynamicCache(config=model.config) if way == "emulated" and not place else cache
+        reader.crop(one.past - reader.get_seq_length())
+        by_phase[one.phase] += run(model, one, reader)
+    for phase in PHASES:
+        by_method[phase] = counted.by[phase, "method"]
+        assert counted.of(phase) == by_phase[phase] + by_method[phase]
+    assert counted.total == sum(counted.of(part) for part in PARTS) == sum(map(counted.of, PHASES))
     assert counted.depth == len(series)
+    assert (counted.of("method") > 0) == (way in WITH_PARTS)
+    assert by_method == {**dict.fromkeys(PHASES, 0), "latent": counted.of("method")}
 
 
 def test_parts_equal_the_counter(meta_models):
@@ -130,32 +181,46 @@ def test_parts_equal_the_counter(meta_models):
     assert FlopCounter(shape_of(model.config.to_dict())).of_pass(one) == found
 
 
-@pytest.mark.parametrize("name", DECODINGS)
+@pytest.mark.parametrize(
+    ("name", "cached"), [*((name, 0) for name in DECODINGS), ("none", 4), ("jacobi 2", 4)]
+)
 @pytest.mark.parametrize("length", [1, 2, 7])
-def test_decoding_runs_exactly_these_passes(any_model, name, length):
-    decoding, prompt = DECODINGS[name], list(range(1, 10))
+def test_decoding_runs_exactly_these_passes(any_model, name, cached, length):
+    decoding, tokens = DECODINGS[name], list(range(1, 10))
+    parts = make_parts(any_model, {"projection": {}, "mind_reader": {}, "emulator": {}})
     seen: list[tuple[int, int]] = []
     heads: list[int] = []
-    any_model.base_model.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(
-            (kwargs["inputs_embeds"].shape[1], kwargs["past_key_values"].get_seq_length())
-        ),
-        with_kwargs=True,
-    )
+    fed: list[tuple[int, int]] = []
+
+    def look(_, args, kwargs):
+        cache = kwargs.get("past_key_values")
+        read = kwargs.get("inputs_embeds", kwargs.get("input_ids"))
+        seen.append((read.shape[1], cache.get_seq_length() if cache else 0))
+
+    for body in (any_model.base_model, parts["emulator"].body):
+        body.register_forward_pre_hook(look, with_kwargs=True)
     any_model.get_output_embeddings().register_forward_hook(
         lambda _, args, __: heads.append((len(seen) - 1, args[0].shape[:-1].numel()))
     )
-    options = {"pad": 0, "max_new_tokens": 7, "batch_size": 1}
-    forced = decode(any_model, [prompt], decoding, stop=0, force_length=True, **options)[0].tokens
+    # What is projected is fed to the pass that comes next.
+    parts["projection"].register_forward_hook(
+        lambda _, args, __: fed.append((len(seen), args[0].shape[:-1].numel()))
+    )
+    options = {"pad": 0, "max_new_tokens": 7, "batch_size": 1, "parts": parts, "prefix": tokens[:cached]}
+    forced = decode(any_model, [tokens[cached:]], decoding, stop=0, force_length=True, **options)[0].tokens
     stop = forced[length - 1]
     length = forced.index(stop) + 1
-    seen.clear()
-    heads.clear()
-    answer = decode(any_model, [prompt], decoding, stop=stop, **options)[0]
+    for record in (seen, heads, fed):
+        record.clear()
+    answer = decode(any_model, [tokens[cached:]], decoding, stop=stop, **options)[0]
     assert len(answer.tokens) == length
-    series = list(passes(decoding, len(prompt), length))
-    assert seen == [(one.new, one.past) for one in series]
-    assert heads == [(number, one.logits) for number, one in enumerate(series) if one.logits]
+    series = list(passes(decoding, len(tokens), length, cached))
+    read_before = [(cached, 0)] if cached else []
+    assert seen == read_before + [(one.new, one.past) for one in series]
+    first = len(read_before)
+    assert heads == [(number, one.logits) for number, one in enumerate(series, first) if one.logits]
+    if decoding is not None and decoding.latent_input == "projected":
+        assert fed == [(number, one.fed) for number, one in enumerate(series, first) if one.fed]
 
 
 def test_worked_answer():
@@ -185,6 +250,42 @@ def test_worked_answer():
         **{(phase, "method"): 0 for phase in PHASES},
     }
     assert answer.depth == 5
+
+
+def test_worked_jacobi_answer():
+    """Four latents after 5 tokens and a marker, 3 of those tokens in the cache, two iterations."""
+    decoding = Decoding((1,), 4, "hidden", 2, (3,), "projected", iterations=2)
+    assert list(passes(decoding, 5, 2, cached=3)) == [
+        Pass("prefill", 3 + 4, 3, 0),
+        Pass("latent", 4, 6, 0, 4),
+        Pass("latent", 4 + 1, 6, 1, 4),
+        Pass("decode", 1, 11, 1),
+    ]
+    shape = ModelShape("llama", 4, 10, 3, (LayerShape(2, 1, 3, 5),))
+    answer = FlopCounter(shape).of_answer(decoding, 5, 2, 3)
+    # Two matrices of 4 x 4 for each latent that is fed.
+    assert answer.by["latent", "method"] == (4 + 4) * 2 * 2 * 4 * 4
+    assert answer.by["prefill", "attention"] == 7 * 144 + 7 * 10 * 24
+    assert answer.by["latent", "attention"] == 9 * 144 + (4 * 10 + 5 * 11) * 24
+    assert answer.depth == 4
+
+
+def test_worked_emulated_answer():
+    """Two layers of width 4 read a prompt of 5 tokens twice."""
+    decoding = Decoding((), 0, "hidden", 2, (), emulated=True)
+    assert list(passes(decoding, 5, 2)) == [
+        Pass("latent", 5, 0, 0),
+        Pass("prefill", 5, 0, 1),
+        Pass("decode", 1, 5, 1),
+    ]
+    shape = ModelShape("llama", 4, 10, 3, (LayerShape(2, 1, 3, 5),) * 2)
+    answer = FlopCounter(shape).of_answer(decoding, 5, 2)
+    # A layer: the emulator's network 8-16-4, the cell's two matrices 4-16, key 4-4, output 8-4, and the
+    # student's network 4-16-4. The second one has a query 4-4 too, one score and one value of width 4.
+    layer = 2 * (8 * 16 + 16 * 4 + 2 * 4 * 16 + 4 * 4 + 8 * 4 + 4 * 16 + 16 * 4)
+    assert answer.of("method") == 2 * layer + 2 * (4 * 4 + 4 + 4)
+    assert answer.by["latent", "attention"] == answer.by["prefill", "attention"]
+    assert answer.by["latent", "head"] == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -220,83 +321,6 @@ def test_training_with_latents_costs_no_more_than_in_one_pass(make_model):
     unscored = n * n - sum(new * (past + new) for new, past in seen)
     assert counted == 3 * (forward + unscored * counter.scores)
     assert unscored == 9 * 8 + 7 + 6
-
-
-# Llama 3.2 1B, by the config that Meta published.
-LLAMA_1B = {
-    "vocab_size": 128256,
-    "hidden_size": 2048,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 64,
-    "intermediate_size": 8192,
-    "tie_word_embeddings": True,
-}
-
-
-def share_saved(layers) -> float:
-    """The part of a token's FLOPs that a 1B Llama with these layers saves, in percent."""
-    shape = shape_of(LlamaConfig(**LLAMA_1B).to_dict())
-    dense, left = (
-        sum(FlopCounter(s).of_pass(Pass("decode", 1, 0, 1)).values())
-        for s in (shape, shape.with_layers(layers))
-    )
-    return 100 * (1 - left / dense)
-
-
-def test_llama_1b_has_the_published_sizes():
-    with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig(**LLAMA_1B))
-    shape = shape_of(model.config.to_dict())
-    assert sum(parameter.numel() for parameter in model.parameters()) == 1_235_814_400
-    assert block_parameters(shape) == [{"attention": 10_485_760, "ffn": 50_331_648}] * 16
-    for block, counted in zip(model.model.layers, block_parameters(shape), strict=True):
-        assert sum(p.numel() for p in block.self_attn.parameters()) == counted["attention"]
-        assert sum(p.numel() for p in block.mlp.parameters()) == counted["ffn"]
-    # 8 KV heads of 64 for keys and for values, 16 layers, 2 bytes.
-    assert kv_cache_bytes_per_token(shape, 2) == 8 * 64 * 2 * 16 * 2 == 32768
-
-
-def test_llama_1b_has_the_published_shares():
-    layer = LayerShape(32, 8, 64, 8192)
-    assert share_saved((layer,) * 15) == pytest.approx(4.9, abs=0.05)
-    assert share_saved((layer,) * 12) == pytest.approx(19.7, abs=0.05)
-    assert share_saved((LayerShape(16, 4, 64, 8192),) * 16) == pytest.approx(6.8, abs=0.05)
-    assert share_saved((LayerShape(28, 7, 64, 8192), *(layer,) * 15)) == pytest.approx(0.106, abs=0.001)
-    assert share_saved((LayerShape(32, 8, 64, 6144),) * 16) == pytest.approx(16.3, abs=0.05)
-    counter = FlopCounter(shape_of(LlamaConfig(**LLAMA_1B).to_dict()))
-    total = counter.projections + counter.ffn + counter.head
-    assert 100 * counter.projections / total == pytest.approx(13.6, abs=0.05)
-    assert 100 * counter.head / total == pytest.approx(21.3, abs=0.05)
-
-
-def test_block_parameters_are_those_of_the_models(make_model):
-    """Without the biases of GPT-2."""
-    for kind, attention, ffn in (
-        ("gpt2", "attn", "mlp"),
-        ("copra_llama", "self_attn", "mlp"),
-    ):
-        model = make_model(kind)
-        blocks = model.base_model.h if kind == "gpt2" else model.base_model.layers
-        found = [
-            {
-                "attention": sum(
-                    p.numel() for p in block.get_submodule(attention).parameters() if p.dim() == 2
-                ),
-                "ffn": sum(p.numel() for p in block.get_submodule(ffn).parameters() if p.dim() == 2),
-            }
-            for block in blocks
-        ]
-        assert block_parameters(shape_of(model.config.to_dict())) == found
-
-
-def test_cache_bytes_are_those_of_a_cache(any_model):
-    cache = DynamicCache(config=any_model.config)
-    any_model(torch.arange(1, 8)[None], past_key_values=cache, use_cache=True)
-    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    shape = shape_of(any_model.config.to_dict())
-    assert kv_cache_bytes_per_token(shape, any_model.dtype.itemsize) * 7 == held
 
 
 def test_unequal_layers_are_counted_each_by_itself():

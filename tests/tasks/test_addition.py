@@ -201,6 +201,33 @@ def test_rows_are_the_same_in_another_process_whatever_its_hash_seed():
     assert outputs == {"".join(f"{pair}\n" for pair in task.rows())}
 
 
+def test_the_first_rows_never_change():
+    """Rows are part of every published number: a change here changes the task."""
+    task = Addition(train=1, valid=2, test=1, min_digits=2, max_digits=3, test_digits=[3], blanks=6, seed=7)
+    assert [(row.question, row.steps, row.answer) for _, row in task.rows()] == [
+        (
+            "u 9 v 5 w 0 + U 2 V 6 W 7",
+            ("w 0 + W 7 = ww 7", "v 5 + V 6 = 1 vv 1", "u 9 + U 2 + 1 = 1 uu 2"),
+            "tt 1 uu 2 vv 1 ww 7",
+        ),
+        (
+            ". x 2 y 9 + . X 9 Y 8",
+            ("y 9 + Y 8 = 1 yy 7", "x 2 + X 9 + 1 = 1 xx 2"),
+            "ww 1 xx 2 yy 7",
+        ),
+        (
+            ". b 2 . c 8 d 9 + B 6 C 1 D 9",
+            ("d 9 + D 9 = 1 dd 8", "c 8 + C 1 + 1 = 1 cc 0", "b 2 + B 6 + 1 = bb 9"),
+            "bb 9 cc 0 dd 8",
+        ),
+        (
+            "p 4 . q 6 + . . P 5 . . . Q 8",
+            ("q 6 + Q 8 = 1 qq 4", "p 4 + P 5 + 1 = 1 pp 0", ". . . ."),
+            "oo 1 pp 0 qq 4",
+        ),
+    ]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -62,9 +62,10 @@ def check_row(row: Row, task: Prosqa) -> None:
     # Both answers are leaves, each below one of two people and not below the other.
     assert not set(options) & {below for below, _ in edges}
     [wrong] = set(options) - {right}
-    others = {other for other in people - {person} if wrong in distances(edges, other)}
-    assert others
-    assert any(right not in distances(edges, other) for other in others)
+    others = [distances(edges, other) for other in people - {person}]
+    assert any(
+        right not in other and task.min_wrong_steps <= other.get(wrong, 0) <= len(path) for other in others
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,7 @@ def check_row(row: Row, task: Prosqa) -> None:
         {"nodes": 40, "parents": 3.0, "min_steps": 4, "max_steps": 5},
         {"nodes": 14, "parents": 0.7, "min_steps": 3, "max_steps": 3, "seed": 5},
         {"nodes": 4, "min_steps": 1, "max_steps": 1},
+        {"nodes": 10, "parents": 1.2, "min_steps": 2, "max_steps": 3, "min_wrong_steps": 2},
     ],
 )
 def test_exactly_one_answer_can_be_reached_and_the_steps_are_a_shortest_path(settings):
@@ -181,7 +183,9 @@ def test_a_file_that_is_no_list_is_an_error_that_names_it(tmp_path, content, rea
     ("wrong", "message"),
     [
         ({"min_steps": 7}, "min_steps 7 is above max_steps 6"),
-        ({"nodes": 5}, "min_steps 3 needs 6 nodes"),
+        ({"nodes": 5}, "min_steps 3 and min_wrong_steps 1 need 6 nodes"),
+        ({"nodes": 8, "min_wrong_steps": 4}, "min_steps 3 and min_wrong_steps 4 need 10 nodes"),
+        ({"min_wrong_steps": 7}, "min_wrong_steps 7 is above max_steps 6"),
         ({"nodes": 41}, "less than or equal to 40"),
         ({"parents": 0}, "greater than 0"),
         ({"valid": "rows.json"}, "valid is read from a file; say of train and test too"),

@@ -13,12 +13,7 @@ pytestmark = pytest.mark.workflow
 PRESET = Path(__file__).parents[2] / "config" / "all-methods.yaml"
 
 # Coconut's ablations and mixtures differ from Coconut in their samples only, which other tests look at.
-LEFT_OUT = {
-    "coconut-mixed",
-    "without-thought",
-    "pause-as-thought",
-    "without-curriculum",
-}
+LEFT_OUT = ("coconut-mixed", "without-thought", "pause-as-thought", "without-curriculum")
 FEWER_STAGES = {
     "scratchpad": {"max_stage": 1},
     "icot_si": {"removed_a_stage": 2, "remove_all_beyond": 2},

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from copra.errors import CopraError
 from copra.inference.decode import Ends
 from copra.models.tokens import beginning, tokenise
 from copra.reasoning.layout import Decoding, Prompting
@@ -24,25 +23,19 @@ class Prompts:
 def prompts_of(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], decoding: Decoding | None) -> Prompts:
     """The prompts of rows: question and line break, or worked examples and the question in their form.
 
-    Raises:
-        CopraError: the tokenizer reads examples and question together otherwise than apart.
+    The prefix is what all prompts with the examples begin with. At the seam to the question a tokenizer may
+    read letters together or apart (GPT-2's reads two line breaks as one token, but not before a word).
     """
     if decoding is None or decoding.prompting is None:
         return Prompts([], [row.question for row in tokenise(tokenizer, rows)], None)
     prompting = decoding.prompting
-    questions = [prompting.question.replace("{question}", row.question) for row in rows]
-    encode = lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"]  # noqa: E731
-    (examples,) = encode([prompting.exemplars])
-    prompts = encode(questions) if questions else []
-    for question, prompt in list(zip(questions, prompts, strict=True))[:10]:
-        (whole,) = encode([prompting.exemplars + question])
-        if whole != examples + prompt:
-            raise CopraError(
-                "few_shot: the tokenizer reads the examples and the question together otherwise than apart, "
-                "so the examples cannot be read once for all. Let 'separator' end in a line break."
-            )
+    texts = [prompting.exemplars + prompting.question.replace("{question}", row.question) for row in rows]
+    examples, *prompts = tokenizer([prompting.exemplars, *texts], add_special_tokens=False)["input_ids"]
+    known = _equal([examples, *prompts])
     return Prompts(
-        beginning(tokenizer) + examples, prompts, lambda tokens: _end(tokenizer, tokens, prompting)
+        prefix=beginning(tokenizer) + examples[:known],
+        prompts=[prompt[known:] for prompt in prompts],
+        ends=lambda tokens: _end(tokenizer, tokens, prompting),
     )
 
 
@@ -51,6 +44,14 @@ def until_stop(text: str, prompting: Prompting) -> str:
     for stop in prompting.stops:
         text = text.partition(stop)[0]
     return text
+
+
+def _equal(sequences: Sequence[Sequence[int]]) -> int:
+    """How many tokens all of these begin with."""
+    for number, tokens in enumerate(zip(*sequences, strict=False)):
+        if len(set(tokens)) > 1:
+            return number
+    return min(map(len, sequences))
 
 
 def _end(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], prompting: Prompting) -> int | None:

@@ -156,7 +156,9 @@ class Stage(Settings):
         from copra.reasoning.forward import cross_entropy, latent_norms
 
         terms = {"cross_entropy": cross_entropy(thinker.model, batch, hidden)}
-        return terms | (latent_norms(thinker.model, batch, hidden) if self.thought == "hidden" else {})
+        # In validation only: reading all embeddings in every step would cost more than a small model.
+        watched = self.thought == "hidden" and not thinker.training
+        return terms | (latent_norms(thinker.model, batch, hidden) if watched else {})
 
 
 class Method(Settings):

@@ -30,8 +30,8 @@ from copra.tasks.task import Row, Split, Task
 
 LETTERS = ascii_lowercase
 BLANK = "."
-# Rows with a line of blanks stay the minority, so that greedy decoding does not write one.
-LINES_OF_BLANKS = 0.4
+# Rows with a step of blanks stay the minority, so that greedy decoding does not write one.
+STEPS_OF_BLANKS = 0.4
 # At most so many tenths of all questions of one length go to a split, so that 1-digit numbers, with their
 # 100 questions, reach all three.
 TENTHS: dict[Split, int] = {"test": 1, "valid": 1, "train": 8}
@@ -71,8 +71,8 @@ class Addition(Task):
     hints: bool = True
     """Whether letters stand before the digits."""
     blanks: NonNegativeInt = 0
-    """With hints: training and validation rows have up to so many blanks among the columns of the question,
-    and two in five have a line of up to so many before the answer. Distances between what belongs together
+    """With hints: training and validation rows have up to so many blanks between the columns of the
+    question, and two rows in five have a last step of up to so many. Distances between what belongs together
     are then no longer tied to the number of digits, and those of longer numbers occur in training (as with
     the random spaces of Shen 2023, arXiv 2311.14737). Test rows have none."""
     seed: int = 0
@@ -179,7 +179,7 @@ def _new_pair(rng: random.Random, digits: int, seen: set[tuple[int, ...]]) -> tu
 
 
 def _with_blanks(rng: random.Random, row: Row, most: int) -> Row:
-    """The row with up to `most` blanks before letters of its question, and perhaps a line of them."""
+    """The row with up to `most` blanks before letters of its question, and perhaps a last step of them."""
     if not most:
         return row
     words = row.question.split()
@@ -187,8 +187,8 @@ def _with_blanks(rng: random.Random, row: Row, most: int) -> Row:
     for _ in range(below(rng, most + 1)):
         index = letters[below(rng, len(letters))]
         words[index] = f"{BLANK} {words[index]}"
-    line = (" ".join([BLANK] * (1 + below(rng, most))),) if rng.random() < LINES_OF_BLANKS else ()
-    return Row(" ".join(words), row.steps + line, row.answer)
+    step = (" ".join([BLANK] * (1 + below(rng, most))),) if rng.random() < STEPS_OF_BLANKS else ()
+    return Row(" ".join(words), row.steps + step, row.answer)
 
 
 def _columns(a: Sequence[int], b: Sequence[int]) -> list[Column]:

@@ -70,6 +70,9 @@ class Prosqa(GeneratedTask):
     """Fewest steps from the person to the answer."""
     max_steps: PositiveInt = 6
     """Most steps from the person to the answer."""
+    min_wrong_steps: PositiveInt = 1
+    """Fewest steps from the other person to the wrong answer. In small graphs most wrong answers are said of
+    a person, and right ones never are, which gives them away; 2 steps leave such graphs out."""
 
     answers = "text"
 
@@ -77,17 +80,23 @@ class Prosqa(GeneratedTask):
     def _possible(self) -> Self:
         if self.min_steps > self.max_steps:
             raise ValueError(f"min_steps {self.min_steps} is above max_steps {self.max_steps}")
-        if self.min_steps > self.nodes - 3:
+        if self.min_wrong_steps > self.max_steps:
             raise ValueError(
-                f"min_steps {self.min_steps} needs {self.min_steps + 3} nodes (the person, a node a step, "
-                f"the other person and the wrong answer), but nodes is {self.nodes}"
+                f"min_wrong_steps {self.min_wrong_steps} is above max_steps {self.max_steps}; "
+                "the wrong answer is never deeper than the right one"
+            )
+        needed = max(self.min_steps, self.min_wrong_steps) + self.min_wrong_steps + 2
+        if needed > self.nodes:
+            raise ValueError(
+                f"min_steps {self.min_steps} and min_wrong_steps {self.min_wrong_steps} need {needed} nodes "
+                f"(two people, and a node a step), but nodes is {self.nodes}"
             )
         return self
 
     def draw(self, rng: random.Random) -> Row | None:
         """The row of one graph; None where it has no path of an allowed length or no wrong answer."""
         graph = grow(rng, self.nodes, self.parents)
-        asked = _question(rng, graph)
+        asked = _question(rng, graph, self.min_wrong_steps)
         if asked is None:
             return None
         path, wrong = asked
@@ -140,7 +149,7 @@ def grow(rng: random.Random, nodes: int, mean_parents: float) -> Graph:
     return graph
 
 
-def _question(rng: random.Random, graph: Graph) -> tuple[list[int], int] | None:
+def _question(rng: random.Random, graph: Graph, min_wrong_steps: int) -> tuple[list[int], int] | None:
     """The path from the person to the right answer, and the wrong answer."""
     has_children = {parent for parents in graph.parents for parent in parents}
     leaves: dict[int, list[int]] = defaultdict(list)
@@ -155,7 +164,8 @@ def _question(rng: random.Random, graph: Graph) -> tuple[list[int], int] | None:
         for person in (0, 1)
     }
     person = max(shuffled(rng, (0, 1)), key=lambda person: len(paths[person][deepest[person]]))
-    return paths[person][deepest[person]], pick(rng, leaves[2 - person])
+    wrong = [leaf for leaf in leaves[2 - person] if len(paths[1 - person][leaf]) > min_wrong_steps]
+    return (paths[person][deepest[person]], pick(rng, wrong)) if wrong else None
 
 
 def _shortest_paths(graph: Graph, person: int) -> dict[int, list[int]]:

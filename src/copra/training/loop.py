@@ -293,13 +293,15 @@ class Trainer:
         for part in micro_batches(sorted(samples, key=lambda sample: len(sample.tokens)), size):
             means.add(objective(collate(part, self.pad).to(self.model.device)))
         values = means.values()
-        loss = sum(weight * values[name] for name, weight in self.stage.weigh().items())
+        weights = self.stage.weigh()
+        loss = sum(weight * values[name] for name, weight in weights.items())
         if not math.isfinite(loss):
             raise CopraError(
                 f"step {step}: validation loss {loss:.4g}: the training has broken down. Lower "
                 "training.learning_rate or raise training.warmup_steps."
             )
         found = {"validation_loss": loss}
+        found |= {name: value for name, value in values.items() if name not in weights}
         if self.selects_by == "accuracy":
             found["validation_accuracy"] = self.accuracy()
         value = found.get("validation_accuracy", -loss)

@@ -1,0 +1,100 @@
+"""Weights, bytes and caches, against real models and files."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import DynamicCache
+
+from copra.cost.parameters import (
+    answering_bytes,
+    answering_parameters,
+    block_parameters,
+    kv_cache_bytes_per_token,
+)
+from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
+from copra.models.parts import make_parts
+from copra.models.shape import shape_of
+from copra.reasoning.layout import Decoding
+
+WANTED = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {"layers": 2}}
+# What each way to answer needs, beside the language model.
+ANSWERING = {
+    "text": (Decoding((), 0, "hidden", 48, ()), ()),
+    "raw latents": (Decoding((47,), 3, "hidden", 48, (49,)), ()),
+    "projected latents": (Decoding((47,), 3, "hidden", 48, (49,), "projected"), ("projection",)),
+    "iterations": (Decoding((47,), 3, "hidden", 48, (49,), "projected", 2), ("projection",)),
+    "pauses": (Decoding((47,), 3, "embedding", 48, (49,), "projected"), ()),
+    "no latents any more": (Decoding((47,), 0, "hidden", 48, (49,), "projected"), ()),
+    "emulated": (Decoding((), 0, "hidden", 48, (), emulated=True), ("mind_reader", "emulator")),
+}
+
+
+@pytest.fixture
+def save(make_model, word_tokenizer, tmp_path):
+    """Saves a tiny model with parts; returns the model, the parts and the manifest."""
+
+    def save(kind: str, decoding: Decoding, wanted=WANTED):
+        model = make_model(kind, len(word_tokenizer), double=False)
+        parts = make_parts(model, wanted)
+        manifest = {"decoding": decoding.to_json()}
+        save_checkpoint(tmp_path / "model", model, word_tokenizer, manifest, None, parts, wanted)
+        return model, parts, load_checkpoint(tmp_path / "model").manifest
+
+    return save
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "copra_llama"])
+@pytest.mark.parametrize("way", ANSWERING)
+def test_what_an_answer_needs_is_counted(save, tmp_path, kind, way):
+    decoding, names = ANSWERING[way]
+    model, parts, manifest = save(kind, decoding)
+    needed = [parameter for name in names for parameter in parts[name].parameters()]
+    assert answering_parameters(manifest) == sum(p.numel() for p in [*model.parameters(), *needed])
+    # The bytes are those of a file with these parts alone, but for its short table of contents.
+    save_file({str(i): parameter.detach().clone() for i, parameter in enumerate(needed)}, tmp_path / "needed")
+    weights = (tmp_path / "model" / WEIGHTS).stat().st_size
+    headers = 200 * sum(1 for _ in parts.parameters())
+    expected = weights + sum(parameter.nbytes for parameter in needed)
+    assert expected <= answering_bytes(manifest) <= expected + headers * bool(names)
+
+
+def test_where_an_answer_needs_all_parts_their_file_counts_whole(save, tmp_path):
+    decoding, names = ANSWERING["emulated"]
+    _, _, manifest = save("llama", decoding, {name: {} for name in names})
+    files = [tmp_path / "model" / name for name in (WEIGHTS, "parts.safetensors")]
+    assert answering_bytes(manifest) == sum(file.stat().st_size for file in files)
+
+
+def test_a_model_without_parts_needs_its_weights_alone(save, tmp_path):
+    model, _, manifest = save("gpt2", ANSWERING["text"][0], {})
+    assert manifest["parts"] is None
+    assert answering_parameters(manifest) == sum(p.numel() for p in model.parameters())
+    assert answering_bytes(manifest) == (tmp_path / "model" / WEIGHTS).stat().st_size
+
+
+def test_block_parameters_are_those_of_the_models(make_model):
+    """Without the biases of GPT-2."""
+    for kind, attention, ffn in (
+        ("gpt2", "attn", "mlp"),
+        ("copra_llama", "self_attn", "mlp"),
+    ):
+        model = make_model(kind)
+        blocks = model.base_model.h if kind == "gpt2" else model.base_model.layers
+        found = [
+            {
+                "attention": sum(
+                    p.numel() for p in block.get_submodule(attention).parameters() if p.dim() == 2
+                ),
+                "ffn": sum(p.numel() for p in block.get_submodule(ffn).parameters() if p.dim() == 2),
+            }
+            for block in blocks
+        ]
+        assert block_parameters(shape_of(model.config.to_dict())) == found
+
+
+def test_cache_bytes_are_those_of_a_cache(any_model):
+    cache = DynamicCache(config=any_model.config)
+    any_model(torch.arange(1, 8)[None], past_key_values=cache, use_cache=True)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    shape = shape_of(any_model.config.to_dict())
+    assert kv_cache_bytes_per_token(shape, any_model.dtype.itemsize) * 7 == held

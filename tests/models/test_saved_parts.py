@@ -1,0 +1,183 @@
+"""Parts of a method in checkpoints: written, read, carried on, and refused where they are not whole."""
+
+import json
+
+import pytest
+import torch
+
+from copra.errors import CopraError
+from copra.files import MANIFEST, file_sha256
+from copra.models.checkpoint import (
+    PARTS,
+    WEIGHTS,
+    answering_parts,
+    load_checkpoint,
+    relabel_checkpoint,
+    save_checkpoint,
+)
+from copra.models.parts import make_parts
+from copra.reasoning.layout import Decoding
+
+WANTED = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {"layers": 2}}
+
+
+@pytest.fixture
+def save_parts(make_model, word_tokenizer, tmp_path):
+    """Saves a tiny model with parts, whose weights are all drawn anew; returns the folder and the parts."""
+
+    def save_parts(kind: str = "llama", wanted=WANTED, name="model", *, manifest=(), **changes):
+        dtype = changes.pop("dtype", torch.float32)
+        model = make_model(kind, len(word_tokenizer), double=False, **changes).to(dtype)
+        torch.manual_seed(3)
+        parts = make_parts(model, wanted)
+        with torch.no_grad():
+            for parameter in parts.parameters():
+                parameter.copy_(torch.randn(parameter.shape))
+        extra = {"training.jsonl": "log"}
+        save_checkpoint(tmp_path / name, model, word_tokenizer, dict(manifest), extra, parts, wanted)
+        return tmp_path / name, parts
+
+    return save_parts
+
+
+def same_parts(first, second) -> bool:
+    """Bit for bit, names and types too."""
+    first, second = first.state_dict(), second.state_dict()
+    return list(first) == list(second) and all(
+        first[name].dtype == second[name].dtype and torch.equal(first[name], second[name]) for name in first
+    )
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "copra_llama"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_parts_come_back_bit_for_bit(save_parts, kind, tied):
+    folder, parts = save_parts(kind, tied=tied)
+    again = load_checkpoint(folder)
+    assert same_parts(again.parts, parts)
+    assert {name: part.settings for name, part in again.parts.items()} == WANTED
+    assert not any(module.training for module in again.parts.modules())
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_parts_of_a_bfloat16_model_are_kept_in_it(save_parts, monkeypatch, has_bfloat16):
+    monkeypatch.setattr("copra.models.checkpoint.has_bfloat16", lambda: has_bfloat16)
+    folder, parts = save_parts(dtype=torch.bfloat16, manifest={"base": {"dtype": "bfloat16"}})
+    again = load_checkpoint(folder)
+    assert {p.dtype for p in again.parts.parameters()} == {again.model.dtype}
+    assert again.model.dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)
+    assert same_parts(again.parts.to(torch.bfloat16), parts)
+
+
+def test_the_manifest_describes_the_parts(save_parts):
+    folder, parts = save_parts()
+    described = json.loads((folder / MANIFEST).read_text())["parts"]
+    assert described == {
+        "settings": WANTED,
+        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+        "bytes": (folder / PARTS).stat().st_size,
+        "sha256": file_sha256(folder / PARTS),
+    }
+    # The language model's own weights are counted apart, and in a file that any other program loads.
+    again = load_checkpoint(folder)
+    assert again.manifest["parameters"] == sum(p.numel() for p in again.model.parameters())
+    assert type(again.model).from_pretrained(folder).num_parameters() == again.manifest["parameters"]
+
+
+def test_without_parts_there_is_no_file_of_them(save_parts):
+    folder, _ = save_parts(wanted={})
+    assert not (folder / PARTS).exists()
+    again = load_checkpoint(folder)
+    assert again.manifest["parts"] is None
+    assert len(again.parts) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: b""],
+    ids=["truncated", "edited", "empty"],
+)
+def test_parts_that_are_not_the_saved_ones_are_refused(save_parts, change):
+    folder, _ = save_parts()
+    file = folder / PARTS
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(CopraError, match=f"^{file}: .*checksum.*Delete {folder}"):
+        load_checkpoint(folder)
+
+
+def test_missing_parts_are_named(save_parts):
+    folder, _ = save_parts()
+    (folder / PARTS).unlink()
+    with pytest.raises(CopraError, match=f"^{folder / PARTS}: no such file. Delete {folder}"):
+        load_checkpoint(folder)
+
+
+def test_equal_parts_give_equal_files(save_parts):
+    folder, _ = save_parts()
+    first = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    save_parts()
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == first
+
+
+def test_the_next_stage_goes_on_with_the_parts_that_it_wants(save_parts, word_tokenizer, tmp_path):
+    """A part that is not wanted any more goes, and does not come back in the stage after."""
+    folder, saved = save_parts()
+    parent = load_checkpoint(folder)
+    wanted = {"step_decoder": {"layers": 2}, "projection": {}}
+    parts = make_parts(parent.model, wanted, parent.parts)
+    assert [parts[name] is parent.parts[name] for name in wanted] == [True, True]
+    save_checkpoint(tmp_path / "next", parent.model, word_tokenizer, parent.manifest, None, parts, wanted)
+    again = load_checkpoint(tmp_path / "next")
+    assert again.manifest["parts"]["settings"] == wanted
+    for name in wanted:
+        assert same_parts(again.parts[name], saved[name])
+    # Other settings make another part.
+    torch.manual_seed(3)
+    other = make_parts(again.model, {"step_decoder": {"layers": 1}}, again.parts)
+    assert not torch.equal(
+        other["step_decoder"].body.get_parameter("norm.weight"),
+        saved["step_decoder"].body.get_parameter("norm.weight"),
+    )
+
+
+def test_only_parts_that_an_answer_needs_are_answering(save_parts):
+    ways = {
+        (): Decoding((), 0, "hidden", 48, ()),
+        ("projection",): Decoding((47,), 3, "hidden", 48, (49,), "projected"),
+        ("mind_reader", "emulator"): Decoding((), 0, "hidden", 48, (), emulated=True),
+    }
+    for names, decoding in ways.items():
+        folder, _ = save_parts(manifest={"decoding": decoding.to_json()})
+        checkpoint = load_checkpoint(folder)
+        answering = answering_parts(checkpoint)
+        assert tuple(answering) == names
+        assert all(answering[name] is checkpoint.parts[name] for name in names)
+    folder, _ = save_parts(manifest={"decoding": None})
+    assert len(answering_parts(load_checkpoint(folder))) == 0
+
+
+def test_a_checkpoint_under_another_manifest(save_parts, tmp_path):
+    folder, parts = save_parts(manifest={"node": "a", "method": "cot", "decoding": None, "seed": 3})
+    changes = {"node": "a+b", "method": "few_shot", "decoding": {"latents": 0}}
+    relabel_checkpoint(folder, tmp_path / "again", changes)
+    before, after = load_checkpoint(folder), load_checkpoint(tmp_path / "again")
+    assert after.manifest == before.manifest | changes
+    # All but the log of the training, which was the parent's.
+    left_out = {"training.jsonl", MANIFEST}
+    names = {file.name for file in folder.iterdir()} - left_out
+    assert {WEIGHTS, PARTS, "config.json", "tokenizer.json"} <= names
+    assert {file.name for file in (tmp_path / "again").iterdir()} == names | {MANIFEST}
+    for name in names:
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
+    assert same_parts(after.parts, parts)
+
+
+def test_a_relabelled_folder_is_replaced_whole(save_parts, tmp_path):
+    folder, _ = save_parts()
+    other, _ = save_parts("gpt2", name="other")
+    (other / "old.txt").write_text("old")
+    relabel_checkpoint(folder, other, {"node": "new"})
+    assert not (other / "old.txt").exists()
+    assert load_checkpoint(other).shape.family == "llama"
+    with pytest.raises(CopraError, match=f"^{tmp_path / 'nowhere' / MANIFEST}: no such file"):
+        relabel_checkpoint(tmp_path / "nowhere", other, {})
+    assert load_checkpoint(other).manifest["node"] == "new"
