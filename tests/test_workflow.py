@@ -114,3 +114,87 @@ def test_what_accuracy_needs_is_in_the_settings_where_accuracy_selects():
     asked = workflow()
     assert json.loads(asked.train_settings("llama@0+cot+kd"))["answers"] == "number"
     assert "answers" not in json.loads(asked.train_settings("llama@0+cot"))
+
+
+def looking(**evaluation) -> Workflow:
+    """Two seeds of recipes that end with latents in a loop, learned ones, and none."""
+    steps = CONFIG["steps"] | {
+        "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": TRAINING},
+        "codi": {"kind": "codi", "training": TRAINING},
+        "pauses": {"kind": "codi", "iterations": 0, "training": TRAINING},
+        "as-pause": {"kind": "coconut", "thought": "embedding", "training": TRAINING},
+        "without": {"kind": "coconut", "thought": "none", "training": TRAINING},
+    }
+    names = ("coconut", "codi", "pauses", "as-pause", "without", "pause", "ask")
+    recipes = [["cot"], *(["cot", name] for name in names), ["cot", "coconut", "drop"]]
+    recipes.append(["cot", "coconut", "drop", "ask"])
+    return workflow(steps=steps, recipes=recipes, seeds=[0, 1], evaluation=evaluation)
+
+
+def test_ends_of_recipes_with_latents_are_swept():
+    ends = ("coconut", "codi", "pauses", "as-pause", "pause", "coconut+drop")
+    swept = [f"llama@{seed}+cot+{end}" for end in ends for seed in (0, 1)]
+    found = looking(latents=[0, 2])
+    assert found.swept == swept
+    rows = json.loads(found.table_settings("accuracy_vs_latents"))["swept"]
+    assert rows[:2] == [{"recipe": "llama+cot+coconut", "node": f"llama@{s}+cot+coconut"} for s in (0, 1)]
+    assert looking().swept == []
+
+
+def test_only_latents_that_are_hidden_states_are_looked_at():
+    """One seed of each recipe."""
+    found = looking(lens=3)
+    assert found.seen_through == [f"llama@0+cot+{end}" for end in ("coconut", "codi", "coconut+drop")]
+    assert json.loads(found.table_settings("latent_lens"))["seen"] == found.seen_through
+    assert looking().seen_through == []
+
+
+def test_tables_and_figures_about_latents_are_asked_for_where_there_is_something_to_show():
+    def about_latents(found):
+        return {path for path in [*found.tables(), *found.figures()] if "laten" in path}
+
+    swept = {f"results/tables/accuracy_vs_latents.{kind}" for kind in ("parquet", "csv", "md", "tex")}
+    swept |= {f"results/figures/accuracy_vs_latents.{kind}" for kind in ("svg", "png")}
+    seen = {f"results/tables/latent_lens.{kind}" for kind in ("parquet", "csv", "md", "tex")}
+    seen |= {
+        f"results/figures/latent_lens/llama@0+cot+{end}.{kind}"
+        for end in ("coconut", "codi", "coconut+drop")
+        for kind in ("svg", "png")
+    }
+    assert about_latents(looking()) == set()
+    assert about_latents(looking(latents=[1])) == swept
+    assert about_latents(looking(lens=1)) == seen
+    assert about_latents(looking(lens=1, latents=[1])) == swept | seen
+    # No recipe of these has latents, or none that are hidden states.
+    asked = {"latents": [1], "lens": 1}
+    assert about_latents(workflow(recipes=[["cot"], ["cot", "ask"]], evaluation=asked)) == set()
+    assert about_latents(workflow(recipes=[["cot", "pause"]], evaluation=asked)) == swept
+
+
+@pytest.mark.parametrize(
+    ("change", "rerun"),
+    [
+        ({"lens": 4}, {"lens"}),
+        ({"latents": [0, 3]}, {"sweep"}),
+        ({"limit": 5}, {"sweep", "evaluate"}),
+        ({"split": "valid"}, {"lens", "sweep", "evaluate"}),
+        ({"max_new_tokens": 7}, {"lens", "sweep", "evaluate"}),
+        ({"batch_size": 7}, {"lens", "sweep", "evaluate"}),
+        ({"stages": True}, set()),
+    ],
+)
+def test_a_changed_evaluation_changes_the_settings_of_what_depends_on_it(change, rerun):
+    before, after = looking(lens=3, latents=[0, 2]), looking(**{"lens": 3, "latents": [0, 2], **change})
+    node = "llama@0+cot+coconut"
+    verbs = ("lens", "sweep", "evaluate")
+    settings = [[getattr(found, f"{verb}_settings")(node) for verb in verbs] for found in (before, after)]
+    assert {verb for verb, old, new in zip(verbs, *settings, strict=True) if old != new} == rerun
+
+
+def test_another_table_or_figure_of_latents_is_no_change_of_the_others():
+    before, after = looking(latents=[1]), looking(latents=[1, 2], lens=5)
+    for table in ("accuracy_vs_flops", "accuracy_vs_latents", "before_fine_tuning", "latent_lens"):
+        same = before.table_settings(table) == after.table_settings(table)
+        assert same == (table != "latent_lens")
+    for figure in ("accuracy_vs_flops", "accuracy_vs_latents", "training_curves", "latent_lens"):
+        assert before.figure_settings(figure) == after.figure_settings(figure)

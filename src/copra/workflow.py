@@ -211,7 +211,7 @@ class Workflow:
 
     def lens_settings(self, name: str) -> str:
         value = {"node": name, "questions": self.experiment.evaluation.lens}
-        return self.settings("lens", value | self._decoded("split", "max_new_tokens"))
+        return self.settings("lens", value | self._decoded("split", "max_new_tokens", "batch_size"))
 
     def latency_settings(self) -> str:
         value = self.experiment.latency.canonical()

@@ -60,7 +60,7 @@ def test_tokens_and_probabilities_equal_the_plain_ones(any_model, prompts, name)
     torch.manual_seed(1)
     parts = make_parts(any_model, {"projection": {}} if name == "projected" else {})
     options = {"stop": 46, "pad": PAD, "max_new_tokens": 5, "parts": parts}
-    seen = look(any_model, prompts, decoding, k=K, **options)
+    seen = look(any_model, prompts, decoding, batch_size=3, k=K, **options)
     answers = decode(any_model, prompts, decoding, batch_size=4, **options)
     head = any_model.get_output_embeddings().weight
     for prompt, one, answer in zip(prompts, seen, answers, strict=True):
@@ -76,7 +76,8 @@ def test_tokens_and_probabilities_equal_the_plain_ones(any_model, prompts, name)
 
 def test_the_latents_say_different_things(any_model, prompts):
     """Otherwise a lens that looks at the wrong place would pass."""
-    (one, *_) = look(any_model, prompts, WAYS["raw"], stop=46, pad=PAD, max_new_tokens=1, k=K)
+    options = {"stop": 46, "pad": PAD, "max_new_tokens": 1, "batch_size": 4, "k": K}
+    (one, *_) = look(any_model, prompts, WAYS["raw"], **options)
     assert len({tuple(tokens) for tokens in one.tokens}) == 3
 
 
@@ -85,5 +86,9 @@ def test_logits_are_read_at_latents_and_generated_tokens_only(any_model, prompts
     any_model.get_output_embeddings().register_forward_hook(
         lambda _, arguments, __: read.append(arguments[0].shape[:-1].numel())
     )
-    look(any_model, prompts, WAYS["raw"], stop=-1, pad=PAD, max_new_tokens=2, k=K)
+    options = {"stop": -1, "pad": PAD, "max_new_tokens": 2, "k": K}
+    look(any_model, prompts, WAYS["raw"], batch_size=4, **options)
     assert read == [4 * 3, 4, 4]
+    read.clear()
+    look(any_model, prompts, WAYS["raw"], batch_size=3, **options)
+    assert read == [3 * 3, 3, 3, 1 * 3, 1, 1]

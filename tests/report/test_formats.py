@@ -106,8 +106,36 @@ def test_latex_is_escaped(frame, tmp_path):
     assert {line.count(" & ") for line in body.splitlines() if line.endswith(r"\\")} == {12}
 
 
+# Steps and tokens as models write them, in a table of what latents would say.
+ODD = {
+    "question": "He pays $5.\nHow much is left?",
+    "says": r"<|end|> 9%, <s> 8%, ␣x 7%, \n 6%, \| 5%, 中 4%, ü 3%, « 2%, � 1%",
+    "steps": "<<3*4=12>> | <<12*2=24>>",
+}
+
+
+def test_a_cell_of_markdown_stays_one_cell_and_is_shown_as_it_is(tmp_path):
+    write_formats(pandas.DataFrame([ODD]), tmp_path / "t.csv", tmp_path / "t.md", tmp_path / "t.tex")
+    (line,) = (tmp_path / "t.md").read_text().splitlines()[2:]
+    cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+    assert cells == [
+        r"He pays \$5. How much is left?",
+        r"<\|end\|> 9%, \<s> 8%, ␣x 7%, \n 6%, \\\| 5%, 中 4%, ü 3%, « 2%, � 1%",
+        r"<<3\*4=12>> \| <<12\*2=24>>",
+    ]
+
+
+def test_latex_has_the_codes_of_characters_that_its_fonts_lack(tmp_path):
+    write_formats(pandas.DataFrame([ODD]), tmp_path / "t.csv", tmp_path / "t.md", tmp_path / "t.tex")
+    text = (tmp_path / "t.tex").read_text()
+    assert r"\textvisiblespace{}x 7\%" in text
+    assert r"U+4E2D 4\%, ü 3\%, U+00AB 2\%, U+FFFD 1\%" in text
+
+
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs LaTeX")
-def test_latex_compiles(frame, tmp_path):
+@pytest.mark.parametrize("odd", [False, True])
+def test_latex_compiles(frame, tmp_path, odd):
+    frame = pandas.DataFrame([ODD]) if odd else frame
     write_formats(frame, tmp_path / "t.csv", tmp_path / "t.md", tmp_path / "t.tex")
     document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{t}\end{document}"
     (tmp_path / "main.tex").write_text(document)

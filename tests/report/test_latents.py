@@ -63,6 +63,7 @@ def test_seeds_are_averaged_number_by_number(evaluations):
     assert table["low"].tolist() == pytest.approx([0.4, 0.65])
     assert table["depth"].tolist() == [3.0, 5.0]
     people = for_people(table)
+    assert people["Latents"].tolist() == ["0", "2"]
     assert people["As trained"].tolist() == ["", "yes"]
     assert people["Accuracy (%)"].tolist() == ["50.0 [40.0, 60.0]", "75.0 [65.0, 85.0]"]
 
@@ -76,6 +77,15 @@ def test_a_row_a_latent_says_what_is_likeliest(evaluations):
     assert table["steps"].iloc[0] == "1 + 2 = 3 | 3 * 2 = 6"
     assert table["generated"].iloc[0] == "3 * 2 = 6 | ### 6"
     assert {"Says", "Gold steps", "Latent"} <= set(for_people(table))
+
+
+def test_signs_that_cannot_be_seen_are_written_out(evaluations):
+    path = evaluations / "a@0+coconut" / "lens.parquet"
+    frame = pandas.read_parquet(path)
+    frame["token"] = ["\t", "\r\n", "\u200b", "a b"] * 4
+    frame.to_parquet(path)
+    says = latent_lens(["a@0+coconut"], evaluations)["says"].iloc[0]
+    assert says == r"\t 70%, \r\n 20%, \u200b 6%"
 
 
 def test_the_figures_show_every_point_and_token(evaluations):

@@ -3,17 +3,28 @@ import torch
 from accelerate.state import AcceleratorState
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from copra.models.parts import make_parts
 from copra.models.tokens import markers_of, pad_id, tokenise
-from copra.reasoning import Coconut, Cot
+from copra.reasoning import Coconut, Codi, Cot, IcotKd, IcotSi
 from copra.training.loop import Trainer
 from copra.training.settings import Training
 
 STEP = {"steps": 1}
+TWO = {"training": STEP, "max_latent_stage": 2}
+CODI = {"kind": "codi", "training": STEP, "latents": 2}
 STAGES = {
     "cot": Cot(kind="cot", training=STEP).stages()[0],
-    "coconut": Coconut(kind="coconut", training=STEP, max_latent_stage=2).stages()[1],
+    "coconut": Coconut(kind="coconut", **TWO).stages()[1],
     # Rows of an epoch are drawn from the stages 0, 1 and 2: none, one or two latents in one batch.
-    "mixed": Coconut(kind="coconut", training=STEP, stage_mixing=True, max_latent_stage=2).stages()[2],
+    "mixed": Coconut(kind="coconut", **TWO, stage_mixing=True).stages()[2],
+    "projected": Coconut(kind="coconut", **TWO, latent_input="projected").stages()[1],
+    "explained": Coconut(kind="coconut", **TWO, explaining={"layers": 1}).stages()[2],
+    "codi": Codi(**CODI).stages()[0],
+    "codi alone": Codi(**CODI, distillation=0).stages()[0],
+    # From 5 to 9 tokens of the chain go, one more after each fifth of the training.
+    "removing": IcotSi(kind="icot_si", training=STEP, removed_a_stage=5, smoothing=None).stages()[1],
+    "removing smoothly": IcotSi(kind="icot_si", training=STEP, removed_a_stage=4, smoothing=0.7).stages()[0],
+    **{f"kd.{number}": stage for number, stage in IcotKd(kind="icot_kd", training=STEP).stages().items()},
 }
 
 
@@ -30,13 +41,17 @@ def _own_accelerator():
 
 @pytest.fixture
 def make_trainer(word_base, rows, tmp_path):
-    """Makes a trainer of a tiny model: 18 rows to train on and 6 for validation, 10 steps of 4 rows."""
+    """Makes a trainer of a tiny model: 18 rows to train on and 6 for validation, 10 steps of 4 rows.
+
+    It has the parts that its stage wants, and where that needs a teacher, another model of the same kind.
+    """
 
     def make(
         stage: str = "cot",
         *,
         architecture: str = "llama",
         dropout: float = 0.0,
+        tied: bool = True,
         state: str = "state",
         seed: int = 0,
         accuracy=no_accuracy,
@@ -44,14 +59,17 @@ def make_trainer(word_base, rows, tmp_path):
         save_every: float = 300,
         **training,
     ) -> Trainer:
-        base = word_base(architecture, dropout=dropout)
+        spec, stage = {"dropout": dropout, "tied": tied}, STAGES[stage]
+        teacher = word_base(architecture, seed=7, **spec).model if stage.needs_teacher else None
+        base = word_base(architecture, **spec)
+        torch.manual_seed(2)
         tokens = tokenise(base.tokenizer, rows)
         defaults = {"batch_size": 4, "learning_rate": 3e-3, "validations": 2, "select": "last"}
         if "epochs" not in training:
             defaults["steps"] = 10
         return Trainer(
             model=base.model,
-            stage=STAGES[stage],
+            stage=stage,
             training=Training(**{**defaults, **training}),
             rows=tokens[:18],
             validation=tokens[18:],
@@ -62,6 +80,8 @@ def make_trainer(word_base, rows, tmp_path):
             accuracy=accuracy,
             precision=precision,
             save_every_seconds=save_every,
+            parts=make_parts(base.model, stage.parts()),
+            teacher=teacher,
         )
 
     return make
@@ -69,11 +89,15 @@ def make_trainer(word_base, rows, tmp_path):
 
 @pytest.fixture
 def gradients():
-    """The gradients (after clipping) of every optimizer step that is taken, filled as training goes."""
+    """The gradients (after clipping) of every optimizer step that is taken, filled as training goes.
+
+    Of what the loss does not reach there are none.
+    """
     seen: list[list[torch.Tensor]] = []
 
     def look(optimizer, *_):
-        seen.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        seen.append([p.grad.clone() for p in parameters if p.grad is not None])
 
     handle = register_optimizer_step_pre_hook(look)
     yield seen

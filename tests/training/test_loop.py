@@ -1,49 +1,14 @@
 """The training loop on a tiny task, against a plain loop and by hand."""
 
-import json
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from plain_training import log_of, plain_loss, same, validation_loss, validation_samples, weights
 
 from copra.errors import CopraError
-from copra.reasoning.layout import IGNORED
 from copra.training.batches import epoch_batches
-from copra.training.loop import BEST, LOG
-
-
-def weights(model) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def same(first, second) -> bool:
-    return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def log_of(trainer) -> list[dict]:
-    return [json.loads(line) for line in trainer.log_text().splitlines()]
-
-
-def plain_loss(model, samples) -> torch.Tensor:
-    """Mean over all supervised positions, row by row, by transformers' own loss."""
-    total, count = torch.zeros(()), 0
-    for sample in samples:
-        n = sum(label != IGNORED for label in sample.labels)
-        output = model(input_ids=torch.tensor([sample.tokens]), labels=torch.tensor([sample.labels]))
-        total, count = total + output.loss * n, count + n
-    return total / count
-
-
-def validation_samples(trainer):
-    return [trainer.stage.lay_out(row, trainer.markers) for row in trainer.validation]
-
-
-@torch.no_grad()
-def validation_loss(trainer) -> float:
-    trainer.model.eval()
-    return plain_loss(trainer.model, validation_samples(trainer)).item()
 
 
 @pytest.mark.parametrize("stage", ["cot", "coconut"])
@@ -109,7 +74,19 @@ def test_the_rate_warms_up_whatever_the_schedule(make_trainer, schedule):
     assert [line["learning_rate"] for line in log_of(trainer)] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("stage", "architecture"), [("cot", "llama"), ("mixed", "llama"), ("cot", "gpt2")])
+@pytest.mark.parametrize(
+    ("stage", "architecture"),
+    [
+        ("cot", "llama"),
+        ("mixed", "llama"),
+        ("cot", "gpt2"),
+        ("explained", "llama"),
+        ("codi alone", "llama"),
+        ("kd.0", "gpt2"),
+        ("kd.1", "llama"),
+        ("kd.2", "llama"),
+    ],
+)
 def test_accumulated_gradients_are_those_of_the_whole_batch(make_trainer, gradients, stage, architecture):
     """Rows differ in their supervised tokens, so a mean of means would be another gradient."""
     runs = {}
@@ -135,240 +112,6 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(make_trainer, gradie
             for a, b in zip(found[step], whole[step], strict=True):
                 assert torch.allclose(a, b, rtol=0, atol=1e-6)
     assert max(gradient.abs().max() for gradient in whole[0]) > 1e-2
-
-
-def break_off(trainer, monkeypatch, *, saved: int, at: int) -> None:
-    """Run until the weights of step `at` are made, and die; only the state of step `saved` is on disk."""
-    from copra.training import loop
-
-    save, optimise = loop.save_state, trainer._optimise
-
-    def save_one(folder, step, *rest):
-        if step == saved:
-            save(folder, step, *rest)
-
-    def die(*arguments):
-        line = optimise(*arguments)
-        if arguments[-1] == at:
-            raise KeyboardInterrupt
-        return line
-
-    trainer._optimise = die
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_state", save_one)
-        with pytest.raises(KeyboardInterrupt):
-            trainer.run()
-
-
-def steps_taken(trainer) -> list[int]:
-    """Filled with the numbers of the steps that a run really takes."""
-    taken, optimise = [], trainer._optimise
-
-    def count(*arguments):
-        taken.append(arguments[-1])
-        return optimise(*arguments)
-
-    trainer._optimise = count
-    return taken
-
-
-RESUMED = {
-    "cot": {"stage": "cot"},
-    "coconut": {"stage": "coconut", "schedule": "cosine", "warmup_steps": 6},
-    "stage mixing": {"stage": "mixed", "micro_batch_size": 2},
-    "gpt2 with dropout": {"stage": "cot", "architecture": "gpt2", "dropout": 0.2},
-    "gpt2 with dropout and mixing": {"stage": "mixed", "architecture": "gpt2", "dropout": 0.2},
-    "best by loss": {"stage": "cot", "select": "loss", "validations": 5, "learning_rate": 3e-2},
-}
-
-
-@pytest.mark.parametrize("name", RESUMED)
-def test_a_resumed_training_is_the_undisturbed_one(make_trainer, monkeypatch, name):
-    """To the last bit, in weights, log and record; over the end of an epoch too (5 batches each)."""
-    settings = {**RESUMED[name], "save_every": -1.0}
-    whole = make_trainer(state="whole", **settings)
-    expected = whole.run()
-    broken = make_trainer(state="broken", **settings)
-    break_off(broken, monkeypatch, saved=4, at=8)
-    assert [path.name for path in broken.state.glob("step-*")] == ["step-000000004"]
-    assert len(log_of(broken)) == 7
-    torch.manual_seed(99)
-    resumed = make_trainer(state="broken", **settings)
-    taken = steps_taken(resumed)
-    assert resumed.run() == expected
-    assert taken == list(range(5, 11))
-    assert same(weights(resumed.model), weights(whole.model))
-    assert resumed.log_text() == whole.log_text()
-
-
-def test_a_training_may_be_broken_off_more_than_once(make_trainer, monkeypatch):
-    settings = {"stage": "mixed", "architecture": "gpt2", "dropout": 0.2, "save_every": -1.0}
-    whole = make_trainer(state="whole", **settings)
-    expected = whole.run()
-    for saved, at in ((2, 3), (7, 9)):
-        break_off(make_trainer(state="broken", **settings), monkeypatch, saved=saved, at=at)
-    resumed = make_trainer(state="broken", **settings)
-    assert resumed.run() == expected
-    assert same(weights(resumed.model), weights(whole.model))
-    assert resumed.log_text() == whole.log_text()
-
-
-def test_accuracies_are_not_taken_again(make_trainer, monkeypatch):
-    accuracies = {2: 0.3, 4: 0.6, 6: 0.5, 8: 0.4, 10: 0.1}
-    settings = {"select": "accuracy", "validations": 5, "save_every": -1.0, "state": "broken"}
-    asked = iter([0.3, 0.6, 0.5])
-    broken = make_trainer(accuracy=lambda: next(asked), **settings)
-    break_off(broken, monkeypatch, saved=5, at=7)
-    asked_again = iter([0.5, 0.4, 0.1])
-    resumed = make_trainer(accuracy=lambda: next(asked_again), **settings)
-    assert resumed.run()["selected"] == {"by": "accuracy", "step": 4, "value": 0.6}
-    log = log_of(resumed)
-    assert {n["step"]: n["validation_accuracy"] for n in log if "validation_accuracy" in n} == accuracies
-
-
-@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
-def test_a_torn_state_lets_training_start_anew(make_trainer, monkeypatch, file):
-    settings = {
-        "architecture": "gpt2",
-        "dropout": 0.2,
-        "select": "loss",
-        "validations": 5,
-        "save_every": -1.0,
-    }
-    whole = make_trainer(state="whole", **settings)
-    expected = whole.run()
-    broken = make_trainer(state="broken", **settings)
-    break_off(broken, monkeypatch, saved=4, at=7)
-    torn = broken.state / "step-000000004" / file
-    torn.write_bytes(torn.read_bytes()[:-40])
-    torch.manual_seed(99)
-    again = make_trainer(state="broken", **settings)
-    taken = steps_taken(again)
-    assert again.run() == expected
-    assert taken == list(range(1, 11))
-    assert same(weights(again.model), weights(whole.model))
-    assert again.log_text() == whole.log_text()
-
-
-def test_states_are_saved_as_often_as_asked(make_trainer, monkeypatch):
-    from copra.training import loop
-
-    clock = iter(range(0, 10_000, 10))
-    saved = []
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(loop, "save_state", lambda folder, step, *_: saved.append(step))
-    make_trainer(save_every=25, state="a").run()
-    # Ten seconds a look at the clock, and one more look after a save: every third step, never the last.
-    assert saved == [3, 6, 9]
-    saved.clear()
-    make_trainer(save_every=300, state="b").run()
-    assert saved == []
-
-
-def test_forgetting_removes_the_state_whole(make_trainer):
-    trainer = make_trainer(select="loss", save_every=-1.0)
-    trainer.run()
-    assert {path.name for path in trainer.state.iterdir()} == {LOG, BEST, "step-000000009"}
-    trainer.forget()
-    assert not trainer.state.exists()
-
-
-def test_a_loss_that_is_no_number_stops_and_names_step_and_rows(make_trainer):
-    trainer = make_trainer()
-    with torch.no_grad():
-        trainer.model.get_input_embeddings().weight[:] = float("nan")
-    (batch, *_) = epoch_batches(trainer.samples(0)[0], 4, 0, 0)
-    with pytest.raises(CopraError, match=r"^step 1: loss nan.*learning_rate") as error:
-        trainer.run()
-    assert f"Batch of rows {', '.join(sample.id for sample in batch)}. Lower" in str(error.value)
-
-
-def test_an_exploding_loss_stops_before_the_step_is_taken(make_trainer, gradients):
-    trainer = make_trainer(learning_rate=1.0, batch_size=9)
-    samples, _ = trainer.samples(0)
-    batches = [batch for epoch in range(5) for batch in epoch_batches(samples, 9, 0, epoch)]
-    with pytest.raises(CopraError, match=r"^step \d: loss \d") as error:
-        trainer.run()
-    step = int(str(error.value)[5])
-    assert step > 1
-    # Nine rows, of which eight are named.
-    assert f"Batch of rows {', '.join(sample.id for sample in batches[step - 1][:8])}, .... Lower" in str(
-        error.value
-    )
-    assert len(gradients) == step - 1
-    assert all(value.isfinite().all() for value in weights(trainer.model).values())
-
-
-def test_a_gradient_that_is_not_finite_stops(make_trainer, gradients):
-    trainer = make_trainer()
-    before = weights(trainer.model)
-    trainer.model.base_model.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(CopraError, match=r"^step 1: loss 3\.\d+, gradient norm (inf|nan)"):
-        trainer.run()
-    assert gradients == []
-    assert same(weights(trainer.model), before)
-
-
-def test_a_last_step_that_breaks_the_model_is_seen_too(make_trainer):
-    trainer = make_trainer(steps=1, learning_rate=1e38, validations=1)
-    with pytest.raises(CopraError, match=r"^step 1: validation loss (nan|inf)"):
-        trainer.run()
-
-
-def overfitting(make_trainer, **settings):
-    """A trainer that learns six questions and is validated on them with the answers of others."""
-    trainer = make_trainer(steps=48, batch_size=6, learning_rate=1e-2, validations=12, **settings)
-    questions, answers = trainer.validation, trainer.validation[1:] + trainer.validation[:1]
-    trainer.rows = questions
-    trainer.validation = [
-        type(q)(q.id, q.question, a.steps, a.answer) for q, a in zip(questions, answers, strict=True)
-    ]
-    return trainer
-
-
-def test_the_lowest_validation_loss_selects_the_weights(make_trainer):
-    trainer = overfitting(make_trainer, select="loss")
-    record = trainer.run()
-    losses = {line["step"]: line["validation_loss"] for line in log_of(trainer) if "validation_loss" in line}
-    assert list(losses) == list(range(4, 49, 4))
-    best = min(losses, key=losses.get)
-    assert losses[48] > 1.1 * losses[best]
-    assert 4 < best < 48
-    assert record["selected"] == {"by": "loss", "step": best, "value": losses[best]}
-    assert validation_loss(trainer) == pytest.approx(losses[best], rel=1e-5)
-
-
-def test_the_last_weights_are_kept_where_asked(make_trainer):
-    trainer = overfitting(make_trainer, select="last")
-    record = trainer.run()
-    last = log_of(trainer)[-1]
-    assert record["selected"] == {"by": "last", "step": 48, "value": last["validation_loss"]}
-    assert validation_loss(trainer) == pytest.approx(last["validation_loss"], rel=1e-5)
-    assert not (trainer.state / BEST).exists()
-
-
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_the_highest_accuracy_selects_the_weights(make_trainer, architecture):
-    seen = []
-
-    def accuracy() -> float:
-        assert not trainer.model.training
-        seen.append(weights(trainer.model))
-        return [0.0, 0.5, 0.25, 0.5, 0.3][len(seen) - 1]
-
-    trainer = make_trainer(
-        architecture=architecture, dropout=0.1, accuracy=accuracy, select="accuracy", validations=5
-    )
-    record = trainer.run()
-    # Of two equal ones the earlier.
-    assert record["selected"] == {"by": "accuracy", "step": 4, "value": 0.5}
-    assert same(weights(trainer.model), seen[1])
-    assert not same(seen[1], seen[3])
-
-
-def test_a_first_accuracy_of_zero_is_the_best_so_far(make_trainer):
-    record = make_trainer(accuracy=lambda: 0.0, select="accuracy", validations=5).run()
-    assert record["selected"] == {"by": "accuracy", "step": 2, "value": 0.0}
 
 
 @pytest.mark.parametrize(("stage", "architecture", "dropout"), [("cot", "gpt2", 0.3), ("mixed", "llama", 0)])

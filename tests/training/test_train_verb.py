@@ -39,11 +39,14 @@ def place(tmp_path, rows, word_base):
     return tmp_path
 
 
-def train_stage(place, parent: str, output: str, kind: str = "cot", stage: int = 0, **training):
+def train_stage(
+    place, parent: str, output: str, kind: str = "cot", stage: int = 0, *, method=(), teacher=None, **training
+):
     method = {
         "kind": kind,
         "training": {"steps": 1},
         **({"max_latent_stage": 1} if kind == "coconut" else {}),
+        **dict(method),
     }
     usual = {"learning_rate": 3e-3, "steps": 4, "batch_size": 8, "validations": 2}
     settings = {
@@ -59,6 +62,8 @@ def train_stage(place, parent: str, output: str, kind: str = "cot", stage: int =
     words = ["--settings", json.dumps(settings), "--save-every", "-1"]
     for name, value in {"parent": parent, "data": "data", "state": "state", "output": output}.items():
         words += [f"--{name}", str(place / value)]
+    if teacher is not None:
+        words += ["--teacher", str(place / teacher / MANIFEST)]
     train.run(parser.parse_args(words))
     return load_checkpoint(place / output)
 
@@ -197,3 +202,93 @@ def test_validation_rows_longer_than_the_model_are_refused_too(place):
     frame[frame["steps"].map(len) == 1].to_parquet(place / "data" / "train.parquet")
     with pytest.raises(CopraError, match=r"has 30 tokens, .* 20 positions"):
         train_stage(place, "short", "cot")
+
+
+def same_parts(first, second, name: str) -> bool:
+    first, second = (checkpoint.parts[name].state_dict() for checkpoint in (first, second))
+    return list(first) == list(second) and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_three_trainings_of_icot_kd_hand_on_their_parts(place):
+    cot = train_stage(place, "tiny", "cot")
+    reading = train_stage(place, "cot", "kd.0", "icot_kd", 0, teacher="cot", select="accuracy")
+    emulating = train_stage(place, "kd.0", "kd.1", "icot_kd", 1, teacher="cot")
+    coupled = train_stage(place, "kd.1", "kd", "icot_kd", 2)
+    stages = (reading, emulating, coupled)
+    known = {"node": cot.manifest["node"], "sha256": cot.manifest["weights"]["sha256"]}
+    assert [stage.manifest["lineage"][-1]["teacher"] for stage in stages] == [known, known, None]
+    assert [stage.manifest["decoding"] and stage.manifest["decoding"]["emulated"] for stage in stages] == [
+        None,
+        True,
+        True,
+    ]
+    assert all(stage.manifest["parts"]["settings"] == {"mind_reader": {}, "emulator": {}} for stage in stages)
+    # The emulator is made of the first parent and waits; then it alone learns, and then all do.
+    assert torch.equal(
+        reading.parts["emulator"].body.get_input_embeddings().weight, cot.model.get_input_embeddings().weight
+    )
+    assert same_parts(reading, emulating, "mind_reader")
+    assert reading.manifest["weights"] == emulating.manifest["weights"]
+    assert not same_parts(reading, emulating, "emulator")
+    assert not any(same_parts(emulating, coupled, name) for name in ("mind_reader", "emulator"))
+    assert emulating.manifest["weights"] != coupled.manifest["weights"]
+
+
+def test_a_teacher_must_be_named_and_have_the_students_shape(place, word_base):
+    train_stage(place, "tiny", "cot")
+    with pytest.raises(CopraError, match=r"^--teacher: this method learns from a teacher"):
+        train_stage(place, "cot", "kd.0", "icot_kd", 0)
+    parent = load_checkpoint(place / "tiny")
+    save_checkpoint(place / "small", word_base(layers=1).model, parent.tokenizer, parent.manifest)
+    with pytest.raises(CopraError, match=rf"^{place / 'small'}: the teacher must have the shape"):
+        train_stage(place, "cot", "kd.0", "icot_kd", 0, teacher="small")
+    assert not (place / "kd.0").exists()
+
+
+def test_a_state_serves_its_own_teacher_only(place, monkeypatch):
+    train_stage(place, "tiny", "cot")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "log_text", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_stage(place, "cot", "kd.0", "icot_kd", 0, teacher="cot")
+    assert len(list((place / "state").iterdir())) == 1
+    other = train_stage(place, "cot", "kd.0", "icot_kd", 0, teacher="tiny")
+    assert other.manifest["lineage"][-1]["teacher"]["node"] == "tiny@0"
+    assert len(list((place / "state").iterdir())) == 1
+
+
+def test_a_projection_goes_on_from_stage_to_stage(place, monkeypatch):
+    """And a step decoder, which the next method does not want, stays behind."""
+    projected = {"latent_input": "projected", "explaining": {"layers": 1}}
+    first = train_stage(place, "tiny", "first", "coconut", 1, method=projected)
+    assert first.manifest["parts"]["settings"] == {"projection": {}, "step_decoder": {"layers": 1}}
+    started, run = [], loop.Trainer.run
+
+    def spy(self):
+        started.append({name: part.state_dict() for name, part in self.parts.items()})
+        started[-1] = {name: {k: v.clone() for k, v in part.items()} for name, part in started[-1].items()}
+        return run(self)
+
+    monkeypatch.setattr(loop.Trainer, "run", spy)
+    second = train_stage(place, "first", "second", "codi", 0, method={"latents": 1})
+    assert set(started[0]) == set(second.parts) == {"projection"}
+    for name, value in first.parts["projection"].state_dict().items():
+        assert torch.equal(started[0]["projection"][name], value)
+    assert not same_parts(first, second, "projection")
+    third = train_stage(place, "second", "third", "cot")
+    assert third.manifest["parts"] is None
+
+
+def test_adapters_end_in_a_plain_checkpoint(place):
+    lora = {"rank": 2, "alpha": 4.0}
+    adapted = train_stage(place, "tiny", "adapted", "codi", 0, lora=lora, select="accuracy")
+    parent = load_checkpoint(place / "tiny")
+    assert set(adapted.model.state_dict()) == set(parent.model.state_dict())
+    assert {file.name for file in (place / "adapted").iterdir()} == {
+        file.name for file in (place / "tiny").iterdir()
+    } | {"training.jsonl", "parts.safetensors"}
+    assert adapted.manifest["lineage"][-1]["training"]["lora"]["rank"] == 2
+    # The same training again gives the same weights.
+    again = train_stage(place, "tiny", "again", "codi", 0, lora=lora, select="accuracy")
+    assert again.manifest["weights"] == adapted.manifest["weights"]
+    assert again.manifest["parts"] == adapted.manifest["parts"]

@@ -74,6 +74,17 @@ def test_a_lens_has_a_row_for_each_token(place, rows):
         assert 0 < said["probability"].sum() <= 1
 
 
+def test_answers_longer_than_the_model_are_refused(place, rows):
+    """64 positions, less the longest question with its line break and 4 for the thought; the last token
+    needs none."""
+    room = 64 - (max(len(row.question.split()) for row in rows[2::3]) + 1) - 4 + 1
+    assert len(run(lens, place, "thinking", questions=8, max_new_tokens=room)) == 8 * 2 * 5
+    with pytest.raises(CopraError, match=rf"its latents and markers are 4, .* leaves {room} for the answer"):
+        run(lens, place, "thinking", questions=8, max_new_tokens=room + 1)
+    with pytest.raises(CopraError, match=r"its latents and markers are 102, .* leaves 0 for the answer"):
+        run(sweep, place, "thinking", latents=[100])
+
+
 def test_a_model_without_latents_is_refused(place):
     with pytest.raises(CopraError, match=r"plain: this model answers without latents"):
         run(sweep, place, "plain", latents=[1])

@@ -74,6 +74,24 @@ CHANGES = {
         | CURVES,
     ),
     "how answers are decoded": ({"evaluation__batch_size": 7}, ALL_EVALUATIONS),
+    "other numbers of latents": (
+        {"evaluation__latents": [0, 1]},
+        {
+            f"Evaluating {COCONUT} with other numbers of latents",
+            "Drawing up accuracy against the number of latents",
+            "Writing table accuracy_vs_latents as CSV, Markdown and LaTeX",
+            "Drawing accuracy against the number of latents",
+        },
+    ),
+    "a look into latents": (
+        {"evaluation__lens": 2},
+        {
+            f"Looking into the latents of {COCONUT}",
+            "Drawing up what latents would say",
+            "Writing table latent_lens as CSV, Markdown and LaTeX",
+            f"Drawing what the latents of {COCONUT} would say",
+        },
+    ),
     "how units are scored": ({"importance__rows": 16}, EVERYTHING_AFTER_SCORES),
     "the budget of a pruning leaves its scores": (
         {"steps__groups-1__budget": {"count": 1}},

@@ -33,7 +33,7 @@ def predictions(
     """
     tokenizer = checkpoint.tokenizer
     asked = prompts_of(tokenizer, rows, decoding)
-    _check_length(checkpoint, decoding, rows, asked, max_new_tokens)
+    check_length(checkpoint, decoding, rows, asked, max_new_tokens)
     decoded = decode(
         checkpoint.model,
         asked.prompts,
@@ -85,10 +85,14 @@ def _extracted(text: str, decoding: Decoding, answers: Literal["number", "text"]
     return extract_answer(until_stop(text, decoding.prompting), decoding.prompting.answer, answers)
 
 
-def _check_length(
+def check_length(
     checkpoint: "Checkpoint", decoding: Decoding, rows: Sequence[Row], asked: Prompts, max_new_tokens: int
 ) -> None:
-    """Refuse answers that may become longer than the model has positions for."""
+    """Refuse answers that may become longer than the model has positions for.
+
+    Raises:
+        CopraError: the longest question leaves too few positions for `max_new_tokens`.
+    """
     context = checkpoint.model.config.max_position_embeddings
     tokens, row = max(zip(map(len, asked.prompts), rows, strict=True), key=lambda pair: pair[0])
     thought = len(decoding.before) + decoding.latents + len(decoding.after)
@@ -96,8 +100,9 @@ def _check_length(
     room = context - len(asked.prefix) - tokens - thought + 1
     if max_new_tokens > room:
         examples = f" and its examples {len(asked.prefix)}" if asked.prefix else ""
+        thinking = f", its latents and markers are {thought}," if thought else ""
         raise CopraError(
-            f"row {row.id}: its question has {tokens} tokens{examples} and the model {context} "
+            f"row {row.id}: its question has {tokens} tokens{examples}{thinking} and the model {context} "
             f"positions, which leaves {max(room, 0)} for the answer: set evaluation.max_new_tokens, now "
             f"{max_new_tokens}, to that or less, or give the base more context."
         )

@@ -30,22 +30,23 @@ def look(
     stop: int,
     pad: int,
     max_new_tokens: int,
+    batch_size: int,
     k: int = 5,
     parts: nn.ModuleDict | None = None,
 ) -> list[Seen]:
-    """The `k` likeliest tokens at each latent of every prompt, in one batch.
+    """The `k` likeliest tokens at each latent of every prompt, `batch_size` prompts side by side.
 
     A latent is made from the final-norm hidden state of the position before it; read through the LM
     head, that state says which token would have come instead. In Jacobi iterations it is the state of
     the last one. Embeddings in the place of thoughts have nothing to say: `decoding` has to loop.
     """
-    run = Run(model, prompts, decoding, pad, parts)
-    states = run.think()
-    said = model.get_output_embeddings()(states).float().softmax(-1).topk(k)
-    texts = generate(run, run.conclude(states), stop, max_new_tokens)
-    return [
-        Seen(tokens, probabilities, cut(text, stop))
-        for tokens, probabilities, text in zip(
-            said.indices.tolist(), said.values.tolist(), texts, strict=True
-        )
-    ]
+    head = model.get_output_embeddings()
+    seen = []
+    for first in range(0, len(prompts), batch_size):
+        run = Run(model, prompts[first : first + batch_size], decoding, pad, parts)
+        states = run.think()
+        said = head(states).float().softmax(-1).topk(k)
+        texts = generate(run, run.conclude(states), stop, max_new_tokens)
+        rows = zip(said.indices.tolist(), said.values.tolist(), texts, strict=True)
+        seen += [Seen(tokens, shares, cut(text, stop)) for tokens, shares, text in rows]
+    return seen

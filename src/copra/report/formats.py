@@ -10,6 +10,10 @@ from copra.files import replacing
 if TYPE_CHECKING:
     import pandas
 
+# What Markdown would take for the end of a cell, emphasis, code, mathematics or a tag.
+MARKDOWN = re.compile(r"[|*`$]|<(?=[a-zA-Z/!?])|\\(?=[^\w\s])")
+# What the fonts that LaTeX begins with do not have.
+NO_LATEX = re.compile(r"[^\x00-\xff]|[«»ÐÞðþ]")
 LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -18,6 +22,7 @@ LATEX = str.maketrans(
         "<": "$<$",
         ">": "$>$",
         "|": "$|$",
+        "\u2423": r"\textvisiblespace{}",
         **{character: "\\" + character for character in "&%$#_{}"},
     }
 )
@@ -29,11 +34,13 @@ def write_formats(frame: "pandas.DataFrame", csv: Path, md: Path, tex: Path) -> 
 
     The CSV holds every column at full precision. Markdown and LaTeX hold what a person reads: percent
     with the interval, FLOPs with the unit in the column's head, columns without any value left out.
-    The LaTeX is one `tabular` and needs the package booktabs.
+    The LaTeX is one `tabular` and needs the package booktabs; characters far from the Latin alphabet stand
+    as their code, as in U+4E2D.
     """
     view = for_people(frame)
     align = ["left" if _is_text(column) else "right" for column in view]
-    markdown = view.to_markdown(index=False, disable_numparse=True, colalign=align if len(view) else None)
+    escaped = view.map(lambda text: MARKDOWN.sub(r"\\\g<0>", text))
+    markdown = escaped.to_markdown(index=False, disable_numparse=True, colalign=align if len(view) else None)
     with replacing(csv) as temporary:
         frame.to_csv(temporary, index=False)
     with replacing(md) as temporary:
@@ -62,7 +69,8 @@ def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
 
 
 def _text(frame, column) -> tuple[list[str], str]:
-    return ["" if value is None or value != value else str(value) for value in frame[column]], ""
+    # A cell is one line, which line breaks would end.
+    return ["" if v is None or v != v else " ".join(str(v).split()) for v in frame[column]], ""
 
 
 def _flag(frame, column) -> tuple[list[str], str]:
@@ -104,7 +112,8 @@ def _ratio(frame, column) -> tuple[list[str], str]:
 
 
 def _count(frame, column) -> tuple[list[str], str]:
-    return [_or_dash(value, lambda v: f"{v:.1f}") for value in frame[column]], ""
+    digits = 0 if frame[column].dtype.kind == "i" else 1
+    return [_or_dash(value, lambda v: f"{v:.{digits}f}") for value in frame[column]], ""
 
 
 def _scaled(unit: str = "") -> Callable:
@@ -195,4 +204,5 @@ def _latex(view: "pandas.DataFrame", align: list[str]) -> str:
 
 def _latex_text(text: str) -> str:
     # A hyphen before a number is a minus sign.
-    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", text.translate(LATEX))
+    text = re.sub(r"(?<![\w.-])-(?=\d)", "$-$", text.translate(LATEX))
+    return NO_LATEX.sub(lambda found: f"U+{ord(found[0]):04X}", text)

@@ -65,8 +65,9 @@ def _said(said: "pandas.DataFrame") -> list[str]:
 
 
 def _visible(token: str) -> str:
-    """A token with its line breaks and outer spaces made visible."""
-    text = token.replace("\n", "\\n")
+    """A token with its line breaks, tabs and the like, and its outer spaces made visible."""
+    written = [sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in token]
+    text = "".join(written)
     return text.replace(" ", "\u2423") if text.strip() != text else text
 
 

@@ -18,6 +18,8 @@ class LensSettings(Coded):
     """Which questions."""
     max_new_tokens: int = 256
     """Longest generated text."""
+    batch_size: int = 128
+    """Questions decoded together."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -35,6 +37,7 @@ def run(options: Namespace) -> None:
     use_threads(options)
     import pandas
 
+    from copra.evaluation.accuracy import check_length
     from copra.inference.lens import look
     from copra.inference.prompts import prompts_of
     from copra.models.checkpoint import load_checkpoint
@@ -49,13 +52,16 @@ def run(options: Namespace) -> None:
             f"{options.model}: this model has no latents that are hidden states, so none to look at."
         )
     rows = rows_of(options.data, settings.split, settings.questions)
+    asked = prompts_of(tokenizer, rows, decoding)
+    check_length(checkpoint, decoding, rows, asked, settings.max_new_tokens)
     seen = look(
         checkpoint.model,
-        prompts_of(tokenizer, rows, decoding).prompts,
+        asked.prompts,
         decoding,
         stop=tokenizer.eos_token_id,
         pad=pad_id(tokenizer),
         max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
         parts=checkpoint.parts,
     )
     table = [

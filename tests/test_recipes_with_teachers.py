@@ -1,0 +1,159 @@
+"""The recipe tree where models learn from others, think in latents, or are asked by worked examples."""
+
+import copy
+import re
+
+import pytest
+from test_recipes import CONFIG, TRAINING, tree_of, with_step
+
+from copra.config import parse
+from copra.errors import CopraError
+
+
+def taught_by(*teachers, **more):
+    """All steps, with an iCoT-KD step `kd0`, `kd1`, .. for each of these teachers."""
+    kind = {"kind": "icot_kd", "training": TRAINING}
+    named = {f"kd{n}": {**kind, "teacher": teacher} for n, teacher in enumerate(teachers)}
+    return {**copy.deepcopy(CONFIG["steps"]), **named, **more}
+
+
+def test_a_node_has_the_latents_that_its_stage_ends_with():
+    steps = with_step("pause", kind="pause", pauses=5, training=TRAINING)
+    steps |= with_step("codi", kind="codi", latents=4, training=TRAINING)
+    steps |= with_step("coconut", latents_per_step=3)
+    nodes = tree_of(
+        [["cot", "coconut", "layers-1"], ["cot", "pause", "few_shot"], ["codi"]], steps=steps
+    ).nodes
+    assert {name.removeprefix("llama@0"): node.latents for name, node in nodes.items()} == {
+        "": 0,
+        "+cot": 0,
+        "+cot+coconut.0": 0,
+        "+cot+coconut.1": 3,
+        "+cot+coconut.2": 6,
+        "+cot+coconut": 6,
+        # A pruned model goes on as before, a prompted one does not.
+        "+cot+coconut+layers-1": 6,
+        "+cot+pause": 5,
+        "+cot+pause+few_shot": 0,
+        "+codi": 4,
+    }
+
+
+def test_the_model_that_icot_kd_starts_from_teaches_its_first_two_trainings():
+    nodes = tree_of([["cot", "layers-1", "scratchpad", "icot_kd"]]).nodes
+    start = "llama@0+cot+layers-1+scratchpad"
+    taught = {name: (node.teacher, node.answers) for name, node in nodes.items() if node.step == "icot_kd"}
+    assert taught == {
+        f"{start}+icot_kd.0": (start, False),
+        f"{start}+icot_kd.1": (start, True),
+        f"{start}+icot_kd": (None, True),
+    }
+    assert {node.teacher for node in nodes.values() if node.step != "icot_kd"} == {None}
+
+
+@pytest.mark.parametrize("start", [["cot"], ["cot", "layers-1"], ["cot", "few_shot"], ["no_cot", "cot"]])
+def test_a_chain_is_written_after_a_pruning_or_a_prompt_too(start):
+    nodes = tree_of([[*start, "icot_kd"]]).nodes
+    parent = "+".join(["llama@0", *start])
+    assert nodes[f"{parent}+icot_kd.0"].teacher == parent
+
+
+def test_a_named_teacher_is_a_node_of_the_same_seed():
+    steps = taught_by("llama+no_cot+cot", "hub+layers-1+cot")
+    tree = tree_of([["no_cot", "kd0"], ["cot", "kd1"], ["no_cot", "cot"]], seeds=(3, 4), steps=steps)
+    for seed in (3, 4):
+        taught = tree.nodes[f"llama@{seed}+no_cot+kd0.0"], tree.nodes[f"llama@{seed}+cot+kd1.1"]
+        assert [node.teacher for node in taught] == [f"llama@{seed}+no_cot+cot", f"hub+layers-1+cot@{seed}"]
+    # The one was a recipe in any case; the other was grown, and is none for that.
+    assert [end.recipe for end in tree.recipes] == ["llama+no_cot+kd0", "llama+cot+kd1", "llama+no_cot+cot"]
+    assert sum(name.startswith("hub") for name in tree.nodes) == 2 + 2
+    places = {name: place for place, name in enumerate(tree.nodes)}
+    for node in tree.nodes.values():
+        assert all(places[other] < places[node.name] for other in (node.parent, node.teacher) if other)
+
+
+def test_a_teacher_may_have_had_a_teacher():
+    steps = taught_by("llama+cot", "llama+cot+kd0+scratchpad")
+    nodes = tree_of([["cot", "kd1"]], steps=steps).nodes
+    assert nodes["llama@0+cot+kd1.0"].teacher == "llama@0+cot+kd0+scratchpad"
+    assert nodes["llama@0+cot+kd0.0"].teacher == "llama@0+cot"
+
+
+WRITES = "does not write its chain of thought"
+
+
+@pytest.mark.parametrize(
+    ("teachers", "recipe", "message"),
+    [
+        (
+            [],
+            ["icot_kd"],
+            "'icot_kd' learns from the model before it, which has to write its chain of thought",
+        ),
+        ([], ["cot", "no_cot", "icot_kd"], "'icot_kd' learns from the model before it"),
+        ([], {"base": "hub", "steps": ["few_shot", "icot_kd"]}, "'icot_kd' learns from the model before it"),
+        (["llama+no_cot"], ["cot", "kd0"], f"teacher of 'kd0': 'llama+no_cot' {WRITES}"),
+        (["llama+cot+coconut"], ["cot", "kd0"], f"teacher of 'kd0': 'llama+cot+coconut' {WRITES}"),
+        (["hub+few_shot"], ["cot", "kd0"], f"teacher of 'kd0': 'hub+few_shot' {WRITES}"),
+        (["llama"], ["cot", "kd0"], "teacher of 'kd0': never trains"),
+        (["lama+cot"], ["cot", "kd0"], "teacher of 'kd0': 'lama' is not in bases (did you mean 'llama'?)"),
+        (["llama+cto"], ["cot", "kd0"], "teacher of 'kd0': 'cto' is not in steps (did you mean 'cot'?)"),
+        (["llama@0+cot"], ["cot", "kd0"], "teacher of 'kd0': 'llama@0' is not in bases"),
+        (["llama+cot+kd0"], ["cot", "kd0"], "'kd0' has itself for a teacher: 'llama+cot+kd0'"),
+        (["llama+cot+kd0+scratchpad"], ["cot", "kd0"], "'kd0' has itself for a teacher"),
+        (
+            ["llama+cot+kd1+scratchpad", "llama+cot+kd0+scratchpad"],
+            ["cot", "kd0"],
+            "teacher of 'kd0': 'kd0' has itself for a teacher: 'llama+cot+kd0+scratchpad'",
+        ),
+    ],
+)
+def test_a_teacher_that_cannot_teach_is_named(teachers, recipe, message):
+    with pytest.raises(CopraError, match=re.escape(f": {message}")) as caught:
+        tree_of([["no_cot"], recipe], steps=taught_by(*teachers))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("between", [[], ["few_shot"]])
+def test_nothing_is_pruned_after_icot_kd(between):
+    with pytest.raises(CopraError, match=r"'layers-1' prunes after icot_kd, .*: prune before it$"):
+        tree_of([["cot", "icot_kd", *between, "layers-1"]])
+    # A later training has no such parts.
+    assert tree_of([["cot", "icot_kd", *between, "no_cot", "layers-1"]]).recipes
+
+
+def test_a_prompt_is_a_node_that_changes_the_way_to_answer():
+    tree = tree_of([["cot", "layers-1", "few_shot"], {"base": "hub", "steps": ["few_shot", "layers-1"]}])
+    node = tree.nodes["llama@0+cot+layers-1+few_shot"]
+    assert (node.kind, node.parent, node.stage, node.seed) == ("prompt", "llama@0+cot+layers-1", None, 0)
+    assert (node.method, node.task, node.trained) == ("few_shot", "sums", node.name)
+    assert node.settings == {"prompt": parse(CONFIG).steps["few_shot"].canonical()}
+    # No seed enters with a prompt: its own draws the examples.
+    assert (tree.nodes["hub+few_shot"].seed, tree.nodes["hub+few_shot+layers-1"].method) == (None, "few_shot")
+    assert [(end.method, end.pruning) for end in tree.recipes] == [("few_shot", "layers-1")] * 2
+    assert tree.recipes[1].nodes == ("hub+few_shot+layers-1",)
+
+
+def test_a_prompt_before_the_first_training_leaves_the_task_free():
+    nodes = tree_of([{"base": "hub", "steps": ["few_shot", "elsewhere"]}]).nodes
+    assert nodes["hub+few_shot+elsewhere@0"].task == "others"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (["few_shot"], "'few_shot' prompts a base from scratch, which knows nothing"),
+        (["few_shot", "cot"], "'few_shot' prompts a base from scratch, which knows nothing"),
+        (
+            ["texts", "few_shot"],
+            "'few_shot' takes the last number for the answer; 'proofs' needs answer: strict",
+        ),
+    ],
+)
+def test_a_prompt_that_cannot_be_is_named(recipe, message):
+    tasks = CONFIG["tasks"] | {"proofs": {"kind": "prosqa"}}
+    steps = with_step("texts", kind="cot", task="proofs", training=TRAINING)
+    with pytest.raises(CopraError, match=re.escape(message)):
+        tree_of([recipe], tasks=tasks, steps=steps)
+    strict = steps | {"few_shot": {"kind": "few_shot", "answer": "strict"}}
+    assert tree_of([["texts", "few_shot"]], tasks=tasks, steps=strict).recipes

@@ -1,0 +1,171 @@
+"""Trainings that are broken off go on as if nothing had happened."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from plain_training import log_of, same, weights
+
+from copra.training.loop import BEST, LOG
+
+
+def break_off(trainer, monkeypatch, *, saved: int, at: int) -> None:
+    """Run until the weights of step `at` are made, and die; only the state of step `saved` is on disk."""
+    from copra.training import loop
+
+    save, optimise = loop.save_state, trainer._optimise
+
+    def save_one(folder, step, *rest):
+        if step == saved:
+            save(folder, step, *rest)
+
+    def die(*arguments):
+        line = optimise(*arguments)
+        if arguments[-1] == at:
+            raise KeyboardInterrupt
+        return line
+
+    trainer._optimise = die
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_state", save_one)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run()
+
+
+def steps_taken(trainer) -> list[int]:
+    """Filled with the numbers of the steps that a run really takes."""
+    taken, optimise = [], trainer._optimise
+
+    def count(*arguments):
+        taken.append(arguments[-1])
+        return optimise(*arguments)
+
+    trainer._optimise = count
+    return taken
+
+
+LORA = {"rank": 3, "alpha": 6.0, "dropout": 0.2}
+RESUMED = {
+    "cot": {"stage": "cot"},
+    "coconut": {"stage": "coconut", "schedule": "cosine", "warmup_steps": 6},
+    "stage mixing": {"stage": "mixed", "micro_batch_size": 2},
+    "gpt2 with dropout": {"stage": "cot", "architecture": "gpt2", "dropout": 0.2},
+    "gpt2 with dropout and mixing": {"stage": "mixed", "architecture": "gpt2", "dropout": 0.2},
+    "best by loss": {"stage": "cot", "select": "loss", "validations": 5, "learning_rate": 3e-2},
+    "codi with its projection": {"stage": "codi", "schedule": "cosine", "warmup_share": 0.3},
+    "sim-cot with its decoder": {"stage": "explained", "select": "loss", "validations": 5},
+    "mind reader": {"stage": "kd.0", "architecture": "gpt2", "dropout": 0.2},
+    "emulator": {"stage": "kd.1", "select": "loss", "validations": 5},
+    "coupled": {"stage": "kd.2"},
+    "adapters": {"stage": "codi", "lora": LORA, "select": "loss", "validations": 5, "learning_rate": 3e-2},
+    "adapters on gpt2": {"stage": "mixed", "architecture": "gpt2", "lora": LORA, "tied": False},
+    "adapters with a teacher": {"stage": "kd.0", "lora": LORA},
+    "removal": {"stage": "removing"},
+    "removal with smoothing": {"stage": "removing smoothly", "select": "loss", "validations": 5},
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_resumed_training_is_the_undisturbed_one(make_trainer, monkeypatch, name):
+    """To the last bit, in weights, log and record; over the end of an epoch too (5 batches each)."""
+    settings = {**RESUMED[name], "save_every": -1.0}
+    whole = make_trainer(state="whole", **settings)
+    expected = whole.run()
+    broken = make_trainer(state="broken", **settings)
+    break_off(broken, monkeypatch, saved=4, at=8)
+    assert [path.name for path in broken.state.glob("step-*")] == ["step-000000004"]
+    assert len(log_of(broken)) == 7
+    torch.manual_seed(99)
+    resumed = make_trainer(state="broken", **settings)
+    taken = steps_taken(resumed)
+    assert resumed.run() == expected
+    assert taken == list(range(5, 11))
+    assert same(weights(resumed.model), weights(whole.model))
+    assert same(weights(resumed.parts), weights(whole.parts))
+    assert resumed.log_text() == whole.log_text()
+
+
+@pytest.mark.parametrize("saved", [1, 5, 6, 9])
+@pytest.mark.parametrize("name", ["removal", "adapters"])
+def test_it_may_be_broken_off_anywhere(make_trainer, monkeypatch, name, saved):
+    """Within a part of a stage that moves, and between two of them."""
+    settings = {**RESUMED[name], "save_every": -1.0}
+    whole = make_trainer(state="whole", **settings)
+    expected = whole.run()
+    break_off(make_trainer(state="broken", **settings), monkeypatch, saved=saved, at=10)
+    resumed = make_trainer(state="broken", **settings)
+    assert resumed.run() == expected
+    assert same(weights(resumed.model), weights(whole.model))
+    assert resumed.log_text() == whole.log_text()
+
+
+def test_a_training_may_be_broken_off_more_than_once(make_trainer, monkeypatch):
+    settings = {"stage": "mixed", "architecture": "gpt2", "dropout": 0.2, "save_every": -1.0}
+    whole = make_trainer(state="whole", **settings)
+    expected = whole.run()
+    for saved, at in ((2, 3), (7, 9)):
+        break_off(make_trainer(state="broken", **settings), monkeypatch, saved=saved, at=at)
+    resumed = make_trainer(state="broken", **settings)
+    assert resumed.run() == expected
+    assert same(weights(resumed.model), weights(whole.model))
+    assert resumed.log_text() == whole.log_text()
+
+
+def test_accuracies_are_not_taken_again(make_trainer, monkeypatch):
+    accuracies = {2: 0.3, 4: 0.6, 6: 0.5, 8: 0.4, 10: 0.1}
+    settings = {"select": "accuracy", "validations": 5, "save_every": -1.0, "state": "broken"}
+    asked = iter([0.3, 0.6, 0.5])
+    broken = make_trainer(accuracy=lambda: next(asked), **settings)
+    break_off(broken, monkeypatch, saved=5, at=7)
+    asked_again = iter([0.5, 0.4, 0.1])
+    resumed = make_trainer(accuracy=lambda: next(asked_again), **settings)
+    assert resumed.run()["selected"] == {"by": "accuracy", "step": 4, "value": 0.6}
+    log = log_of(resumed)
+    assert {n["step"]: n["validation_accuracy"] for n in log if "validation_accuracy" in n} == accuracies
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
+def test_a_torn_state_lets_training_start_anew(make_trainer, monkeypatch, file):
+    settings = {
+        "architecture": "gpt2",
+        "dropout": 0.2,
+        "select": "loss",
+        "validations": 5,
+        "save_every": -1.0,
+    }
+    whole = make_trainer(state="whole", **settings)
+    expected = whole.run()
+    broken = make_trainer(state="broken", **settings)
+    break_off(broken, monkeypatch, saved=4, at=7)
+    torn = broken.state / "step-000000004" / file
+    torn.write_bytes(torn.read_bytes()[:-40])
+    torch.manual_seed(99)
+    again = make_trainer(state="broken", **settings)
+    taken = steps_taken(again)
+    assert again.run() == expected
+    assert taken == list(range(1, 11))
+    assert same(weights(again.model), weights(whole.model))
+    assert again.log_text() == whole.log_text()
+
+
+def test_states_are_saved_as_often_as_asked(make_trainer, monkeypatch):
+    from copra.training import loop
+
+    clock = iter(range(0, 10_000, 10))
+    saved = []
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(loop, "save_state", lambda folder, step, *_: saved.append(step))
+    make_trainer(save_every=25, state="a").run()
+    # Ten seconds a look at the clock, and one more look after a save: every third step, never the last.
+    assert saved == [3, 6, 9]
+    saved.clear()
+    make_trainer(save_every=300, state="b").run()
+    assert saved == []
+
+
+def test_forgetting_removes_the_state_whole(make_trainer):
+    trainer = make_trainer(select="loss", save_every=-1.0)
+    trainer.run()
+    assert {path.name for path in trainer.state.iterdir()} == {LOG, BEST, "step-000000009"}
+    trainer.forget()
+    assert not trainer.state.exists()

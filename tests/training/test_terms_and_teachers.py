@@ -1,0 +1,168 @@
+"""What the loop does for methods with parts, teachers and several terms in their loss."""
+
+import copy
+
+import pytest
+import torch
+from plain_training import log_of, same, weights
+from safetensors.torch import load_file
+
+from copra.reasoning.forward import collate
+from copra.reasoning.thinker import Thinker
+from copra.training.batches import epoch_batches
+from copra.training.state import TENSORS
+
+CHANGING = {
+    "kd.0": {"model", "mind_reader"},
+    "kd.1": {"emulator"},
+    "kd.2": {"model", "mind_reader", "emulator"},
+    "codi": {"model", "projection"},
+    "explained": {"model", "step_decoder"},
+}
+
+
+def modules(trainer) -> dict[str, torch.nn.Module]:
+    return {"model": trainer.model, **trainer.parts}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("stage", CHANGING)
+def test_what_is_frozen_stays_bit_for_bit(make_trainer, architecture, stage):
+    trainer = make_trainer(stage, architecture=architecture, weight_decay=0.5, select="loss")
+    before = {name: weights(module) for name, module in modules(trainer).items()}
+    trainer.run()
+    after = {name: weights(module) for name, module in modules(trainer).items()}
+    assert {name for name in before if not same(before[name], after[name])} == CHANGING[stage]
+    assert all(p.requires_grad for module in modules(trainer).values() for p in module.parameters())
+
+
+@pytest.mark.parametrize("stage", ["kd.0", "kd.1"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_teacher_is_neither_trained_nor_saved(make_trainer, stage, architecture):
+    dropout = 0.3 if architecture == "gpt2" else 0.0
+    trainer = make_trainer(
+        stage, architecture=architecture, dropout=dropout, weight_decay=0.5, save_every=-1.0
+    )
+    teacher = trainer.teacher.train()
+    before, modes = weights(teacher), set()
+    teacher.register_forward_pre_hook(lambda *_: modes.add(teacher.training))
+    teacher.base_model.register_forward_pre_hook(lambda module, *_: modes.add(module.training))
+    trainer.run()
+    assert same(weights(teacher), before)
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    assert modes == {False}
+    # The state holds the student and its parts once each (a tied head is the embedding).
+    (state,) = trainer.state.glob("step-*")
+    saved = load_file(state / TENSORS)
+    held = sum(value.numel() for name, value in saved.items() if name.startswith("model."))
+    assert held == sum(p.numel() for module in modules(trainer).values() for p in module.parameters())
+    assert not any("teacher" in name for name in saved)
+
+
+@pytest.mark.parametrize(("stage", "on"), [("kd.0", False), ("kd.1", False), ("kd.2", False), ("codi", True)])
+def test_dropout_is_on_only_where_the_method_trains_with_it(make_trainer, stage, on):
+    trainer = make_trainer(stage, architecture="gpt2", dropout=0.4, steps=2)
+    modes = set()
+    for module in modules(trainer).values():
+        module.train(not on)
+    optimise = trainer._optimise
+
+    def look(*arguments):
+        line = optimise(*arguments)
+        modes.update(part.training for module in modules(trainer).values() for part in module.modules())
+        return line
+
+    trainer._optimise = look
+    trainer.run()
+    assert modes == {on}
+
+
+def losses(trainer, samples) -> dict[str, float]:
+    """The means of the terms of a batch, at once."""
+    thinker = Thinker(trainer.model, trainer.parts, trainer.teacher)
+    with torch.no_grad():
+        terms = trainer.stage.loss(thinker, collate(samples, trainer.pad))
+    return {name: float(total) / int(count) for name, (total, count) in terms.items()}
+
+
+TERMS = {
+    "cot": {},
+    "kd.1": {},
+    "codi": {"cross_entropy": 1.0, "teacher_cross_entropy": 1.0, "distillation": 1.0},
+    "explained": {"cross_entropy": 1.0, "explanation": 1.0},
+}
+
+
+@pytest.mark.parametrize("stage", TERMS)
+def test_the_terms_of_a_loss_are_logged_where_there_are_several(make_trainer, stage):
+    trainer = make_trainer(stage, steps=2, learning_rate=1e-12)
+    (first, second, *_) = epoch_batches(trainer.samples(0)[0], 4, 0, 0)
+    expected = [losses(trainer, batch) for batch in (first, second)]
+    trainer.run()
+    for line, terms in zip(log_of(trainer), expected, strict=True):
+        assert {"step", "loss", "gradient_norm", "learning_rate"} | set(TERMS[stage]) <= set(line)
+        for name, weight in TERMS[stage].items():
+            assert weight == trainer.stage.weigh()[name]
+            assert line[name] == pytest.approx(terms[name], rel=1e-5)
+        if TERMS[stage]:
+            assert line["loss"] == pytest.approx(sum(w * line[n] for n, w in TERMS[stage].items()), rel=1e-5)
+        else:
+            assert not {"cross_entropy", "emulation"} & set(line)
+
+
+def test_terms_are_weighed_by_their_counts_over_micro_batches(make_trainer):
+    """But the distance of CODI has the standard deviation of a micro-batch in it."""
+    trainer = make_trainer("codi", steps=1, batch_size=6, micro_batch_size=2, learning_rate=1e-12)
+    (batch, *_) = epoch_batches(trainer.samples(0)[0], 6, 0, 0)
+    whole = losses(trainer, batch)
+    parts = [losses(trainer, batch[i : i + 2])["distillation"] for i in (0, 2, 4)]
+    trainer.run()
+    (line,) = log_of(trainer)
+    for name in ("cross_entropy", "teacher_cross_entropy"):
+        assert line[name] == pytest.approx(whole[name], rel=1e-5)
+    assert line["distillation"] == pytest.approx(sum(parts) / 3, rel=1e-5)
+    assert line["distillation"] != pytest.approx(whole["distillation"], rel=1e-3)
+
+
+@torch.no_grad()
+def plain_norm(trainer) -> float:
+    """Mean norm of the hidden states that the latents of the validation split are made from, row by row."""
+    embedding, norms = trainer.model.get_input_embeddings().weight, []
+    for sample in trainer.validation_samples():
+        vectors = [embedding[token] for token in sample.tokens[: sample.first_latent]]
+        for _ in range(sample.n_latents):
+            inputs = torch.stack(vectors)[None]
+            vectors.append(trainer.model.base_model(inputs_embeds=inputs).last_hidden_state[0, -1])
+            norms.append(vectors[-1].norm())
+    return torch.stack(norms).mean().item()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_norms_of_thoughts_and_embeddings_are_logged_in_validation(make_trainer, architecture):
+    trainer = make_trainer("explained", architecture=architecture, validations=5, micro_batch_size=2)
+    trainer.run()
+    looks = [line for line in log_of(trainer) if "validation_loss" in line]
+    assert len(looks) == 5
+    assert all({"hidden_norm", "embedding_norm"} <= set(line) for line in looks)
+    embedding = trainer.model.get_input_embeddings().weight
+    assert looks[-1]["embedding_norm"] == pytest.approx(embedding.norm(dim=1).mean().item(), rel=1e-5)
+    assert looks[-1]["hidden_norm"] == pytest.approx(plain_norm(trainer), rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["cot", "kd.1"])
+def test_without_latents_no_norms_are_logged(make_trainer, stage):
+    trainer = make_trainer(stage)
+    trainer.run()
+    assert not any({"hidden_norm", "embedding_norm"} & set(line) for line in log_of(trainer))
+
+
+def test_a_stage_with_a_teacher_follows_another_teacher_elsewhere(make_trainer):
+    """Otherwise the tests above would hold for a teacher that is not listened to."""
+    runs = []
+    for state in ("one", "two"):
+        trainer = make_trainer("kd.1", state=state, steps=3)
+        if state == "two":
+            trainer.teacher = copy.deepcopy(trainer.model)
+        trainer.run()
+        runs.append([line["loss"] for line in log_of(trainer)])
+    assert runs[0] != runs[1]

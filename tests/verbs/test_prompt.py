@@ -1,0 +1,96 @@
+"""copra prompt: the parent's weights, asked by worked examples."""
+
+import json
+from argparse import ArgumentParser
+
+import pytest
+
+from copra.errors import CopraError
+from copra.evaluation.accuracy import predictions
+from copra.files import MANIFEST
+from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
+from copra.models.tokens import markers_of
+from copra.reasoning.few_shot import FewShot
+from copra.reasoning.layout import Decoding
+from copra.tasks.prepare import prepare, read_rows
+from copra.tasks.task import Task
+from copra.verbs import prompt
+
+
+@pytest.fixture
+def place(tmp_path, rows, word_base):
+    """A folder with data and a checkpoint that answers otherwise."""
+
+    class Sums(Task):
+        kind: str = "sums"
+
+        def rows(self):
+            for number, row in enumerate(rows):
+                yield ("train", "valid", "test")[number % 3], row
+
+    prepare(Sums(), tmp_path / "data")
+    made = word_base(tokenizer="bpe", vocabulary=300, context=256)
+    known = Decoding((3,), 2, "hidden", 4, (5,)).to_json()
+    manifest = {
+        "node": "tiny@0+cot",
+        "method": "cot",
+        "seed": 0,
+        "lineage": [{"step": "cot"}],
+        "decoding": known,
+    }
+    manifest |= {"training_flops": 77, "base": {}}
+    save_checkpoint(tmp_path / "parent", made.model, made.tokenizer, manifest, {"training.jsonl": "log"})
+    return tmp_path
+
+
+def ask(place, **settings):
+    parser = ArgumentParser()
+    prompt.arguments(parser)
+    value = {"node": "tiny@0+cot+ask", "prompt": {"kind": "few_shot", "exemplars": 3, **settings}}
+    words = ["--settings", json.dumps(value), "--parent", str(place / "parent" / MANIFEST)]
+    words += ["--data", str(place / "data" / "train.parquet"), "--output", str(place / "asked" / MANIFEST)]
+    prompt.run(parser.parse_args(words))
+    return load_checkpoint(place / "asked")
+
+
+def test_a_prompt_changes_the_manifest_alone(place):
+    parent, asked = load_checkpoint(place / "parent"), ask(place)
+    assert (place / "asked" / WEIGHTS).read_bytes() == (place / "parent" / WEIGHTS).read_bytes()
+    assert not (place / "asked" / "training.jsonl").exists()
+    prompting = FewShot(kind="few_shot", exemplars=3)
+    decoding = prompting.decoding(
+        read_rows(place / "data" / "train.parquet"), markers_of(parent.tokenizer).latent
+    )
+    step = {
+        "step": "ask",
+        "method": "few_shot",
+        "prompt": prompting.canonical(),
+        "parent": parent.manifest["weights"]["sha256"],
+    }
+    assert asked.manifest == parent.manifest | {
+        "node": "tiny@0+cot+ask",
+        "method": "few_shot",
+        "decoding": json.loads(json.dumps(decoding.to_json())),
+        "lineage": [{"step": "cot"}, step],
+    }
+
+
+def test_a_prompted_checkpoint_answers(place, rows):
+    asked = ask(place, answer="strict")
+    decoding = Decoding.from_json(asked.manifest["decoding"])
+    assert decoding.prompting.exemplars.count("The answer is") == 3
+    table = predictions(asked, decoding, rows[2::3], 5, "number")
+    assert (table["flops_cached_prompt"] < table["flops"]).all()
+
+
+def test_another_seed_asks_with_other_examples(place):
+    first, second, again = (ask(place, seed=seed).manifest for seed in (0, 1, 0))
+    assert first == again
+    assert first["decoding"] != second["decoding"]
+    assert first["weights"] == second["weights"]
+
+
+def test_too_few_rows_leave_no_checkpoint(place):
+    with pytest.raises(CopraError, match="9 examples are asked for and there are 8"):
+        ask(place, exemplars=9)
+    assert not (place / "asked").exists()
