@@ -71,7 +71,7 @@ def test_a_lens_has_a_row_for_each_token(place, rows):
     for _, said in table.groupby(["id", "latent"]):
         assert said["rank"].tolist() == [0, 1, 2, 3, 4]
         assert said["probability"].is_monotonic_decreasing
-        assert 0 < said["probability"].sum() <= 1
+        assert 0 < said["probability"].sum() <= 1 + 1e-6
 
 
 def test_answers_longer_than_the_model_are_refused(place, rows):
