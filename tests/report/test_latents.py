@@ -68,6 +68,17 @@ def test_seeds_are_averaged_number_by_number(evaluations):
     assert people["Accuracy (%)"].tolist() == ["50.0 [40.0, 60.0]", "75.0 [65.0, 85.0]"]
 
 
+def test_recipes_stay_in_their_order(evaluations):
+    swept = [{"recipe": name, "node": f"a@{seed}+coconut"} for seed, name in enumerate(("z", "a"))]
+    table = accuracy_vs_latents(swept, evaluations)
+    assert list(zip(table["recipe"], table["latents"], strict=True)) == [
+        ("z", 0),
+        ("z", 2),
+        ("a", 0),
+        ("a", 2),
+    ]
+
+
 def test_a_row_a_latent_says_what_is_likeliest(evaluations):
     table = latent_lens(["a@0+coconut"], evaluations)
     assert len(table) == 4

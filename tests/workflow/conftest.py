@@ -163,6 +163,12 @@ def code(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def unstarted(tmp_path_factory, code) -> Run:
+    """A run in an empty folder, without a config."""
+    return Run(tmp_path_factory.mktemp("unstarted"), code)
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory, code) -> Run:
     """The finished run. Dry runs leave it as it is; for all else take `run`."""
     run = Run(tmp_path_factory.mktemp("finished"), code)

@@ -37,8 +37,8 @@ def small(config: dict) -> dict:
 
 
 @pytest.fixture(scope="module")
-def run(finished, tmp_path_factory):
-    run = finished.empty(tmp_path_factory.mktemp("methods") / "run")
+def run(unstarted):
+    run = unstarted.empty(unstarted.folder / "methods")
     config = small(yaml.safe_load(PRESET.read_text()))
     (run.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     run.snakemake()

@@ -66,6 +66,8 @@ class Prosqa(GeneratedTask):
     """Nodes that a generated graph grows to; those that end without an edge are left out."""
     parents: float = Field(1.5, gt=0, le=10)
     """Mean of the Poisson distribution of a new node's number of parents."""
+    concepts: int = Field(len(CONCEPTS), ge=2, le=len(CONCEPTS))
+    """Concept names to draw from. A small model knows few of them sooner."""
     min_steps: PositiveInt = 3
     """Fewest steps from the person to the answer."""
     max_steps: PositiveInt = 6
@@ -80,6 +82,10 @@ class Prosqa(GeneratedTask):
     def _possible(self) -> Self:
         if self.min_steps > self.max_steps:
             raise ValueError(f"min_steps {self.min_steps} is above max_steps {self.max_steps}")
+        if self.concepts < self.nodes - 2:
+            raise ValueError(
+                f"nodes {self.nodes} may need {self.nodes - 2} concepts, but concepts is {self.concepts}"
+            )
         if self.min_wrong_steps > self.max_steps:
             raise ValueError(
                 f"min_wrong_steps {self.min_wrong_steps} is above max_steps {self.max_steps}; "
@@ -100,7 +106,11 @@ class Prosqa(GeneratedTask):
         if asked is None:
             return None
         path, wrong = asked
-        return _told(rng, graph, path, wrong) if self.min_steps < len(path) <= self.max_steps + 1 else None
+        return (
+            _told(rng, graph, path, wrong, CONCEPTS[: self.concepts])
+            if self.min_steps < len(path) <= self.max_steps + 1
+            else None
+        )
 
     def records(self, content: bytes) -> list[Any]:
         """The entries of a JSON list."""
@@ -178,7 +188,9 @@ def _shortest_paths(graph: Graph, person: int) -> dict[int, list[int]]:
     return paths
 
 
-def _told(rng: random.Random, graph: Graph, path: list[int], wrong: int) -> Row | None:
+def _told(
+    rng: random.Random, graph: Graph, path: list[int], wrong: int, concepts: Sequence[str]
+) -> Row | None:
     """The graph in words: nodes without parents are people, and facts stand in any order."""
     edges = [(parent, node) for node, parents in enumerate(graph.parents) for parent in parents]
     used = {node for edge in edges for node in edge}
@@ -186,7 +198,7 @@ def _told(rng: random.Random, graph: Graph, path: list[int], wrong: int) -> Row 
     if len(people) > len(NAMES):
         return None
     words = dict(zip(people, shuffled(rng, NAMES), strict=False))
-    words |= dict(zip(sorted(used - words.keys()), shuffled(rng, CONCEPTS), strict=False))
+    words |= dict(zip(sorted(used - words.keys()), shuffled(rng, concepts), strict=False))
 
     def fact(parent: int, node: int) -> str:
         return f"{'' if parent in people else 'Every '}{words[parent]} is a {words[node]}."
