@@ -199,3 +199,11 @@ def test_impossible_settings_are_refused(wrong, message):
 def test_graphs_that_are_not_found_are_an_error_that_says_so():
     with pytest.raises(CopraError, match="prosqa: no new question was found in 1000 attempts"):
         list(Prosqa(nodes=12, min_steps=9, max_steps=9).rows())
+
+
+def test_a_small_vocabulary_of_concepts():
+    task = Prosqa(nodes=8, parents=1.0, min_steps=2, max_steps=3, concepts=6, train=60, valid=5, test=5)
+    words = {word for _, row in task.rows() for word in re.findall(r"\b[a-z]+us\b", row.question)}
+    assert words == set(CONCEPTS[:6])
+    with pytest.raises(ValidationError, match="concepts is 5"):
+        Prosqa(nodes=8, concepts=5)
