@@ -43,7 +43,7 @@ def test_an_unset_variable_is_named(monkeypatch, value):
 
 
 def test_the_registry_is_keyed_by_kind():
-    assert set(TASKS.values()) == {Gsm8k, WordSums}
+    assert {Gsm8k, WordSums} < set(TASKS.values())
     for kind, task in TASKS.items():
         assert task().kind == kind
         assert issubclass(task, Task)
@@ -53,7 +53,7 @@ def test_the_kind_chooses_the_task():
     adapter = TypeAdapter(AnyTask)
     assert adapter.validate_python({"kind": "word_sums", "seed": 3}) == WordSums(seed=3)
     assert adapter.validate_python({"kind": "gsm8k"}) == Gsm8k()
-    with pytest.raises(ValidationError, match="'gsm8k', 'word_sums'"):
+    with pytest.raises(ValidationError, match=r"'gsm8k', .*'word_sums'"):
         adapter.validate_python({"kind": "riddles"})
     with pytest.raises(ValidationError, match="Extra inputs"):
         adapter.validate_python({"kind": "gsm8k", "max_steps": 3})
