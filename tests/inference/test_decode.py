@@ -222,6 +222,16 @@ def test_the_length_limit_is_hit_only_by_answers_that_do_not_end(any_model, prom
             assert answers(any_model, prompts[:1], HIDDEN, 1, stop, **options) == [expected]
 
 
+def test_all_latents_of_a_batch_share_one_norm_of_the_embeddings(any_model, prompts, monkeypatch):
+    from copra.reasoning import forward
+
+    taken: list[int] = []
+    norm = forward.embedding_norm
+    monkeypatch.setattr(forward, "embedding_norm", lambda model: taken.append(1) or norm(model))
+    answers(any_model, prompts, DECODINGS["scaled"], 4, 1)
+    assert len(taken) == 2
+
+
 def test_no_prompts_no_answers(any_model):
     assert answers(any_model, [], None, 4, 1) == []
     assert answers(any_model, [], None, 4, 1, prefix=[2, 3]) == []

@@ -8,6 +8,7 @@ import pandas
 from copra.cost.flops import PARTS, PHASES, FlopCounter
 from copra.errors import CopraError
 from copra.evaluation.answers import extract_answer, same_answer
+from copra.evaluation.statistics import wilson_interval
 from copra.inference.decode import Answer, decode
 from copra.inference.prompts import Prompts, prompts_of, until_stop
 from copra.models.tokens import ANSWER, pad_id
@@ -66,6 +67,13 @@ def predictions(
             }
         )
     return pandas.DataFrame(table)
+
+
+def accuracy_of(table: pandas.DataFrame) -> dict[str, int | float]:
+    """n, correct, accuracy and its 95% Wilson interval (low, high) of a table of predictions."""
+    n, correct = len(table), int(table["correct"].sum())
+    low, high = wilson_interval(correct, n)
+    return {"n": n, "correct": correct, "accuracy": correct / n, "low": low, "high": high}
 
 
 def share_correct(

@@ -1,7 +1,8 @@
 """One batch that is being answered: its cache, its mask, and the ways to think before the first token."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -110,10 +111,11 @@ class Run:
                 latents = self._body(self._feed(states))
         return states
 
-    def _feed(self, states: Tensor) -> Tensor:
-        """Latents' input embeddings from the hidden states before them."""
+    @cached_property
+    def _feed(self) -> Callable[[Tensor], Tensor]:
+        """How hidden states become latents' input embeddings, found once: it may need all embeddings' norm."""
         projection = self.parts["projection"] if "projection" in self.parts else None  # noqa: SIM401
-        return latent_feed(self.model, self.decoding.latent_input, projection)(states)
+        return latent_feed(self.model, self.decoding.latent_input, projection)
 
     def _prefill_emulated(self, prompt: Tensor) -> Tensor:
         """The emulator reads the prompt, then the student does with the emulator's states put in."""

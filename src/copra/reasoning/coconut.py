@@ -1,30 +1,23 @@
 """Coconut: chain of continuous thought (Hao et al. 2024, arXiv 2412.06769) and its ablations."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from copra.reasoning.layout import LatentInput, Markers, Sample, TokenRow, Work
+from copra.reasoning.layout import LatentInput, Markers, Sample, TokenRow
 from copra.reasoning.method import Layout, Method, Stage
-from copra.reasoning.sim_cot import Explaining, told
-
-if TYPE_CHECKING:
-    from copra.reasoning.forward import Batch, Terms
-    from copra.reasoning.thinker import Thinker
+from copra.reasoning.sim_cot import ExplainedStage, Explaining, told
 
 
-class CoconutStage(Stage):
+class CoconutStage(ExplainedStage):
     """A stage of Coconut, which may draw any other stage for a row, and may explain its latents."""
 
     uniform: tuple[Layout, ...] = ()
     """The layouts of all stages, where some are drawn whatever the stage."""
     uniform_prob: float = 0.0
     """How likely a row is laid out as a stage from 0..m for its m steps, each as likely as the others."""
-    explaining: Explaining | None = None
-    """How steps are told from latents (SIM-CoT)."""
     latents_per_step: int = 1
     """c: so many latents stand for a step."""
 
@@ -44,27 +37,6 @@ class CoconutStage(Stage):
     @property
     def draws(self) -> bool:
         return super().draws or self.uniform_prob > 0
-
-    def parts(self) -> dict[str, dict[str, Any]]:
-        return super().parts() | (self.explaining.parts() if self.explaining else {})
-
-    def weigh(self) -> dict[str, float]:
-        return super().weigh() | (self.explaining.weigh() if self.explaining else {})
-
-    def counts(self, samples: list[Sample]) -> dict[str, int]:
-        return super().counts(samples) | (self.explaining.counts(samples) if self.explaining else {})
-
-    def work(self, sample: Sample) -> Iterator[Work]:
-        yield from super().work(sample)
-        if self.explaining is not None:
-            yield from self.explaining.work(sample)
-
-    def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
-        hidden = thinker.hidden_states(batch, self.thought, self.latent_input)
-        terms = self.answer_terms(thinker, batch, hidden)
-        if self.explaining is not None:
-            terms |= self.explaining.terms(thinker, batch, hidden, self.latent_input)
-        return terms
 
 
 class Coconut(Method):

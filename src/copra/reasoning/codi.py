@@ -8,16 +8,26 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from copra.reasoning.layout import IGNORED, Decoding, LatentInput, Markers, Sample, TokenRow, Work, lay_out
+from copra.reasoning.layout import (
+    IGNORED,
+    Decoding,
+    LatentInput,
+    Markers,
+    Sample,
+    TokenRow,
+    Work,
+    lay_out,
+    rounds,
+)
 from copra.reasoning.method import Layout, Method, Stage
-from copra.reasoning.sim_cot import Explaining, told
+from copra.reasoning.sim_cot import ExplainedStage, Explaining, told
 
 if TYPE_CHECKING:
     from copra.reasoning.forward import Batch, Terms
     from copra.reasoning.thinker import Thinker
 
 
-class CodiStage(Stage):
+class CodiStage(ExplainedStage):
     """The one stage: student and teacher are the same weights on two sequences."""
 
     iterations: int | None = None
@@ -26,8 +36,6 @@ class CodiStage(Stage):
     """gamma: weight of the distillation."""
     drop_last_step: bool
     """Whether the teacher's chain lacks its last step."""
-    explaining: Explaining | None = None
-    """How steps are told from latents (SIM-CoT)."""
 
     def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
         """The student's sample and the teacher's; both read at the last token before the answer itself."""
@@ -45,26 +53,20 @@ class CodiStage(Stage):
     def decoding(self, markers: Markers) -> Decoding:
         return replace(super().decoding(markers), iterations=self.iterations)
 
-    def parts(self) -> dict[str, dict[str, Any]]:
-        return super().parts() | (self.explaining.parts() if self.explaining else {})
-
     def weigh(self) -> dict[str, float]:
-        weights = {"cross_entropy": 1.0, "teacher_cross_entropy": 1.0, "distillation": self.distillation}
-        return weights | (self.explaining.weigh() if self.explaining else {})
+        return super().weigh() | {"teacher_cross_entropy": 1.0, "distillation": self.distillation}
 
     def counts(self, samples: Sequence[Sample]) -> dict[str, int]:
         teachers = [label for sample in samples for label in sample.teacher.labels]
-        counts = {
+        return super().counts(samples) | {
             "teacher_cross_entropy": sum(label != IGNORED for label in teachers),
             "distillation": len(samples),
         }
-        return super().counts(samples) | counts | (self.explaining.counts(samples) if self.explaining else {})
 
     @property
     def jacobi(self) -> int:
         """Iterations over all latents at once; 0 where they are fed one after another."""
-        latents = self.layouts[-1].latents
-        return 0 if self.iterations is None or self.iterations >= latents else self.iterations
+        return rounds(self.iterations, self.layouts[-1].latents)
 
     def work(self, sample: Sample) -> Iterator[Work]:
         """Every iteration reads the latents once more; what they attend to before them is not counted."""
@@ -72,8 +74,6 @@ class CodiStage(Stage):
         yield from super().work(sample.teacher)
         for _ in range(self.jacobi):
             yield Work("model", sample.n_latents, 0)
-        if self.explaining is not None:
-            yield from self.explaining.work(sample)
 
     def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
         """Cross-entropy of both (equations 2 and 4), and the distance of their states (equation 5)."""
@@ -86,13 +86,10 @@ class CodiStage(Stage):
             thinker, batch.teacher, lambda: thinker.hidden_states(batch.teacher, "embedding")
         )
         distance = sum(map(_distance, student, teacher)) / len(student)
-        terms = self.answer_terms(thinker, batch, hidden) | {
+        return self.answer_terms(thinker, batch, hidden) | {
             "teacher_cross_entropy": cross_entropy(thinker.model, batch.teacher, chain),
             "distillation": (distance * len(batch), len(batch)),
         }
-        if self.explaining is not None:
-            terms |= self.explaining.terms(thinker, batch, hidden, self.latent_input)
-        return terms
 
 
 def _last_of_mark(sample: Sample, row: TokenRow) -> int:

@@ -1,12 +1,13 @@
 """iCoT-SI: internalise the chain of thought step by step (Deng et al. 2024, arXiv 2405.14838)."""
 
 import math
+from dataclasses import replace
 from random import Random
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from copra.reasoning.layout import IGNORED, Decoding, Markers, Sample, TokenRow
+from copra.reasoning.layout import Markers, Sample, TokenRow
 from copra.reasoning.method import Layout, Method, Stage
 
 
@@ -47,17 +48,7 @@ class Removal(Stage):
             gone += math.floor(-math.log(1.0 - draw.random()) / self.smoothing)
         gone = min(gone, len(chain))
         kept = chain[gone:] if self.side == "left" else chain[: len(chain) - gone]
-        supervised = kept + row.answer
-        return Sample(
-            id=row.id,
-            tokens=row.question + supervised,
-            labels=[IGNORED] * len(row.question) + supervised,
-            first_latent=len(row.question),
-            n_latents=0,
-        )
-
-    def decoding(self, markers: Markers) -> Decoding:
-        return Decoding(before=(), latents=0, thought="hidden", latent_token=markers.latent, after=())
+        return super().lay_out(replace(row, steps=[kept]), markers)
 
 
 class IcotSi(Method):

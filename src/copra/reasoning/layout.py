@@ -81,6 +81,14 @@ LatentInput = Literal["raw", "scaled", "projected"]
 a learned projection."""
 
 
+def rounds(iterations: int | None, latents: int) -> int:
+    """Jacobi iterations over so many latents at once; 0 where they are fed one after another.
+
+    As many iterations as latents make the sequential chain, which costs less when run as such.
+    """
+    return 0 if iterations is None or iterations >= latents else iterations
+
+
 @dataclass(frozen=True)
 class Prompting:
     """How a model that was never trained to answer is asked: worked examples, then the question.
@@ -135,13 +143,8 @@ class Decoding:
 
     @property
     def jacobi(self) -> int:
-        """Iterations over all latents at once; 0 where they are fed one after another.
-
-        As many iterations as latents make the sequential chain, which costs less when run as such.
-        """
-        if self.iterations is None or not self.loops or self.iterations >= self.latents:
-            return 0
-        return self.iterations
+        """Iterations over all latents at once; 0 where they are fed one after another."""
+        return rounds(self.iterations, self.latents) if self.loops else 0
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from copra.reasoning.layout import LatentInput, Sample, Work
+from copra.reasoning.method import Stage
 from copra.settings import Settings
 
 if TYPE_CHECKING:
@@ -93,3 +94,30 @@ class Explaining(Settings):
         logits = thinker.model.get_output_embeddings()(states[:, c - 1 :][here]).float()
         loss = functional.cross_entropy(logits, targets[here], reduction="sum")
         return {"explanation": (loss, int(here.sum()))}
+
+
+class ExplainedStage(Stage):
+    """A stage whose latents may have to tell their steps: what that adds to parts, loss and work."""
+
+    explaining: Explaining | None = None
+    """How steps are told from latents (null: they are not)."""
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        return super().parts() | (self.explaining.parts() if self.explaining else {})
+
+    def weigh(self) -> dict[str, float]:
+        return super().weigh() | (self.explaining.weigh() if self.explaining else {})
+
+    def counts(self, samples: Sequence[Sample]) -> dict[str, int]:
+        return super().counts(samples) | (self.explaining.counts(samples) if self.explaining else {})
+
+    def work(self, sample: Sample) -> Iterator[Work]:
+        yield from super().work(sample)
+        if self.explaining is not None:
+            yield from self.explaining.work(sample)
+
+    def answer_terms(self, thinker: "Thinker", batch: "Batch", hidden: "Tensor") -> "Terms":
+        terms = super().answer_terms(thinker, batch, hidden)
+        if self.explaining is not None:
+            terms |= self.explaining.terms(thinker, batch, hidden, self.latent_input)
+        return terms

@@ -3,7 +3,7 @@
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -20,6 +20,23 @@ class Coded(Settings):
     """Settings of a rule. `code` is the fingerprint of the code behind it: it invalidates, nothing more."""
 
     code: str | None = None
+
+
+class Answering(Coded):
+    """Settings of a rule that answers the questions of a split and compares the answers."""
+
+    node: str
+    """The node's name."""
+    split: Literal["valid", "test"] = "test"
+    """Which questions."""
+    limit: int | None = None
+    """Only the first so many."""
+    max_new_tokens: int = 256
+    """Longest generated text."""
+    batch_size: int = 128
+    """Questions decoded together."""
+    answers: Literal["number", "text"] = "number"
+    """How answers are compared."""
 
 
 def add_settings(parser: ArgumentParser) -> None:

@@ -1,31 +1,19 @@
 """copra evaluate: answer the questions of a split; every answer and the numbers drawn from them."""
 
 from argparse import ArgumentParser, Namespace
-from typing import Any, Literal
+from typing import Any
 
 from copra.errors import CopraError
 from copra.files import write_json, write_parquet
-from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+from copra.verbs.common import Answering, add_settings, add_threads, folder, rows_of, settings_of, use_threads
 
 PREDICTIONS = "predictions.parquet"
 METRICS = "metrics.json"
 
 
-class EvaluateSettings(Coded):
-    node: str
-    """The node's name."""
+class EvaluateSettings(Answering):
     task: str
     """The task's name."""
-    split: Literal["valid", "test"] = "test"
-    """Which questions."""
-    limit: int | None = None
-    """Only the first so many."""
-    max_new_tokens: int = 256
-    """Longest generated text."""
-    batch_size: int = 128
-    """Questions decoded together."""
-    answers: Literal["number", "text"] = "number"
-    """How answers are compared."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -63,20 +51,14 @@ def run(options: Namespace) -> None:
 def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[str, Any]:
     from copra.cost.flops import PARTS, PHASES
     from copra.cost.parameters import answering_bytes, answering_parameters, kv_cache_bytes_per_token
-    from copra.evaluation.statistics import wilson_interval
+    from copra.evaluation.accuracy import accuracy_of
 
-    n, correct = len(table), int(table["correct"].sum())
-    low, high = wilson_interval(correct, n)
     counts = ("prompt", "latent", "marker", "chain", "answer", "generated")
     return {
         "node": settings.node,
         "task": settings.task,
         "split": settings.split,
-        "n": n,
-        "correct": correct,
-        "accuracy": correct / n,
-        "low": low,
-        "high": high,
+        **accuracy_of(table),
         "flops": {
             "total": float(table["flops"].mean()),
             "cached_prompt": float(table["flops_cached_prompt"].mean()),

@@ -3,28 +3,16 @@
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from copra.errors import CopraError
 from copra.files import write_parquet
-from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+from copra.verbs.common import Answering, add_settings, add_threads, folder, rows_of, settings_of, use_threads
 
 
-class SweepSettings(Coded):
-    node: str
-    """The node's name."""
+class SweepSettings(Answering):
     latents: list[int]
     """Numbers of latents; the one that the checkpoint was trained with is added."""
-    split: Literal["valid", "test"] = "test"
-    """Which questions."""
-    limit: int | None = None
-    """Only the first so many."""
-    max_new_tokens: int = 256
-    """Longest generated text."""
-    batch_size: int = 128
-    """Questions decoded together."""
-    answers: Literal["number", "text"] = "number"
-    """How answers are compared."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -61,20 +49,12 @@ def run(options: Namespace) -> None:
 
 
 def _answered(checkpoint: Any, decoding: Any, rows: list, settings: SweepSettings) -> dict[str, Any]:
-    from copra.evaluation.accuracy import predictions
-    from copra.evaluation.statistics import wilson_interval
+    from copra.evaluation.accuracy import accuracy_of, predictions
 
     table = predictions(
         checkpoint, decoding, rows, settings.max_new_tokens, settings.answers, settings.batch_size
     )
-    n, correct = len(table), int(table["correct"].sum())
-    low, high = wilson_interval(correct, n)
-    return {
-        "n": n,
-        "correct": correct,
-        "accuracy": correct / n,
-        "low": low,
-        "high": high,
+    return accuracy_of(table) | {
         "flops": float(table["flops"].mean()),
         "depth": float(table["depth"].mean()),
     }
