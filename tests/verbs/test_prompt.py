@@ -12,23 +12,13 @@ from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from copra.models.tokens import markers_of
 from copra.reasoning.few_shot import FewShot
 from copra.reasoning.layout import Decoding
-from copra.tasks.prepare import prepare, read_rows
-from copra.tasks.task import Task
+from copra.tasks.prepare import read_rows
 from copra.verbs import prompt
 
 
 @pytest.fixture
-def place(tmp_path, rows, word_base):
+def place(tmp_path, data, word_base):
     """A folder with data and a checkpoint that answers otherwise."""
-
-    class Sums(Task):
-        kind: str = "sums"
-
-        def rows(self):
-            for number, row in enumerate(rows):
-                yield ("train", "valid", "test")[number % 3], row
-
-    prepare(Sums(), tmp_path / "data")
     made = word_base(tokenizer="bpe", vocabulary=300, context=256)
     known = Decoding((3,), 2, "hidden", 4, (5,)).to_json()
     manifest = {

@@ -12,23 +12,12 @@ from copra.evaluation.accuracy import predictions
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.tokens import markers_of
 from copra.reasoning.layout import Decoding
-from copra.tasks.prepare import prepare
-from copra.tasks.task import Task
 from copra.verbs import lens, sweep
 
 
 @pytest.fixture
-def place(tmp_path, rows, word_base):
+def place(tmp_path, data, word_base):
     """A folder with data, a checkpoint that thinks in two latents, and one that does not think."""
-
-    class Sums(Task):
-        kind: str = "sums"
-
-        def rows(self):
-            for number, row in enumerate(rows):
-                yield ("train", "valid", "test")[number % 3], row
-
-    prepare(Sums(), tmp_path / "data")
     made = word_base(initializer_range=0.3)
     markers = markers_of(made.tokenizer)
     thinking = Decoding((markers.start,), 2, "hidden", markers.latent, (markers.end,))

@@ -113,7 +113,7 @@ class Run:
 
     @cached_property
     def _feed(self) -> Callable[[Tensor], Tensor]:
-        """How hidden states become latents' input embeddings, found once: it may need all embeddings' norm."""
+        """How hidden states become latents' input embeddings; made once, as it may read all embeddings."""
         projection = self.parts["projection"] if "projection" in self.parts else None  # noqa: SIM401
         return latent_feed(self.model, self.decoding.latent_input, projection)
 

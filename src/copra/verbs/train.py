@@ -98,11 +98,6 @@ def run(options: Namespace) -> None:
     layers = stage.parts().get("step_decoder", {}).get("layers", 0)
     flops = _training_flops(parent.shape, record["work"], layers)
     done = {
-        "step": settings.node.rsplit("+", 1)[-1],
-        "method": settings.method,
-        "stage": settings.stage,
-        "training": settings.training.canonical(),
-        "seed": settings.seed,
         "record": {**record, "flops": flops},
         "data": {
             "sha256": key["data"],
@@ -111,25 +106,38 @@ def run(options: Namespace) -> None:
         "parent": key["parent"][0],
         "teacher": teacher and {"node": teacher.manifest["node"], "sha256": key["teacher"]},
     }
-    manifest = {
-        **{name: parent.manifest[name] for name in ("base", "dense_shape", "typical_answer")},
-        "node": settings.node,
-        "seed": settings.seed,
-        "lineage": [*parent.manifest["lineage"], done],
-        "method": settings.method,
-        "decoding": decoding and decoding.to_json(),
-        "training_flops": parent.manifest["training_flops"] + flops,
-    }
     save_checkpoint(
         options.output,
         parent.model,
         parent.tokenizer,
-        manifest,
+        _manifest(settings, parent.manifest, decoding, done),
         {LOG: trainer.log_text()},
         parts,
         stage.parts(),
     )
     trainer.forget()
+
+
+def _manifest(
+    settings: TrainSettings, parent: dict[str, Any], decoding: Any, done: dict[str, Any]
+) -> dict[str, Any]:
+    """The manifest after a stage; `done` is what it used and did."""
+    step = {
+        "step": settings.node.rsplit("+", 1)[-1],
+        "method": settings.method,
+        "stage": settings.stage,
+        "training": settings.training.canonical(),
+        "seed": settings.seed,
+    }
+    return {
+        **{name: parent[name] for name in ("base", "dense_shape", "typical_answer")},
+        "node": settings.node,
+        "seed": settings.seed,
+        "lineage": [*parent["lineage"], step | done],
+        "method": settings.method,
+        "decoding": decoding and decoding.to_json(),
+        "training_flops": parent["training_flops"] + done["record"]["flops"],
+    }
 
 
 def _teacher(folder: Path | None, student: Any) -> Any:
