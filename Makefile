@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo report test lint format lock clean
+.PHONY: help setup slurm demo report test lint format lock clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
+slurm: $(READY) ## Add SLURM's plugin, for runs on a cluster
+	$(BIN)/pip install --quiet --no-deps --requirement requirements-slurm.lock
+
 demo: $(READY) ## Run the default experiment (config.yaml) to its tables and figures
 	$(BIN)/snakemake --cores $(CORES) --quiet rules host
 	@cat results/tables/accuracy_vs_flops.md
@@ -26,7 +29,7 @@ report: $(READY) ## Gather tables and figures in results/report.html, after the 
 	$(BIN)/snakemake --report results/report.html
 
 test: $(READY) lint ## Check style, then run all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## Check style and the workflow
 	$(BIN)/ruff check .
@@ -39,11 +42,13 @@ format: $(READY) ## Put source files into shape
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-lock: ## Renew requirements.lock from pyproject.toml
+lock: ## Renew the lock files from pyproject.toml
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet torch==2.13.0 setuptools wheel --editable '.[test]'
+	.venv-lock/bin/pip install --quiet torch==2.13.0 setuptools wheel --editable '.[test,quantise]'
 	.venv-lock/bin/pip freeze --all --exclude-editable --exclude pip \
 	  | sed 's/+cpu//' | grep -v -i -E '^(nvidia|triton|cuda)' > requirements.lock
+	.venv-lock/bin/pip install --quiet --constraint requirements.lock --editable '.[slurm]'
+	.venv-lock/bin/pip freeze | grep '^snakemake-executor-plugin-slurm' > requirements-slurm.lock
 	rm -rf .venv-lock
 
 clean: ## Remove results and Snakemake's own records, after asking

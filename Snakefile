@@ -25,6 +25,7 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/importance.smk"
 include: "workflow/rules/pruning.smk"
 include: "workflow/rules/training.smk"
+include: "workflow/rules/quantisation.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/report.smk"
 

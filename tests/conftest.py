@@ -10,6 +10,8 @@ import types
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A process holds its GPU until it ends, so a second one that runs tests would wait forever.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 KINDS = ("llama", "gpt2", "copra_llama")
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
@@ -18,6 +20,11 @@ OVERRIDES = [
     {"num_attention_heads": 6, "num_key_value_heads": 3},
     {},
 ]
+
+
+def pytest_collection_modifyitems(items):
+    """The long tests first, so that at the end no process waits for another."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
 
 
 def _make_model(

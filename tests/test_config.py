@@ -35,6 +35,7 @@ CONFIG = {
         {"start": ["cot"], "prunings": [[]], "methods": ["coconut"]},
     ],
 }
+CURVE = {"model": "llama+cot", "unit": "layers", "metrics": ["cosine"], "remove": [1]}
 
 
 def changed(path, value):
@@ -89,7 +90,7 @@ def test_a_mistyped_key_is_named_with_its_path_and_the_key_that_was_meant(path, 
 
 def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
     assert faults(changed("steps.drop.budget.zzz", 1)) == [
-        "config.yaml: steps.drop.budget.zzz: unknown key (known: count, flops, fraction)"
+        "config.yaml: steps.drop.budget.zzz: unknown key (known: count, flops, fraction, parameters)"
     ]
 
 
@@ -117,8 +118,8 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
             3,
             "from_scratch: 'hidden_size' 16 is not a multiple of 'heads' 3",
         ),
-        ("steps.drop.budget.fraction", 0.5, "steps.drop.budget: give exactly one of 'count', 'fraction' and"),
-        ("steps.drop.metric", "gradient", "steps.drop.metric: 'gradient' does not score layers; take one of"),
+        ("steps.drop.budget.fraction", 0.5, "steps.drop.budget: give exactly one of 'count', 'fraction', "),
+        ("steps.drop.metric", "gates", "steps.drop.metric: 'gates' does not score layers; take one of"),
         ("steps.coconut.overrides", {7: {}}, "steps.coconut.overrides: there is no stage 7, only [0, 1, 2]"),
         (
             "steps.coconut.overrides",
@@ -135,6 +136,22 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
         ("steps.codi.iterations", -1, "steps.codi.iterations: should be greater than or equal to 0 (got -1)"),
         ("steps.coconut.latent_input", "big", "latent_input: should be 'raw', 'scaled' or 'projected' (got"),
         ("steps.coconut.teacher", "llama+cot", "steps.coconut.teacher: unknown key"),
+        (
+            "curves",
+            {"a": {**CURVE, "unit": "heads"}},
+            "curves.a.metrics: 'cosine' does not score heads; take",
+        ),
+        (
+            "curves",
+            {"a": {**CURVE, "metrics": ["cosin"]}},
+            "curves.a.metrics.0: should be 'cosine', 'angular'",
+        ),
+        ("curves", {"a": {**CURVE, "remove": [0]}}, "curves.a.remove.0: should be greater than 0 (got 0)"),
+        ("curves", {"a": {**CURVE, "remove": [1, 2, 1]}}, "curves.a.remove: 1 is given twice"),
+        ("curves", {"a": {**CURVE, "random_seeds": [4, 4]}}, "curves.a.random_seeds: 4 is given twice"),
+        ("curves", {"a": {**CURVE, "objectives": ["cot", "cot"]}}, "objectives: 'cot' is given twice"),
+        ("curves", {"a": {**CURVE, "metrics": []}}, "curves.a.metrics: should have at least 1 item, not 0"),
+        ("curves", {"a/b": CURVE}, "curves.'a/b': is no name; take letters"),
         ("task", "sms", "task: 'sms' is not in tasks (did you mean 'sums'?)"),
         ("base", "lama", "base: 'lama' is not in bases (did you mean 'llama'?)"),
         ("steps.cot.task", "words", "steps.cot.task: 'words' is not in tasks (known: sums)"),

@@ -84,7 +84,7 @@ def test_a_changed_default_and_a_changed_message_count(package):
     [
         ("report/figures.py", {"figure"}),
         ("training/loop.py", {"train"}),
-        ("pruning/surgery.py", {"prune"}),
+        ("pruning/surgery.py", {"prune", "score", "curve"}),
         ("importance/heads.py", {"score"}),
         ("cost/latency.py", {"latency"}),
         ("workflow.py", {"check"}),

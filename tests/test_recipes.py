@@ -37,9 +37,25 @@ CONFIG = {
         "lowest": {"kind": "prune", "unit": "layers", "metric": "deepest", "budget": {"count": 1}},
         "dice": {"kind": "prune", "unit": "layers", "metric": "random", "budget": {"count": 1}},
         "groups-1": {"kind": "prune", "unit": "kv_groups", "metric": "gradient", "budget": {"fraction": 0.5}},
+        "by-accuracy": {"kind": "prune", "unit": "layers", "metric": "accuracy", "budget": {"count": 1}},
+        "on-latents": {
+            "kind": "prune",
+            "unit": "layers",
+            "metric": "taylor",
+            "objective": "latent",
+            "budget": {"count": 1},
+        },
+        "on-text": {
+            "kind": "prune",
+            "unit": "neurons",
+            "metric": "taylor",
+            "objective": "text",
+            "budget": {"fraction": 0.5},
+        },
         "scratchpad": {"kind": "scratchpad", "curriculum": False, "training": TRAINING},
         "icot_kd": {"kind": "icot_kd", "training": TRAINING},
         "few_shot": {"kind": "few_shot", "exemplars": 2, "seed": 5},
+        "int8": {"kind": "quantise", "weights": "int8"},
     },
     "recipes": [["cot"]],
 }
@@ -205,6 +221,32 @@ def test_pruned_holds_the_pruned_models_that_can_answer():
     ]
 
 
+def test_a_quantised_node_is_its_parent_in_fewer_bits():
+    tree = tree_of(
+        [["cot", "coconut", "layers-1", "int8"], {"base": "hub", "steps": ["few_shot", "int8"]}], seeds=[3]
+    )
+    parent, node = (tree.nodes[f"llama@3+cot+coconut+layers-1{end}"] for end in ("", "+int8"))
+    assert (node.kind, node.parent, node.step, node.stage) == ("quantise", parent.name, "int8", None)
+    assert node.settings == {"quantise": {"kind": "quantise", "weights": "int8"}}
+    for name in ("seed", "task", "method", "trained", "latents", "loops", "answers"):
+        assert getattr(node, name) == getattr(parent, name)
+    assert node.latents == 2
+    assert tree.nodes["hub+few_shot+int8"].method == "few_shot"
+    assert [pruned.name for pruned in tree.pruned()] == [parent.name], "it is no model right after surgery"
+
+
+def test_a_quantisation_stands_with_the_prunings_in_the_words_of_a_recipe():
+    ends = tree_of([["cot", "int8"], ["cot", "layers-1", "no_cot", "int8"]]).recipes
+    assert [(end.pruning, end.method) for end in ends] == [("int8", "cot"), ("layers-1 + int8", "no_cot")]
+    assert ends[1].order == "llama > cot > layers-1 > no_cot > int8"
+
+
+def test_a_quantised_model_is_no_teacher():
+    taught = with_step("icot_kd", teacher="llama+cot+int8")
+    with pytest.raises(CopraError, match=r"teacher of 'icot_kd': 'int8' quantises, and .* is no teacher"):
+        tree_of([["no_cot", "icot_kd"]], steps=taught)
+
+
 def test_one_stage_more_leaves_the_settings_of_the_stages_before():
     short = tree_of([["cot", "coconut"]], steps=with_step("coconut", max_latent_stage=3)).nodes
     long = tree_of([["cot", "coconut"]], steps=with_step("coconut", max_latent_stage=4)).nodes
@@ -250,10 +292,23 @@ def test_a_change_of_one_step_leaves_the_settings_of_the_others():
             "llama+layers-1+cot: 'layers-1' scores a base from scratch before any training",
         ),
         (
-            {"base": "gpt2", "steps": ["cot", "groups-1"]},
-            "gpt2+cot+groups-1: 'groups-1' drops key/value groups, which GPT-2 does not have",
+            {"base": "hub", "steps": ["by-accuracy", "cot"]},
+            "hub+by-accuracy+cot: 'by-accuracy' scores by accuracy, but the model cannot answer yet",
         ),
+        (
+            {"base": "hub", "steps": ["few_shot", "on-latents"]},
+            "'on-latents' scores on the model's own latents before any training",
+        ),
+        (["cot", "on-text"], "'on-text' scores on a text, and there is none: name it under importance.text"),
         (["lowest"], "recipes: llama+lowest: never trains"),
+        (["int8"], "recipes: llama+int8: never trains"),
+        (["cot", "int8", "no_cot"], "'no_cot' comes after 'int8', whose weights are final: put 'int8' last"),
+        (["cot", "int8", "lowest"], "'lowest' comes after 'int8', whose weights are final: put 'int8' last"),
+        (["cot", "int8", "few_shot"], "'few_shot' comes after 'int8', whose weights are final"),
+        (
+            {"base": "gpt2", "steps": ["cot", "int8"]},
+            "gpt2+cot+int8: 'int8' quantises linear layers, which GPT-2 does not have",
+        ),
         ([], "recipes: llama: never trains"),
     ],
 )

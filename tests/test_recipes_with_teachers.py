@@ -79,6 +79,130 @@ def test_a_teacher_may_have_had_a_teacher():
     assert nodes["llama@0+cot+kd0.0"].teacher == "llama@0+cot"
 
 
+def healing(teacher=None, kind="cot", **more):
+    """All steps, with a step `heal` that learns a teacher's predictions."""
+    distil = {"teacher": teacher} | {key: more.pop(key) for key in ("task_weight", "weight") if key in more}
+    return with_step("heal", kind=kind, training=TRAINING, distil=distil, **more)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parent", "teacher"),
+    [
+        (["cot", "layers-1", "heal"], "llama@0+cot+layers-1", "llama@0+cot"),
+        (["cot", "layers-1", "lowest", "heal"], "llama@0+cot+layers-1+lowest", "llama@0+cot"),
+        # A prompt changes no weight.
+        (["cot", "layers-1", "few_shot", "heal"], "llama@0+cot+layers-1+few_shot", "llama@0+cot"),
+        (["cot", "few_shot", "layers-1", "heal"], "llama@0+cot+few_shot+layers-1", "llama@0+cot"),
+        # What was pruned before the last training has no dense model any more that learned what it did.
+        (["layers-1", "cot", "lowest", "heal"], "hub+layers-1+cot@0+lowest", "hub+layers-1+cot@0"),
+        # A model of the Hub may be healed before it learns anything.
+        (["layers-1", "heal"], "hub+layers-1", "hub"),
+    ],
+)
+def test_the_model_before_the_prunings_heals(recipe, parent, teacher):
+    base = parent.split("+")[0].split("@")[0]
+    nodes = tree_of([{"base": base, "steps": recipe}], steps=healing()).nodes
+    node = list(nodes.values())[-1]
+    assert (node.step, node.parent, node.teacher) == ("heal", parent, teacher)
+    assert node.settings["stage"]["distil"] == {"weight": 1.0, "temperature": 1.0, "task_weight": 0.0}
+    assert {each.teacher for each in nodes.values() if each is not node} == {None}
+
+
+def test_beside_its_own_loss_a_step_may_learn_from_the_model_that_it_starts_from():
+    nodes = tree_of([["cot", "heal"]], steps=healing(task_weight=1.0)).nodes
+    assert nodes["llama@0+cot+heal"].teacher == "llama@0+cot"
+
+
+def test_one_teacher_serves_all_stages():
+    steps = healing(kind="coconut", max_latent_stage=1)
+    nodes = tree_of([["cot", "layers-1", "heal"]], steps=steps).nodes
+    taught = [node for node in nodes.values() if node.step == "heal"]
+    assert [node.stage for node in taught] == [0, 1, 2]
+    assert {node.teacher for node in taught} == {"llama@0+cot"}
+    assert {node.latents for node in taught} == {0, 1}
+
+
+def test_a_named_teacher_of_predictions_is_grown_with_the_seed():
+    steps = healing("llama+cot+coconut", kind="coconut", max_latent_stage=2)
+    tree = tree_of([["cot", "layers-1", "heal"]], seeds=(3, 4), steps=steps)
+    for seed in (3, 4):
+        assert tree.nodes[f"llama@{seed}+cot+layers-1+heal"].teacher == f"llama@{seed}+cot+coconut"
+    assert [end.recipe for end in tree.recipes] == ["llama+cot+layers-1+heal"]
+    places = {name: place for place, name in enumerate(tree.nodes)}
+    for node in tree.nodes.values():
+        assert all(places[other] < places[node.name] for other in (node.parent, node.teacher) if other)
+
+
+def test_who_teaches_is_no_setting_of_a_node():
+    first, second = (
+        tree_of([["cot", "layers-1", "heal"]], steps=healing(teacher)).nodes["llama@0+cot+layers-1+heal"]
+        for teacher in (None, "hub+cot")
+    )
+    assert (first.teacher, second.teacher) == ("llama@0+cot", "hub+cot@0")
+    assert first.settings == second.settings
+
+
+@pytest.mark.parametrize("teacher", ["hub", "hub+few_shot", "hub+layers-1"])
+def test_a_model_of_the_hub_may_teach_as_it_is(teacher):
+    assert tree_of([["cot", "heal"]], steps=healing(teacher)).recipes
+
+
+NOTHING = "'heal' starts from its own teacher, so there is nothing to learn"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "steps", "message"),
+    [
+        (["heal"], healing(), "'heal' learns from a base from scratch, which knows nothing"),
+        (["lowest", "heal"], healing(), "'heal' learns from a base from scratch, which knows nothing"),
+        (["cot", "heal"], healing(), NOTHING),
+        (["cot", "layers-1", "no_cot", "heal"], healing(), NOTHING),
+        (["cot", "few_shot", "heal"], healing(), NOTHING),
+        (["cot", "heal"], healing("llama"), "teacher of 'heal': never trains"),
+        (["cot", "heal"], healing(""), "teacher of 'heal': '' is not in bases"),
+        (["cot", "heal"], healing("llama+cto"), "teacher of 'heal': 'cto' is not in steps"),
+        (["cot", "heal"], healing("llama+cot+heal"), "'heal' has itself for a teacher: 'llama+cot+heal'"),
+        (
+            ["cot", "layers-1", "heal"],
+            healing(kind="codi"),
+            "'heal' has latents with latent_input: projected, and its teacher has none: name a teacher",
+        ),
+        (
+            ["cot", "layers-1", "heal"],
+            healing("llama+cot+coconut", kind="coconut", latent_input="scaled"),
+            "'heal' has latents with latent_input: scaled, and its teacher with raw: name a teacher",
+        ),
+    ],
+)
+def test_a_teacher_of_predictions_that_cannot_be_is_named(recipe, steps, message):
+    with pytest.raises(CopraError, match=re.escape(f": {message}")) as caught:
+        tree_of([["no_cot"], recipe], steps=steps)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (healing(kind="icot_kd"), "steps.heal.distil: icot_kd has a way of its own to learn from a teacher"),
+        (healing(kind="codi", explaining={}), "steps.heal.distil.task_weight: at 0 the method's own loss is"),
+        (healing(weight=0), "steps.heal.distil.weight: should be greater than 0"),
+        (healing(3), "steps.heal.distil.teacher: should be text"),
+    ],
+)
+def test_a_fault_of_a_distillation_names_its_key(steps, message):
+    with pytest.raises(CopraError, match=re.escape(f"config.yaml: {message}")):
+        tree_of([["cot", "heal"]], steps=steps)
+
+
+def test_a_teacher_may_feed_its_latents_as_its_pupil_does():
+    codi = {"kind": "codi", "training": TRAINING}
+    steps = healing("llama+codi", kind="codi") | {"codi": codi}
+    assert tree_of([["codi", "layers-1", "heal"]], steps=steps).recipes
+    # Where no hidden state is fed, nothing has to agree.
+    assert tree_of([["cot", "layers-1", "heal"]], steps=healing(kind="pause")).recipes
+    assert tree_of([["cot", "layers-1", "heal"]], steps=healing("llama+codi") | {"codi": codi}).recipes
+
+
 WRITES = "does not write its chain of thought"
 
 

@@ -198,3 +198,144 @@ def test_another_table_or_figure_of_latents_is_no_change_of_the_others():
         assert same == (table != "latent_lens")
     for figure in ("accuracy_vs_flops", "accuracy_vs_latents", "training_curves", "latent_lens"):
         assert before.figure_settings(figure) == after.figure_settings(figure)
+
+
+CURVE = {
+    "model": "llama+cot",
+    "unit": "layers",
+    "metrics": ["cosine", "greedy_loss", "random"],
+    "remove": [1, 2],
+}
+
+
+def curving(*curves, **changes) -> Workflow:
+    """Two seeds of recipes that share the model that the curves are of."""
+    named = {f"curve-{number}": {**CURVE, **curve} for number, curve in enumerate(curves)}
+    return workflow(
+        recipes=[["cot", "kd"], ["cot", "ask"], ["cot", "pause"]], seeds=[0, 1], curves=named, **changes
+    )
+
+
+def test_a_curve_is_measured_on_each_seed_of_its_model_with_the_scores_that_it_needs():
+    asked = curving(
+        {}, {"unit": "kv_groups", "metrics": ["taylor", "magnitude"], "objectives": ["answer", "latent"]}
+    )
+    assert asked.curved == {
+        "curve-0": ["llama@0+cot", "llama@1+cot"],
+        "curve-1": ["llama@0+cot", "llama@1+cot"],
+    }
+    assert asked.measured == [f"curve-{curve}/llama@{seed}+cot" for curve in (0, 1) for seed in (0, 1)]
+    folder = "results/scores/llama@1+cot"
+    assert asked.curve_scores("curve-0", "llama@1+cot") == [
+        f"{folder}/cot/passes.parquet",
+        f"{folder}/cot/layers.greedy_loss.parquet",
+    ]
+    needed = [f"{folder}/answer/passes.parquet", f"{folder}/latent/passes.parquet"]
+    assert asked.curve_scores("curve-1", "llama@1+cot") == needed
+    assert {*asked.curve_scores("curve-0", "llama@0+cot"), *needed} <= set(asked.scored)
+    assert not [path for path in workflow(recipes=[["cot"]]).scored if "scores" in path]
+
+
+def test_tables_and_figures_of_curves_are_asked_for_where_there_are_curves():
+    def about_curves(found):
+        named = {path.split("/", 2)[2].rsplit(".", 1)[0] for path in [*found.tables(), *found.figures()]}
+        return {name for name in named if "curve-" in name or name in ("pruning_curves", "drop_orders")}
+
+    layers = {"pruning_curves", "drop_orders", "pruning_curves/curve-0", "drop_orders/curve-0"}
+    groups = {"pruning_curves/curve-0", "pruning_curves", "drop_orders/curve-0"}
+    assert about_curves(curving()) == set()
+    assert about_curves(curving({})) == layers
+    # Only layers have an order worth a table.
+    assert about_curves(curving({"unit": "kv_groups", "metrics": ["gates"]})) == groups
+    assert "results/figures/layer_distances/llama@0+cot/cot.svg" in curving({}).figures()
+
+
+def test_after_fine_tuning_is_drawn_where_something_is_pruned():
+    assert "results/figures/after_fine_tuning.svg" in workflow().figures()
+    assert "results/figures/after_fine_tuning.svg" not in workflow(recipes=[["cot"]]).figures()
+
+
+@pytest.mark.parametrize(
+    ("change", "rerun"),
+    [
+        ({"evaluation": {"max_new_tokens": 7}}, True),
+        ({"evaluation": {"limit": 7}}, True),
+        ({"importance": {"batch_size": 7}}, True),
+        ({"evaluation": {"lens": 7}}, False),
+        ({"importance": {"rows": 7}}, False),
+    ],
+)
+def test_a_curve_depends_on_what_it_measures(change, rerun):
+    settings = [
+        found.curve_settings("curve-0", "llama@0+cot") for found in (curving({}), curving({}, **change))
+    ]
+    assert (settings[0] != settings[1]) == rerun
+    value = json.loads(settings[0])
+    assert (value["name"], value["node"], value["answers"]) == ("curve-0", "llama@0+cot", "number")
+    assert value["curve"]["objectives"] == ["cot"]
+
+
+def test_metrics_have_a_line_for_each_objective_on_which_they_differ():
+    metrics = ["magnitude", "activation", "taylor", "random"]
+    changes = {"unit": "neurons", "metrics": metrics, "objectives": ["answer", "cot", "latent"]}
+    curve = curving({**changes, "random_seeds": [3, 5]}).curve("curve-0")
+    assert [(line.metric, line.objective, line.table, line.seed) for line in curve.lines()] == [
+        ("magnitude", None, "answer/passes.parquet", None),
+        ("activation", "cot", "cot/passes.parquet", None),
+        ("activation", "latent", "latent/passes.parquet", None),
+        ("taylor", "answer", "answer/passes.parquet", None),
+        ("taylor", "cot", "cot/passes.parquet", None),
+        ("taylor", "latent", "latent/passes.parquet", None),
+        ("random", None, None, 3),
+        ("random", None, None, 5),
+    ]
+    assert [curve.name_of(line) for line in curve.lines()][:2] == ["magnitude", "activation (cot)"]
+
+
+def test_a_new_objective_of_all_scores_is_one_of_the_curves_too():
+    changed = curving({}, importance={"objective": "answer"})
+    assert (
+        changed.curve_scores("curve-0", "llama@0+cot")[0]
+        == "results/scores/llama@0+cot/answer/passes.parquet"
+    )
+
+
+@pytest.mark.parametrize(
+    ("curve", "message"),
+    [
+        (
+            {"model": "llama+cto"},
+            "model: 'llama+cto' is no recipe or beginning of one (did you mean 'llama+cot'?)",
+        ),
+        ({"model": "llama@0+cot"}, "model: 'llama@0+cot' is no recipe"),
+        ({"model": "llama", "metrics": ["deepest"]}, "model: a base from scratch knows nothing before"),
+        ({"model": "llama+cot+kd"}, "model: it ends with icot_kd, whose parts belong to single layers"),
+        ({"objectives": ["text"]}, "objectives: there is no text to score on; name it under importance.text"),
+        (
+            {"remove": [2, 5]},
+            "remove: 'greedy_loss' finds 4 layers and 5 are to go; raise importance.greedy_removals",
+        ),
+    ],
+)
+def test_a_curve_that_cannot_be_measured_is_refused(curve, message):
+    with pytest.raises(CopraError) as caught:
+        curving({}, curve)
+    assert str(caught.value).startswith(f"config.yaml: curves.curve-1.{message}")
+
+
+def test_a_model_that_cannot_answer_has_no_curve_by_accuracy():
+    bases = {"llama": {"path": "a/llama"}}
+    with pytest.raises(
+        CopraError, match=r"curve-0\.metrics: 'accuracy' counts right answers, and llama cannot"
+    ):
+        curving({"model": "llama", "metrics": ["cosine", "accuracy"]}, bases=bases)
+    with pytest.raises(CopraError, match=r"curve-0\.objectives: llama was never trained to think"):
+        curving({"model": "llama", "objectives": ["latent"]}, bases=bases)
+    # One curve for all seeds: nothing in it is drawn.
+    assert curving({"model": "llama"}, bases=bases).measured == ["curve-0/llama"]
+
+
+def test_every_fault_of_every_curve_is_told():
+    with pytest.raises(CopraError) as caught:
+        curving({"model": "nobody"}, {"objectives": ["text"], "remove": [9]})
+    assert len(str(caught.value).split("\n")) == 3

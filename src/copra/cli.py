@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -13,10 +14,12 @@ VERBS = {
     "data": "prepare a task's splits",
     "base": "fetch or make a base model",
     "score": "score layers, or heads and key/value groups",
+    "curve": "measure a model as units go, without fine-tuning",
     "plan": "choose what a pruning removes",
     "prune": "apply a plan to a checkpoint",
     "train": "run one training stage",
     "prompt": "ask a checkpoint by worked examples",
+    "quantise": "keep a checkpoint's weights in int8",
     "evaluate": "answer the questions of a split",
     "sweep": "answer with other numbers of latents",
     "lens": "show what latents would say",
@@ -41,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments[1:])
     # Set before the tokenizers library is loaded: it warns when it meets a fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # transformers loads torchao where it is there, which then warns of kernels for GPUs that are not.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         module.run(options)
     except CopraError as error:

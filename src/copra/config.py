@@ -8,22 +8,20 @@ from pydantic import Discriminator, Field, NonNegativeInt, Tag, TypeAdapter, Val
 
 from copra.errors import CopraError
 from copra.faults import explain, hint
-from copra.models.settings import Base
+from copra.importance.curves import Curve
+from copra.importance.settings import Importance
+from copra.models.settings import Base, Quantise
 from copra.pruning.budget import Prune
 from copra.reasoning import AnyMethod
 from copra.reasoning.few_shot import FewShot
-from copra.settings import Name, Settings
+from copra.settings import Name, Settings, one_or_list
 from copra.tasks import AnyTask
 
-AnyStep = Annotated[AnyMethod | FewShot | Prune, Field(discriminator="kind")]
-
-
-def _form_of_steps(value: Any) -> str:
-    return "one" if isinstance(value, str) else "list"
+AnyStep = Annotated[AnyMethod | FewShot | Prune | Quantise, Field(discriminator="kind")]
 
 
 Steps = Annotated[
-    Annotated[Name, Tag("one")] | Annotated[list[Name], Tag("list")], Discriminator(_form_of_steps)
+    Annotated[Name, Tag("one")] | Annotated[list[Name], Tag("list")], Discriminator(one_or_list)
 ]
 
 
@@ -64,17 +62,6 @@ AnyRecipe = Annotated[
     | Annotated[Product, Tag("product")],
     Discriminator(_form_of_recipe),
 ]
-
-
-class Importance(Settings):
-    """How units are scored."""
-
-    rows: int = Field(128, ge=1)
-    """Calibration rows, from the start of the train split."""
-    batch_size: int = Field(16, ge=1)
-    """Rows a forward pass."""
-    objective: Literal["answer", "cot"] = "cot"
-    """The loss behind gradients: on the answer given the steps, or on steps and answer."""
 
 
 class Evaluation(Settings):
@@ -139,7 +126,7 @@ class Experiment(Settings):
     bases: dict[Name, Base]
     """Base models by name."""
     steps: dict[Name, AnyStep]
-    """Trainings, prunings and prompts by name."""
+    """Trainings, prunings, prompts and quantisations by name."""
     recipes: list[AnyRecipe] = Field(min_length=1)
     """What is run: lists of steps, recipes with a base, or products of prunings and methods."""
     reference: str | None = None
@@ -148,6 +135,8 @@ class Experiment(Settings):
     """Every recipe is run once a seed, from where randomness first enters."""
     importance: Importance = Importance()
     """How units are scored."""
+    curves: dict[Name, Curve] = Field(default_factory=dict)
+    """Pruning curves by name: accuracy and loss as units go, before any fine-tuning."""
     evaluation: Evaluation = Evaluation()
     """How accuracy is measured."""
     latency: Latency | None = Latency()

@@ -8,19 +8,22 @@ at, without the seed. Recipes that begin alike share nodes.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from copra.config import Experiment, Product, Recipe
 from copra.errors import CopraError
 from copra.faults import hint
+from copra.importance.metrics import NEEDS_ANSWERS
+from copra.models.settings import Quantise
 from copra.pruning.budget import Prune
 from copra.reasoning import METHODS, Method
+from copra.reasoning.distil import stage_of
 from copra.reasoning.few_shot import FewShot
 from copra.reasoning.icot_kd import IcotKd
 from copra.tasks import TASKS
 
-Kind = Literal["base", "train", "prune", "prompt"]
+Kind = Literal["base", "train", "prune", "prompt", "quantise"]
 WRITING = ("cot", "scratchpad")
 """Methods whose models write their chain of thought, from which others can learn."""
 
@@ -151,8 +154,11 @@ def _faults(
     scratch = experiment.bases[base].from_scratch
     # How the model answers, and what it was last trained for: a prompt changes the first alone.
     task, method, learned = experiment.task, None, None
+    quantised = None
     for name in steps:
         step = experiment.steps[name]
+        if quantised is not None:
+            yield f"{name!r} comes after {quantised!r}, whose weights are final: put {quantised!r} last"
         if isinstance(step, Method):
             if learned is not None and (step.task or experiment.task) != task:
                 yield (
@@ -161,6 +167,9 @@ def _faults(
                 )
             if isinstance(step, IcotKd):
                 yield from _teacher_faults(experiment, name, step, learned, (*pupils, name))
+            elif step.distil is not None:
+                before = steps[: steps.index(name)]
+                yield from _distil_faults(experiment, name, step, [base, *before], (*pupils, name))
             task, method, learned = step.task or experiment.task, step.kind, step.kind
         elif isinstance(step, FewShot):
             if scratch and method is None:
@@ -171,12 +180,33 @@ def _faults(
         elif isinstance(step, Prune):
             if learned is not None and not METHODS[learned].prunable:
                 yield f"{name!r} prunes after {learned}, whose parts belong to single layers: prune before it"
-            if scratch and method is None and step.needs_scores:
+            if scratch and method is None and step.scoring:
                 yield f"{name!r} scores a base from scratch before any training: put a training before it"
-            if scratch and scratch.architecture == "gpt2" and step.unit == "kv_groups":
-                yield f"{name!r} drops key/value groups, which GPT-2 does not have: drop layers"
-    if method is None:
+            yield from _scoring_faults(experiment, name, step, method, learned)
+        elif isinstance(step, Quantise):
+            if scratch and scratch.architecture == "gpt2":
+                yield f"{name!r} quantises linear layers, which GPT-2 does not have: leave it out"
+            if pupils:
+                yield f"{name!r} quantises, and a model of whole numbers is no teacher: leave it out"
+            quantised = name
+    if method is None and (scratch or not pupils):
         yield "never trains, so it has no way to answer; add a training step"
+
+
+def _scoring_faults(
+    experiment: Experiment, name: str, step: Prune, method: str | None, learned: str | None
+) -> Iterator[str]:
+    """What a pruning cannot be scored on, of a model that answers by `method` and was last trained for
+    `learned` (None: not yet)."""
+    if step.scoring is None:
+        return
+    if method is None and step.metric in NEEDS_ANSWERS:
+        yield f"{name!r} scores by accuracy, but the model cannot answer yet: put a training before it"
+    objective = experiment.importance.objective_of(step.objective)
+    if objective == "text" and experiment.importance.text is None:
+        yield f"{name!r} scores on a text, and there is none: name it under importance.text"
+    if objective == "latent" and learned is None:
+        yield f"{name!r} scores on the model's own latents before any training: take objective cot or answer"
 
 
 def _teacher_faults(
@@ -190,16 +220,55 @@ def _teacher_faults(
                 f"training of kind {' or '.join(WRITING)} before it, or name a teacher"
             )
         return
-    base, *steps = step.teacher.split("+")
-    if own := [pupil for pupil in pupils if pupil in steps]:
-        yield f"{own[0]!r} has itself for a teacher: {step.teacher!r}"
-        return
-    faults = list(_faults(experiment, base, steps, pupils))
-    yield from (f"teacher of {name!r}: {fault}" for fault in faults)
+    faults = _named_faults(experiment, name, step.teacher, pupils)
+    yield from faults
     if not faults:
-        trainings = [experiment.steps[each] for each in steps if isinstance(experiment.steps[each], Method)]
-        if not trainings or trainings[-1].kind not in WRITING:
+        teacher = _last_training(experiment, step.teacher.split("+")[1:])
+        if teacher is None or teacher.kind not in WRITING:
             yield f"teacher of {name!r}: {step.teacher!r} does not write its chain of thought"
+
+
+def _distil_faults(
+    experiment: Experiment, name: str, step: Method, before: list[str], pupils: tuple[str, ...]
+) -> Iterator[str]:
+    """What is wrong with the teacher whose predictions a step learns, after a base and steps `before`."""
+    named = step.distil.teacher
+    faults = [] if named is None else _named_faults(experiment, name, named, pupils)
+    if faults:
+        yield from faults
+        return
+    base, *steps = before if named is None else named.split("+")
+    teacher = _last_training(experiment, steps)
+    if named is None:
+        changes = [each for each in map(experiment.steps.get, steps) if not isinstance(each, FewShot)]
+        if teacher is None and experiment.bases[base].from_scratch:
+            yield f"{name!r} learns from a base from scratch, which knows nothing: name a teacher"
+        elif not step.distil.task_weight and not (changes and isinstance(changes[-1], Prune)):
+            yield (
+                f"{name!r} starts from its own teacher, so there is nothing to learn: put a pruning before "
+                "it, name a teacher, or raise distil.task_weight"
+            )
+    own, theirs = (list(each.stages().values())[-1] if each else None for each in (step, teacher))
+    fed = theirs.latent_input if theirs is not None and theirs.loops else None
+    if own.loops and own.latent_input != fed and (fed is not None or own.latent_input == "projected"):
+        yield (
+            f"{name!r} has latents with latent_input: {own.latent_input}, and its teacher "
+            f"{f'with {fed}' if fed else 'has none'}: name a teacher that was trained as {name!r} trains"
+        )
+
+
+def _named_faults(experiment: Experiment, name: str, teacher: str, pupils: tuple[str, ...]) -> list[str]:
+    """What is wrong with the recipe of the teacher that the step `name` names."""
+    base, *steps = teacher.split("+")
+    if own := [pupil for pupil in pupils if pupil in steps]:
+        return [f"{own[0]!r} has itself for a teacher: {teacher!r}"]
+    return [f"teacher of {name!r}: {fault}" for fault in _faults(experiment, base, steps, pupils)]
+
+
+def _last_training(experiment: Experiment, steps: list[str]) -> Method | None:
+    """The last training of these steps."""
+    found = [step for step in map(experiment.steps.get, steps) if isinstance(step, Method)]
+    return found[-1] if found else None
 
 
 def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed: int) -> str:
@@ -208,19 +277,30 @@ def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed:
     for name in steps:
         step = experiment.steps[name]
         if isinstance(step, Method):
-            teacher = node.name
-            if isinstance(step, IcotKd) and step.teacher is not None:
-                known, *steps_before = step.teacher.split("+")
-                teacher = _grow(tree, experiment, known, steps_before, seed)
+            teacher = _teacher(tree, experiment, step, node, seed)
             numbers = list(step.stages())
             for number in numbers:
                 label = name if number == numbers[-1] else f"{name}.{number}"
                 node = _add(tree, _train_node(experiment, node, step, name, label, number, seed, teacher))
         elif isinstance(step, FewShot):
             node = _add(tree, _prompt_node(node, name, step))
+        elif isinstance(step, Quantise):
+            node = _add(tree, _quantise_node(node, name, step))
         else:
             node = _add(tree, _prune_node(node, name, step, seed))
     return node.name
+
+
+def _teacher(tree: Tree, experiment: Experiment, step: Method, before: Node, seed: int) -> str:
+    """The node that teaches a training after the node `before`, where the training has a teacher at all."""
+    named = step.teacher if isinstance(step, IcotKd) else step.distil and step.distil.teacher
+    if named is not None:
+        base, *steps = named.split("+")
+        return _grow(tree, experiment, base, steps, seed)
+    # States are read of a model of the same shape, predictions of the one before the prunings.
+    while step.distil is not None and before.kind in ("prune", "prompt"):
+        before = tree.nodes[before.parent]
+    return before.name
 
 
 def _add(tree: Tree, node: Node) -> Node:
@@ -248,7 +328,7 @@ def _train_node(
     before = parent.name.rsplit("+", 1)[0] if parent.step == step else parent.name
     name = f"{before}+{_name(label, seed if _first_seed(parent, step) else None)}"
     stages = method.stages()
-    stage = stages[number]
+    stage = stage_of(method, number)
     settings = {
         "method": method.kind,
         "stage": stage.canonical(),
@@ -269,7 +349,7 @@ def _train_node(
         settings,
         teacher=teacher if stage.needs_teacher else None,
         latents=stage.layouts[-1].latents,
-        loops=stage.layouts[-1].latents > 0 and stage.thought == "hidden",
+        loops=stage.loops,
         answers=stage.answers,
     )
 
@@ -309,12 +389,27 @@ def _prune_node(parent: Node, step: str, prune: Prune, seed: int) -> Node:
     )
 
 
+def _quantise_node(parent: Node, step: str, quantise: Quantise) -> Node:
+    name = f"{parent.name}+{step}"
+    settings = {"quantise": quantise.canonical()}
+    return replace(
+        parent,
+        name=name,
+        kind="quantise",
+        parent=parent.name,
+        step=step,
+        stage=None,
+        settings=settings,
+        teacher=None,
+    )
+
+
 def _name(label: str, seed: int | None) -> str:
     return label if seed is None else f"{label}@{seed}"
 
 
 def _end(experiment: Experiment, base: str, steps: list[str], nodes: tuple[str, ...]) -> RecipeEnd:
-    prunings = [step for step in steps if isinstance(experiment.steps[step], Prune)]
+    prunings = [step for step in steps if isinstance(experiment.steps[step], Prune | Quantise)]
     trainings = [step for step in steps if step not in prunings]
     return RecipeEnd(
         recipe="+".join([base, *steps]),

@@ -11,6 +11,11 @@ Name = Annotated[
 ]
 
 
+def one_or_list(value: Any) -> str:
+    """Which form a value has that is one thing or a list of them: only the faults of that form are told."""
+    return "list" if isinstance(value, list | tuple) else "one"
+
+
 class Settings(BaseModel):
     """Typed settings: unknown keys are refused, values never change after the check.
 

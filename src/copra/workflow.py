@@ -16,6 +16,9 @@ from copra.config import Experiment, parse
 from copra.errors import CopraError
 from copra.files import canonical_json
 from copra.fingerprint import fingerprint
+from copra.importance.check_curves import check_curves
+from copra.importance.curves import Curve
+from copra.models.settings import Quantise
 from copra.pruning.budget import Prune
 from copra.reasoning import Method
 from copra.reasoning.few_shot import FewShot
@@ -35,13 +38,15 @@ class Workflow:
         self.experiment: Experiment = parse(config, source)
         try:
             self.tree: Tree = build_tree(self.experiment)
+            check_curves(self.experiment, self.tree)
         except CopraError as error:
             raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
 
     # Names, as regular expressions: the last step of a node's name tells which rule makes it.
 
     def steps_pattern(self, kind: type) -> str:
-        """Nodes whose last step is a training (`Method`), a pruning (`Prune`) or a prompt (`FewShot`)."""
+        """Nodes whose last step is a training (`Method`), a pruning (`Prune`), a prompt (`FewShot`) or a
+        quantisation (`Quantise`)."""
         names = [re.escape(name) for name, step in self.experiment.steps.items() if isinstance(step, kind)]
         return rf"[^/]+\+({'|'.join(names) or 'none'})(\.\d+)?(@-?\d+)?"
 
@@ -56,6 +61,10 @@ class Workflow:
     @property
     def prompted(self) -> str:
         return self.steps_pattern(FewShot)
+
+    @property
+    def quantised(self) -> str:
+        return self.steps_pattern(Quantise)
 
     # Files.
 
@@ -87,7 +96,25 @@ class Workflow:
         """The table of scores that the pruning of a node needs: one, or none."""
         node = self.node(name)
         prune = self.experiment.steps[node.step]
-        return [f"results/scores/{node.parent}/{prune.unit}.parquet"] if prune.needs_scores else []
+        if prune.scoring is None:
+            return []
+        objective = self.experiment.importance.objective_of(prune.objective)
+        return [f"results/scores/{node.parent}/{objective}/{prune.scoring}.parquet"]
+
+    def curve(self, name: str) -> Curve:
+        """A pruning curve by its name, with its objectives."""
+        return self.experiment.curves[name].resolved(self.experiment.importance)
+
+    def curve_scores(self, curve: str, node: str) -> list[str]:
+        """The tables of scores that a curve of a node needs."""
+        tables = dict.fromkeys(line.table for line in self.curve(curve).lines() if line.table)
+        return [f"results/scores/{node}/{table}" for table in tables]
+
+    def calibration(self, node: str, objective: str, scoring: str) -> list[str]:
+        """The rows that a scoring run reads: those of a text, and of the train or the valid split."""
+        text = self.experiment.importance.text
+        split = "train" if scoring == "passes" or scoring.endswith(".gates") else "valid"
+        return [f"{self.data(node)}/{split}.parquet", *(text.files() if objective == "text" and text else [])]
 
     def task_files(self, name: str) -> list[str]:
         return self.experiment.tasks[name].files()
@@ -96,10 +123,32 @@ class Workflow:
         return self.experiment.bases[name.split("@")[0]].files()
 
     @cached_property
+    def curved(self) -> dict[str, list[str]]:
+        """The nodes of each pruning curve, one a seed."""
+        return {
+            name: [node.name for node in self.tree.nodes.values() if node.recipe == curve.model]
+            for name, curve in self.experiment.curves.items()
+        }
+
+    @cached_property
+    def measured(self) -> list[str]:
+        """All pairs of a pruning curve and a node, as in layers/llama@0+cot."""
+        return [f"{name}/{node}" for name, nodes in self.curved.items() for node in nodes]
+
+    @cached_property
+    def ordered(self) -> list[str]:
+        """Pruning curves of layers with metrics that have an order in which layers go."""
+        curves = self.experiment.curves.items()
+        return [name for name, curve in curves if curve.unit == "layers" and curve.metrics != ["random"]]
+
+    @cached_property
     def scored(self) -> list[str]:
-        """All tables of scores that some pruning needs."""
+        """All tables of scores that some pruning or pruning curve needs."""
         prunings = [node.name for node in self.tree.nodes.values() if node.kind == "prune"]
-        return sorted({path for name in prunings for path in self.scores(name)})
+        paths = {path for name in prunings for path in self.scores(name)}
+        for name, nodes in self.curved.items():
+            paths |= {path for node in nodes for path in self.curve_scores(name, node)}
+        return sorted(paths)
 
     @cached_property
     def ends(self) -> list[str]:
@@ -151,6 +200,8 @@ class Workflow:
         names = ["accuracy_vs_flops", *(["before_fine_tuning"] if self.tree.pruned() else [])]
         names += ["accuracy_vs_latents"] if self.swept else []
         names += ["latent_lens"] if self.seen_through else []
+        names += ["pruning_curves"] if self.curved else []
+        names += ["drop_orders"] if self.ordered else []
         return [f"results/tables/{name}.{kind}" for name in names for kind in ("parquet", "csv", "md", "tex")]
 
     def figures(self) -> list[str]:
@@ -158,10 +209,12 @@ class Workflow:
         names += ["curriculum"] if self.staged else []
         names += ["accuracy_vs_latents"] if self.swept else []
         names += [f"latent_lens/{name}" for name in self.seen_through]
+        names += ["after_fine_tuning"] if any(end.pruning != "dense" for end in self.tree.recipes) else []
+        names += [f"{kind}/{name}" for name in self.curved for kind in ("pruning_curves", "drop_orders")]
         for path in self.scored:
             folder, file = path.removeprefix("results/scores/").rsplit("/", 1)
-            kind = "layer_distances" if file == "layers.parquet" else "head_importance"
-            names.append(f"{kind}/{folder}")
+            if file == "passes.parquet":
+                names += [f"layer_distances/{folder}", f"head_importance/{folder}"]
         return [f"results/figures/{name}.{kind}" for name in names for kind in ("svg", "png")]
 
     # Settings.
@@ -185,8 +238,13 @@ class Workflow:
             value["answers"] = self._answers(node.task)
         return self.settings("train", value)
 
-    def score_settings(self, unit: str) -> str:
-        return self.settings("score", {"unit": unit, **self.experiment.importance.canonical()})
+    def score_settings(self, node: str, objective: str, scoring: str) -> str:
+        needed = self.experiment.importance.needed_by(scoring, objective)
+        value = {"scoring": scoring, "objective": objective, "importance": needed}
+        if scoring.endswith("accuracy"):
+            value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
+            value["answers"] = self._answers(self.node(node).task)
+        return self.settings("score", value)
 
     def plan_settings(self, name: str) -> str:
         return self.settings("plan", self.node(name).settings)
@@ -196,6 +254,9 @@ class Workflow:
 
     def prune_settings(self, name: str) -> str:
         return self.settings("prune", {"node": name})
+
+    def quantise_settings(self, name: str) -> str:
+        return self.settings("quantise", {"node": name, **self.node(name).settings})
 
     def evaluate_settings(self, name: str) -> str:
         task = self.node(name).task
@@ -212,6 +273,12 @@ class Workflow:
     def lens_settings(self, name: str) -> str:
         value = {"node": name, "questions": self.experiment.evaluation.lens}
         return self.settings("lens", value | self._decoded("split", "max_new_tokens", "batch_size"))
+
+    def curve_settings(self, curve: str, node: str) -> str:
+        value = {"name": curve, "curve": self.curve(curve).canonical(), "node": node}
+        value["answers"] = self._answers(self.node(node).task)
+        value["loss_batch_size"] = self.experiment.importance.batch_size
+        return self.settings("curve", value | self._decoded("split", "limit", "max_new_tokens", "batch_size"))
 
     def latency_settings(self) -> str:
         value = self.experiment.latency.canonical()
@@ -230,6 +297,10 @@ class Workflow:
             return self.settings("table", {"swept": swept})
         if name == "latent_lens":
             return self.settings("table", {"seen": self.seen_through})
+        if name == "pruning_curves":
+            return self.settings("table", {"measured": self.measured})
+        if name == "drop_orders":
+            return self.settings("table", {"ordered": [self._curve_of(curve) for curve in self.ordered]})
         recipes = [
             {
                 "recipe": end.recipe,
@@ -246,8 +317,10 @@ class Workflow:
     def export_settings(self) -> str:
         return self.settings("export", {})
 
-    def figure_settings(self, kind: str) -> str:
+    def figure_settings(self, kind: str, curve: str | None = None) -> str:
         value: dict[str, Any] = {"kind": kind}
+        if curve is not None:
+            value["curve"] = self._curve_of(curve)
         if kind == "training_curves":
             value["nodes"] = self.trainings
         if kind == "curriculum":
@@ -256,6 +329,9 @@ class Workflow:
                 for name in self.staged
             ]
         return self.settings("figure", value)
+
+    def _curve_of(self, name: str) -> dict[str, Any]:
+        return {"name": name, "curve": self.curve(name).canonical(), "nodes": self.curved[name]}
 
     def _staged_recipe(self, name: str) -> str:
         """The name of the step's end, without seed and stage."""

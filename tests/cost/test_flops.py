@@ -13,7 +13,8 @@ from copra.inference.run import Run, read_prefix
 from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
 from copra.models.parts import make_parts
 from copra.models.shape import LayerShape, ModelShape, shape_of
-from copra.pruning.surgery import prune
+from copra.pruning.cut import Cut
+from copra.pruning.surgery import cut_model
 from copra.reasoning.forward import collate, cross_entropy, hidden_states
 from copra.reasoning.layout import Decoding, Markers, TokenRow, lay_out
 
@@ -36,10 +37,10 @@ DECODINGS = {
 WITH_PARTS = ("projected", "jacobi projected", "emulated")
 
 
-def pruned(model, unit: str, kept):
-    """What is left of a model with only these layers, or only these KV groups of each layer."""
-    plan = {"unit": unit, "kept": {unit: kept}, "shape_before": shape_of(model.config.to_dict()).to_json()}
-    return prune(model, plan)
+def pruned(model, *units):
+    """What is left of a model without these units."""
+    shape = shape_of(model.config.to_dict())
+    return cut_model(model, Cut.whole(shape).without(shape, units))
 
 
 def models(make_model):
@@ -48,13 +49,17 @@ def models(make_model):
     return {
         **{kind: make_model(kind) for kind in ("llama", "gpt2", "copra_llama")},
         "wide gpt2": GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=24, n_layer=1, n_head=3, n_inner=100)),
-        "without layer": pruned(llama, "layers", [0, 2]),
-        "gpt2 without layer": pruned(make_model("gpt2"), "layers", [1, 2]),
-        "without groups": pruned(llama, "kv_groups", [[1]] * 3),
-        "with unequal groups": pruned(llama, "kv_groups", [[0], [0, 1], [1]]),
+        "without layer": pruned(llama, ("layers", 1, 1)),
+        "gpt2 without layer": pruned(make_model("gpt2"), ("layers", 0, 0)),
+        "without groups": pruned(llama, *(("kv_groups", layer, 0) for layer in range(3))),
+        "with unequal groups": pruned(llama, ("kv_groups", 0, 1), ("kv_groups", 2, 0)),
         "without groups of unequal layers": pruned(
-            make_model("copra_llama"), "kv_groups", [[0], [0, 2], [1]]
+            make_model("copra_llama"), ("kv_groups", 1, 1), ("kv_groups", 2, 0)
         ),
+        "without heads and neurons": pruned(
+            llama, ("heads", 1, 0), ("heads", 1, 3), ("neurons", 0, 5), ("neurons", 1, 7)
+        ),
+        "gpt2 without heads and neurons": pruned(make_model("gpt2"), ("heads", 1, 2), ("neurons", 0, 5)),
     }
 
 
@@ -68,6 +73,8 @@ NAMES = (
     "without groups",
     "with unequal groups",
     "without groups of unequal layers",
+    "without heads and neurons",
+    "gpt2 without heads and neurons",
 )
 
 

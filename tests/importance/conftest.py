@@ -1,52 +1,98 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from copra.models.copra_gpt2 import CopraGPT2Config, CopraGPT2LMHeadModel
 from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
+from copra.reasoning.forward import collate
+from copra.reasoning.layout import IGNORED, Decoding, Sample
 
 TOKENS = {"vocab_size": 30, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 LLAMA = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
 LLAMA |= {"head_dim": 6, "intermediate_size": 20, "initializer_range": 0.3}
-OVERRIDES = [{"num_attention_heads": 2, "num_key_value_heads": 1}, {}, {"num_key_value_heads": 1}]
+LLAMA_LAYERS = [
+    {"num_attention_heads": 2, "num_key_value_heads": 1},
+    {"intermediate_size": 12},
+    {"num_key_value_heads": 1},
+]
+GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 20, "n_positions": 32, "initializer_range": 0.3}
+GPT2_LAYERS = [{"n_head": 1}, {"n_head": 3, "n_inner": 12}, {}]
+LATENT = 29
 
 
-@pytest.fixture(params=["llama", "copra_llama", "gpt2"])
-def model(request):
-    """A tiny model with weights far from the small usual ones, dropout included where it has any."""
-    torch.manual_seed(3)
-    if request.param == "llama":
+def make(kind):
+    if kind == "llama":
         return LlamaForCausalLM(LlamaConfig(**LLAMA, **TOKENS))
-    if request.param == "copra_llama":
-        return CopraLlamaForCausalLM(CopraLlamaConfig(**LLAMA, **TOKENS, layer_overrides=OVERRIDES))
-    sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 16, "initializer_range": 0.3}
-    return GPT2LMHeadModel(GPT2Config(**sizes, **TOKENS))
+    if kind == "copra_llama":
+        biased = {"attention_bias": True, "mlp_bias": True}
+        config = CopraLlamaConfig(**LLAMA, **TOKENS, **biased, layer_overrides=LLAMA_LAYERS)
+        return CopraLlamaForCausalLM(config)
+    if kind == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(**GPT2, **TOKENS))
+    return CopraGPT2LMHeadModel(CopraGPT2Config(**GPT2, **TOKENS, layer_overrides=GPT2_LAYERS))
 
 
-@pytest.fixture
-def examples():
-    """Five token sequences of different lengths, each with the place where its labels begin."""
+@pytest.fixture(params=["llama", "copra_llama", "gpt2", "copra_gpt2"])
+def model(request, monkeypatch):
+    """A tiny model in float64 with weights far from the small usual ones, and dropout where it has any."""
+    # Llama's norm rounds to float32 whatever the model's type, which would drown small differences.
+    monkeypatch.setattr(
+        LlamaRMSNorm,
+        "forward",
+        lambda norm, x: norm.weight * x * (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt(),
+    )
+    torch.manual_seed(3)
+    model = make(request.param).double()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or "norm" in name or "ln_" in name:
+            parameter.data += 0.2 * torch.randn(parameter.shape, dtype=torch.float64)
+    return model
+
+
+def samples(*sizes):
+    """Random tokens by the length of what is before the latents, their number, and the length after them;
+    labels are on the last so many tokens."""
     generator = torch.Generator().manual_seed(5)
-    lengths = ((9, 4), (5, 2), (7, 6), (9, 1), (3, 1))
-    return [(torch.randint(30, (n,), generator=generator), start) for n, start in lengths]
+    for number, (before, latents, after, labels) in enumerate(sizes):
+        drawn = torch.randint(LATENT, (before + after,), generator=generator).tolist()
+        tokens = drawn[:before] + [LATENT] * latents + drawn[before:]
+        ignored = [IGNORED] * (len(tokens) - labels)
+        yield Sample(str(number), tokens, ignored + tokens[len(ignored) :], before, latents)
+
+
+def make_calibration(kind):
+    """Five examples of different lengths: `samples`, `decoding`, and `batches(size)` of them.
+
+    Latent ones have 0 to 3 latents, so that prefixes are padded on the left and the whole on the right.
+    """
+    if kind == "text":
+        chosen = list(samples((9, 0, 0, 5), (5, 0, 0, 3), (7, 0, 0, 1), (9, 0, 0, 8), (3, 0, 0, 2)))
+        decoding = None
+    else:
+        chosen = list(samples((5, 2, 4, 3), (2, 3, 2, 1), (4, 0, 3, 2), (1, 1, 5, 4), (3, 3, 1, 1)))
+        decoding = Decoding((), 3, "hidden", LATENT, ())
+
+    def batches(size):
+        return (collate(chosen[first : first + size], pad=0) for first in range(0, len(chosen), size))
+
+    return SimpleNamespace(samples=chosen, decoding=decoding, batches=batches)
+
+
+@pytest.fixture(params=["text", "latent"])
+def calibration(request):
+    """Examples without and with latents."""
+    return make_calibration(request.param)
 
 
 @pytest.fixture
-def batches_of(examples):
-    """The examples in padded batches of a given size."""
+def with_latents():
+    """The examples with latents."""
+    return make_calibration("latent")
 
-    def collate(size: int, width: int = 0):
-        for first in range(0, len(examples), size):
-            group = examples[first : first + size]
-            longest = max(width, *(len(tokens) for tokens, _ in group))
-            batch = {
-                "input_ids": torch.zeros(len(group), longest, dtype=torch.long),
-                "attention_mask": torch.zeros(len(group), longest, dtype=torch.long),
-                "labels": torch.full((len(group), longest), -100),
-            }
-            for row, (tokens, start) in enumerate(group):
-                batch["input_ids"][row, : len(tokens)] = tokens
-                batch["attention_mask"][row, : len(tokens)] = 1
-                batch["labels"][row, start : len(tokens)] = tokens[start:]
-            yield batch
 
-    return collate
+@pytest.fixture
+def no_parts():
+    return torch.nn.ModuleDict()

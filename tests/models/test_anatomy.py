@@ -17,6 +17,7 @@ from transformers import (
 
 from copra.errors import CopraError
 from copra.models.anatomy import attention_output, blocks, ffn_output
+from copra.models.copra_gpt2 import CopraGPT2Config, CopraGPT2LMHeadModel
 from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
 
 LLAMA_SIZES = {
@@ -32,6 +33,7 @@ LLAMA_SIZES = {
     "eos_token_id": None,
 }
 GPT2_SIZES = {"vocab_size": 40, "n_embd": 24, "n_layer": 2, "n_head": 4, "n_inner": 20, "n_positions": 32}
+GPT2_SIZES |= {"bos_token_id": None, "eos_token_id": None}
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,8 @@ GPT2_SIZES = {"vocab_size": 40, "n_embd": 24, "n_layer": 2, "n_head": 4, "n_inne
         (Qwen2ForCausalLM, Qwen2Config(**LLAMA_SIZES)),
         (Qwen3ForCausalLM, Qwen3Config(**LLAMA_SIZES)),
         (CopraLlamaForCausalLM, CopraLlamaConfig(**LLAMA_SIZES)),
-        (GPT2LMHeadModel, GPT2Config(**GPT2_SIZES, bos_token_id=None, eos_token_id=None)),
+        (GPT2LMHeadModel, GPT2Config(**GPT2_SIZES)),
+        (CopraGPT2LMHeadModel, CopraGPT2Config(**{**GPT2_SIZES, "n_embd": 32, "head_dim": 6})),
     ],
 )
 def test_the_inputs_of_the_parts_have_the_widths_of_heads_and_neurons(model_class, config):

@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from copra.errors import CopraError
+from copra.importance.metrics import TOGETHER, metrics_of
 from copra.pruning.budget import Budget, Prune
 
 
 def choose(legal, total, ratio=lambda number: 1 - number / 20, **budget):
-    return Budget(**budget).choose(legal, total, ratio, "layers")
+    return Budget(**budget).choose(legal, total, lambda measure, number: ratio(number), "layers")
 
 
 @pytest.mark.parametrize("values", [{}, {"count": 1, "flops": 0.5}, {"count": 0}, {"fraction": 1.0}])
@@ -57,7 +58,7 @@ def test_a_flops_target_goes_to_the_nearest_ratio(thousandths, removable):
 
 
 def test_a_flops_target_above_the_present_cost_is_refused():
-    with pytest.raises(CopraError, match=r"costs 0\.7000 of the dense model's FLOPs before this step"):
+    with pytest.raises(CopraError, match=r"has 0\.7000 of the dense model's FLOPs before this step"):
         choose([0, 1, 2], 3, lambda number: 0.7 - number / 10, flops=0.8)
 
 
@@ -69,10 +70,15 @@ def test_nothing_to_remove_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metric": "gradient"}, "'gradient' does not score layers; take one of cosine, angular"),
+        ({"metric": "activation"}, "'activation' does not score layers; take one of cosine, angular"),
         ({"unit": "kv_groups"}, "'cosine' does not score kv_groups; take one of gradient"),
-        ({"scope": "global"}, "'global' is for KV groups"),
-        ({"protect": [-1]}, "counted from 0"),
+        ({"unit": "neurons", "metric": "gates"}, "'gates' does not score neurons"),
+        ({"unit": []}, "is empty"),
+        ({"unit": ["layers", "layers"], "metric": "taylor"}, "names a kind twice"),
+        ({"unit": ["kv_groups", "heads"], "metric": "activation"}, "no common scale; .* gradient, taylor"),
+        ({"unit": ["layers", "neurons"], "metric": "taylor"}, "cannot be counted together"),
+        ({"normalise": True}, "not for layers themselves"),
+        ({"protect": [-1]}, "greater than or equal to 0"),
     ],
 )
 def test_illegal_combinations_are_explained(changes, message):
@@ -81,14 +87,23 @@ def test_illegal_combinations_are_explained(changes, message):
         Prune(**settings)
 
 
-def test_which_metrics_need_scores():
-    def needs(unit, metric):
-        return Prune(kind="prune", unit=unit, metric=metric, budget={"count": 1}).needs_scores
+@pytest.mark.parametrize(
+    ("unit", "metric", "scoring"),
+    [
+        ("layers", "cosine", "passes"),
+        ("layers", "deepest", None),
+        ("kv_groups", "random", None),
+        ("layers", "greedy_loss", "layers.greedy_loss"),
+        ("heads", "gates", "heads.gates"),
+        (["layers", "neurons"], "taylor", "passes"),
+    ],
+)
+def test_which_scoring_run_a_step_needs(unit, metric, scoring):
+    budget = {"flops": 0.8}
+    assert Prune(kind="prune", unit=unit, metric=metric, budget=budget).scoring == scoring
 
-    assert [needs("layers", metric) for metric in ("cosine", "angular", "deepest", "random")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
-    assert needs("kv_groups", "activation")
+
+def test_every_metric_has_one_home():
+    for kind in ("layers", "kv_groups", "heads", "neurons"):
+        assert len(set(metrics_of(kind))) == len(metrics_of(kind))
+        assert set(TOGETHER) <= set(metrics_of(kind))

@@ -4,32 +4,23 @@ import pytest
 import torch
 
 from copra.errors import CopraError
-from copra.models.shape import shape_of
 from copra.pruning.proof import masked, prove
 from copra.pruning.surgery import prune
 
-
-@pytest.fixture
-def two_of_three(plan_for):
-    return lambda model: plan_for(
-        shape_of(model.config.to_dict()), unit="layers", metric="deepest", budget={"count": 1}
-    )
-
-
-@pytest.fixture
-def half_of_the_groups(plan_for):
-    return lambda model: plan_for(
-        shape_of(model.config.to_dict()), unit="kv_groups", metric="random", budget={"count": 3}
-    )
+CUTS = {
+    "layers": {"layers": [0, 2]},
+    "groups": {"groups": [[0], [1], [0]]},
+    "heads": {"heads": [[0, 2], [1, 3], [0, 3]]},
+    "neurons": {"neurons": [[0, 1], None, [7, 8, 39]]},
+    "all": {"layers": [1, 2], "heads": [None, [1, 2], [3]], "neurons": [None, [5], None]},
+}
 
 
 @torch.no_grad()
-def test_a_masked_layer_is_skipped(llama, inputs, two_of_three):
+def test_a_masked_layer_is_skipped(llama, inputs, keep):
     model = llama()
-    plan = two_of_three(model)
-    assert plan["kept"]["layers"] == [0, 2]
     dense = model(**inputs).logits
-    with masked(model, plan):
+    with masked(model, keep(model, layers=[0, 2])):
         skipped = model(**inputs).logits
     assert torch.equal(model(**inputs).logits, dense), "the masks are gone afterwards"
     model.model.layers[1].self_attn.o_proj.weight.zero_()
@@ -39,22 +30,53 @@ def test_a_masked_layer_is_skipped(llama, inputs, two_of_three):
 
 
 @torch.no_grad()
-def test_a_masked_group_gives_nothing_to_the_output_projection(llama, inputs, half_of_the_groups):
+@pytest.mark.parametrize("kept", [[[0], [1], [0]], [[1], [0, 1], []]])
+def test_masked_groups_give_nothing_to_the_output_projection(llama, inputs, keep, kept):
     model = llama(8, 2)
-    plan = half_of_the_groups(model)
-    with masked(model, plan):
+    with masked(model, keep(model, groups=kept)):
         expected = model(**inputs).logits
-    for layer, (kept,) in enumerate(plan["kept"]["kv_groups"]):
-        gone = 1 - kept
-        model.model.layers[layer].self_attn.o_proj.weight[:, gone * 32 : (gone + 1) * 32] = 0
+    for layer, groups in zip(model.model.layers, kept, strict=True):
+        for gone in {0, 1} - set(groups):
+            layer.self_attn.o_proj.weight[:, gone * 32 : (gone + 1) * 32] = 0
     assert torch.allclose(model(**inputs).logits, expected, atol=1e-6)
 
 
+@torch.no_grad()
+def test_any_heads_and_neurons_can_be_masked(llama, inputs, keep):
+    """Unequal numbers in groups too, and all of a layer, which leaves its biases."""
+    model = llama(8, 2, attention_bias=True, mlp_bias=True)
+    heads, neurons = [[0, 4, 5, 7], [], None], [None, [3, 5], []]
+    with masked(model, keep(model, heads=heads, neurons=neurons)):
+        expected = model(**inputs).logits
+    for layer, some_heads, some_neurons in zip(model.model.layers, heads, neurons, strict=True):
+        for head in set(range(8)) - set(range(8) if some_heads is None else some_heads):
+            layer.self_attn.o_proj.weight[:, head * 8 : (head + 1) * 8] = 0
+        for neuron in set(range(40)) - set(range(40) if some_neurons is None else some_neurons):
+            layer.mlp.down_proj.weight[:, neuron] = 0
+    assert torch.allclose(model(**inputs).logits, expected, atol=1e-6)
+
+
+@torch.no_grad()
+def test_heads_neurons_and_layers_of_gpt2_can_be_masked(gpt2, inputs, keep):
+    heads, neurons = [[0, 3], [], None, [1]], [None, [3, 5], [0], []]
+    with masked(gpt2, keep(gpt2, layers=[0, 1, 3], heads=heads, neurons=neurons)):
+        expected = gpt2(**inputs).logits
+    for block, some_heads, some_neurons in zip(gpt2.transformer.h, heads, neurons, strict=True):
+        for head in set(range(4)) - set(range(4) if some_heads is None else some_heads):
+            block.attn.c_proj.weight[head * 8 : (head + 1) * 8] = 0
+        for neuron in set(range(128)) - set(range(128) if some_neurons is None else some_neurons):
+            block.mlp.c_proj.weight[neuron] = 0
+    gone = gpt2.transformer.h[2]
+    for parameter in (*gone.attn.c_proj.parameters(), *gone.mlp.c_proj.parameters()):
+        parameter.zero_()
+    assert torch.allclose(gpt2(**inputs).logits, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("unit", ["two_of_three", "half_of_the_groups"])
-def test_a_right_cut_is_proved_and_nothing_is_changed(llama, inputs, request, unit, dtype):
+@pytest.mark.parametrize("kind", CUTS)
+def test_a_right_cut_is_proved_and_nothing_is_changed(llama, inputs, keep, plan_of, kind, dtype):
     model = llama(tie_word_embeddings=True).to(dtype).train()
-    plan = request.getfixturevalue(unit)(model)
+    plan = plan_of(model, keep(model, **CUTS[kind]))
     pruned = prune(model, plan)
     states = [copy.deepcopy(one.state_dict()) for one in (model, pruned)]
     assert 0 <= prove(model, pruned, plan, **inputs) < 1e-5
@@ -65,16 +87,17 @@ def test_a_right_cut_is_proved_and_nothing_is_changed(llama, inputs, request, un
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in one.modules())
 
 
-def test_gpt2_with_dropout_is_proved_too(gpt2, inputs, two_of_three):
-    plan = two_of_three(gpt2.train())
+@pytest.mark.parametrize("kept", [{"layers": [0, 3]}, {"heads": [[0], [1, 2], None, [3]]}])
+def test_gpt2_with_dropout_is_proved_too(gpt2, inputs, keep, plan_of, kept):
+    plan = plan_of(gpt2.train(), keep(gpt2, **kept))
     assert gpt2.config.attn_pdrop > 0
     assert prove(gpt2, prune(gpt2, plan), plan, **inputs) < 1e-5
 
 
 @pytest.mark.parametrize("damage", [1e-2, float("nan")])
-def test_a_wrong_cut_is_refused_with_its_figure(llama, inputs, half_of_the_groups, damage):
+def test_a_wrong_cut_is_refused_with_its_figure(llama, inputs, keep, plan_of, damage):
     model = llama()
-    plan = half_of_the_groups(model)
+    plan = plan_of(model, keep(model, groups=[[0], [1], [0]]))
     pruned = prune(model, plan)
     with torch.no_grad():
         pruned.model.layers[1].self_attn.o_proj.weight[3, 5] += damage
@@ -82,17 +105,33 @@ def test_a_wrong_cut_is_refused_with_its_figure(llama, inputs, half_of_the_group
         prove(model, pruned, plan, **inputs)
 
 
-def test_another_choice_of_layers_is_noticed(llama, inputs, two_of_three):
+OTHERS = {
+    "layers": {"layers": [0, 1]},
+    "groups": {"groups": [[0], [1], [1]]},
+    "heads": {"heads": [[0, 2], [0, 3], [0, 3]]},
+    "neurons": {"neurons": [[0, 1], None, [7, 8, 38]]},
+    "all": {"layers": [1, 2], "heads": [None, [1, 2], [3]], "neurons": [None, [6], None]},
+}
+
+
+@pytest.mark.parametrize("kind", CUTS)
+def test_another_choice_is_noticed(llama, inputs, keep, plan_of, kind):
     model = llama()
-    plan = two_of_three(model)
-    other = prune(model, {**plan, "kept": {"layers": [0, 1]}})
+    other = prune(model, plan_of(model, keep(model, **OTHERS[kind])))
     with pytest.raises(CopraError, match="differ by"):
-        prove(model, other, plan, **inputs)
+        prove(model, other, plan_of(model, keep(model, **CUTS[kind])), **inputs)
 
 
-def test_padding_is_left_out(llama, inputs, two_of_three):
+def test_a_plan_of_another_model_is_refused(llama, inputs, keep, plan_of):
+    model, other = llama(), llama(8, 2)
+    plan = plan_of(other, keep(other, layers=[0, 2]))
+    with pytest.raises(CopraError, match="made for a model of 3 layers with other sizes"):
+        prove(model, prune(other, plan), plan, **inputs)
+
+
+def test_padding_is_left_out(llama, inputs, keep, plan_of):
     model = llama()
-    plan = two_of_three(model)
+    plan = plan_of(model, keep(model, layers=[0, 2]))
     pruned = prune(model, plan)
     with torch.no_grad():
         # Token 49 stands under the padding alone, so only logits at padding feel this.

@@ -126,7 +126,7 @@ def test_parts_and_weights():
     stage = codi(distillation=20).stages()[0]
     assert list(codi().stages()) == [0]
     assert stage.parts() == {"projection": {}}
-    assert stage.weigh() == {"cross_entropy": 1.0, "teacher_cross_entropy": 1.0, "distillation": 20.0}
+    assert stage.weigh() == {"cross_entropy": 1.0, "teacher_cross_entropy": 1.0, "self_distillation": 20.0}
     assert (stage.frozen(), stage.needs_teacher, stage.draws, stage.dropout) == ((), False, False, True)
     assert codi(latent_input="raw").stages()[0].parts() == {}
     assert codi(iterations=0).stages()[0].parts() == {}
@@ -212,7 +212,7 @@ def plain_terms(thinker, stage, samples, *, mark=1, detach=True, gamma=1.0):
             sums["teacher_cross_entropy"],
             sum(label != IGNORED for label in labels),
         ),
-        "distillation": (gamma, sum(layers) / 4 * len(samples), len(samples)),
+        "self_distillation": (gamma, sum(layers) / 4 * len(samples), len(samples)),
     }
 
 
@@ -245,9 +245,9 @@ def test_the_distillation_draws_the_student_alone(any_model):
     """By itself: the teacher's states are a target. Were they not, the gradient would be another one."""
     stage = codi(latents=3).stages()[0]
     thinker, samples = thinker_of(any_model, stage), samples_of(stage)
-    ours = gradients(thinker, stage.loss(thinker, collate(samples, PAD))["distillation"][0])
+    ours = gradients(thinker, stage.loss(thinker, collate(samples, PAD))["self_distillation"][0])
     target, attached = (
-        gradients(thinker, plain_terms(thinker, stage, samples, detach=detach)["distillation"][1])
+        gradients(thinker, plain_terms(thinker, stage, samples, detach=detach)["self_distillation"][1])
         for detach in (True, False)
     )
     assert_same_gradients(ours, target, 1e-6)

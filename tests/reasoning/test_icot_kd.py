@@ -129,7 +129,7 @@ def test_layer_l_reads_the_lth_of_evenly_spread_places(
     teacher = word_base(architecture, layers=layers).model.eval().double()
     row, longer = draw_rows((question, (chain,)), (6, (9,)), vocabulary=20)
     batch = collate([STAGES[0].lay_out(each, MARKERS) for each in (longer, row)], PAD)
-    found = teacher_states(Thinker(teacher, teacher=teacher), batch.teacher)
+    found = teacher_states(Thinker(teacher, teacher=Thinker(teacher)), batch.teacher)
     assert found.shape == (layers, 2, 32)
     tokens = torch.tensor([row.question + row.steps[0]])
     states = teacher.base_model(input_ids=tokens, output_hidden_states=True).hidden_states
@@ -140,7 +140,7 @@ def test_layer_l_reads_the_lth_of_evenly_spread_places(
 
 def test_what_is_read_is_normalised(any_model):
     batch = collate([STAGES[0].lay_out(row, IDS) for row in draw_rows(*ROWS)], PAD)
-    found = teacher_states(Thinker(any_model, teacher=another(any_model)), batch.teacher)
+    found = teacher_states(Thinker(any_model, teacher=Thinker(another(any_model))), batch.teacher)
     assert torch.allclose(found.mean(-1), found.new_zeros(()), atol=1e-12)
     assert torch.allclose(found.var(-1, correction=0), found.new_ones(()), atol=1e-3)
     assert not found.requires_grad
@@ -155,7 +155,7 @@ def thinker(request, make_model):
     """
     model = make_model(request.param, layers=5)
     student = another(model)
-    return Thinker(student, make_parts(model, STAGES[0].parts()), another(student))
+    return Thinker(student, make_parts(model, STAGES[0].parts()), Thinker(another(student)))
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def network(layers, vector):
 def plain_states(thinker, sample: Sample) -> list[torch.Tensor]:
     """z_l of one row: the inputs of the teacher's blocks, at places by Python's own rounding."""
     tokens = torch.tensor([sample.teacher.tokens])
-    states = thinker.teacher.base_model(input_ids=tokens, output_hidden_states=True).hidden_states
+    states = thinker.teacher.model.base_model(input_ids=tokens, output_hidden_states=True).hidden_states
     first, last = len(sample.tokens) - 3 - 1, len(sample.teacher.tokens) - 1
     return [layer_norm(states[i][0, round(first + i * (last - first) / 4)].detach()) for i in range(5)]
 

@@ -1,5 +1,6 @@
 """What stages say that they compute, against what is seen at the modules: a row at a time."""
 
+import copy
 from collections import Counter
 
 import pytest
@@ -7,6 +8,7 @@ from references import MARKERS, PAD, another, draw_rows
 
 from copra.models.parts import make_parts
 from copra.reasoning import METHODS
+from copra.reasoning.distil import stage_of
 from copra.reasoning.forward import collate
 from copra.reasoning.thinker import Thinker
 
@@ -25,6 +27,12 @@ WAYS = [
     ("codi", {"iterations": 2}),
     ("codi", {"iterations": 0}),
     ("codi", {"iterations": 6}),
+    ("cot", {"distil": {}}),
+    ("scratchpad", {"distil": {"task_weight": 1}}),
+    ("coconut", {"distil": {}}),
+    ("coconut", {"distil": {"task_weight": 1}, "explaining": {"layers": 2}, "latents_per_step": 2}),
+    ("codi", {"distil": {"task_weight": 1}, "iterations": 2}),
+    ("codi", {"distil": {}, "iterations": 2}),
 ]
 
 
@@ -41,14 +49,15 @@ def seen(thinker, stage, sample) -> Counter:
 
     watch(thinker.model.base_model, "model")
     if thinker.teacher is not None:
-        watch(thinker.teacher.base_model, "teacher")
+        watch(thinker.teacher.model.base_model, "teacher")
     if "emulator" in thinker.parts:
         watch(thinker.parts["emulator"].body, "model")
     if "step_decoder" in thinker.parts:
         watch(thinker.parts["step_decoder"].body, "step_decoder")
-    thinker.model.get_output_embeddings().register_forward_hook(
-        lambda _, args, __: found.update(head=args[0].shape[0])
-    )
+    for reader in filter(None, (thinker, thinker.teacher)):
+        reader.model.get_output_embeddings().register_forward_hook(
+            lambda _, args, __: found.update(head=args[0].shape[0])
+        )
     stage.loss(thinker, collate([sample], PAD))
     # An explanation is told by one pass for all texts, padded to the longest.
     assert len(sample.explained) < 2
@@ -56,9 +65,10 @@ def seen(thinker, stage, sample) -> Counter:
 
 
 STAGES = [
-    pytest.param(stage, id=f"{kind}-{'-'.join(settings)}-{number}")
+    pytest.param(stage_of(method, number), id=f"{kind}-{'-'.join(settings)}-{number}")
     for kind, settings in WAYS
-    for number, stage in METHODS[kind](kind=kind, training={"steps": 1}, **settings).stages().items()
+    for method in [METHODS[kind](kind=kind, training={"steps": 1}, **settings)]
+    for number in method.stages()
 ]
 
 
@@ -68,8 +78,9 @@ def test_stages_say_what_they_compute(make_model, kind, stage):
     """One row of one step, so that no explanation is padded, and one of none."""
     for row in draw_rows((5, (6,)), (7, ())):
         model = make_model(kind)
-        teacher = another(model) if stage.needs_teacher else None
+        parts = make_parts(model, stage.parts())
+        teacher = Thinker(another(model), copy.deepcopy(parts)) if stage.needs_teacher else None
         sample, said = stage.lay_out(row, MARKERS), Counter()
         for work in stage.work(sample):
             said.update({work.reader: work.tokens, "head": work.supervised})
-        assert seen(Thinker(model, make_parts(model, stage.parts()), teacher), stage, sample) == +said
+        assert seen(Thinker(model, parts, teacher), stage, sample) == +said

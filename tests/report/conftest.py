@@ -40,6 +40,7 @@ def write_evaluation(tmp_path):
             "hit_length_limit": 0,
             "parameters": parameters,
             "checkpoint_bytes": 4 * parameters,
+            "units": {"layers": 2, "kv_groups": 4, "heads": 8, "neurons": 96},
             "kv_cache_bytes_per_token": 64,
             "training_flops": 7e12,
             **changed,

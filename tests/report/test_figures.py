@@ -186,20 +186,36 @@ def test_layer_distances_mark_the_least_of_each_length():
 
 
 def test_head_importance_parts_the_groups():
-    figure = head_importance(SCORES, heads_per_group=4)
-    gradient, activation = figure.axes[:2]
-    for axes, factor in ((gradient, 1), (activation, 2)):
+    """The last layer has seven heads, in a group of its own each; the others two groups of four."""
+    figure = head_importance(SCORES, group_sizes=[4, 4, 4, 1])
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert list(panels) == ["gradient", "activation"]
+    for axes, factor in zip(panels.values(), (1, 2), strict=True):
         data = numpy.ma.filled(axes.images[0].get_array().astype(float), math.nan)
         assert data.shape == (4, 8)
         assert data[2, 5] == factor * 25
         assert math.isnan(data[3, 7])
-        assert [line.get_xdata()[0] for line in axes.lines] == [3.5]
+        segments = [segment.tolist() for lines in axes.collections for segment in lines.get_segments()]
+        assert segments == [[[3.5, row - 0.5], [3.5, row + 0.5]] for row in range(3)]
+
+
+def test_head_importance_has_a_panel_a_metric_in_rows_of_three():
+    heads = SCORES[(SCORES["unit"] == "head") & (SCORES["metric"] == "gradient")]
+    metrics = ("taylor", "gradient", "magnitude", "contribution", "activation", "gradient_token")
+    figure = head_importance(pandas.concat([heads.assign(metric=name) for name in metrics]), [4] * 4)
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["gradient", "activation", "contribution", "taylor", "magnitude"]
+    assert figure.axes[0].get_gridspec().get_geometry() == (2, 3)
+
+
+def test_head_importance_says_where_there_are_no_heads():
+    figure = head_importance(SCORES[SCORES["unit"] != "head"], [])
+    assert "nothing about heads" in figure.axes[0].texts[0].get_text()
 
 
 def test_scores_without_the_metric_are_refused():
-    for draw in (layer_distances, lambda scores: head_importance(scores, 4)):
-        with pytest.raises(CopraError, match="The scores hold neither"):
-            draw(SCORES.assign(metric="random"))
+    with pytest.raises(CopraError, match="The scores hold neither"):
+        layer_distances(SCORES.assign(metric="random"))
 
 
 def _stages(recipe, accuracies):
@@ -224,7 +240,7 @@ FIGURES = {
     "pareto": lambda: pareto(_table(POINTS)),
     "training_curves": lambda: training_curves({"a@0+b": _log([1, 2], 1.0, 0.5), "a@0+c.0": _log([1], 30.0)}),
     "layer_distances": lambda: layer_distances(SCORES),
-    "head_importance": lambda: head_importance(SCORES, 4),
+    "head_importance": lambda: head_importance(SCORES, [4] * 4),
     "curriculum": lambda: curriculum(_stages("llama+a", [0.5, 0.4])),
 }
 

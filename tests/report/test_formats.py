@@ -71,6 +71,65 @@ def test_seeds_are_shown_where_there_are_several(frame):
     assert list(view["Pareto front"]) == ["yes", ""]
 
 
+def test_what_is_left_is_shown_where_it_differs(frame):
+    view = for_people(frame.assign(layers=[3, 2], kv_groups=[12.0, 6.0], heads=24, neurons=[576, 500]))
+    assert list(view["Layers"]) == ["3", "2"]
+    assert list(view["KV groups"]) == ["12", "6"]
+    assert list(view["Neurons"]) == ["576", "500"]
+    assert "Query heads" not in view
+
+
+def test_what_people_read_of_a_pruning_curve():
+    rows = pandas.DataFrame(
+        {
+            "curve": "layers",
+            "recipe": "llama+cot",
+            "node": ["llama@0+cot", "llama@1+cot"],
+            "seed": ["0", "1"],
+            "unit": "layers",
+            "metric": ["cosine", "random"],
+            "objective": ["cot", None],
+            "random_seed": [float("nan"), 3.0],
+            "removed": [0, 2],
+            "left": [16, 14],
+            "accuracy": [0.5, float("nan")],
+            "low": [0.25, float("nan")],
+            "high": [0.75, float("nan")],
+            "loss": [0.123456, 12.5],
+            "loss_on": "cot",
+            "kv_cache_ratio": [1, 0.875],
+            "cut": ["nothing", "3, 14"],
+        }
+    )
+    view = for_people(rows)
+    assert list(view) == [
+        "Recipe",
+        "Seed",
+        "Curve",
+        "Unit",
+        "Metric",
+        "Objective",
+        "Order",
+        "Removed",
+        "Left",
+        "Accuracy (%)",
+        "Loss",
+        "KV cache ratio",
+        "Removed units",
+    ]
+    assert view.iloc[0].tolist()[5:] == [
+        "cot",
+        "-",
+        "0",
+        "16",
+        "50.0 [25.0, 75.0]",
+        "0.123",
+        "1.000",
+        "nothing",
+    ]
+    assert view.iloc[1].tolist()[5:] == ["", "3", "2", "14", "-", "12.500", "0.875", "3, 14"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0"), (0.1234, "0.123"), (1.234, "1.23"), (9.996, "10.0"), (99.96, "100"), (123456, "123,456")],

@@ -57,6 +57,7 @@ def test_one_row_a_recipe_with_its_statistics(one_seed):
     assert row["generated_tokens"] == row["latents"] == pytest.approx(1.0)
     assert (row["depth"], row["parameters"], row["checkpoint_bytes"]) == (5, 100, 400)
     assert (row["kv_cache_bytes_per_token"], row["training_flops"]) == (64, 7e12)
+    assert list(row[["layers", "kv_groups", "heads", "neurons"]]) == [2, 4, 8, 96]
     assert math.isnan(row["seconds_batch_1"])
     assert math.isnan(row["seconds_batched"])
     assert list(table["pareto"]) == [True, True]
@@ -211,9 +212,12 @@ def test_the_pareto_front_matches_brute_force(pairs):
 
 def test_before_fine_tuning_compares_with_the_unpruned_parent(write_evaluation):
     parent, pruned = _answers(0, 0.8), _answers(1, 0.3)
+    left = {"layers": 1, "kv_groups": 2, "heads": 4, "neurons": 48}
     folders = {
         "llama@0+cot": write_evaluation("llama@0+cot", parent, 1000, parameters=200),
-        "llama@0+cot+layers-1": write_evaluation("llama@0+cot+layers-1", pruned, 800, parameters=150),
+        "llama@0+cot+layers-1": write_evaluation(
+            "llama@0+cot+layers-1", pruned, 800, parameters=150, units=left
+        ),
     }
     row = {
         "recipe": "llama+cot+layers-1",
@@ -231,5 +235,7 @@ def test_before_fine_tuning_compares_with_the_unpruned_parent(write_evaluation):
     assert values["difference"] == pytest.approx(pruned.mean() - parent.mean())
     assert values["p_value"] == pytest.approx(mcnemar_exact(pruned, parent))
     assert values["flops_ratio"] == pytest.approx(0.8)
+    assert (values["attention_flops"], values["attention_flops_ratio"]) == (200, 0.8)
+    assert {kind: values[kind] for kind in left} == left
     assert values["parameters_ratio"] == pytest.approx(0.75)
     assert values["kv_cache_bytes_per_token_ratio"] == 1

@@ -6,12 +6,15 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from copra.models.parts import make_parts
 from copra.models.tokens import markers_of, pad_id, tokenise
 from copra.reasoning import Coconut, Codi, Cot, IcotKd, IcotSi
+from copra.reasoning.distil import stage_of
+from copra.reasoning.thinker import Thinker
 from copra.training.loop import Trainer
 from copra.training.settings import Training
 
 STEP = {"steps": 1}
 TWO = {"training": STEP, "max_latent_stage": 2}
 CODI = {"kind": "codi", "training": STEP, "latents": 2}
+BESIDE = {"weight": 2.0, "temperature": 2.0, "task_weight": 0.5}
 STAGES = {
     "cot": Cot(kind="cot", training=STEP).stages()[0],
     "coconut": Coconut(kind="coconut", **TWO).stages()[1],
@@ -24,6 +27,12 @@ STAGES = {
     # From 5 to 9 tokens of the chain go, one more after each fifth of the training.
     "removing": IcotSi(kind="icot_si", training=STEP, removed_a_stage=5, smoothing=None).stages()[1],
     "removing smoothly": IcotSi(kind="icot_si", training=STEP, removed_a_stage=4, smoothing=0.7).stages()[0],
+    # With a teacher's predictions, alone and beside the own loss.
+    "healed": stage_of(Cot(kind="cot", training=STEP, distil={}), 0),
+    "healed latents": stage_of(Coconut(kind="coconut", **TWO, latent_input="projected", distil=BESIDE), 1),
+    "healed removal": stage_of(
+        IcotSi(kind="icot_si", training=STEP, removed_a_stage=5, smoothing=None, distil=BESIDE), 1
+    ),
     **{f"kd.{number}": stage for number, stage in IcotKd(kind="icot_kd", training=STEP).stages().items()},
 }
 
@@ -43,7 +52,8 @@ def _own_accelerator():
 def make_trainer(word_base, rows, tmp_path):
     """Makes a trainer of a tiny model: 18 rows to train on and 6 for validation, 10 steps of 4 rows.
 
-    It has the parts that its stage wants, and where that needs a teacher, another model of the same kind.
+    It has the parts that its stage wants, and where that needs a teacher, another model of the same kind,
+    but of another shape where the stage does not read its states.
     """
 
     def make(
@@ -60,7 +70,11 @@ def make_trainer(word_base, rows, tmp_path):
         **training,
     ) -> Trainer:
         spec, stage = {"dropout": dropout, "tied": tied}, STAGES[stage]
-        teacher = word_base(architecture, seed=7, **spec).model if stage.needs_teacher else None
+        teacher = None
+        if stage.needs_teacher:
+            shape = {} if stage.reads_minds else {"layers": 3, "hidden_size": 40}
+            model = word_base(architecture, seed=7, **spec, **shape).model
+            teacher = Thinker(model, make_parts(model, stage.parts()))
         base = word_base(architecture, **spec)
         torch.manual_seed(2)
         tokens = tokenise(base.tokenizer, rows)

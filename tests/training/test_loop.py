@@ -85,6 +85,8 @@ def test_the_rate_warms_up_whatever_the_schedule(make_trainer, schedule):
         ("kd.0", "gpt2"),
         ("kd.1", "llama"),
         ("kd.2", "llama"),
+        ("healed", "llama"),
+        ("healed latents", "gpt2"),
     ],
 )
 def test_accumulated_gradients_are_those_of_the_whole_batch(make_trainer, gradients, stage, architecture):

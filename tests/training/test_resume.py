@@ -60,6 +60,10 @@ RESUMED = {
     "adapters": {"stage": "codi", "lora": LORA, "select": "loss", "validations": 5, "learning_rate": 3e-2},
     "adapters on gpt2": {"stage": "mixed", "architecture": "gpt2", "lora": LORA, "tied": False},
     "adapters with a teacher": {"stage": "kd.0", "lora": LORA},
+    "healing": {"stage": "healed", "architecture": "gpt2", "dropout": 0.2},
+    "healing with adapters": {"stage": "healed", "lora": LORA},
+    "healing latents": {"stage": "healed latents", "micro_batch_size": 2, "select": "loss", "validations": 5},
+    "healing removal": {"stage": "healed removal"},
     "removal": {"stage": "removing"},
     "removal with smoothing": {"stage": "removing smoothly", "select": "loss", "validations": 5},
 }

@@ -18,6 +18,8 @@ CHANGING = {
     "kd.2": {"model", "mind_reader", "emulator"},
     "codi": {"model", "projection"},
     "explained": {"model", "step_decoder"},
+    "healed": {"model"},
+    "healed latents": {"model", "projection"},
 }
 
 
@@ -36,7 +38,7 @@ def test_what_is_frozen_stays_bit_for_bit(make_trainer, architecture, stage):
     assert all(p.requires_grad for module in modules(trainer).values() for p in module.parameters())
 
 
-@pytest.mark.parametrize("stage", ["kd.0", "kd.1"])
+@pytest.mark.parametrize("stage", ["kd.0", "kd.1", "healed", "healed latents"])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_a_teacher_is_neither_trained_nor_saved(make_trainer, stage, architecture):
     dropout = 0.3 if architecture == "gpt2" else 0.0
@@ -45,8 +47,7 @@ def test_a_teacher_is_neither_trained_nor_saved(make_trainer, stage, architectur
     )
     teacher = trainer.teacher.train()
     before, modes = weights(teacher), set()
-    teacher.register_forward_pre_hook(lambda *_: modes.add(teacher.training))
-    teacher.base_model.register_forward_pre_hook(lambda module, *_: modes.add(module.training))
+    teacher.model.base_model.register_forward_pre_hook(lambda module, *_: modes.add(module.training))
     trainer.run()
     assert same(weights(teacher), before)
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
@@ -59,7 +60,9 @@ def test_a_teacher_is_neither_trained_nor_saved(make_trainer, stage, architectur
     assert not any("teacher" in name for name in saved)
 
 
-@pytest.mark.parametrize(("stage", "on"), [("kd.0", False), ("kd.1", False), ("kd.2", False), ("codi", True)])
+@pytest.mark.parametrize(
+    ("stage", "on"), [("kd.0", False), ("kd.1", False), ("kd.2", False), ("codi", True), ("healed", True)]
+)
 def test_dropout_is_on_only_where_the_method_trains_with_it(make_trainer, stage, on):
     trainer = make_trainer(stage, architecture="gpt2", dropout=0.4, steps=2)
     modes = set()
@@ -88,8 +91,10 @@ def losses(trainer, samples) -> dict[str, float]:
 TERMS = {
     "cot": {},
     "kd.1": {},
-    "codi": {"cross_entropy": 1.0, "teacher_cross_entropy": 1.0, "distillation": 1.0},
+    "codi": {"cross_entropy": 1.0, "teacher_cross_entropy": 1.0, "self_distillation": 1.0},
     "explained": {"cross_entropy": 1.0, "explanation": 1.0},
+    "healed": {"cross_entropy": 0.0, "distillation": 1.0},
+    "healed latents": {"cross_entropy": 0.5, "distillation": 2.0},
 }
 
 
@@ -110,18 +115,37 @@ def test_the_terms_of_a_loss_are_logged_where_there_are_several(make_trainer, st
             assert not {"cross_entropy", "emulation"} & set(line)
 
 
+@pytest.mark.parametrize("stage", TERMS)
+def test_validation_has_the_same_terms(make_trainer, stage):
+    """Rows of different lengths in batches of four, so that a mean of means would be another number."""
+    trainer = make_trainer(stage, steps=2)
+    trainer.run()
+    (first, last), samples = log_of(trainer), trainer.validation_samples()
+    expected = losses(trainer, samples)
+    for name, weight in TERMS[stage].items():
+        if name != "self_distillation":
+            assert last[f"validation_{name}"] == pytest.approx(expected[name], rel=1e-5)
+        assert f"validation_{name}" in first
+        assert weight == trainer.stage.weigh()[name]
+    if TERMS[stage]:
+        loss = sum(weight * last[f"validation_{name}"] for name, weight in TERMS[stage].items())
+        assert last["validation_loss"] == pytest.approx(loss, rel=1e-6)
+    else:
+        assert {name for name in last if name.startswith("validation")} == {"validation_loss"}
+
+
 def test_terms_are_weighed_by_their_counts_over_micro_batches(make_trainer):
     """But the distance of CODI has the standard deviation of a micro-batch in it."""
     trainer = make_trainer("codi", steps=1, batch_size=6, micro_batch_size=2, learning_rate=1e-12)
     (batch, *_) = epoch_batches(trainer.samples(0)[0], 6, 0, 0)
     whole = losses(trainer, batch)
-    parts = [losses(trainer, batch[i : i + 2])["distillation"] for i in (0, 2, 4)]
+    parts = [losses(trainer, batch[i : i + 2])["self_distillation"] for i in (0, 2, 4)]
     trainer.run()
     (line,) = log_of(trainer)
     for name in ("cross_entropy", "teacher_cross_entropy"):
         assert line[name] == pytest.approx(whole[name], rel=1e-5)
-    assert line["distillation"] == pytest.approx(sum(parts) / 3, rel=1e-5)
-    assert line["distillation"] != pytest.approx(whole["distillation"], rel=1e-3)
+    assert line["self_distillation"] == pytest.approx(sum(parts) / 3, rel=1e-5)
+    assert line["self_distillation"] != pytest.approx(whole["self_distillation"], rel=1e-3)
 
 
 @torch.no_grad()
@@ -156,13 +180,14 @@ def test_without_latents_no_norms_are_logged(make_trainer, stage):
     assert not any({"hidden_norm", "embedding_norm"} & set(line) for line in log_of(trainer))
 
 
-def test_a_stage_with_a_teacher_follows_another_teacher_elsewhere(make_trainer):
+@pytest.mark.parametrize("stage", ["kd.1", "healed"])
+def test_a_stage_with_a_teacher_follows_another_teacher_elsewhere(make_trainer, stage):
     """Otherwise the tests above would hold for a teacher that is not listened to."""
     runs = []
     for state in ("one", "two"):
-        trainer = make_trainer("kd.1", state=state, steps=3)
+        trainer = make_trainer(stage, state=state, steps=3)
         if state == "two":
-            trainer.teacher = copy.deepcopy(trainer.model)
+            trainer.teacher = Thinker(copy.deepcopy(trainer.model))
         trainer.run()
         runs.append([line["loss"] for line in log_of(trainer)])
     assert runs[0] != runs[1]

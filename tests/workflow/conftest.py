@@ -91,7 +91,7 @@ class Run:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=600,
+            timeout=1800,
         )
         assert (done.returncode == 0) == succeeds, done.stdout
         return done.stdout

@@ -16,8 +16,8 @@ rule evaluate:
     threads: copra.experiment.compute.threads
     resources:
         gpu=copra.experiment.compute.gpu,
-        mem_mb=copra.experiment.compute.memory_mb,
-        runtime=copra.experiment.compute.runtime_minutes,
+        mem_mb=growing(copra.experiment.compute.memory_mb),
+        runtime=growing(copra.experiment.compute.runtime_minutes),
     params:
         settings=lambda wildcards: copra.evaluate_settings(wildcards.node),
     message:
@@ -41,8 +41,8 @@ rule sweep:
     threads: copra.experiment.compute.threads
     resources:
         gpu=copra.experiment.compute.gpu,
-        mem_mb=copra.experiment.compute.memory_mb,
-        runtime=copra.experiment.compute.runtime_minutes,
+        mem_mb=growing(copra.experiment.compute.memory_mb),
+        runtime=growing(copra.experiment.compute.runtime_minutes),
     params:
         settings=lambda wildcards: copra.sweep_settings(wildcards.node),
     message:
@@ -66,8 +66,8 @@ rule lens:
     threads: copra.experiment.compute.threads
     resources:
         gpu=copra.experiment.compute.gpu,
-        mem_mb=copra.experiment.compute.memory_mb,
-        runtime=copra.experiment.compute.runtime_minutes,
+        mem_mb=growing(copra.experiment.compute.memory_mb),
+        runtime=growing(copra.experiment.compute.runtime_minutes),
     params:
         settings=lambda wildcards: copra.lens_settings(wildcards.node),
     message:
@@ -92,8 +92,8 @@ rule latency:
     threads: workflow.cores
     resources:
         gpu=copra.experiment.compute.gpu,
-        mem_mb=copra.experiment.compute.memory_mb,
-        runtime=copra.experiment.compute.runtime_minutes,
+        mem_mb=growing(copra.experiment.compute.memory_mb),
+        runtime=growing(copra.experiment.compute.runtime_minutes),
     params:
         settings=lambda wildcards: copra.latency_settings(),
     message:

@@ -5,22 +5,50 @@ rule score:
     input:
         manifest="results/models/{node}/copra.json",
         weights=ancient("results/models/{node}/model.safetensors"),
-        train=lambda wildcards: f"{copra.data(wildcards.node)}/train.parquet",
+        rows=lambda wildcards: copra.calibration(**wildcards),
     output:
-        scores="results/scores/{node}/{unit}.parquet",
+        scores="results/scores/{node}/{objective}/{scoring}.parquet",
     log:
-        "results/logs/score/{node}.{unit}.log",
+        "results/logs/score/{node}/{objective}/{scoring}.log",
     benchmark:
-        "results/benchmarks/score/{node}.{unit}.tsv"
+        "results/benchmarks/score/{node}/{objective}/{scoring}.tsv"
     threads: copra.experiment.compute.threads
     resources:
         gpu=copra.experiment.compute.gpu,
-        mem_mb=copra.experiment.compute.memory_mb,
-        runtime=copra.experiment.compute.runtime_minutes,
+        mem_mb=growing(copra.experiment.compute.memory_mb),
+        runtime=growing(copra.experiment.compute.runtime_minutes),
     params:
-        settings=lambda wildcards: copra.score_settings(wildcards.unit),
+        settings=lambda wildcards: copra.score_settings(**wildcards),
     message:
-        "Scoring the {wildcards.unit} of {wildcards.node}"
+        "Scoring {wildcards.node} on objective {wildcards.objective}: {wildcards.scoring}"
     shell:
         "copra score --settings {params.settings:q} --threads {threads} --model {input.manifest}"
-        " --data {input.train} --output {output.scores} > {log} 2>&1"
+        " --data {input.rows[0]} --state results/state --output {output.scores} > {log} 2>&1"
+
+
+# Before any fine-tuning: accuracy and loss as units go, each pruning made in memory.
+rule curve:
+    input:
+        manifest="results/models/{node}/copra.json",
+        weights=ancient("results/models/{node}/model.safetensors"),
+        questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
+        scores=lambda wildcards: copra.curve_scores(**wildcards),
+    output:
+        curve="results/curves/{curve}/{node}.parquet",
+    log:
+        "results/logs/curve/{curve}/{node}.log",
+    benchmark:
+        "results/benchmarks/curve/{curve}/{node}.tsv"
+    threads: copra.experiment.compute.threads
+    resources:
+        gpu=copra.experiment.compute.gpu,
+        mem_mb=growing(copra.experiment.compute.memory_mb),
+        runtime=growing(copra.experiment.compute.runtime_minutes),
+    params:
+        settings=lambda wildcards: copra.curve_settings(**wildcards),
+    message:
+        "Measuring curve {wildcards.curve} of {wildcards.node}"
+    shell:
+        "copra curve --settings {params.settings:q} --threads {threads} --model {input.manifest}"
+        " --data {input.questions} --scores results/scores/{wildcards.node} --state results/state"
+        " --output {output.curve} > {log} 2>&1"

@@ -17,7 +17,7 @@ rule base:
         "results/benchmarks/base/{base}.tsv"
     threads: copra.experiment.compute.threads
     resources:
-        mem_mb=copra.experiment.compute.memory_mb,
+        mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=60,
     params:
         settings=lambda wildcards: copra.base_settings(wildcards.base),

@@ -43,7 +43,7 @@ rule prune:
     threads: copra.experiment.compute.threads
     resources:
         gpu=copra.experiment.compute.gpu,
-        mem_mb=copra.experiment.compute.memory_mb,
+        mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=60,
     params:
         settings=lambda wildcards: copra.prune_settings(wildcards.node),

@@ -99,6 +99,60 @@ rule lens_table:
         " --output {output.table} > {log} 2>&1"
 
 
+rule curves_table:
+    input:
+        curves=expand("results/curves/{measured}.parquet", measured=copra.measured),
+    output:
+        table="results/tables/pruning_curves.parquet",
+    log:
+        "results/logs/table/pruning_curves.log",
+    benchmark:
+        "results/benchmarks/table/pruning_curves.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.table_settings("pruning_curves"),
+    message:
+        "Drawing up the pruning curves"
+    shell:
+        "copra table --settings {params.settings:q} --curves results/curves"
+        " --output {output.table} > {log} 2>&1"
+
+
+rule orders_table:
+    input:
+        manifests=[
+            f"results/models/{node}/copra.json" for curve in copra.ordered for node in copra.curved[curve]
+        ],
+        scores=[
+            path
+            for curve in copra.ordered
+            for node in copra.curved[curve]
+            for path in copra.curve_scores(curve, node)
+        ],
+    output:
+        table="results/tables/drop_orders.parquet",
+    log:
+        "results/logs/table/drop_orders.log",
+    benchmark:
+        "results/benchmarks/table/drop_orders.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.table_settings("drop_orders"),
+    message:
+        "Drawing up the orders in which layers go"
+    shell:
+        "copra table --settings {params.settings:q} --scores results/scores --models results/models"
+        " --output {output.table} > {log} 2>&1"
+
+
 rule export:
     input:
         table="results/tables/{table}.parquet",
@@ -214,18 +268,18 @@ rule curriculum_figure:
 
 rule layer_figure:
     input:
-        scores="results/scores/{node}/layers.parquet",
+        scores="results/scores/{node}/{objective}/passes.parquet",
     output:
         svg=report(
-            "results/figures/layer_distances/{node}.svg",
+            "results/figures/layer_distances/{node}/{objective}.svg",
             caption="../report/layer_distances.rst",
             category="Figures",
         ),
-        png="results/figures/layer_distances/{node}.png",
+        png="results/figures/layer_distances/{node}/{objective}.png",
     log:
-        "results/logs/figure/layer_distances/{node}.log",
+        "results/logs/figure/layer_distances/{node}/{objective}.log",
     benchmark:
-        "results/benchmarks/figure/layer_distances/{node}.tsv"
+        "results/benchmarks/figure/layer_distances/{node}/{objective}.tsv"
     localrule: True
     threads: 1
     resources:
@@ -242,19 +296,19 @@ rule layer_figure:
 
 rule head_figure:
     input:
-        scores="results/scores/{node}/kv_groups.parquet",
+        scores="results/scores/{node}/{objective}/passes.parquet",
         manifest="results/models/{node}/copra.json",
     output:
         svg=report(
-            "results/figures/head_importance/{node}.svg",
+            "results/figures/head_importance/{node}/{objective}.svg",
             caption="../report/head_importance.rst",
             category="Figures",
         ),
-        png="results/figures/head_importance/{node}.png",
+        png="results/figures/head_importance/{node}/{objective}.png",
     log:
-        "results/logs/figure/head_importance/{node}.log",
+        "results/logs/figure/head_importance/{node}/{objective}.log",
     benchmark:
-        "results/benchmarks/figure/head_importance/{node}.tsv"
+        "results/benchmarks/figure/head_importance/{node}/{objective}.tsv"
     localrule: True
     threads: 1
     resources:
@@ -322,4 +376,89 @@ rule lens_figure:
         "Drawing what the latents of {wildcards.node} would say"
     shell:
         "copra figure --settings {params.settings:q} --input {input.seen}"
+        " --svg {output.svg} --png {output.png} > {log} 2>&1"
+
+
+rule curve_figure:
+    input:
+        table="results/tables/pruning_curves.parquet",
+    output:
+        svg=report(
+            "results/figures/pruning_curves/{curve}.svg",
+            caption="../report/pruning_curves.rst",
+            category="Figures",
+        ),
+        png="results/figures/pruning_curves/{curve}.png",
+    log:
+        "results/logs/figure/pruning_curves/{curve}.log",
+    benchmark:
+        "results/benchmarks/figure/pruning_curves/{curve}.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.figure_settings("pruning_curves", wildcards.curve),
+    message:
+        "Drawing pruning curve {wildcards.curve}"
+    shell:
+        "copra figure --settings {params.settings:q} --input {input.table}"
+        " --svg {output.svg} --png {output.png} > {log} 2>&1"
+
+
+rule order_figure:
+    input:
+        manifest=lambda wildcards: f"results/models/{copra.curved[wildcards.curve][0]}/copra.json",
+        scores=lambda wildcards: copra.curve_scores(wildcards.curve, copra.curved[wildcards.curve][0]),
+    output:
+        svg=report(
+            "results/figures/drop_orders/{curve}.svg",
+            caption="../report/drop_orders.rst",
+            category="Figures",
+        ),
+        png="results/figures/drop_orders/{curve}.png",
+    log:
+        "results/logs/figure/drop_orders/{curve}.log",
+    benchmark:
+        "results/benchmarks/figure/drop_orders/{curve}.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.figure_settings("drop_orders", wildcards.curve),
+    message:
+        "Drawing what the metrics of curve {wildcards.curve} would remove"
+    shell:
+        "copra figure --settings {params.settings:q} --input results/scores --model {input.manifest}"
+        " --svg {output.svg} --png {output.png} > {log} 2>&1"
+
+
+rule after_figure:
+    input:
+        table="results/tables/accuracy_vs_flops.parquet",
+    output:
+        svg=report(
+            "results/figures/after_fine_tuning.svg",
+            caption="../report/after_fine_tuning.rst",
+            category="Figures",
+        ),
+        png="results/figures/after_fine_tuning.png",
+    log:
+        "results/logs/figure/after_fine_tuning.log",
+    benchmark:
+        "results/benchmarks/figure/after_fine_tuning.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: copra.figure_settings("after_fine_tuning"),
+    message:
+        "Drawing accuracy after pruning and fine-tuning"
+    shell:
+        "copra figure --settings {params.settings:q} --input {input.table}"
         " --svg {output.svg} --png {output.png} > {log} 2>&1"

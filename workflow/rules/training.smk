@@ -21,8 +21,8 @@ rule train:
     threads: copra.experiment.compute.threads
     resources:
         gpu=copra.experiment.compute.gpu,
-        mem_mb=copra.experiment.compute.memory_mb,
-        runtime=copra.experiment.compute.runtime_minutes,
+        mem_mb=growing(copra.experiment.compute.memory_mb),
+        runtime=growing(copra.experiment.compute.runtime_minutes),
         # No param, since it must not make anything run again.
         save_every_seconds=copra.experiment.compute.save_every_seconds,
     params:

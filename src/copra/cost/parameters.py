@@ -43,3 +43,8 @@ def block_parameters(shape: ModelShape) -> list[dict[str, int]]:
         }
         for layer in shape.layers
     ]
+
+
+def matrix_parameters(shape: ModelShape) -> int:
+    """Weights of the projections of all layers together: what pruning can take away."""
+    return sum(sum(layer.values()) for layer in block_parameters(shape))

@@ -1,10 +1,11 @@
 """Scores that look at no data: the baselines of every other metric (no torch)."""
 
 from random import Random
-from typing import Literal
 
+from copra.importance.metrics import SCORED_AS
 from copra.importance.scores import ScoreRow, score_row
 from copra.models.shape import ModelShape
+from copra.pruning.cut import UnitKind, units_of
 
 
 def deepest(layers: int) -> list[ScoreRow]:
@@ -17,14 +18,9 @@ def deepest(layers: int) -> list[ScoreRow]:
     return [score_row("deepest", rank, "layer", layer) for layer, rank in enumerate(ranks)]
 
 
-def random(shape: ModelShape, unit: Literal["layer", "kv_group"], seed: int) -> list[ScoreRow]:
+def random(shape: ModelShape, kind: UnitKind, seed: int) -> list[ScoreRow]:
     """A random order of all units of a kind, the same for the same shape, kind and seed."""
-    if unit == "layer":
-        units = [(layer, layer) for layer in range(len(shape.layers))]
-    else:
-        units = [
-            (layer, group) for layer, sizes in enumerate(shape.layers) for group in range(sizes.kv_heads)
-        ]
+    unit, units = SCORED_AS[kind], units_of(kind, shape)
     ranks = list(range(len(units)))
     Random(f"{unit} {seed}").shuffle(ranks)
     return [

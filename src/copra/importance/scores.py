@@ -2,11 +2,11 @@
 
 One row a unit. In every metric the unit with the lowest score is removed first.
 
-    unit         layer, block, head or kv_group
+    unit         layer, block, kv_group, head or neuron
     layer        the layer; of a block its first layer
-    index        the head or KV group inside the layer; of a layer or a block the same as `layer`
+    index        the KV group, head or neuron inside the layer; of a layer or a block the same as `layer`
     length       layers in a block, otherwise 1
-    metric       cosine, angular, gradient, activation, deepest or random
+    metric       its name; gradient_token and gradient_batch are the metric gradient with other `abs_over`
     score        the score
     calibration  the text that the scores come from
     examples     the number of its examples
@@ -41,5 +41,5 @@ def score_table(rows: Sequence[ScoreRow], calibration: str = "", examples: int =
     """The rows as a table with the columns `COLUMNS`."""
     import pandas
 
-    rows = [{**row, "calibration": calibration, "examples": examples} for row in rows]
-    return pandas.DataFrame(rows, columns=list(COLUMNS))
+    table = pandas.DataFrame(rows, columns=list(COLUMNS[:-2]))
+    return table.assign(calibration=calibration, examples=examples)

@@ -4,7 +4,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from copra.errors import CopraError
-from copra.models.shape import LLAMA_LIKE
+from copra.models.shape import GPT2_LIKE, KNOWN, LLAMA_LIKE
 
 
 def blocks(model: PreTrainedModel) -> nn.ModuleList:
@@ -14,14 +14,11 @@ def blocks(model: PreTrainedModel) -> nn.ModuleList:
         CopraError: the model type is neither GPT-2 nor Llama-like.
     """
     kind = model.config.model_type
-    if kind == "gpt2":
+    if kind in GPT2_LIKE:
         return model.base_model.h
     if kind in LLAMA_LIKE:
         return model.base_model.layers
-    raise CopraError(
-        f"model_type {kind!r}: copra does not know where its layers are. "
-        f"It knows gpt2 and the Llama-like types {', '.join(LLAMA_LIKE)}."
-    )
+    raise CopraError(f"model_type {kind!r}: copra does not know where its layers are. It knows {KNOWN}.")
 
 
 def attention_output(block: nn.Module) -> nn.Module:
@@ -40,6 +37,5 @@ def _part(block: nn.Module, *names: str) -> nn.Module:
         if name in modules:
             return modules[name]
     raise CopraError(
-        f"{type(block).__name__}: no part named {' or '.join(names)}. copra knows the layers of GPT-2 and of "
-        f"the Llama-like types {', '.join(LLAMA_LIKE)}."
+        f"{type(block).__name__}: no part named {' or '.join(names)}. copra knows the layers of {KNOWN}."
     )

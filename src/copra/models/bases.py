@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from copra.errors import CopraError
-from copra.models import copra_llama
+from copra.models.checkpoint import register
 from copra.models.settings import Base, FromScratch
 from copra.models.shape import shape_of
 from copra.models.tokens import MARKERS, pad_id, train_tokenizer
@@ -74,7 +74,7 @@ def start_markers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 def _pretrained(base: Base) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     place = str(base.folder or base.path)
     options = {"revision": base.revision or "main", "trust_remote_code": base.trust_remote_code}
-    copra_llama.register()
+    register()
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
         model = AutoModelForCausalLM.from_pretrained(

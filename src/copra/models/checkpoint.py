@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 import copra
 from copra.errors import CopraError
 from copra.files import MANIFEST, file_sha256, read_json, replacing, write_json
-from copra.models import copra_llama
+from copra.models import copra_gpt2, copra_llama
 from copra.models.parts import make_parts
+from copra.models.quantised import need_torchao, sort_metadata, unquantised
 from copra.models.shape import ModelShape, shape_of
 from copra.reasoning.layout import Decoding
 
@@ -53,30 +54,40 @@ def has_bfloat16() -> bool:
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
+def register() -> None:
+    """Make transformers' Auto classes know copra's own classes of models; harmless when it is done again."""
+    copra_llama.register()
+    copra_gpt2.register()
+
+
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Load a checkpoint onto `device()` after checking its weights against the manifest.
 
     The weights are in their own type, but in float32 where that is bfloat16 and the device has none.
 
     Raises:
-        CopraError: something is missing, or the weights are not those that the manifest names.
+        CopraError: something is missing, or the weights are not those that the manifest names, or they are
+            int8 and torchao is not there.
     """
     folder = Path(folder)
     manifest = read_json(folder / MANIFEST)
     _check(folder / WEIGHTS, manifest["weights"]["sha256"])
-    copra_llama.register()
+    register()
+    quantised = manifest.get("quantised") is not None
+    if quantised:
+        need_torchao()
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise CopraError(f"{folder}: cannot be loaded ({error}). Delete it and run again.") from error
     if model.dtype == torch.bfloat16 and not has_bfloat16():
-        model.float()
+        model.to(torch.float32)
     model.to(device()).eval()
     parts = nn.ModuleDict()
     if described := manifest.get("parts"):
         _check(folder / PARTS, described["sha256"])
-        parts = make_parts(model, described["settings"])
+        parts = make_parts(unquantised(model) if quantised else model, described["settings"])
         load_model(parts, folder / PARTS)
     return Checkpoint(model, tokenizer, manifest, parts.eval())
 
@@ -120,6 +131,8 @@ def save_checkpoint(
             (temporary / name).write_text(text)
         described = _save_parts(temporary / PARTS, parts, part_settings or {}, model.dtype)
         weights = temporary / WEIGHTS
+        if manifest.get("quantised") is not None:
+            sort_metadata(weights)
         complete = {
             **manifest,
             "parts": described,

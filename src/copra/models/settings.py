@@ -1,4 +1,4 @@
-"""The settings of a base model (no torch)."""
+"""The settings of a base model, and of the number of bits in its weights (no torch)."""
 
 import os
 from pathlib import Path
@@ -83,3 +83,16 @@ class Base(Settings):
         if self.folder is None:
             return []
         return sorted(str(file) for file in self.folder.iterdir() if file.suffix in (".json", ".safetensors"))
+
+
+class Quantise(Settings):
+    """Keep the weights in fewer bits. The last step of a recipe: only evaluation follows it.
+
+    The matrices of the decoder layers are quantised, not the embedding and the LM head. GPT-2 cannot be.
+    """
+
+    kind: Literal["quantise"]
+    """Which kind of step this is."""
+    weights: Literal["int8"]
+    """int8: whole numbers of 8 bits, symmetric, one scale an output channel; activations stay as they are.
+    Needs torchao."""

@@ -8,6 +8,9 @@ from copra.errors import CopraError
 
 # Model types whose blocks are named and wired as Llama's are: q/k/v/o and gate/up/down projections.
 LLAMA_LIKE = ("llama", "copra_llama", "mistral", "qwen2", "qwen3")
+# And as GPT-2's: one projection for q, k and v, two of the FFN, all stored as (in, out).
+GPT2_LIKE = ("gpt2", "copra_gpt2")
+KNOWN = f"{' and '.join(GPT2_LIKE)}, and the Llama-like types {', '.join(LLAMA_LIKE)}"
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,14 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         CopraError: the model type is neither GPT-2 nor Llama-like.
     """
     kind = config.get("model_type")
-    if kind == "gpt2":
-        hidden = config["n_embd"]
-        layer = LayerShape(
-            query_heads=config["n_head"],
-            kv_heads=config["n_head"],
-            head_dim=hidden // config["n_head"],
-            ffn=config.get("n_inner") or 4 * hidden,
-        )
-        return ModelShape("gpt2", hidden, config["vocab_size"], 2, (layer,) * config["n_layer"])
+    if kind in GPT2_LIKE:
+        hidden, heads = config["n_embd"], config["n_head"]
+        head_dim, ffn = config.get("head_dim") or hidden // heads, config.get("n_inner") or 4 * hidden
+        layers = [LayerShape(heads, heads, head_dim, ffn)] * config["n_layer"]
+        for index, override in enumerate(config.get("layer_overrides") or []):
+            own_heads = override.get("n_head", heads)
+            layers[index] = LayerShape(own_heads, own_heads, head_dim, override.get("n_inner", ffn))
+        return ModelShape("gpt2", hidden, config["vocab_size"], 2, tuple(layers))
     if kind in LLAMA_LIKE:
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         layer = LayerShape(
@@ -77,7 +79,4 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
                 ffn=override.get("intermediate_size", layer.ffn),
             )
         return ModelShape("llama", hidden, config["vocab_size"], 3, tuple(layers))
-    raise CopraError(
-        f"model_type {kind!r} is not supported: copra knows gpt2 and the Llama-like types "
-        f"{', '.join(LLAMA_LIKE)}."
-    )
+    raise CopraError(f"model_type {kind!r} is not supported: copra knows {KNOWN}.")

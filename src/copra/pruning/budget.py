@@ -2,42 +2,48 @@
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, Tag, model_validator
 
 from copra.errors import CopraError
-from copra.settings import Settings
-
-LAYER_METRICS = ("cosine", "angular", "deepest", "random")
-KV_GROUP_METRICS = ("gradient", "activation", "random")
+from copra.importance.metrics import TOGETHER, Metric, metrics_of, scoring_of
+from copra.importance.settings import Objective
+from copra.pruning.cut import UnitKind
+from copra.settings import Settings, one_or_list
 
 
 class Budget(Settings):
-    """How much is removed: exactly one of `count`, `fraction` and `flops`."""
+    """How much is removed: exactly one of `count`, `fraction`, `parameters` and `flops`."""
 
     count: int | None = Field(None, ge=1)
     """So many units, exactly."""
     fraction: float | None = Field(None, gt=0, lt=1)
     """This part of all units of the model before the step, met to the nearest legal number."""
+    parameters: float | None = Field(None, gt=0, lt=1)
+    """The weights of all layers' matrices afterwards, as a part of the dense model's, met to the nearest
+    legal number. Embeddings do not count: no pruning touches them."""
     flops: float | None = Field(None, gt=0, lt=1)
     """The FLOPs of one answer afterwards, as a part of the dense model's, met to the nearest legal number."""
 
     @model_validator(mode="after")
     def _one_of_three(self) -> "Budget":
-        given = [name for name in ("count", "fraction", "flops") if getattr(self, name) is not None]
+        given = [
+            name for name in ("count", "fraction", "parameters", "flops") if getattr(self, name) is not None
+        ]
         if len(given) != 1:
             raise ValueError(
-                f"give exactly one of 'count', 'fraction' and 'flops', not {' and '.join(given) or 'none'}"
+                "give exactly one of 'count', 'fraction', 'parameters' and 'flops', not "
+                f"{' and '.join(given) or 'none'}"
             )
         return self
 
-    def choose(self, legal: Sequence[int], total: int, ratio: Callable[[int], float], units: str) -> int:
+    def choose(self, legal: Sequence[int], total: int, share: Callable[[str, int], float], units: str) -> int:
         """The number of units to remove.
 
         `legal` holds the numbers that may be removed, rising from 0, of `total` units that are called
-        `units`; `ratio` gives the FLOPs after such a removal as a part of the dense model's. Of two numbers
-        that are equally near the smaller one is taken.
+        `units`; `share` gives the "flops" or "parameters" after such a removal as a part of the dense
+        model's. Of two numbers that are equally near the smaller one is taken.
 
         Raises:
             CopraError: the count is not legal, or the nearest legal number is further from the target
@@ -45,15 +51,16 @@ class Budget(Settings):
         """
         if len(legal) == 1:
             raise CopraError(
-                f"budget: none of the {total} {units} may be removed. Protect fewer layers, or leave this "
-                "step out."
+                f"budget: none of the {total} {units} may be removed. Protect fewer layers, take a smaller "
+                "multiple_of for neurons, or leave this step out."
             )
         if self.count is not None:
             return self._exact_count(legal, total, units)
         if self.fraction is not None:
             # By way of its decimal text, so that 0.07 of 50 is the tie 3.5 and not a bit more.
             return self._nearest_number(Fraction(str(self.fraction)) * total, legal, total, units)
-        return self._nearest_ratio(legal, total, ratio, units)
+        measure, target = ("flops", self.flops) if self.flops is not None else ("parameters", self.parameters)
+        return self._nearest_share(measure, target, legal, {n: share(measure, n) for n in legal}, units)
 
     def _exact_count(self, legal: Sequence[int], total: int, units: str) -> int:
         if self.count in legal:
@@ -75,57 +82,91 @@ class Budget(Settings):
             )
         return min(legal, key=lambda number: (abs(target - number), number))
 
-    def _nearest_ratio(
-        self, legal: Sequence[int], total: int, ratio: Callable[[int], float], units: str
+    def _nearest_share(
+        self, measure: str, target: float, legal: Sequence[int], shares: dict[int, float], units: str
     ) -> int:
-        ratios = {number: ratio(number) for number in legal}
-        now, least, before = ratios[0], ratios[legal[-1]], ratios[legal[-2]]
-        if self.flops > now:
+        now, least, before = shares[0], shares[legal[-1]], shares[legal[-2]]
+        of_dense = f"of the dense model's {'FLOPs' if measure == 'flops' else 'matrix weights'}"
+        if target > now:
             raise CopraError(
-                f"budget.flops: the model costs {now:.4f} of the dense model's FLOPs before this step, which "
-                f"is less than {self.flops}. Give a smaller target."
+                f"budget.{measure}: the model has {now:.4f} {of_dense} before this step, which is less than "
+                f"{target}. Give a smaller target."
             )
-        if least - self.flops > (before - least) / 2:
+        if least - target > (before - least) / 2:
             raise CopraError(
-                f"budget.flops: {self.flops} of the dense model's FLOPs cannot be met by removing {units}: "
-                f"with {legal[-1]} of {total} removed {least:.4f} are left. Give a larger target, or prune "
-                "something else as well."
+                f"budget.{measure}: {target} {of_dense} cannot be met by removing {units}: with {legal[-1]} "
+                f"removed {least:.4f} are left. Give a target of {least:.4f} or more, or prune something "
+                "else as well."
             )
-        return min(legal, key=lambda number: (abs(ratios[number] - self.flops), number))
+        return min(legal, key=lambda number: (abs(shares[number] - target), number))
 
 
 class Prune(Settings):
-    """A step that removes whole decoder layers, or whole KV groups of attention heads."""
+    """A step that removes decoder layers, KV groups, query heads or FFN neurons, or several of these."""
 
     kind: Literal["prune"]
     """Which step this is."""
-    unit: Literal["layers", "kv_groups"]
-    """Decoder layers, or KV groups: a key/value head with all query heads that read it."""
-    metric: Literal["cosine", "angular", "deepest", "random", "gradient", "activation"]
-    """Which scores decide. Layers: cosine, angular, deepest or random. KV groups: gradient, activation or
-    random."""
+    unit: Annotated[
+        Annotated[UnitKind, Tag("one")] | Annotated[list[UnitKind], Tag("list")], Discriminator(one_or_list)
+    ]
+    """Decoder layers; KV groups (a key/value head with all query heads that read it); query heads, the same
+    number from every group of a layer; or FFN neurons. Of a list, the kinds compete on score per FLOP."""
+    metric: Metric
+    """Which scores decide; the README says which metric scores what."""
     budget: Budget
     """How much is removed."""
     scope: Literal["uniform", "global"] = "uniform"
-    """KV groups: the same number from every layer, or the lowest scores wherever they are, with at least
-    one group left in each layer."""
-    protect: list[int] = Field(default_factory=list)
+    """Heads, groups and neurons: the same number from every layer, or the lowest scores wherever they are,
+    with something left in each layer. Layers, and several kinds together, are always compared globally."""
+    protect: list[NonNegativeInt] = Field(default_factory=list)
     """Layers, counted from 0 in the model as this step finds it, that are never touched."""
+    multiple_of: int = Field(64, ge=1)
+    """Neurons: the FFN widths that are left are multiples of this."""
+    abs_over: Literal["token", "example", "batch"] = "example"
+    """Metric gradient: where the absolute value is taken: each token, each example (as in arXiv 1905.10650),
+    or once, after the sum over all calibration rows."""
+    normalise: bool = False
+    """Divide the scores of a kind of unit in each layer by their L2 norm."""
+    objective: Objective | None = None
+    """What the scores are taken on (null: as in `importance`)."""
 
     @property
-    def needs_scores(self) -> bool:
-        """Whether a calibration set has to be scored; the other metrics look at no data."""
-        return self.metric not in ("deepest", "random")
+    def units(self) -> tuple[UnitKind, ...]:
+        """The kinds of unit."""
+        return (self.unit,) if isinstance(self.unit, str) else tuple(self.unit)
+
+    @property
+    def scoring(self) -> str | None:
+        """The scoring run that the step needs; None for metrics that look at no data."""
+        return scoring_of(self.units[0], self.metric)
+
+    @property
+    def scored_as(self) -> str:
+        """What the metric is called in a table of scores."""
+        plain = self.metric != "gradient" or self.abs_over == "example"
+        return self.metric if plain else f"gradient_{self.abs_over}"
 
     @model_validator(mode="after")
     def _legal_combination(self) -> "Prune":
-        metrics = LAYER_METRICS if self.unit == "layers" else KV_GROUP_METRICS
-        if self.metric not in metrics:
+        if not self.units or len(set(self.units)) < len(self.units):
+            raise ValueError(f"unit: {list(self.units)} is empty or names a kind twice")
+        for kind in self.units:
+            if self.metric not in (known := metrics_of(kind)):
+                raise ValueError(
+                    f"metric: {self.metric!r} does not score {kind}; take one of {', '.join(known)}"
+                )
+        several = len(self.units) > 1
+        if several and self.metric not in TOGETHER:
             raise ValueError(
-                f"metric: {self.metric!r} does not score {self.unit}; take one of {', '.join(metrics)}"
+                f"metric: {self.metric!r} gives {' and '.join(self.units)} no common scale; several kinds "
+                f"compete by {', '.join(TOGETHER)}"
             )
-        if self.unit == "layers" and self.scope == "global":
-            raise ValueError("scope: 'global' is for KV groups; layers are always compared with each other")
-        if any(layer < 0 for layer in self.protect):
-            raise ValueError(f"protect: layers are counted from 0, so {self.protect} cannot be")
+        if several and (self.budget.count is not None or self.budget.fraction is not None):
+            raise ValueError(
+                "budget: units of several kinds cannot be counted together; give flops or parameters"
+            )
+        if self.normalise and "layers" in self.units:
+            raise ValueError(
+                "normalise: it compares units within a layer, so it is not for layers themselves"
+            )
         return self

@@ -2,16 +2,18 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from copra.errors import CopraError
-from copra.models.anatomy import attention_output, blocks
+from copra.models.anatomy import attention_output, blocks, ffn_output
 from copra.models.shape import shape_of
+from copra.pruning.cut import Cut
 from copra.pruning.surgery import assemble, check_fits
 
 TOLERANCE = 1e-4
@@ -19,35 +21,39 @@ TOLERANCE = 1e-4
 
 
 @contextlib.contextmanager
-def masked(model: PreTrainedModel, plan: Mapping[str, Any]) -> Iterator[None]:
-    """The dense model with the plan's units masked: a layer passes its input on, a group's heads give 0.
+def masked(model: PreTrainedModel, cut: Cut) -> Iterator[None]:
+    """The whole model with what goes masked: a layer passes its input on, heads and neurons give 0.
 
-    Raises:
-        CopraError: the plan is of another model.
+    Any heads can be masked, those too that no cut can remove alone.
     """
-    check_fits(model, plan)
-    kept = plan["kept"][plan["unit"]]
+    shape = shape_of(model.config.to_dict())
     hooks = []
-    for index, (block, layer) in enumerate(
-        zip(blocks(model), shape_of(model.config.to_dict()).layers, strict=True)
-    ):
-        if plan["unit"] == "layers":
-            if index not in kept:
-                hooks.append(block.register_forward_hook(lambda _, args, output: args[0]))
-        else:
-            gone = torch.ones(layer.kv_heads, dtype=torch.bool, device=model.device)
-            gone[kept[index]] = False
-            gone = gone.repeat_interleave(layer.query_heads // layer.kv_heads * layer.head_dim)
-            hooks.append(
-                attention_output(block).register_forward_pre_hook(
-                    lambda _, args, gone=gone: (args[0].masked_fill(gone, 0),)
-                )
-            )
+    for layer, block in enumerate(blocks(model)):
+        if layer not in cut.layers:
+            hooks.append(block.register_forward_hook(lambda _, args, output: args[0]))
+            continue
+        sizes = shape.layers[layer]
+        if cut.heads[layer] is not None:
+            gone = _gone(cut.heads[layer], sizes.query_heads).repeat_interleave(sizes.head_dim)
+            hooks.append(_silence(attention_output(block), gone.to(model.device)))
+        if cut.neurons[layer] is not None:
+            hooks.append(_silence(ffn_output(block), _gone(cut.neurons[layer], sizes.ffn).to(model.device)))
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _gone(kept: Sequence[int], total: int) -> Tensor:
+    gone = torch.ones(total, dtype=torch.bool)
+    gone[list(kept)] = False
+    return gone
+
+
+def _silence(projection: nn.Module, gone: Tensor) -> RemovableHandle:
+    """Set the channels `gone` of a projection's input to 0."""
+    return projection.register_forward_pre_hook(lambda _, args: (args[0].masked_fill(gone, 0),))
 
 
 @torch.no_grad()
@@ -66,9 +72,10 @@ def prove(
     Raises:
         CopraError: the difference is above 1e-4 or not a number, or the plan is of another model.
     """
+    check_fits(dense, plan)
     inputs = {"input_ids": input_ids.to(dense.device), "attention_mask": attention_mask.to(dense.device)}
     copied = _float_copy(dense)
-    with masked(copied, plan):
+    with masked(copied, Cut.from_json(plan["kept"])):
         expected = _logits(copied, inputs)
     del copied
     difference = float((_logits(_float_copy(pruned), inputs) - expected).abs().max())

@@ -7,34 +7,52 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from copra.errors import CopraError
 from copra.models.anatomy import blocks
+from copra.models.copra_gpt2 import CopraGPT2Config, CopraGPT2LMHeadModel
 from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
 from copra.models.shape import ModelShape, shape_of
-from copra.pruning.plan import pruned_shape
+from copra.pruning.cut import Cut
 
-# What a config says about its own class and file, which differ after a change of class.
+# What a config says about its own class and file, and what only copra's own classes have: both differ
+# after a change of class.
 _IDENTITY = ("model_type", "architectures", "auto_map", "transformers_version")
+_OWN = ("head_dim", "layer_overrides")
 
 
 def prune(model: PreTrainedModel, plan: Mapping[str, Any]) -> PreTrainedModel:
-    """The model that is left when the plan's units are gone.
-
-    It is of the plain class where that accepts the shape, and a `CopraLlamaForCausalLM` where a Llama's
-    layers come to differ or its heads no longer divide the width. Weights that the plan does not touch are
-    shared with `model`, not copied: use one of the two from then on.
+    """The model that is left when the plan's units are gone; see `cut_model`.
 
     Raises:
         CopraError: the plan is of another model, or no model class can hold the result.
     """
     check_fits(model, plan)
-    unit, kept = plan["unit"], plan["kept"][plan["unit"]]
-    shape = pruned_shape(shape_of(model.config.to_dict()), unit, kept)
-    state = _keep_layers(model, kept) if unit == "layers" else _keep_kv_groups(model, kept)
-    model_class, config = _class_and_config(model, shape, kept if unit == "layers" else None)
-    return assemble(model, model_class, config, state)
+    return cut_model(model, Cut.from_json(plan["kept"]))
+
+
+def cut_model(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
+    """The model that is left after a cut.
+
+    It is of the plain class where that accepts the shape. Where layers come to differ, or the heads no
+    longer divide a Llama's width or fill a GPT-2's, it is a `CopraLlamaForCausalLM` or
+    `CopraGPT2LMHeadModel`. Weights that the cut does not touch are shared with `model`, not copied: use one
+    of the two from then on.
+
+    Raises:
+        CopraError: the cut is illegal, or no model class can hold the result.
+    """
+    shape = cut.shape(shape_of(model.config.to_dict()))
+    model_class, config = _class_and_config(model, shape, cut.layers)
+    return assemble(model, model_class, config, _state(model, cut))
 
 
 def check_fits(model: PreTrainedModel, plan: Mapping[str, Any]) -> None:
@@ -76,89 +94,122 @@ def _prefix(model: PreTrainedModel) -> str:
     return next(name for name, module in model.named_modules() if module is layers) + "."
 
 
-def _keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> dict[str, Tensor]:
-    """The state of the layers that stay, renumbered from 0, and of all that is not in a layer."""
-    prefix = _prefix(model)
+def _state(model: PreTrainedModel, cut: Cut) -> dict[str, Tensor]:
+    """The state that stays: layers renumbered from 0, and all that is not in a layer."""
+    prefix, shape = _prefix(model), shape_of(model.config.to_dict())
+    slices = {layer: _slices(shape, cut, layer) for layer in cut.layers}
     state = {}
     for name, tensor in model.state_dict().items():
         if not name.startswith(prefix):
             state[name] = tensor
             continue
-        layer, rest = name.removeprefix(prefix).split(".", 1)
-        if int(layer) in kept:
-            state[f"{prefix}{kept.index(int(layer))}.{rest}"] = tensor
-    return state
-
-
-def _keep_kv_groups(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """The state with the rows of q, k, v and the columns of o that belong to the groups that stay."""
-    prefix = _prefix(model)
-    state = model.state_dict()
-    for index, (layer, groups) in enumerate(zip(shape_of(model.config.to_dict()).layers, kept, strict=True)):
-        if len(groups) == layer.kv_heads:
+        number, rest = name.removeprefix(prefix).split(".", 1)
+        if (layer := int(number)) not in slices:
             continue
-        of_keys = _channels(groups, layer.head_dim)
-        of_queries = _channels(groups, layer.head_dim * (layer.query_heads // layer.kv_heads))
-        attention = f"{prefix}{index}.self_attn."
-        for name, channels in (("q_proj", of_queries), ("k_proj", of_keys), ("v_proj", of_keys)):
-            for part in ("weight", "bias"):
-                if (key := f"{attention}{name}.{part}") in state:
-                    state[key] = state[key].index_select(0, channels.to(state[key].device))
-        key = f"{attention}o_proj.weight"
-        state[key] = state[key].index_select(1, of_queries.to(state[key].device))
+        if rest in slices[layer]:
+            dimension, channels = slices[layer][rest]
+            tensor = tensor.index_select(dimension, channels.to(tensor.device))
+        state[f"{prefix}{cut.layers.index(layer)}.{rest}"] = tensor
     return state
 
 
-def _channels(groups: Sequence[int], width: int) -> Tensor:
-    """The channels of the groups, where each group has `width` neighbouring ones."""
-    return (torch.tensor(groups)[:, None] * width + torch.arange(width)).flatten()
+def _slices(shape: ModelShape, cut: Cut, layer: int) -> dict[str, tuple[int, Tensor]]:
+    """For each weight of a layer that loses something: along which dimension, and the channels that stay."""
+    sizes = shape.layers[layer]
+    found: dict[str, tuple[int, Tensor]] = {}
+    if cut.heads[layer] is not None:
+        queries = _channels(cut.heads_of(shape, layer), sizes.head_dim)
+        keys = _channels(cut.kv_groups_of(shape, layer), sizes.head_dim)
+        if shape.family == "gpt2":
+            # Queries, keys and values stand side by side in one projection, stored as (in, out).
+            width = sizes.query_heads * sizes.head_dim
+            inputs = torch.cat([queries, width + queries, 2 * width + queries])
+            found["attn.c_attn.weight"], found["attn.c_attn.bias"] = (1, inputs), (0, inputs)
+            found["attn.c_proj.weight"] = (0, queries)
+        else:
+            for name, channels in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+                for part in ("weight", "bias"):
+                    found[f"self_attn.{name}.{part}"] = (0, channels)
+            found["self_attn.o_proj.weight"] = (1, queries)
+    if cut.neurons[layer] is not None:
+        neurons = torch.tensor(cut.neurons_of(shape, layer))
+        if shape.family == "gpt2":
+            found["mlp.c_fc.weight"], found["mlp.c_fc.bias"] = (1, neurons), (0, neurons)
+            found["mlp.c_proj.weight"] = (0, neurons)
+        else:
+            for name in ("gate_proj", "up_proj"):
+                for part in ("weight", "bias"):
+                    found[f"mlp.{name}.{part}"] = (0, neurons)
+            found["mlp.down_proj.weight"] = (1, neurons)
+    return found
+
+
+def _channels(heads: Sequence[int], width: int) -> Tensor:
+    """The channels of the heads, where each head has `width` neighbouring ones."""
+    return (torch.tensor(heads)[:, None] * width + torch.arange(width)).flatten()
 
 
 def _class_and_config(
-    model: PreTrainedModel, shape: ModelShape, kept_layers: Sequence[int] | None
+    model: PreTrainedModel, shape: ModelShape, kept_layers: Sequence[int]
 ) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
     """The class that holds a model of this shape, and its config."""
     old = model.config
-    values = old.to_dict()
-    if kept_layers is not None and values.get("layer_types"):
+    values = {name: value for name, value in old.to_dict().items() if name not in (*_IDENTITY, *_OWN)}
+    if values.get("layer_types"):
         values["layer_types"] = [values["layer_types"][layer] for layer in kept_layers]
-    if old.model_type == "gpt2":
-        if old.scale_attn_by_inverse_layer_idx:
-            raise CopraError(
-                "GPT-2 with scale_attn_by_inverse_layer_idx: attention depends on the layer's number, so "
-                "layers cannot be removed. Take a model without this setting."
-            )
-        return type(model), _config(type(old), old, values | {"n_layer": len(shape.layers)})
-    values = {name: value for name, value in values.items() if name != "layer_overrides"} | {
-        "num_hidden_layers": len(shape.layers),
-        "num_attention_heads": max(layer.query_heads for layer in shape.layers),
-        "num_key_value_heads": max(layer.kv_heads for layer in shape.layers),
-        "intermediate_size": max(layer.ffn for layer in shape.layers),
-        "head_dim": shape.layers[0].head_dim,
+    choose = _gpt2_class if shape.family == "gpt2" else _llama_class
+    model_class, config_class, sizes = choose(model, shape)
+    return model_class, config_class(**values | sizes, attn_implementation=old._attn_implementation)
+
+
+_Choice = tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]
+"""A class, that of its config, and the sizes as the config calls them."""
+
+
+def _gpt2_class(model: PreTrainedModel, shape: ModelShape) -> _Choice:
+    layers, first = shape.layers, shape.layers[0]
+    if model.config.scale_attn_by_inverse_layer_idx and len(layers) < model.config.n_layer:
+        raise CopraError(
+            "GPT-2 with scale_attn_by_inverse_layer_idx: attention depends on the layer's number, so layers "
+            "cannot be removed. Prune heads or neurons, or take a model without this setting."
+        )
+    sizes = {
+        "n_layer": len(layers),
+        "n_head": max(layer.query_heads for layer in layers),
+        "n_inner": max(layer.ffn for layer in layers),
     }
-    alike = len(set(shape.layers)) == 1
-    if old.model_type not in ("llama", "copra_llama"):
+    if len(set(layers)) == 1 and first.query_heads * first.head_dim == shape.hidden:
+        return GPT2LMHeadModel, GPT2Config, sizes
+    overrides = [{"n_head": layer.query_heads, "n_inner": layer.ffn} for layer in layers]
+    sizes |= {"head_dim": first.head_dim, "layer_overrides": overrides}
+    return CopraGPT2LMHeadModel, CopraGPT2Config, sizes
+
+
+def _llama_class(model: PreTrainedModel, shape: ModelShape) -> _Choice:
+    layers, first = shape.layers, shape.layers[0]
+    sizes = {
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": max(layer.query_heads for layer in layers),
+        "num_key_value_heads": max(layer.kv_heads for layer in layers),
+        "intermediate_size": max(layer.ffn for layer in layers),
+        "head_dim": first.head_dim,
+    }
+    alike = len(set(layers)) == 1
+    if (kind := model.config.model_type) not in ("llama", "copra_llama"):
         if not alike:
             raise CopraError(
-                f"{old.model_type}: its layers cannot differ in their numbers of heads. Use scope: uniform "
-                "without protected layers, or take a Llama model."
+                f"{kind}: its layers cannot differ in their numbers of heads or of FFN neurons. Use scope: "
+                "uniform without protected layers, or take a Llama or a GPT-2, whose layers can."
             )
-        return type(model), _config(type(old), old, values)
-    if alike and shape.hidden % shape.layers[0].query_heads == 0:
-        return LlamaForCausalLM, _config(LlamaConfig, old, values)
+        return type(model), type(model.config), sizes
+    if alike and shape.hidden % first.query_heads == 0:
+        return LlamaForCausalLM, LlamaConfig, sizes
     overrides = [
         {
             "num_attention_heads": layer.query_heads,
             "num_key_value_heads": layer.kv_heads,
             "intermediate_size": layer.ffn,
         }
-        for layer in shape.layers
+        for layer in layers
     ]
-    return CopraLlamaForCausalLM, _config(CopraLlamaConfig, old, values | {"layer_overrides": overrides})
-
-
-def _config(
-    config_class: type[PreTrainedConfig], old: PreTrainedConfig, values: Mapping[str, Any]
-) -> PreTrainedConfig:
-    values = {name: value for name, value in values.items() if name not in _IDENTITY}
-    return config_class(**values, attn_implementation=old._attn_implementation)
+    return CopraLlamaForCausalLM, CopraLlamaConfig, sizes | {"layer_overrides": overrides}

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from copra.reasoning.layout import LatentInput, Markers, Sample, TokenRow
 from copra.reasoning.method import Layout, Method, Stage
-from copra.reasoning.sim_cot import ExplainedStage, Explaining, told
+from copra.reasoning.sim_cot import ExplainedStage, Explaining, check_weighed, told
 
 
 class CoconutStage(ExplainedStage):
@@ -77,6 +77,7 @@ class Coconut(Method):
 
     @model_validator(mode="after")
     def _explains_latents(self) -> "Coconut":
+        check_weighed(self.explaining, self.distil)
         if self.explaining is not None and self.thought != "hidden":
             raise ValueError(
                 "explaining: only latents that are hidden states can be explained (thought: hidden)"

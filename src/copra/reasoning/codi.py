@@ -20,7 +20,7 @@ from copra.reasoning.layout import (
     rounds,
 )
 from copra.reasoning.method import Layout, Method, Stage
-from copra.reasoning.sim_cot import ExplainedStage, Explaining, told
+from copra.reasoning.sim_cot import ExplainedStage, Explaining, check_weighed, told
 
 if TYPE_CHECKING:
     from copra.reasoning.forward import Batch, Terms
@@ -54,41 +54,35 @@ class CodiStage(ExplainedStage):
         return replace(super().decoding(markers), iterations=self.iterations)
 
     def weigh(self) -> dict[str, float]:
-        return super().weigh() | {"teacher_cross_entropy": 1.0, "distillation": self.distillation}
+        return super().weigh() | {"teacher_cross_entropy": 1.0, "self_distillation": self.distillation}
 
     def counts(self, samples: Sequence[Sample]) -> dict[str, int]:
         teachers = [label for sample in samples for label in sample.teacher.labels]
         return super().counts(samples) | {
             "teacher_cross_entropy": sum(label != IGNORED for label in teachers),
-            "distillation": len(samples),
+            "self_distillation": len(samples),
         }
 
     @property
     def jacobi(self) -> int:
-        """Iterations over all latents at once; 0 where they are fed one after another."""
         return rounds(self.iterations, self.layouts[-1].latents)
 
     def work(self, sample: Sample) -> Iterator[Work]:
-        """Every iteration reads the latents once more; what they attend to before them is not counted."""
         yield from super().work(sample)
         yield from super().work(sample.teacher)
-        for _ in range(self.jacobi):
-            yield Work("model", sample.n_latents, 0)
 
     def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
         """Cross-entropy of both (equations 2 and 4), and the distance of their states (equation 5)."""
         from copra.reasoning.forward import cross_entropy
 
-        hidden, student = _read(
-            thinker, batch, lambda: thinker.hidden_states(batch, self.thought, self.latent_input, self.jacobi)
-        )
+        hidden, student = _read(thinker, batch, lambda: self.hidden_states(thinker, batch))
         chain, teacher = _read(
             thinker, batch.teacher, lambda: thinker.hidden_states(batch.teacher, "embedding")
         )
         distance = sum(map(_distance, student, teacher)) / len(student)
         return self.answer_terms(thinker, batch, hidden) | {
             "teacher_cross_entropy": cross_entropy(thinker.model, batch.teacher, chain),
-            "distillation": (distance * len(batch), len(batch)),
+            "self_distillation": (distance * len(batch), len(batch)),
         }
 
 
@@ -150,6 +144,7 @@ class Codi(Method):
 
     @model_validator(mode="after")
     def _explains_latents(self) -> "Codi":
+        check_weighed(self.explaining, self.distil)
         if self.explaining is not None and self.iterations == 0:
             raise ValueError(
                 "explaining: pause tokens (iterations: 0) hold no thought that could be explained"

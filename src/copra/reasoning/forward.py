@@ -184,15 +184,23 @@ def _body(
     ).last_hidden_state
 
 
-def cross_entropy(model: nn.Module, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
+def supervised_logits(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> Tensor:
+    """Logits [S, V] in float32 at the S positions of `hidden` [B, N, d] whose next token is a label."""
+    return model.get_output_embeddings()(hidden[:, :-1][batch.labels[:, 1:] != IGNORED]).float()
+
+
+def label_loss(batch: Batch, logits: Tensor) -> tuple[Tensor, int]:
+    """Sum of next-token cross-entropy over the supervised positions, from their logits [S, V], and S."""
+    labels = batch.labels[:, 1:]
+    return functional.cross_entropy(logits, labels[labels != IGNORED], reduction="sum"), len(logits)
+
+
+def cross_entropy(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> tuple[Tensor, int]:
     """Sum of next-token cross-entropy over the supervised positions of `hidden` [B, N, d], and their number.
 
     Logits are computed at the supervised positions only, the loss in float32.
     """
-    supervised = batch.labels[:, 1:] != IGNORED
-    logits = model.get_output_embeddings()(hidden[:, :-1][supervised]).float()
-    targets = batch.labels[:, 1:][supervised]
-    return functional.cross_entropy(logits, targets, reduction="sum"), supervised.sum()
+    return label_loss(batch, supervised_logits(model, batch, hidden))
 
 
 @torch.no_grad()

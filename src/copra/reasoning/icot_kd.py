@@ -25,6 +25,7 @@ class KdStage(Stage):
     """Which of the three trainings."""
 
     dropout: ClassVar[bool] = False
+    reads_minds: ClassVar[bool] = True
 
     @property
     def needs_teacher(self) -> bool:
@@ -89,7 +90,8 @@ def teacher_states(thinker: "Thinker", batch: "Batch") -> "Tensor":
     from copra.models.anatomy import blocks
     from copra.models.hooks import before_blocks, taken
 
-    layers = len(blocks(thinker.teacher))
+    model = thinker.teacher.model
+    layers = len(blocks(model))
     first, last = batch.read[:, 0], batch.read[:, 1]
     found: list[Tensor] = []
 
@@ -98,8 +100,8 @@ def teacher_states(thinker: "Thinker", batch: "Batch") -> "Tensor":
         column = torch.minimum((first + share * (last - first)).round().long(), last)
         found.append(functional.layer_norm(taken(hidden, column), hidden.shape[-1:]))
 
-    with torch.no_grad(), before_blocks(thinker.teacher, read):
-        thinker.teacher.base_model(
+    with torch.no_grad(), before_blocks(model, read):
+        model.base_model(
             input_ids=batch.tokens,
             attention_mask=batch.mask,
             position_ids=batch.positions,
@@ -137,6 +139,7 @@ class IcotKd(Method):
 
     stage_type: ClassVar[type[Stage]] = KdStage
     prunable: ClassVar[bool] = False
+    distils: ClassVar[bool] = False
 
     kind: Literal["icot_kd"]
     """Which method this is."""

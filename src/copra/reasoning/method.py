@@ -27,7 +27,7 @@ from copra.reasoning.layout import (
     lay_out,
 )
 from copra.settings import Name, Settings
-from copra.training.settings import Training
+from copra.training.settings import Distil, Training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +79,8 @@ class Stage(Settings):
     """Whether the dropout that a model has is on in training."""
     moves: ClassVar[bool] = False
     """Whether `at` gives other stages as training goes on."""
+    reads_minds: ClassVar[bool] = False
+    """Whether the loss reads a teacher's hidden states, so that it must have the student's shape."""
 
     @property
     def least_steps(self) -> int:
@@ -117,9 +119,19 @@ class Stage(Settings):
         )
 
     @property
+    def jacobi(self) -> int:
+        """Iterations over all latents at once; 0 where they are fed one after another."""
+        return 0
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether the loss reads a frozen teacher model."""
         return False
+
+    @property
+    def loops(self) -> bool:
+        """Whether the trained checkpoint answers with latents that are hidden states."""
+        return self.thought == "hidden" and self.layouts[-1].latents > 0
 
     @property
     def answers(self) -> bool:
@@ -143,22 +155,36 @@ class Stage(Settings):
         return {"cross_entropy": sum(label != IGNORED for sample in samples for label in sample.labels)}
 
     def work(self, sample: Sample) -> Iterator[Work]:
-        """The sequences that a sample's loss computes, for the FLOPs of the training."""
+        """The sequences that a sample's loss computes, for the FLOPs of the training.
+
+        Every Jacobi iteration reads the latents once more; what they attend to before them is not counted.
+        """
         yield Work("model", len(sample.tokens), sum(label != IGNORED for label in sample.labels))
+        if sample.n_latents:
+            yield from [Work("model", sample.n_latents, 0)] * self.jacobi
 
     def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
         """The terms of the loss on a batch, each as a sum and a count."""
-        hidden = thinker.hidden_states(batch, self.thought, self.latent_input)
-        return self.answer_terms(thinker, batch, hidden)
+        return self.answer_terms(thinker, batch, self.hidden_states(thinker, batch))
+
+    def hidden_states(self, thinker: "Thinker", batch: "Batch") -> "Tensor":
+        """Final-norm hidden states [B, N, d] of a thinker, latents fed as the stage says."""
+        return thinker.hidden_states(batch, self.thought, self.latent_input, self.jacobi)
 
     def answer_terms(self, thinker: "Thinker", batch: "Batch", hidden: "Tensor") -> "Terms":
-        """Cross-entropy over the labels, from hidden states [B, N, d], and norms of latents for the log."""
-        from copra.reasoning.forward import cross_entropy, latent_norms
+        """What is taken at the labels, from hidden states [B, N, d], and norms of latents for the log."""
+        from copra.reasoning.forward import latent_norms, supervised_logits
 
-        terms = {"cross_entropy": cross_entropy(thinker.model, batch, hidden)}
+        terms = self.label_terms(thinker, batch, supervised_logits(thinker.model, batch, hidden))
         # In validation only: reading all embeddings in every step would cost more than a small model.
         watched = self.thought == "hidden" and not thinker.training
         return terms | (latent_norms(thinker.model, batch, hidden) if watched else {})
+
+    def label_terms(self, thinker: "Thinker", batch: "Batch", logits: "Tensor") -> "Terms":
+        """Cross-entropy over the labels, from the logits [S, V] before each of them."""
+        from copra.reasoning.forward import label_loss
+
+        return {"cross_entropy": label_loss(batch, logits)}
 
 
 class Method(Settings):
@@ -167,6 +193,8 @@ class Method(Settings):
     stage_type: ClassVar[type[Stage]] = Stage
     prunable: ClassVar[bool] = True
     """Whether a pruning may follow: not where parts belong to single layers of the model."""
+    distils: ClassVar[bool] = True
+    """Whether it may learn from a teacher's predictions: not where it reads a teacher in its own way."""
 
     kind: str
     """Which method this is."""
@@ -176,6 +204,8 @@ class Method(Settings):
     """How each stage is optimised."""
     overrides: dict[int, dict[str, Any]] = Field(default_factory=dict)
     """Keys of `training` that differ in single stages, by stage number."""
+    distil: Distil | None = None
+    """Learn from a teacher's predictions (null: do not)."""
 
     def stages(self) -> Mapping[int, Stage]:
         """The stages by their number, in order; a method that is not staged has the stage 0 alone."""
@@ -186,6 +216,14 @@ class Method(Settings):
         changes = self.overrides.get(stage, {})
         lengths = {"steps": None, "epochs": None} if {"steps", "epochs"} & set(changes) else {}
         return Training.model_validate({**self.training.canonical(), **lengths, **changes})
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> "Method":
+        if self.distil is not None and not self.distils:
+            raise ValueError(
+                f"distil: {self.kind} has a way of its own to learn from a teacher; leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _legal_overrides(self) -> "Method":

@@ -8,6 +8,7 @@ from pydantic import Field
 from copra.reasoning.layout import LatentInput, Sample, Work
 from copra.reasoning.method import Stage
 from copra.settings import Settings
+from copra.training.settings import Distil
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,6 +95,19 @@ class Explaining(Settings):
         logits = thinker.model.get_output_embeddings()(states[:, c - 1 :][here]).float()
         loss = functional.cross_entropy(logits, targets[here], reduction="sum")
         return {"explanation": (loss, int(here.sum()))}
+
+
+def check_weighed(explaining: Explaining | None, distil: Distil | None) -> None:
+    """Refuse an explanation that the loss would leave out.
+
+    Raises:
+        ValueError: its weight is 0.
+    """
+    if explaining is not None and distil is not None and not distil.task_weight:
+        raise ValueError(
+            "distil.task_weight: at 0 the method's own loss is left out, and 'explaining' with it; raise the "
+            "one or leave out the other"
+        )
 
 
 class ExplainedStage(Stage):

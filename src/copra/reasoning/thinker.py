@@ -11,15 +11,15 @@ from copra.reasoning.layout import LatentInput, Thought
 class Thinker(nn.Module):
     """The language model, the parts that are trained beside it, and a frozen teacher.
 
-    `parts` maps names of `copra.models.parts` to modules. `teacher` is no submodule: it is neither trained
-    nor saved, and always in evaluation mode.
+    `parts` maps names of `copra.models.parts` to modules. `teacher` is a thinker with parts of its own, and
+    no submodule: it is neither trained nor saved, and always in evaluation mode.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         parts: nn.ModuleDict | None = None,
-        teacher: PreTrainedModel | None = None,
+        teacher: "Thinker | None" = None,
     ):
         super().__init__()
         self.model = model

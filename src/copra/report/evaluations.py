@@ -62,7 +62,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     metrics = read_json(folder / "metrics.json")
     predictions = read_parquet(folder / "predictions.parquet")
     missing = [name for name in ("id", "correct", "hit_length_limit", *MEANS) if name not in predictions]
-    missing += [name for name in ONCE if name not in metrics]
+    missing += [name for name in (*ONCE, "units") if name not in metrics]
     if missing or predictions.empty:
         fault = f"lacks {', '.join(missing)}" if missing else "has no questions"
         raise CopraError(f"{folder}: the evaluation {fault}. Delete the folder and run snakemake again.")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from copra.files import replacing
+from copra.pruning.cut import NAMES
 
 if TYPE_CHECKING:
     import pandas
@@ -65,7 +66,7 @@ def for_people(frame: "pandas.DataFrame") -> "pandas.DataFrame":
 def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
     if column == "recipe":  # base and order of steps say the same in a readable way
         return "order" in frame
-    return column == "seed" and frame[column].nunique() == 1
+    return column in ("seed", *NAMES) and frame[column].nunique() == 1
 
 
 def _text(frame, column) -> tuple[list[str], str]:
@@ -89,7 +90,10 @@ def _points(frame, column) -> tuple[list[str], str]:
 
 def _accuracy(frame, column) -> tuple[list[str], str]:
     rows = frame[[column, "low", "high"]].itertuples(index=False)
-    return [f"{100 * v:.1f} [{100 * low:.1f}, {100 * high:.1f}]" for v, low, high in rows], "%"
+    return [
+        _or_dash(v, lambda v, a=low, b=high: f"{100 * v:.1f} [{100 * a:.1f}, {100 * b:.1f}]")
+        for v, low, high in rows
+    ], "%"
 
 
 def _difference(frame, column) -> tuple[list[str], str]:
@@ -107,8 +111,12 @@ def _p_value(frame, column) -> tuple[list[str], str]:
     return [_or_dash(value, written) for value in frame[column]], ""
 
 
-def _ratio(frame, column) -> tuple[list[str], str]:
+def _three_decimals(frame, column) -> tuple[list[str], str]:
     return [_or_dash(value, lambda v: f"{v:.3f}") for value in frame[column]], ""
+
+
+def _whole(frame, column) -> tuple[list[str], str]:
+    return [_or_dash(value, lambda v: f"{v:.0f}") for value in frame[column]], ""
 
 
 def _count(frame, column) -> tuple[list[str], str]:
@@ -160,6 +168,14 @@ COLUMNS: dict[str, tuple[str, Callable]] = {
     "method": ("Method", _text),
     "order": ("Order of steps", _text),
     "seed": ("Seed", _text),
+    "curve": ("Curve", _text),
+    "unit": ("Unit", _text),
+    "metric": ("Metric", _text),
+    "objective": ("Objective", _text),
+    "random_seed": ("Order", _whole),
+    "removed": ("Removed", _whole),
+    "left": ("Left", _whole),
+    "drops": ("Layers as they go", _text),
     "question": ("Question", _text),
     "latent": ("Latent", _text),
     "says": ("Says", _text),
@@ -171,23 +187,27 @@ COLUMNS: dict[str, tuple[str, Callable]] = {
     "deviation": ("s.d. over seeds", _points),
     "difference": ("Difference", _difference),
     "p_value": ("p", _p_value),
+    "loss": ("Loss", _three_decimals),
+    **{kind: (name[:1].upper() + name[1:], _whole) for kind, name in NAMES.items()},
     "flops": ("FLOPs an answer", _scaled()),
-    "flops_ratio": ("FLOPs ratio", _ratio),
+    "flops_ratio": ("FLOPs ratio", _three_decimals),
     "attention_flops": ("Attention FLOPs", _scaled()),
-    "attention_flops_ratio": ("Attention FLOPs ratio", _ratio),
+    "attention_flops_ratio": ("Attention FLOPs ratio", _three_decimals),
     "generated_tokens": ("Tokens", _count),
     "latents": ("Latents", _count),
     "depth": ("Depth", _count),
     "parameters": ("Parameters", _scaled()),
-    "parameters_ratio": ("Parameters ratio", _ratio),
+    "parameters_ratio": ("Parameters ratio", _three_decimals),
     "kv_cache_bytes_per_token": ("KV cache a token", _scaled("B")),
-    "kv_cache_bytes_per_token_ratio": ("KV cache ratio", _ratio),
+    "kv_cache_bytes_per_token_ratio": ("KV cache ratio", _three_decimals),
+    "kv_cache_ratio": ("KV cache ratio", _three_decimals),
     "training_flops": ("Training FLOPs", _scaled()),
     "seconds_batch_1": ("Latency, batch 1", _seconds),
     "seconds_batched": ("Latency, batched", _seconds),
     "device": ("Device", _text),
     "trained": ("As trained", _flag),
     "pareto": ("Pareto front", _flag),
+    "cut": ("Removed units", _text),
 }
 TEXTS = tuple(heading for heading, write in COLUMNS.values() if write in (_text, _flag))
 

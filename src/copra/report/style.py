@@ -84,6 +84,17 @@ def assign(names: Iterable[str], choices: Sequence[Any]) -> dict[str, Any]:
     return {name: choices[index % len(choices)] for index, name in enumerate(dict.fromkeys(names))}
 
 
+def prefixed_ticks(axes: "Axes") -> None:
+    """Write the numbers of the x axis with SI prefixes; on a log axis at 1, 2 and 5 where decades are few."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    if axes.get_xscale() == "log":
+        low, high = axes.dataLim.intervalx
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def note(axes: "Axes", text: str) -> None:
     """Say in an empty panel why it is empty."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)

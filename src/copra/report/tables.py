@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from copra.errors import CopraError
 from copra.evaluation.statistics import mcnemar_exact, paired_bootstrap, wilson_interval
 from copra.files import read_parquet
+from copra.pruning.cut import NAMES
 from copra.report.evaluations import Evaluation, check_same_questions, read_evaluation
 from copra.report.formats import write_formats
 
@@ -69,7 +70,7 @@ def accuracy_vs_flops(
                 | _seconds(times, chosen)
             )
     table = pandas.DataFrame(rows)
-    for column in ("parameters", "kv_cache_bytes_per_token", "checkpoint_bytes"):
+    for column in (*NAMES, "parameters", "kv_cache_bytes_per_token", "checkpoint_bytes"):
         table[column] = table[column].round().astype("int64")
     recipes = table[table["seed"] == ALL]
     front = dict(zip(recipes["recipe"], pareto_front(recipes["accuracy"], recipes["flops"]), strict=True))
@@ -98,7 +99,9 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
             | {"seed": _seed(row["node"])}
             | {"parent_accuracy": parent.mean("correct")}
             | accuracy
+            | {kind: pruned.metrics["units"][kind] for kind in NAMES}
             | {"flops": pruned.mean("flops"), "flops_ratio": pruned.mean("flops") / parent.mean("flops")}
+            | {"attention_flops": pruned.mean("flops_attention")}
             | {"attention_flops_ratio": pruned.mean("flops_attention") / parent.mean("flops_attention")}
             | {"parameters": pruned.metrics["parameters"]}
             | {
@@ -188,7 +191,9 @@ def _cost(members: list[Evaluation], reference: list[Evaluation]) -> dict[str, f
     def once(key: str) -> float:
         return float(numpy.mean([one.metrics[key] for one in members]))
 
+    units = [one.metrics["units"] for one in members]
     return {
+        **{kind: float(numpy.mean([each[kind] for each in units])) for kind in NAMES},
         "flops": mean("flops"),
         "flops_ratio": mean("flops") / mean("flops", reference),
         "attention_flops": mean("flops_attention"),

@@ -3,7 +3,18 @@
 import itertools
 from typing import TYPE_CHECKING
 
-from copra.report.style import COLOURS, DENSE, FILLS, GREY, MARKERS, assign, label_where_free, settle, styled
+from copra.report.style import (
+    COLOURS,
+    DENSE,
+    FILLS,
+    GREY,
+    MARKERS,
+    assign,
+    label_where_free,
+    prefixed_ticks,
+    settle,
+    styled,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -32,7 +43,7 @@ def pareto(table: "pandas.DataFrame") -> "Figure":
     for row in rows.itertuples():
         _point(axes, row, colours[row.pruning], markers[row.method], fills[row.base])
     axes.set(xlabel="FLOPs an answer", ylabel="accuracy (%), 95% interval")
-    _flops_ticks(axes)
+    prefixed_ticks(axes)
     axes.margins(x=0.12, y=0.08)
     axes.set_ylim(max(0, axes.get_ylim()[0]), min(100, axes.get_ylim()[1]) + 1)
     axes.set_xlim(axes.get_xlim())
@@ -85,16 +96,6 @@ def _front(axes: "Axes", rows: "pandas.DataFrame") -> list[tuple[float, float]]:
         *zip(*corners, strict=True), drawstyle="steps-post", color=GREY, linewidth=1.2, zorder=2, gid="front"
     )
     return corners
-
-
-def _flops_ticks(axes: "Axes") -> None:
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
-    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    if axes.get_xscale() == "log":
-        low, high = axes.dataLim.intervalx
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(figure: "Figure", rows: "pandas.DataFrame", colours: dict, markers: dict, fills: dict) -> None:

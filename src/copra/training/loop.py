@@ -68,7 +68,7 @@ class Trainer:
     precision: str = "float32"
     save_every_seconds: float = 300.0
     parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
-    teacher: PreTrainedModel | None = None
+    teacher: Thinker | None = None
     progress: Progress = field(default_factory=Progress)
 
     def run(self) -> dict[str, Any]:
@@ -302,6 +302,8 @@ class Trainer:
             )
         found = {"validation_loss": loss}
         found |= {name: value for name, value in values.items() if name not in weights}
+        if len(weights) > 1:
+            found |= {f"validation_{name}": values[name] for name in weights}
         if self.selects_by == "accuracy":
             found["validation_accuracy"] = self.accuracy()
         value = found.get("validation_accuracy", -loss)

@@ -1,4 +1,4 @@
-"""The settings of one training stage (no torch)."""
+"""The settings of one training stage, and of a teacher that any training may have (no torch)."""
 
 from typing import Literal
 
@@ -20,6 +20,33 @@ class Lora(Settings):
     """Updates are scaled by alpha / r."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout before each adapter."""
+
+
+class Distillation(Settings):
+    """What a loss is made of where a teacher's predictions are learned (Hinton 2015, arXiv 1503.02531)."""
+
+    weight: float = Field(1.0, gt=0)
+    """Weight of the distillation, T^2 KL(teacher || student), a mean over the supervised positions."""
+    temperature: float = Field(1.0, gt=0)
+    """T: the logits of both are divided by it (section 2)."""
+    task_weight: float = Field(0.0, ge=0)
+    """Weight of the method's own loss beside it. At 0 that is not computed, whatever it consists of."""
+
+
+class Distil(Distillation):
+    """Learn what a frozen teacher predicts, alone or beside the method's own loss: so a pruned model heals.
+
+    The teacher reads the sequences that the student reads. Latents are fed to it in the same number and
+    the same way, made of its own hidden states through its own projection. It need not have the student's
+    shape, but its vocabulary.
+    """
+
+    teacher: str | None = None
+    """A recipe or the beginning of one, such as `llama+cot`, whose model teaches all stages (null: the model
+    before the prunings that this step follows). Of latents, a teacher that was never trained with them
+    makes nothing: it then guesses the answer without a chain of thought, and so the student will. Name one
+    that was trained as this step trains, such as `llama+cot+coconut`; or heal by `cot` first, and train
+    with latents after that."""
 
 
 class Training(Settings):

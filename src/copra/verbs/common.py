@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from pydantic import ValidationError
 
 from copra.errors import CopraError
+from copra.gpu import take_gpu
 from copra.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ def settings_of(arguments: Namespace, kind: type[S]) -> S:
 
 
 def use_threads(arguments: Namespace) -> None:
-    """Compute with exactly so many threads, and reproducibly."""
+    """Compute with exactly so many threads, and reproducibly, on a GPU of this process's own if there are
+    any: that is chosen before torch is imported."""
+    take_gpu()
     import torch
 
     torch.set_num_threads(arguments.threads)

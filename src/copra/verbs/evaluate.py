@@ -52,6 +52,7 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
     from copra.cost.flops import PARTS, PHASES
     from copra.cost.parameters import answering_bytes, answering_parameters, kv_cache_bytes_per_token
     from copra.evaluation.accuracy import accuracy_of
+    from copra.pruning.cut import NAMES, units_of
 
     counts = ("prompt", "latent", "marker", "chain", "answer", "generated")
     return {
@@ -69,6 +70,7 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
         "hit_length_limit": int(table["hit_length_limit"].sum()),
         "parameters": answering_parameters(checkpoint.manifest),
         "checkpoint_bytes": answering_bytes(checkpoint.manifest),
+        "units": {kind: len(units_of(kind, checkpoint.shape)) for kind in NAMES},
         "kv_cache_bytes_per_token": kv_cache_bytes_per_token(
             checkpoint.shape, 2 if checkpoint.manifest["weights"]["dtype"] == "bfloat16" else 4
         ),

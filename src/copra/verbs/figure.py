@@ -8,7 +8,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from copra.files import MANIFEST, read_json, read_parquet
+from copra.importance.curves import NamedCurve
+from copra.models.shape import ModelShape
+from copra.pruning.cut import group_size
 from copra.report import figures, latents
+from copra.report.after import after_fine_tuning
+from copra.report.orders import orders_figure
+from copra.report.pruning import pruning_figure
 from copra.verbs.common import Coded, add_settings, folder, settings_of
 
 
@@ -21,10 +27,15 @@ class FigureSettings(Coded):
         "layer_distances",
         "head_importance",
         "latent_lens",
+        "pruning_curves",
+        "drop_orders",
+        "after_fine_tuning",
     ]
     """Which figure."""
     nodes: list[Any] = Field(default_factory=list)
     """The nodes that it shows, where it shows nodes."""
+    curve: NamedCurve | None = None
+    """The pruning curve that it shows, where it shows one."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -32,7 +43,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--input", type=Path, required=True, help="a table, or the folder that nodes are found in"
     )
-    parser.add_argument("--model", type=folder, help="the scored checkpoint, for head importance")
+    parser.add_argument("--model", type=folder, help="the scored checkpoint, where sizes matter")
     parser.add_argument("--svg", type=Path, required=True, help="SVG file to write")
     parser.add_argument("--png", type=Path, required=True, help="PNG file to write")
 
@@ -52,8 +63,16 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
     if settings.kind == "layer_distances":
         return figures.layer_distances(read_parquet(options.input))
     if settings.kind == "head_importance":
-        layer = read_json(options.model / MANIFEST)["shape"]["layers"][0]
-        return figures.head_importance(read_parquet(options.input), layer["query_heads"] // layer["kv_heads"])
+        sizes = [group_size(layer) for layer in _shape(options.model).layers]
+        return figures.head_importance(read_parquet(options.input), sizes)
+    if settings.kind == "pruning_curves":
+        table = read_parquet(options.input)
+        return pruning_figure(table[table["curve"] == settings.curve.name])
+    if settings.kind == "drop_orders":
+        node = settings.curve.nodes[0]
+        return orders_figure(settings.curve, _shape(options.model), options.input / node)
+    if settings.kind == "after_fine_tuning":
+        return after_fine_tuning(read_parquet(options.input))
     if settings.kind == "training_curves":
         return figures.training_curves({node: _log(options.input / node) for node in settings.nodes})
     points = [
@@ -65,6 +84,10 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
         for point in settings.nodes
     ]
     return figures.curriculum(points)
+
+
+def _shape(model: Path) -> ModelShape:
+    return ModelShape.from_json(read_json(model / MANIFEST)["shape"])
 
 
 def _log(model: Path) -> list[dict[str, Any]]:

@@ -1,22 +1,35 @@
-"""copra score: how important the units of a model are, by every metric of their kind in one pass."""
+"""copra score: how important the units of a model are."""
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from copra.errors import CopraError
 from copra.files import write_parquet
+from copra.importance.metrics import GREEDY, NEEDS_ANSWERS, SCORINGS
+from copra.importance.settings import Importance, Objective
 from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+
+if TYPE_CHECKING:
+    from copra.importance.scores import ScoreRow
+    from copra.models.checkpoint import Checkpoint
+    from copra.reasoning.forward import Batch
+    from copra.reasoning.layout import Decoding
 
 
 class ScoreSettings(Coded):
-    unit: Literal["layers", "kv_groups"]
-    """Which units."""
-    rows: int
-    """Calibration rows, from the start of the train split."""
-    batch_size: int
-    """Rows a forward pass."""
-    objective: Literal["answer", "cot"]
-    """The loss behind gradients."""
+    scoring: str
+    """Which scoring run: "passes", or one of its own such as "layers.greedy_loss"."""
+    objective: Objective
+    """What is read and where the loss is."""
+    importance: Importance
+    """How units are scored."""
+    max_new_tokens: int = 256
+    """Longest answer where accuracy is measured."""
+    answers: Literal["number", "text"] = "number"
+    """How answers are compared."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -24,21 +37,144 @@ def arguments(parser: ArgumentParser) -> None:
     add_threads(parser)
     parser.add_argument("--model", type=folder, required=True, help="checkpoint to score")
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument("--state", type=Path, required=True, help="folder for states of unfinished searches")
     parser.add_argument("--output", type=Path, required=True, help="Parquet table of scores")
 
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, ScoreSettings)
+    if settings.scoring not in SCORINGS:
+        raise CopraError(
+            f"--settings: there is no scoring {settings.scoring!r}; take one of {', '.join(SCORINGS)}."
+        )
     use_threads(options)
-    from copra.importance.calibration import calibration_batches, calibration_name
-    from copra.importance.heads import head_scores
-    from copra.importance.layers import layer_scores
     from copra.importance.scores import score_table
     from copra.models.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(options.model)
-    rows = rows_of(options.data, "train", settings.rows)
-    batches = calibration_batches(checkpoint.tokenizer, rows, settings.objective, settings.batch_size)
-    score = layer_scores if settings.unit == "layers" else head_scores
-    scored = score(checkpoint.model, batches)
-    write_parquet(options.output, score_table(scored, calibration_name(rows, settings.objective), len(rows)))
+    calibration = _calibration(settings, checkpoint, options.data)
+    if settings.scoring == "passes":
+        rows = _pass_scores(settings, checkpoint, calibration)
+    elif settings.scoring.endswith(".gates"):
+        rows = _gate_scores(settings, checkpoint, calibration)
+    else:
+        rows = _ablation_scores(settings, checkpoint, calibration, options.state)
+    write_parquet(options.output, score_table(rows, calibration.name, calibration.examples))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What units are scored on: rows of the task or passages of a text, and how they become batches."""
+
+    items: Sequence[Any]
+    name: str
+    lay_out: "Callable[[Sequence[Any], int], Iterator[Batch]]"
+    decoding: "Decoding | None"
+    examples: int
+
+
+def _calibration(settings: ScoreSettings, checkpoint: "Checkpoint", data: Path) -> Calibration:
+    """The rows or passages of a scoring run.
+
+    Raises:
+        CopraError: the objective does not fit the model, or its text is missing.
+    """
+    from copra.importance.calibration import calibration_batches, calibration_name
+    from copra.importance.text import read_text, text_batches, text_name
+    from copra.reasoning.layout import Decoding
+
+    importance, objective, tokenizer = settings.importance, settings.objective, checkpoint.tokenizer
+    known = checkpoint.manifest["decoding"]
+    decoding = None if known is None else Decoding.from_json(known)
+    if objective == "text" and not _answers(settings):
+        if importance.text is None:
+            raise CopraError(
+                "importance.text: objective 'text' needs a text. Name a file or a data set there, or take "
+                "another objective."
+            )
+        length = importance.text.max_tokens
+        texts = read_text(importance.text, importance.rows)
+        examples = sum(map(len, text_batches(tokenizer, texts, importance.batch_size, length)))
+        if not examples:
+            raise CopraError(
+                "importance.text: no passage has two tokens, so there is nothing to score on. Name another "
+                "text."
+            )
+        return Calibration(
+            texts,
+            text_name(texts, length),
+            lambda items, size: text_batches(tokenizer, items, size, length),
+            decoding,
+            examples,
+        )
+    if objective == "latent" and decoding is None:
+        raise CopraError(
+            "objective: 'latent' reads what a model reads when it answers, and this one was never trained to "
+            "answer. Take objective 'cot', 'answer' or 'text' for it."
+        )
+    if settings.scoring == "passes" or settings.scoring.endswith(".gates"):
+        rows = rows_of(data, "train", importance.rows)
+    else:
+        rows = rows_of(data, "valid", importance.validation_rows)
+    return Calibration(
+        rows,
+        calibration_name(rows, objective, decoding),
+        lambda items, size: calibration_batches(tokenizer, items, objective, size, decoding),
+        decoding,
+        len(rows),
+    )
+
+
+def _answers(settings: ScoreSettings) -> bool:
+    """Whether the model has to answer questions."""
+    return settings.scoring.split(".")[-1] in NEEDS_ANSWERS
+
+
+def _pass_scores(
+    settings: ScoreSettings, checkpoint: "Checkpoint", calibration: Calibration
+) -> "list[ScoreRow]":
+    from copra.importance.passes import pass_scores
+    from copra.models.checkpoint import answering_parts
+
+    batches = calibration.lay_out(calibration.items, settings.importance.batch_size)
+    return pass_scores(checkpoint.model, answering_parts(checkpoint), batches, calibration.decoding)
+
+
+def _gate_scores(
+    settings: ScoreSettings, checkpoint: "Checkpoint", calibration: Calibration
+) -> "list[ScoreRow]":
+    from copra.importance.gates import endless_batches, gate_scores
+    from copra.models.checkpoint import answering_parts
+
+    gates = settings.importance.gates
+    return gate_scores(
+        checkpoint.model,
+        answering_parts(checkpoint),
+        endless_batches(
+            calibration.items, lambda items: calibration.lay_out(items, gates.batch_size), gates.seed
+        ),
+        calibration.decoding,
+        settings.scoring.split(".")[0],
+        gates,
+    )
+
+
+def _ablation_scores(
+    settings: ScoreSettings, checkpoint: "Checkpoint", calibration: Calibration, state: Path
+) -> "list[ScoreRow]":
+    from copra.importance.ablation import Ablation, Questions
+    from copra.importance.greedy import greedy
+    from copra.importance.leave_one_out import leave_one_out
+
+    importance = settings.importance
+    kind, metric = settings.scoring.split(".")
+    if _answers(settings):
+        questions = Questions(calibration.items, settings.max_new_tokens, settings.answers)
+        ablation = Ablation(checkpoint, state, questions=questions, code=settings.code)
+    else:
+        batches = list(calibration.lay_out(calibration.items, importance.batch_size))
+        ablation = Ablation(checkpoint, state, batches=batches, code=settings.code)
+    measure = "accuracy" if _answers(settings) else "loss"
+    if metric in GREEDY:
+        return greedy(ablation, measure, importance.greedy_removals, importance.greedy_protect)
+    return leave_one_out(ablation, kind, measure)

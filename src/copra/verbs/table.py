@@ -1,18 +1,22 @@
-"""copra table: draw up a table from evaluations."""
+"""copra table: draw up a table from evaluations, pruning curves or scores."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from copra.files import write_parquet
+from copra.files import MANIFEST, read_json, read_parquet, write_parquet
+from copra.importance.curves import NamedCurve
+from copra.models.shape import ModelShape
 from copra.report.latents import accuracy_vs_latents, latent_lens
+from copra.report.orders import drop_orders
 from copra.report.tables import accuracy_vs_flops, before_fine_tuning
 from copra.verbs.common import Coded, add_settings, folder, settings_of
 
 
 class TableSettings(Coded):
     """`rows` for the table before fine-tuning, `recipes` and `reference` for accuracy against FLOPs, `swept`
-    for accuracy against latents, `seen` for what latents would say."""
+    for accuracy against latents, `seen` for what latents would say, `measured` for pruning curves, `ordered`
+    for the orders in which layers go."""
 
     rows: list[dict[str, str]] | None = None
     """Pruned nodes and their parents."""
@@ -24,11 +28,18 @@ class TableSettings(Coded):
     """Recipes and nodes that were evaluated with several numbers of latents."""
     seen: list[str] | None = None
     """Nodes whose latents were looked at."""
+    measured: list[str] | None = None
+    """Tables of pruning curves, as in layers/llama@0+cot."""
+    ordered: list[NamedCurve] | None = None
+    """Pruning curves of layers."""
 
 
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
-    parser.add_argument("--evaluations", type=folder, required=True, help="folder of all evaluations")
+    parser.add_argument("--evaluations", type=folder, help="folder of all evaluations")
+    parser.add_argument("--curves", type=Path, help="folder of all pruning curves")
+    parser.add_argument("--scores", type=Path, help="folder of all scores")
+    parser.add_argument("--models", type=Path, help="folder of all models")
     parser.add_argument("--latency", type=Path, nargs="?", help="table of measured times, if there is one")
     parser.add_argument("--output", type=Path, required=True, help="Parquet table")
 
@@ -42,10 +53,26 @@ def run(options: Namespace) -> None:
         table = accuracy_vs_latents(settings.swept, options.evaluations)
     elif settings.seen is not None:
         table = latent_lens(settings.seen, options.evaluations)
+    elif settings.measured is not None:
+        table = _together([options.curves / f"{name}.parquet" for name in settings.measured])
+    elif settings.ordered is not None:
+        nodes = {node for named in settings.ordered for node in named.nodes}
+        shapes = {node: _shape(options.models / node) for node in nodes}
+        table = drop_orders(settings.ordered, shapes, options.scores)
     else:
         nodes = [node for recipe in settings.recipes or [] for node in recipe["nodes"]]
         table = accuracy_vs_flops(_folders(options, nodes), options.latency, settings.canonical())
     write_parquet(options.output, table)
+
+
+def _together(files: list[Path]) -> Any:
+    import pandas
+
+    return pandas.concat([read_parquet(file) for file in files], ignore_index=True)
+
+
+def _shape(model: Path) -> ModelShape:
+    return ModelShape.from_json(read_json(model / MANIFEST)["shape"])
 
 
 def _folders(options: Namespace, nodes: list[str]) -> dict[str, Path]:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from copra.errors import CopraError
 from copra.files import digest, file_sha256
 from copra.reasoning import METHODS
+from copra.reasoning.distil import read_stage
+from copra.reasoning.method import Stage
 from copra.tasks.prepare import data_record
 from copra.training.settings import Training
 from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
@@ -37,7 +39,7 @@ def arguments(parser: ArgumentParser) -> None:
     add_threads(parser)
     parser.add_argument("--parent", type=folder, required=True, help="checkpoint to start from")
     parser.add_argument(
-        "--teacher", type=folder, nargs="?", help="checkpoint to learn from, for some methods"
+        "--teacher", type=folder, nargs="?", help="checkpoint to learn from, where the stage does"
     )
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
     parser.add_argument("--state", type=Path, required=True, help="folder for states of unfinished stages")
@@ -55,24 +57,28 @@ def run(options: Namespace) -> None:
     from copra.models.checkpoint import has_bfloat16, load_checkpoint, save_checkpoint
     from copra.models.parts import make_parts
     from copra.models.tokens import markers_of, pad_id, tokenise
+    from copra.reasoning.thinker import Thinker
     from copra.training.loop import LOG, Trainer
 
     parent = load_checkpoint(options.parent)
     markers = markers_of(parent.tokenizer)
-    stage = METHODS[settings.method].stage_type.model_validate(settings.stage)
-    teacher = _teacher(options.teacher, parent) if stage.needs_teacher else None
+    stage = read_stage(METHODS[settings.method].stage_type, settings.stage)
+    teacher = _teacher(options.teacher, parent, stage) if stage.needs_teacher else None
     train_rows = rows_of(options.data, "train")
     valid_rows = rows_of(options.data, "valid", settings.training.validation_rows)
     decoding = stage.decoding(markers)
-    if _first_with_markers(decoding, parent.manifest["decoding"]):
-        start_markers(parent.model, parent.tokenizer)
+    # A teacher that never read markers gets the same rows for them as its student.
+    readers = [parent] if teacher is None else [parent, teacher]
+    for reader in readers:
+        if _first_with_markers(decoding, reader.manifest["decoding"]):
+            start_markers(reader.model, reader.tokenizer)
     torch.manual_seed(settings.seed)
     parts = make_parts(parent.model, stage.parts(), parent.parts)
     # The state belongs to exactly these settings on exactly this parent and data.
     key = {
         "settings": settings.canonical(),
-        "parent": [parent.manifest["weights"]["sha256"], (parent.manifest.get("parts") or {}).get("sha256")],
-        "teacher": teacher and teacher.manifest["weights"]["sha256"],
+        "parent": _checksums(parent),
+        "teacher": teacher and _checksums(teacher),
         "data": [file_sha256(options.data / f"{split}.parquet") for split in ("train", "valid")],
     }
     trainer = Trainer(
@@ -89,14 +95,14 @@ def run(options: Namespace) -> None:
             replace(parent, parts=parts), decoding, valid_rows, settings.max_new_tokens, settings.answers
         ),
         parts=parts,
-        teacher=teacher and teacher.model,
+        teacher=teacher and Thinker(teacher.model, teacher.parts),
         precision=settings.precision if has_bfloat16() else "float32",
         save_every_seconds=options.save_every,
     )
-    _check_length(parent, trainer)
+    _check_length(min(each.model.config.max_position_embeddings for each in readers), trainer)
     record = trainer.run()
     layers = stage.parts().get("step_decoder", {}).get("layers", 0)
-    flops = _training_flops(parent.shape, record["work"], layers)
+    flops = _training_flops(parent.shape, record["work"], layers, teacher and teacher.shape)
     done = {
         "record": {**record, "flops": flops},
         "data": {
@@ -104,7 +110,7 @@ def run(options: Namespace) -> None:
             "dropped": data_record(options.data / "train.parquet").get("dropped", []),
         },
         "parent": key["parent"][0],
-        "teacher": teacher and {"node": teacher.manifest["node"], "sha256": key["teacher"]},
+        "teacher": teacher and {"node": teacher.manifest["node"], "sha256": key["teacher"][0]},
     }
     save_checkpoint(
         options.output,
@@ -140,19 +146,42 @@ def _manifest(
     }
 
 
-def _teacher(folder: Path | None, student: Any) -> Any:
+def _checksums(checkpoint: Any) -> list[str | None]:
+    """The checksums of a checkpoint's weights and parts."""
+    manifest = checkpoint.manifest
+    return [manifest["weights"]["sha256"], (manifest.get("parts") or {}).get("sha256")]
+
+
+def _teacher(folder: Path | None, student: Any, stage: Stage) -> Any:
     """The checkpoint to learn from."""
     from copra.models.checkpoint import load_checkpoint
 
     if folder is None:
         raise CopraError("--teacher: this method learns from a teacher; name its checkpoint.")
     teacher = load_checkpoint(folder)
-    if teacher.shape != student.shape:
+    if stage.reads_minds and teacher.shape != student.shape:
         raise CopraError(
             f"{folder}: the teacher must have the shape of the student, layer by layer, since states are "
             f"handed over between them. Teacher: {teacher.shape.to_json()}. Student: "
             f"{student.shape.to_json()}. Let the pruned model teach: put its chain-of-thought training after "
             "the pruning, and leave 'teacher' out."
+        )
+    known, own = ((each.shape.vocabulary, each.tokenizer.get_vocab()) for each in (teacher, student))
+    if known != own:
+        differ = (
+            "the same number of tokens, but others"
+            if known[0] == own[0]
+            else f"{known[0]} and {own[0]} tokens"
+        )
+        raise CopraError(
+            f"{folder}: the teacher must have the student's vocabulary, since it reads the same tokens and "
+            f"its predictions are compared token by token. They have {differ}. Name a teacher of the same "
+            "family."
+        )
+    if "projection" in stage.parts() and "projection" not in teacher.parts:
+        raise CopraError(
+            f"{folder}: the stage feeds latents through a projection, which the teacher does not have. Name "
+            "a teacher that was trained with latent_input: projected."
         )
     return teacher
 
@@ -163,13 +192,15 @@ def _first_with_markers(decoding: Any, known: dict[str, Any] | None) -> bool:
     return bool(used and not (known and (known["before"] or known["latents"])))
 
 
-def _training_flops(shape: Any, work: dict[str, dict[str, int]], step_decoder: int) -> int:
+def _training_flops(
+    shape: Any, work: dict[str, dict[str, int]], step_decoder: int, teacher: Any = None
+) -> int:
     """FLOPs of the stage; a step decoder has so many layers of the model's kind."""
     from copra.cost.flops import FlopCounter
 
     readers = {
         "model": shape,
-        "teacher": shape,
+        "teacher": teacher,
         "step_decoder": shape.with_layers((shape.layers * step_decoder)[:step_decoder]),
     }
     return sum(
@@ -178,9 +209,8 @@ def _training_flops(shape: Any, work: dict[str, dict[str, int]], step_decoder: i
     )
 
 
-def _check_length(parent: Any, trainer: Any) -> None:
-    """Refuse sequences that the model has no positions for."""
-    context = parent.model.config.max_position_embeddings
+def _check_length(context: int, trainer: Any) -> None:
+    """Refuse sequences that a model has no positions for."""
     if trainer.training.max_tokens > context:
         samples = [*trainer.samples(0)[0], *trainer.validation_samples()]
         longest = max((sample.length, sample.id) for sample in samples)

@@ -1,0 +1,77 @@
+"""Which metric scores which kind of unit, and which scoring run makes it (no torch)."""
+
+from typing import Literal
+
+from copra.pruning.cut import UnitKind
+
+Metric = Literal[
+    "cosine",
+    "angular",
+    "deepest",
+    "gradient",
+    "activation",
+    "contribution",
+    "taylor",
+    "magnitude",
+    "loss",
+    "accuracy",
+    "greedy_loss",
+    "greedy_accuracy",
+    "gates",
+    "random",
+]
+
+PASSES: dict[UnitKind, tuple[Metric, ...]] = {
+    "layers": ("cosine", "angular", "gradient", "taylor", "magnitude"),
+    "kv_groups": ("gradient", "activation", "contribution", "taylor", "magnitude"),
+    "heads": ("gradient", "activation", "contribution", "taylor", "magnitude"),
+    "neurons": ("gradient", "activation", "taylor", "magnitude"),
+}
+"""What one forward and backward pass over the calibration set gives."""
+
+RUNS: dict[UnitKind, tuple[Metric, ...]] = {
+    "layers": ("loss", "accuracy", "greedy_loss", "greedy_accuracy"),
+    "kv_groups": ("loss", "accuracy", "gates"),
+    "heads": ("loss", "accuracy", "gates"),
+    "neurons": (),
+}
+"""What takes a run of its own."""
+
+WITHOUT_DATA: dict[UnitKind, tuple[Metric, ...]] = {
+    "layers": ("deepest", "random"),
+    "kv_groups": ("random",),
+    "heads": ("random",),
+    "neurons": ("random",),
+}
+"""What looks at no data and needs no scoring."""
+
+TOGETHER: tuple[Metric, ...] = ("gradient", "taylor", "magnitude", "random")
+"""What scores all kinds of unit on one scale, so that they can compete."""
+
+GREEDY = ("greedy_loss", "greedy_accuracy")
+NEEDS_ANSWERS = ("accuracy", "greedy_accuracy")
+"""Metrics for which the model has to answer questions."""
+
+SCORED_AS: dict[UnitKind, str] = {
+    "layers": "layer",
+    "kv_groups": "kv_group",
+    "heads": "head",
+    "neurons": "neuron",
+}
+"""What a kind of unit is called in a table of scores."""
+
+
+def metrics_of(kind: UnitKind) -> tuple[Metric, ...]:
+    """All metrics that score a kind of unit."""
+    return PASSES[kind] + RUNS[kind] + WITHOUT_DATA[kind]
+
+
+def scoring_of(kind: UnitKind, metric: Metric) -> str | None:
+    """The scoring run behind a metric: "passes", one of its own such as "layers.loss", or none."""
+    if metric in PASSES[kind]:
+        return "passes"
+    return f"{kind}.{metric}" if metric in RUNS[kind] else None
+
+
+SCORINGS = ("passes", *(f"{kind}.{metric}" for kind, metrics in RUNS.items() for metric in metrics))
+"""All scoring runs."""

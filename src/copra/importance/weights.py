@@ -1,0 +1,74 @@
+"""How large the weights of each unit are, and how much the loss would miss them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from copra.models.anatomy import attention_output, ffn_output
+from copra.models.shape import LayerShape
+
+Measure = Callable[[nn.Parameter], Tensor]
+"""What each weight of a parameter counts, in the shape of the parameter."""
+
+
+def magnitude(parameter: nn.Parameter) -> Tensor:
+    """|w|."""
+    return parameter.detach().abs()
+
+
+def taylor(parameter: nn.Parameter) -> Tensor:
+    """|w dL/dw|, from the gradient that a backward pass has left: to first order by how much the loss changes
+    when the weight goes (weight by weight as in LLM-Pruner, arXiv 2305.11627, section 3.2)."""
+    return (parameter.detach() * parameter.grad).abs()
+
+
+def weight_scores(block: nn.Module, sizes: LayerShape, measure: Measure) -> dict[str, Tensor]:
+    """Sums over the weights of the layer, [], of its query heads, [H], and of its neurons, [I], in float64.
+
+    A head has its rows of the query and its columns of the output projection, and an equal share of the
+    key and value rows of its group, so that the heads of a group have all of its weights together. A
+    neuron has its rows of the gate and up and its column of the down projection. Biases go with rows. A
+    layer has all of its parameters.
+    """
+    query, key, value = _attention_rows(block, sizes, measure)
+    heads, groups = sizes.query_heads, sizes.kv_heads
+    own = (query + _columns(attention_output(block), measure)).view(heads, -1).sum(1)
+    shared = (key + value).view(groups, -1).sum(1) * groups / heads
+    return {
+        "layer": sum(measure(parameter).sum(dtype=torch.float64) for parameter in block.parameters()).cpu(),
+        "head": (own + shared.repeat_interleave(heads // groups)).cpu(),
+        "neuron": (_ffn_rows(block, measure) + _columns(ffn_output(block), measure)).cpu(),
+    }
+
+
+def in_by_out(projection: nn.Module, values: Tensor) -> Tensor:
+    """Values in the shape of a projection's weight as [in, out]: GPT-2 stores them so, others [out, in]."""
+    return values if isinstance(projection, Conv1D) else values.T
+
+
+def _attention_rows(block: nn.Module, sizes: LayerShape, measure: Measure) -> tuple[Tensor, ...]:
+    """Sums over the rows of the query [H*D], key and value projections [G*D], which GPT-2 keeps in one."""
+    if hasattr(block, "attn"):
+        widths = [heads * sizes.head_dim for heads in (sizes.query_heads, sizes.kv_heads, sizes.kv_heads)]
+        return _rows(block.attn.c_attn, measure).split(widths)
+    attention = block.self_attn
+    return tuple(_rows(each, measure) for each in (attention.q_proj, attention.k_proj, attention.v_proj))
+
+
+def _ffn_rows(block: nn.Module, measure: Measure) -> Tensor:
+    """Sums over the rows of the projections that lead to the neurons, [I]."""
+    inner = (block.mlp.c_fc,) if hasattr(block.mlp, "c_fc") else (block.mlp.gate_proj, block.mlp.up_proj)
+    return sum(_rows(projection, measure) for projection in inner)
+
+
+def _rows(projection: nn.Module, measure: Measure) -> Tensor:
+    """Sums over the weights behind each output channel, and its bias, [out]."""
+    sums = in_by_out(projection, measure(projection.weight)).sum(0, dtype=torch.float64)
+    return sums if projection.bias is None else sums + measure(projection.bias)
+
+
+def _columns(projection: nn.Module, measure: Measure) -> Tensor:
+    """Sums over the weights of each input channel, [in]."""
+    return in_by_out(projection, measure(projection.weight)).sum(1, dtype=torch.float64)

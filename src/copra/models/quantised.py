@@ -1,0 +1,124 @@
+"""int8 weights in the decoder layers, by torchao: a byte a weight, and one scale an output channel.
+
+A row w of a linear layer's matrix is kept as whole numbers q from -128 to 127 and a scale s of float32, the
+largest |w| divided by 127.5, so that s q is within half a step s of w. Activations stay in the model's own
+type: torchao multiplies them by q and then by s. The embedding, the LM head (whose weights may be the
+embedding's), norms and biases stay as they are.
+
+transformers keeps q and s as plain tensors in model.safetensors and writes in config.json what they are; it
+builds the layers from there again, in any process that has torchao.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
+from transformers.utils import is_torchao_available
+
+from copra.errors import CopraError
+from copra.models.anatomy import blocks
+from copra.reasoning.forward import Batch
+from copra.reasoning.layout import IGNORED
+
+TORCHAO = "0.18.0"
+"""The first torchao that the checkpoints are known to work with."""
+
+
+def need_torchao() -> None:
+    """Raises CopraError: torchao is missing or too old."""
+    if not is_torchao_available(TORCHAO):
+        raise CopraError(
+            f"int8 weights need torchao {TORCHAO} or newer, which is not installed here: run `pip install "
+            f"torchao=={TORCHAO}`, or leave the quantise step out of the recipe."
+        )
+
+
+def quantise(folder: Path) -> PreTrainedModel:
+    """The model in the folder of a checkpoint with int8 weights, computing in float32, on the CPU.
+
+    Weights of bfloat16 are made float32 first, since torchao takes the scales in the type of the weights.
+
+    Raises:
+        CopraError: torchao is missing, or the layers are made of something else than linear layers.
+    """
+    need_torchao()
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    # Otherwise torchao sets the precision of all float32 products of this process.
+    weights = TorchAoConfig(Int8WeightOnlyConfig(set_inductor_config=False))
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, quantization_config=weights
+    )
+    if not any(isinstance(module, nn.Linear) for module in blocks(model).modules()):
+        raise CopraError(
+            f"{folder}: a model of type {model.config.model_type} cannot have int8 weights, since torchao "
+            "quantises linear layers and its layers are made of transformers' Conv1D. Leave the quantise "
+            "step out, or take a Llama-like base."
+        )
+    return model.eval()
+
+
+def sort_metadata(file: Path) -> None:
+    """Sort what a safetensors file says of its quantised tensors, in place. safetensors leaves the order to
+    chance, and equal runs are to write equal files."""
+    with open(file, "r+b") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        handle.seek(8)
+        handle.write(text.ljust(size))
+
+
+def unquantised(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same sizes with plain, random weights: parts are made for such a one before their own
+    weights are read."""
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    return type(model)(config).to(model.device, model.dtype)
+
+
+@torch.no_grad()
+def compare(before: PreTrainedModel, after: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
+    """What quantisation changed: the largest difference of two logits over all tokens but padding, and the
+    mean loss at the labels in nats a token, before and after. Both models are on one device.
+
+    Raises:
+        CopraError: a logit is not a finite number.
+    """
+    largest, losses, labels = 0.0, [0.0, 0.0], 0
+    for batch in batches:
+        moved = batch.to(before.device)
+        logits = [_logits(model, moved) for model in (before, after)]
+        difference = float((logits[1] - logits[0])[moved.mask.bool()].abs().max())
+        if not math.isfinite(difference):
+            raise CopraError(
+                "quantise: a logit is not a finite number, before or after quantising, so the model is not "
+                "saved. Look at the training before this step."
+            )
+        largest = max(largest, difference)
+        labels += int((moved.labels[:, 1:] != IGNORED).sum())
+        for side, each in enumerate(logits):
+            losses[side] += float(_summed_loss(each, moved.labels))
+    return {
+        "largest_logit_difference": largest,
+        "loss_before": losses[0] / labels,
+        "loss_after": losses[1] / labels,
+    }
+
+
+def _logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    return model(input_ids=batch.tokens, attention_mask=batch.mask, use_cache=False).logits
+
+
+def _summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Next-token cross-entropy [] of logits [B, T, V], summed over the labels [B, T]."""
+    return functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+    )

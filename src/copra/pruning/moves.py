@@ -1,0 +1,250 @@
+"""In which order units may go: legal moves, one after the other, from the scores of a model (no torch).
+
+After any number of moves from the front the model is legal: groups of one layer have equally many query
+heads, widths are multiples, and something is left of every layer that stays.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from copra.errors import CopraError
+from copra.importance import baselines
+from copra.importance.metrics import GREEDY, SCORED_AS
+from copra.importance.scores import score_table
+from copra.models.shape import LayerShape, ModelShape
+from copra.pruning.budget import Prune
+from copra.pruning.cut import Unit, UnitKind, group_size, units_of
+
+if TYPE_CHECKING:
+    import pandas
+
+Ranking = dict[tuple[int, int], float]
+"""Scores of one kind of unit by layer and index."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """Units of one kind in one layer that go together, and the sum of their scores."""
+
+    kind: UnitKind
+    layer: int
+    indices: tuple[int, ...]
+    score: float
+
+    @property
+    def units(self) -> Iterator[Unit]:
+        return ((self.kind, self.layer, index) for index in self.indices)
+
+
+def choices(
+    settings: Prune,
+    shape: ModelShape,
+    scores: "pandas.DataFrame | None",
+    flops_of: Callable[[ModelShape], float],
+    seed: int | None,
+) -> list[list[Move]]:
+    """What may be added to what goes already, in order: each entry is one more step down.
+
+    Of angular distances, where a longer block need not hold a shorter one, see `blocks`.
+
+    Raises:
+        CopraError: the table does not score a model of this shape, or a greedy search removed what is
+            protected.
+    """
+    free = [layer for layer in range(len(shape.layers)) if layer not in settings.protect]
+    chains = [
+        chain
+        for kind in settings.units
+        for chain in _chains(settings, kind, shape, _ranking(settings, kind, shape, scores, seed), free)
+    ]
+    if len(settings.units) > 1:
+        return [[move] for move in _competing(settings, chains, shape, flops_of)]
+    if settings.units == ("layers",):
+        moves = sorted((move for chain in chains for move in chain), key=lambda m: (m.score, m.layer))
+        return [[move] for move in moves[: len(shape.layers) - 1]]
+    if settings.scope == "global":
+        return [[move] for _, move in sorted(_keyed(chains), key=lambda pair: pair[0])]
+    return [list(moves) for moves in zip(*chains, strict=False)]
+
+
+def blocks(settings: Prune, shape: ModelShape, scores: "pandas.DataFrame | None") -> dict[int, list[Move]]:
+    """For each length the block of least angular distance that touches no protected layer (2403.17887)."""
+    layers = len(shape.layers)
+    expected = [(start, length) for length in range(1, layers + 1) for start in range(layers - length + 1)]
+    rows = _rows(settings, "block", scores)
+    distances = _whole("angular", zip(rows["layer"], rows["length"], rows["score"], strict=True), expected)
+    chosen: dict[int, list[Move]] = {}
+    for length in range(1, layers):
+        starts = [
+            start
+            for start in range(layers - length + 1)
+            if not set(range(start, start + length)) & set(settings.protect)
+        ]
+        if starts:
+            start = min(starts, key=lambda start: (distances[start, length], start))
+            distance = distances[start, length]
+            chosen[length] = [
+                Move("layers", layer, (layer,), distance) for layer in range(start, start + length)
+            ]
+    return chosen
+
+
+def _chains(
+    settings: Prune, kind: UnitKind, shape: ModelShape, ranking: Ranking, free: Sequence[int]
+) -> Iterator[list[Move]]:
+    """For each free layer its moves from the lowest score up, of which the last ones stay undone."""
+    for layer in free:
+        scored = sorted((score, index) for (each, index), score in ranking.items() if each == layer)
+        ordered = [index for _, index in scored]
+        if kind == "layers":
+            parts = [ordered]
+        elif kind == "kv_groups":
+            parts = [[index] for index in ordered[:-1]]
+        elif kind == "heads":
+            parts = _one_a_group(ordered, shape.layers[layer])
+        else:
+            parts = _chunks(ordered, settings.multiple_of)
+        yield [
+            Move(kind, layer, tuple(sorted(part)), sum(ranking[layer, index] for index in part))
+            for part in parts
+            if part
+        ]
+
+
+def _one_a_group(ordered: Sequence[int], sizes: LayerShape) -> list[list[int]]:
+    """The lowest query head of every group, then the second lowest of every group, without the last ones."""
+    size = group_size(sizes)
+    groups = [[head for head in ordered if head // size == group] for group in range(sizes.kv_heads)]
+    return [list(heads) for heads in zip(*groups, strict=True)][:-1]
+
+
+def _chunks(ordered: Sequence[int], multiple: int) -> list[list[int]]:
+    """Neurons by chunks that leave widths of whole multiples, the last chunk not among them."""
+    first = len(ordered) % multiple
+    starts = [0, *range(first or multiple, len(ordered) - multiple + 1, multiple)]
+    return [list(ordered[start:stop]) for start, stop in itertools.pairwise(starts)]
+
+
+def _keyed(
+    chains: Iterable[Sequence[Move]], value: Callable[[Move], float] = lambda move: move.score
+) -> Iterator[tuple[tuple[float, int, int], Move]]:
+    """Moves with their place in the order: never before the moves that come earlier in their chain."""
+    for chain in chains:
+        least = -math.inf
+        for position, move in enumerate(chain):
+            least = max(least, value(move))
+            yield (least, move.layer, position), move
+
+
+def _competing(
+    settings: Prune,
+    chains: Sequence[Sequence[Move]],
+    shape: ModelShape,
+    flops_of: Callable[[ModelShape], float],
+) -> Iterator[Move]:
+    """Moves of several kinds by score per FLOP that they save in the model as it is; of random, by rank."""
+    before, saved = flops_of(shape), {}
+
+    def value(move: Move) -> float:
+        if settings.metric == "random":
+            return move.score / len(move.indices) / len(units_of(move.kind, shape))
+        key = (move.kind, move.layer, len(move.indices))
+        if key not in saved:
+            saved[key] = before - flops_of(next(shapes_along(shape, [[move]])))
+        return move.score / saved[key]
+
+    gone: set[int] = set()
+    for _, move in sorted(_keyed(chains, value), key=lambda pair: pair[0]):
+        # A layer that has gone takes its heads and neurons along; the last layer stays.
+        if move.layer in gone or (move.kind == "layers" and len(gone) == len(shape.layers) - 1):
+            continue
+        if move.kind == "layers":
+            gone.add(move.layer)
+        yield move
+
+
+def shapes_along(shape: ModelShape, steps: Iterable[Iterable[Move]]) -> Iterator[ModelShape]:
+    """The shape after each step, by counting: much quicker than a `Cut`, which says which units stay."""
+    layers: dict[int, LayerShape] = dict(enumerate(shape.layers))
+    for step in steps:
+        for move in step:
+            if move.kind == "layers":
+                del layers[move.layer]
+            else:
+                layers[move.layer] = _less(layers[move.layer], move, shape.layers[move.layer])
+        yield shape.with_layers(tuple(layers.values()))
+
+
+def _less(sizes: LayerShape, move: Move, before: LayerShape) -> LayerShape:
+    """The sizes of a layer after one more move; `before` are those before all of them."""
+    if move.kind == "kv_groups":
+        groups = sizes.kv_heads - len(move.indices)
+        return replace(sizes, query_heads=group_size(sizes) * groups, kv_heads=groups)
+    if move.kind == "heads":
+        each = len(move.indices) // before.kv_heads
+        return replace(sizes, query_heads=(group_size(sizes) - each) * sizes.kv_heads)
+    return replace(sizes, ffn=sizes.ffn - len(move.indices))
+
+
+def _ranking(
+    settings: Prune,
+    kind: UnitKind,
+    shape: ModelShape,
+    scores: "pandas.DataFrame | None",
+    seed: int | None,
+) -> Ranking:
+    """The scores of all units of a kind; of a greedy search those of the layers that it removed."""
+    if settings.metric == "deepest":
+        scores = score_table(baselines.deepest(len(shape.layers)))
+    elif settings.metric == "random":
+        if seed is None:
+            raise CopraError("metric: 'random' needs a seed.")
+        scores = score_table(baselines.random(shape, kind, seed))
+    rows = _rows(settings, SCORED_AS[kind], scores)
+    expected = units_of(kind, shape)
+    if settings.metric in GREEDY:
+        found = set(zip(rows["layer"], rows["index"], strict=True))
+        expected = [unit for unit in expected if unit in found]
+        if touched := [layer for layer, _ in expected if layer in settings.protect]:
+            raise CopraError(
+                f"protect: the greedy search removed layer {touched[0]}, which this step protects. Name "
+                "it in importance.greedy_protect, so that the search leaves it alone too."
+            )
+    ranking = _whole(settings.metric, zip(rows["layer"], rows["index"], rows["score"], strict=True), expected)
+    return _normalised(ranking) if settings.normalise else ranking
+
+
+def _normalised(ranking: Ranking) -> Ranking:
+    """Scores divided by the L2 norm of their layer (Michel et al. 2019; Molchanov et al. 2017)."""
+    squares: dict[int, float] = {}
+    for (layer, _), score in ranking.items():
+        squares[layer] = squares.get(layer, 0.0) + score * score
+    return {unit: score / (math.sqrt(squares[unit[0]]) or 1.0) for unit, score in ranking.items()}
+
+
+def _rows(settings: Prune, unit: str, scores: "pandas.DataFrame | None") -> "pandas.DataFrame":
+    if scores is None:
+        raise CopraError(f"metric: {settings.metric!r} needs a table of scores, and there is none.")
+    return scores[(scores["unit"] == unit) & (scores["metric"] == settings.scored_as)]
+
+
+def _whole(
+    metric: str, rows: Iterable[tuple[Any, Any, Any]], expected: Iterable[tuple[int, int]]
+) -> Mapping[tuple[int, int], float]:
+    """The scores by unit, after a check that every unit has a finite one, and nothing else does."""
+    ranking = {(int(layer), int(index)): float(score) for layer, index, score in rows}
+    strangers = set(ranking) ^ set(expected)
+    undefined = {unit for unit, score in ranking.items() if not math.isfinite(score)}
+    if strangers or undefined:
+        layer, index = min(strangers or undefined)
+        fault = (
+            "is scored but not in the model, or the other way round" if strangers else "has no finite score"
+        )
+        raise CopraError(
+            f"scores, metric {metric!r}: (layer {layer}, {index}) {fault}. The table has to come from the "
+            "very model that is pruned: run its scoring again."
+        )
+    return ranking

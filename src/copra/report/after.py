@@ -1,0 +1,169 @@
+"""The figure of what pruned models are worth after fine-tuning, against what is left of them."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from copra.pruning.cut import NAMES
+from copra.report.style import COLOURS, GREY, MARKERS, assign, note, prefixed_ticks, styled
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANELS = {
+    "layers": "layers left",
+    "kv_groups": "KV groups left, all layers together",
+    "flops": "FLOPs an answer",
+    "attention_flops": "attention FLOPs an answer",
+    "kv_cache_bytes_per_token": "KV cache a token (bytes)",
+    "seconds_batch_1": "latency at batch 1 (s)",
+}
+"""The x axes. Those that count units show only the models that were pruned of them."""
+
+PRUNE = "prune"
+STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """The dense model of a method and its versions with the same kinds of unit pruned."""
+
+    label: str
+    kinds: tuple[str, ...]
+    rows: "pandas.DataFrame"
+
+    @property
+    def pruned(self) -> str:
+        """What was pruned, in words."""
+        return " + ".join(NAMES[kind] for kind in self.kinds) or "no units"
+
+
+@styled
+def after_fine_tuning(table: "pandas.DataFrame") -> "Figure":
+    """Accuracy with its interval against what is left, from `tables.accuracy_vs_flops`.
+
+    A colour a method and a line style for each kind of pruning; every line begins at the dense model. Where
+    one method has recipes that prune in other places, each such order has a colour. Rows of single seeds are
+    left out, and so is every panel in which nothing varies.
+    """
+    from matplotlib.figure import Figure
+
+    lines = list(_lines(table[table["seed"] == "all"]))
+    panels = {column: [line for line in lines if _varies(line, column)] for column in PANELS}
+    panels = {column: shown for column, shown in panels.items() if shown}
+    columns = 2 if len(panels) == 4 else max(1, min(3, len(panels)))
+    rows = max(1, math.ceil(len(panels) / columns))
+    figure = Figure(figsize=(1.0 + 2.9 * columns, 1.0 + 2.5 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    if not panels:
+        note(grid[0, 0], "no pruned model differs from its dense one")
+        return figure
+    colours = assign((line.label for line in lines), COLOURS)
+    looks = assign((line.pruned for line in lines), list(zip(STYLES, MARKERS[1:], strict=False)))
+    for axes, (column, shown) in zip(grid.flat, panels.items(), strict=False):
+        for line in shown:
+            _draw(axes, line.rows.sort_values(column), column, colours[line.label], looks[line.pruned])
+        _dress(axes, column)
+    figure.supylabel("accuracy (%), 95% interval", fontsize=9)
+    drawn = [line for line in lines if any(line in shown for shown in panels.values())]
+    _legend(figure, drawn, colours, looks)
+    return figure
+
+
+def _lines(rows: "pandas.DataFrame") -> Iterator[_Line]:
+    """The lines: pruned recipes by the order of their steps and what was pruned, each with its dense one."""
+    import pandas
+
+    rows = rows.assign(steps=rows.apply(_order, axis=1))
+    dense, pruned = rows[rows["pruning"] == "dense"], rows[rows["pruning"] != "dense"]
+    whole = {base: _sizes(group) for base, group in rows.groupby("base")}
+    pruned = pruned.assign(kinds=[_pruned(row, whole[row["base"]]) for _, row in pruned.iterrows()])
+    orders = pruned.groupby(["base", "method"])["steps"].nunique()
+    keys = ["base", "method", "steps", "kinds"]
+    for (base, method, steps, kinds), members in pruned.groupby(keys, sort=False):
+        label = method if orders[base, method] == 1 else steps.replace(" > ", " → ")
+        trained = " > ".join(step for step in steps.split(" > ") if step != PRUNE)
+        same = dense[(dense["base"] == base) & (dense["steps"] == trained)]
+        yield _Line(f"{base}: {label}" if len(whole) > 1 else label, kinds, pandas.concat([same, members]))
+
+
+def _order(row: "pandas.Series") -> str:
+    """The steps after the base, with one word in the place of prunings that follow each other."""
+    prunings = row["pruning"].split(" + ")
+    words: list[str] = []
+    for step in row["order"].split(" > ")[1:]:
+        word = PRUNE if step in prunings else step
+        if word != PRUNE or words[-1:] != [PRUNE]:
+            words.append(word)
+    return " > ".join(words)
+
+
+def _sizes(rows: "pandas.DataFrame") -> dict[str, int]:
+    """What a base has of everything: its dense model's counts, or the largest where none was evaluated."""
+    dense = rows[rows["pruning"] == "dense"]
+    return (dense if len(dense) else rows)[list(NAMES)].max().to_dict()
+
+
+def _pruned(row: "pandas.Series", whole: dict[str, Any]) -> tuple[str, ...]:
+    """The kinds of unit of which a model has less than its base had, not counting what went with a layer."""
+    within = {"kv_groups": "layers", "heads": "kv_groups", "neurons": "layers"}
+    fewer = ["layers"] if row["layers"] < whole["layers"] else []
+    fewer += [kind for kind, outer in within.items() if row[kind] * whole[outer] < whole[kind] * row[outer]]
+    return tuple(fewer)
+
+
+def _varies(line: _Line, column: str) -> bool:
+    return (column in line.kinds or column not in NAMES) and line.rows[column].nunique() > 1
+
+
+def _draw(axes: "Axes", rows: "pandas.DataFrame", column: str, colour: str, look: tuple[Any, str]) -> None:
+    style, marker = look
+    y, low, high = (100 * rows[name] for name in ("accuracy", "low", "high"))
+    axes.errorbar(
+        rows[column],
+        y,
+        yerr=[(y - low).clip(lower=0), (high - y).clip(lower=0)],
+        color=colour,
+        ecolor=(colour, 0.4),
+        elinewidth=0.9,
+        linestyle=style,
+        marker=marker,
+        markersize=5,
+    )
+    whole = rows["pruning"] == "dense"
+    axes.plot(
+        rows[column][whole], y[whole], "o", color=colour, markersize=6.5, mec="white", mew=0.7, zorder=3
+    )
+
+
+def _dress(axes: "Axes", column: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel(PANELS[column])
+    axes.margins(x=0.08)
+    low, high = axes.dataLim.intervalx
+    if column not in NAMES and high > 10 * low:
+        axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=column in NAMES))
+    if column not in NAMES:
+        prefixed_ticks(axes)
+
+
+def _legend(figure: "Figure", lines: list[_Line], colours: dict, looks: dict) -> None:
+    from matplotlib.lines import Line2D
+
+    shown = {line.label: colours[line.label] for line in lines}
+    handles = [Line2D([], [], color=colour, linewidth=3, label=label) for label, colour in shown.items()]
+    handles.append(Line2D([], [], color=GREY, linestyle="", marker="o", label="not pruned"))
+    for pruned in dict.fromkeys(line.pruned for line in lines):
+        style, marker = looks[pruned]
+        handles.append(
+            Line2D([], [], color=GREY, linestyle=style, marker=marker, markersize=5, label=f"{pruned} pruned")
+        )
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), handlelength=2.6)

@@ -1,0 +1,135 @@
+"""In which order the metrics of a pruning curve would remove units, and how alike these orders are."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from copra.files import read_parquet
+from copra.importance.baselines import deepest
+from copra.importance.curves import Curve, Line, NamedCurve
+from copra.importance.metrics import SCORED_AS
+from copra.importance.scores import score_table
+from copra.models.shape import ModelShape
+from copra.pruning.moves import blocks
+from copra.report.style import note, styled
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def ranks(curve: Curve, shape: ModelShape, scores: Path) -> "pandas.DataFrame":
+    """A row a line of the curve other than random, a column a unit (layer, index): 1 for what goes first.
+
+    `scores` is the folder of the model's scores. Protected layers are left out. Of angular distances, whose
+    blocks need not hold each other, the rank of a layer is the length of the first block that holds it, and
+    blocks' layers share it. What a greedy search did not reach is NaN.
+    """
+    import pandas
+
+    found = {}
+    for line in curve.lines():
+        if line.metric != "random":
+            table = read_parquet(scores / line.table) if line.table else None
+            found[curve.name_of(line)] = _ranks(curve, line, shape, table)
+    frame = pandas.DataFrame(found).T
+    return frame[sorted(unit for unit in frame if unit[0] not in curve.protect)]
+
+
+def _ranks(
+    curve: Curve, line: Line, shape: ModelShape, scores: "pandas.DataFrame | None"
+) -> dict[tuple[int, int], float]:
+    settings = curve.step(line)
+    if line.metric == "angular":
+        layers = len(shape.layers)
+        first = {(layer, layer): float(layers) for layer in range(layers)}
+        for length, moves in sorted(blocks(settings, shape, scores).items(), reverse=True):
+            first |= {(move.layer, move.layer): float(length) for move in moves}
+        return first
+    if line.metric == "deepest":
+        scores = score_table(deepest(len(shape.layers)))
+    rows = scores[(scores["unit"] == SCORED_AS[curve.unit]) & (scores["metric"] == settings.scored_as)]
+    ordered = rows.sort_values(["score", "layer", "index"])
+    return {
+        (int(layer), int(index)): float(rank)
+        for rank, (layer, index) in enumerate(zip(ordered["layer"], ordered["index"], strict=True), start=1)
+    }
+
+
+def drop_orders(
+    ordered: list[NamedCurve], models: Mapping[str, ModelShape], scores: Path
+) -> "pandas.DataFrame":
+    """A row a curve of layers, model and metric, with the layers in the order in which they go.
+
+    Layers that go together, as those of a block may, are joined by "&"; those that a greedy search did not
+    reach are missing.
+    """
+    import pandas
+
+    rows = [
+        {"curve": named.name, "recipe": named.curve.model, "node": node, **row}
+        for named in ordered
+        for node in named.nodes
+        for row in _orders(named.curve, ranks(named.curve, models[node], scores / node))
+    ]
+    return pandas.DataFrame(rows, columns=["curve", "recipe", "node", "metric", "objective", "drops"])
+
+
+def _orders(curve: Curve, table: "pandas.DataFrame") -> Iterator[dict[str, Any]]:
+    for line in curve.lines():
+        if line.metric != "random":
+            found = table.loc[curve.name_of(line)].dropna()
+            drops = [" & ".join(str(layer) for layer, _ in group.index) for _, group in found.groupby(found)]
+            yield {"metric": line.metric, "objective": line.objective, "drops": ", ".join(drops)}
+
+
+def rank_correlation(table: "pandas.DataFrame") -> "pandas.DataFrame":
+    """Spearman's rank correlation of each two rows of `ranks`; what a search did not reach shares the last
+    rank."""
+    last = table.T.fillna(table.max(axis=1) + 1)
+    return last.corr(method="spearman")
+
+
+@styled
+def orders_figure(named: NamedCurve, shape: ModelShape, scores: Path) -> "Figure":
+    """Left, of layers alone: the rank at which each metric removes each layer. Right: the rank correlation of
+    each two metrics over all units. Of the first of the curve's models."""
+    from matplotlib.figure import Figure
+
+    table = ranks(named.curve, shape, scores)
+    if table.empty:
+        figure = Figure(figsize=(4.0, 2.0), layout="constrained")
+        note(figure.subplots(), "random orders have nothing to compare")
+        return figure
+    sizes = [len(table)] if named.curve.unit != "layers" else [table.shape[1], len(table)]
+    widths = [max(3.2, 1.4 + 0.36 * sizes[0]), max(3.2, 1.4 + 0.5 * len(table))][-len(sizes) :]
+    figure = Figure(figsize=(sum(widths), 1.4 + 0.36 * len(table)), layout="constrained")
+    panels = figure.subplots(1, len(sizes), width_ratios=widths, squeeze=False)[0]
+    if named.curve.unit == "layers":
+        _matrix(panels[0], table, "{:.0f}", "cividis", (1, table.max(axis=None)))
+        panels[0].set_xticks(range(table.shape[1]), [layer for layer, _ in table.columns])
+        panels[0].set(xlabel="layer", title="Rank at which a layer goes (1: first)")
+    _matrix(panels[-1], rank_correlation(table), "{:.2f}", "RdBu", (-1, 1))
+    panels[-1].set_xticks(range(len(table)), table.index, rotation=45, ha="right", rotation_mode="anchor")
+    panels[-1].set(title="Spearman's rank correlation")
+    panels[0].set_title(f"{named.nodes[0]}\n{panels[0].get_title()}", parse_math=False)
+    return figure
+
+
+def _matrix(
+    axes: "Axes", table: "pandas.DataFrame", text: str, colours: str, limits: tuple[float, float]
+) -> None:
+    """Draw a matrix with its values written in; missing ones are blank."""
+    image = axes.imshow(table, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+    for y, x in [(y, x) for y in range(table.shape[0]) for x in range(table.shape[1])]:
+        value = table.iloc[y, x]
+        if value == value:
+            red, green, blue, _ = image.cmap(image.norm(value))
+            colour = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "#222222"
+            axes.text(x, y, text.format(value), ha="center", va="center", fontsize=7.5, color=colour)
+    axes.set_yticks(range(len(table)), table.index)
+    axes.grid(False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,180 @@
+"""The figure of a pruning curve: accuracy and loss as units go, a line a metric."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from copra.pruning.cut import NAMES
+from copra.report.style import DENSE, GREY, assign, styled
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# A metric looks the same in every figure; what asks for loss and for accuracy are pairs of one hue.
+LOOKS = {
+    "cosine": ("#0072B2", "o"),
+    "angular": ("#56B4E9", "s"),
+    "deepest": ("#8C564B", "D"),
+    "gradient": ("#E69F00", "X"),
+    "taylor": ("#D55E00", "^"),
+    "magnitude": ("#CC79A7", "v"),
+    "loss": ("#4DB892", "P"),
+    "greedy_loss": ("#00664B", "p"),
+    "accuracy": ("#A78BD0", "<"),
+    "greedy_accuracy": ("#5B3A93", ">"),
+    "activation": ("#0072B2", "o"),
+    "contribution": ("#56B4E9", "s"),
+    "gates": ("#8C564B", "D"),
+    "random": (GREY, "."),
+}
+STYLES = ("-", "--", ":", "-.")
+LOSSES = {
+    "cot": "loss on steps and answer",
+    "latent": "loss on the answer",
+    "answer": "loss on the answer, steps given",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """A line of the figure: the rows behind it, and how it looks."""
+
+    name: str
+    rows: "pandas.DataFrame"
+    colour: str
+    marker: str
+    style: str
+    shift: float
+    """To the right, so that lines which go the same way do not hide each other."""
+
+
+@styled
+def pruning_figure(table: "pandas.DataFrame") -> "Figure":
+    """Accuracy and loss against the number of units removed, from the rows of one curve.
+
+    A colour and marker a metric, a line style an objective; of random orders the band from worst to best with
+    their mean. Several seeds of a model are averaged. The broken line is the whole model, on the grey of its
+    95% interval. Names stand where the lines end.
+    """
+    from matplotlib.figure import Figure
+
+    table = table.assign(**{name: 100 * table[name] for name in ("accuracy", "low", "high")})
+    lines = _lines(table)
+    columns = [name for name in ("accuracy", "loss") if table[name].notna().any()]
+    figure = Figure(figsize=(1.9 + 3.4 * len(columns), 3.9), layout="constrained")
+    panels = figure.subplots(1, len(columns), squeeze=False)[0]
+    for axes, column in zip(panels, columns, strict=True):
+        _dress(axes, table, column)
+        for line in lines:
+            _draw(axes, line, column)
+    _name(panels[-1], lines, columns[-1])
+    return figure
+
+
+def _lines(table: "pandas.DataFrame") -> list[_Line]:
+    objectives = list(table["objective"].dropna().unique())
+    styles = assign(objectives, STYLES)
+    numbers = sorted(table["removed"].unique())
+    step = min(high - low for low, high in itertools.pairwise(numbers))
+    groups = table.groupby(["metric", "objective"], sort=False, dropna=False)
+    found = []
+    for index, ((metric, objective), rows) in enumerate(groups):
+        name = metric
+        if metric == "random":
+            name = f"random, {rows['random_seed'].nunique()} orders"
+        elif len(objectives) > 1 and objective in styles:
+            name = f"{metric} ({objective})"
+        shift = 0.2 * step * ((index + 0.5) / len(groups) - 0.5)
+        found.append(_Line(name, rows, *LOOKS[metric], styles.get(objective, "-"), shift))
+    return found
+
+
+def _dress(axes: "Axes", table: "pandas.DataFrame", column: str) -> None:
+    """The axes, and the whole model."""
+    from matplotlib.ticker import MaxNLocator
+
+    whole = table[table["removed"] == 0]
+    if column == "accuracy":
+        axes.axhspan(whole["low"].mean(), whole["high"].mean(), color="#EEEEEE", zorder=0.5)
+    elif table["loss"].max() > 20 * table["loss"].min() > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    level = whole[column].mean()
+    axes.axhline(level, color=DENSE, linewidth=1, linestyle=(0, (6, 3)), gid="whole")
+    axes.annotate(
+        "whole model",
+        (1, level),
+        xycoords=("axes fraction", "data"),
+        xytext=(-3, 3 if column == "accuracy" else -3),
+        textcoords="offset points",
+        ha="right",
+        va="bottom" if column == "accuracy" else "top",
+        fontsize=7.5,
+        color=DENSE,
+    )
+    unit, total = table["unit"].iloc[0], whole["left"].iloc[0]
+    axes.set_xlabel(f"{NAMES[unit]} {'dropped' if unit == 'layers' else 'removed'} (of {total})")
+    axes.set_ylabel("accuracy (%)" if column == "accuracy" else LOSSES[table["loss_on"].iloc[0]])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _draw(axes: "Axes", line: _Line, column: str) -> None:
+    points = line.rows.groupby("removed")[column]
+    mean = points.mean()
+    if line.rows["random_seed"].notna().any():
+        axes.fill_between(mean.index, points.min(), points.max(), color=line.colour, alpha=0.22, linewidth=0)
+    axes.plot(
+        mean.index + line.shift,
+        mean,
+        color=line.colour,
+        linestyle=line.style,
+        marker=line.marker,
+        markersize=5.5,
+        mec="white",
+        mew=0.5,
+        label=line.name,
+    )
+
+
+def _name(axes: "Axes", lines: Sequence[_Line], column: str) -> None:
+    """Write the name of each line to the right of the axes, joined to where the line ends."""
+    axes.set_xlim(axes.get_xlim())
+    axes.set_ylim(axes.get_ylim())
+    place = axes.transScale + axes.transLimits
+    ends = [line.rows.groupby("removed")[column].mean() for line in lines]
+    starts = [
+        place.transform((end.index[-1] + line.shift, end.iloc[-1]))
+        for line, end in zip(lines, ends, strict=True)
+    ]
+    heights = apart([y for _, y in starts], 0.052)
+    for line, start, height in zip(lines, starts, heights, strict=True):
+        look = {"color": line.colour, "transform": axes.transAxes, "clip_on": False}
+        axes.plot([start[0], 1.04], [start[1], height], linewidth=0.6, alpha=0.6, gid="leader", **look)
+        axes.plot([1.07], [height], marker=line.marker, markersize=5.5, linestyle="", gid="leader", **look)
+        axes.text(1.10, height, line.name, transform=axes.transAxes, va="center", fontsize=8)
+
+
+def apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights between 0 and 1 moved by as little as it takes for each two to be `gap` apart, in their order;
+    the gap shrinks where there is no room.
+
+    Least squares: without the gaps below each height, it is a regression whose result must not fall, which
+    pools neighbours that would (Ayer et al. 1955).
+    """
+    gap = min(gap, 1 / max(1, len(heights) - 1))
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    pools: list[list[float]] = []
+    for place, index in enumerate(order):
+        pools.append([heights[index] - gap * place])
+        while len(pools) > 1 and fmean(pools[-2]) >= fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    room = 1 - gap * (len(heights) - 1)
+    levels = [min(max(fmean(pool), 0), room) for pool in pools for _ in pool]
+    placed = {
+        index: level + gap * place for place, (index, level) in enumerate(zip(order, levels, strict=True))
+    }
+    return [placed[index] for index in range(len(heights))]

@@ -1,0 +1,233 @@
+"""A tiny experiment through SLURM, as `snakemake --profile profiles/slurm` runs it, beside a local run."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
+
+TRAINING = {"steps": 4, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
+SIZES = {"hidden_size": 16, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_size": 32, "context": 256}
+CONFIG = {
+    "task": "sums",
+    "tasks": {"sums": {"kind": "word_sums", "train": 100, "valid": 20, "test": 40}},
+    "base": "llama",
+    "bases": {"llama": {"from_scratch": SIZES}},
+    "steps": {
+        "cot": {"kind": "cot", "training": TRAINING},
+        "no_cot": {"kind": "no_cot", "training": TRAINING},
+        "pause": {"kind": "pause", "training": TRAINING},
+    },
+    "recipes": [["cot"], ["no_cot"], ["pause"]],
+    "reference": "llama+cot",
+    "evaluation": {"max_new_tokens": 4},
+    "latency": {"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2},
+    "compute": {"gpu": 1, "memory_mb": 700, "runtime_minutes": 7},
+}
+TABLE = "results/tables/accuracy_vs_flops.csv"
+TIMES = {"seconds_batch_1", "seconds_batched"}
+
+SUBMITTED = {"data": 1, "base": 1, "train": 3, "evaluate": 3, "latency": 1}
+LOCAL = {"table": 1, "export": 1}
+ON_GPU = ("train", "evaluate", "latency")
+FAILS_ONCE = "evaluate"
+SECONDS = 1200  # Most of them are never needed: it took 260 on two busy cores.
+
+# At the end of each of copra's processes: what it was, when, and where. One of SLURM's jobs fails.
+NOTES = f"""
+import atexit, json, os, pathlib, sys, time
+
+FOLDER = pathlib.Path(os.environ.get("COPRA_TEST_NOTES", "."))
+BEGAN = time.time()
+
+def note():
+    note = {{"verb": sys.argv[1], "began": BEGAN, "ended": time.time()}}
+    note |= {{name: os.environ.get(name) for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES")}}
+    (FOLDER / f"{{os.getpid()}}.json").write_text(json.dumps(note))
+
+words = [pathlib.Path(word).name for word in sys.orig_argv]
+if "copra" in words:
+    if {FAILS_ONCE!r} in words and "SLURM_JOB_ID" in os.environ:
+        try:
+            (FOLDER / "failed").touch(exist_ok=False)
+        except FileExistsError:
+            pass
+        else:
+            os._exit(1)
+    atexit.register(note)
+"""
+
+
+class Run:
+    """A run of the tiny experiment in a folder of its own, started as soon as it is made."""
+
+    def __init__(self, folder: Path, code: Path, environment: dict[str, str], *options: str):
+        self.folder = folder
+        self.notes_folder = folder / "notes"
+        self.printed = folder / "printed"
+        self.notes_folder.mkdir()
+        (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+        own = {
+            "PYTHONPATH": os.pathsep.join([str(code / "src"), environment["PYTHONPATH"]]),
+            "COPRA_TEST_NOTES": str(self.notes_folder),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        # Without its tests it ends too.
+        line = ["setpriv", "--pdeathsig=KILL", sys.executable, "-m", "snakemake"]
+        line += ["--snakefile", code / "Snakefile", "--directory", folder]
+        with self.printed.open("w") as printed:
+            self.process = subprocess.Popen(
+                [*map(str, line), *options, "--", TABLE],
+                cwd=folder,
+                env=environment | own,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def finish(self) -> None:
+        """Wait for its end, which must be a good one."""
+        assert self.process.wait(SECONDS) == 0, self.printed.read_text()
+
+    def kill(self) -> None:
+        """Leave nothing of it that runs on this machine."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def notes(self, *verbs: str) -> list[dict]:
+        """What copra's processes noted, of these verbs or of all."""
+        found = [json.loads(file.read_text()) for file in self.notes_folder.glob("*.json")]
+        return [note for note in found if not verbs or note["verb"] in verbs]
+
+    def files(self, kind: str) -> dict[str, bytes]:
+        """The bytes of all files of a kind of results, by path."""
+        folder = self.folder / "results" / kind
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
+
+    def table(self) -> list[dict[str, str]]:
+        """The rows of the table, less what is never the same twice."""
+        with (self.folder / TABLE).open() as file:
+            return [{key: row[key] for key in row if key not in TIMES} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory) -> Path:
+    """A copy of the code, whose processes take notes."""
+    folder = tmp_path_factory.mktemp("code")
+    for name in ("workflow", "profiles", "src/copra"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", folder)
+    (folder / "src" / "sitecustomize.py").write_text(NOTES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(slurm, code, tmp_path_factory) -> Iterator[tuple[Run, Run]]:
+    """The experiment's run through SLURM, and one on this machine alone beside it."""
+    profile = str(code / "profiles" / "slurm")
+    # Jobs of seconds are asked after sooner than real ones.
+    options = ("--profile", profile, "--slurm-init-seconds-before-status-checks=1")
+    folder = tmp_path_factory.mktemp("submitted")
+    submitted = Run(folder, code, slurm.environment, *options)
+    local = Run(tmp_path_factory.mktemp("local"), code, slurm.environment, "--cores=1")
+    try:
+        submitted.finish()
+        local.finish()
+        yield submitted, local
+    finally:
+        submitted.kill()
+        local.kill()
+
+
+@pytest.fixture
+def submitted(runs) -> Run:
+    return runs[0]
+
+
+@pytest.fixture
+def local(runs) -> Run:
+    return runs[1]
+
+
+@pytest.fixture
+def jobs(slurm, submitted) -> list[dict[str, str]]:
+    """SLURM's own records of the run's jobs."""
+    return slurm.jobs()
+
+
+def of_rule(jobs, rule):
+    return [job for job in jobs if job["Comment"].split("_")[1] == rule]
+
+
+def test_every_job_but_the_local_ones_is_submitted(submitted, jobs):
+    by_rule = Counter(job["Comment"].split("_")[1] for job in jobs)
+    assert by_rule == Counter(SUBMITTED) + Counter([FAILS_ONCE])
+    states = Counter(job["JobState"] for job in jobs)
+    assert states == {"COMPLETED": sum(SUBMITTED.values()), "FAILED": 1}
+    ran = submitted.notes(*SUBMITTED)
+    assert Counter(note["verb"] for note in ran) == SUBMITTED
+    completed = {job["JobId"] for job in jobs if job["JobState"] == "COMPLETED"}
+    assert {note["SLURM_JOB_ID"] for note in ran} == completed
+    here = submitted.notes(*LOCAL)
+    assert Counter(note["verb"] for note in here) == LOCAL
+    assert {note["SLURM_JOB_ID"] for note in here} == {None}
+
+
+def test_what_the_rules_ask_for_arrives(jobs):
+    first = {rule: min(of_rule(jobs, rule), key=lambda job: int(job["JobId"])) for rule in SUBMITTED}
+    memory = {"data": "2000M", **dict.fromkeys(("base", *ON_GPU), "700M")}
+    minutes = {"data": 30, "base": 60, **dict.fromkeys(ON_GPU, 7)}
+    for rule, job in first.items():
+        wanted = dict(amount.split("=") for amount in job["TRES"].split(","))
+        assert wanted["mem"] == memory[rule]
+        assert job["TimeLimit"] == f"{minutes[rule] // 60:02}:{minutes[rule] % 60:02}:00"
+        assert job.get("TresPerJob") == ("gres:gpu:1" if rule in ON_GPU else None)
+        # Latency has the node to itself.
+        assert wanted["cpu"] == ("6" if rule == "latency" else "1")
+        assert job["Partition"] == "short"
+
+
+def test_a_job_that_fails_is_tried_again_with_more_memory_and_time(jobs):
+    failed = next(job for job in jobs if job["JobState"] == "FAILED")
+    again = next(job for job in jobs if job["Comment"] == failed["Comment"] and job is not failed)
+    assert (failed["TimeLimit"], again["TimeLimit"]) == ("00:07:00", "00:14:00")
+    assert "mem=700M," in failed["TRES"]
+    assert "mem=1400M," in again["TRES"]
+
+
+def test_jobs_never_share_a_gpu_and_use_all(submitted):
+    spans = {"0": [], "1": []}
+    for note in submitted.notes(*ON_GPU):
+        spans[note["CUDA_VISIBLE_DEVICES"]].append((note["began"], note["ended"]))
+    for used in spans.values():
+        assert all(one[1] < other[0] for one, other in pairwise(sorted(used)))
+    together = [one for one in spans["0"] for other in spans["1"] if one[0] < other[1] and other[0] < one[1]]
+    assert together, "no two jobs ran beside each other: nothing was tested"
+    assert {note["CUDA_VISIBLE_DEVICES"] for note in submitted.notes("data", "base")} <= {None, ""}
+
+
+@pytest.mark.parametrize("kind", ["data", "models", "evaluations"])
+def test_a_run_through_slurm_makes_the_same_files_as_a_local_one(submitted, local, kind):
+    expected, found = local.files(kind), submitted.files(kind)
+    assert expected.keys() == found.keys() != set()
+    assert [name for name in expected if expected[name] != found[name]] == []
+
+
+def test_a_run_through_slurm_makes_the_same_table_as_a_local_one(submitted, local):
+    assert submitted.table() == local.table() != []

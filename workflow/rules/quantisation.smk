@@ -1,0 +1,29 @@
+# Quantisation: the same model with int8 weights, and a record of what that changed.
+
+
+rule quantise:
+    input:
+        parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
+        weights=lambda wildcards: ancient(f"{copra.parent(wildcards.node)}/model.safetensors"),
+        valid=lambda wildcards: f"{copra.data(wildcards.node)}/valid.parquet",
+    output:
+        manifest="results/models/{node}/copra.json",
+        weights="results/models/{node}/model.safetensors",
+    log:
+        "results/logs/quantise/{node}.log",
+    benchmark:
+        "results/benchmarks/quantise/{node}.tsv"
+    wildcard_constraints:
+        node=copra.quantised,
+    threads: copra.experiment.compute.threads
+    resources:
+        gpu=copra.experiment.compute.gpu,
+        mem_mb=growing(copra.experiment.compute.memory_mb),
+        runtime=60,
+    params:
+        settings=lambda wildcards: copra.quantise_settings(wildcards.node),
+    message:
+        "Quantising to {wildcards.node}"
+    shell:
+        "copra quantise --settings {params.settings:q} --threads {threads} --parent {input.parent}"
+        " --data {input.valid} --output {output.manifest} > {log} 2>&1"
