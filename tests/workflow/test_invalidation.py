@@ -18,6 +18,7 @@ ACCURACY = {
     "Drawing up accuracy against FLOPs",
     "Writing table accuracy_vs_flops as CSV, Markdown and LaTeX",
     "Drawing accuracy against FLOPs",
+    "Drawing accuracy after pruning and fine-tuning",
 }
 BEFORE = {
     "Drawing up accuracy right after pruning",
@@ -25,8 +26,12 @@ BEFORE = {
 }
 CURVES = {"Drawing the training curves"}
 CURRICULUM = {"Drawing accuracy after each stage"}
-SCORES = {f"Scoring the layers of {COT}", f"Scoring the kv_groups of {LAYERS}"}
-SCORE_FIGURES = {f"Drawing the layer distances of {COT}", f"Drawing the head importance of {LAYERS}"}
+SCORES = {f"Scoring {node} on objective cot: passes" for node in (COT, LAYERS)}
+SCORE_FIGURES = {
+    f"Drawing the {what} of {node}"
+    for what in ("layer distances", "head importance")
+    for node in (COT, LAYERS)
+}
 
 
 def evaluated(*nodes):
@@ -186,11 +191,16 @@ def test_an_edited_comment_runs_nothing_and_an_edited_statement_what_depends_on_
         edit(edited, file, "\nfrom ", "\n# A comment.\nfrom ")
     assert edited.would_run() == set()
     edit(edited, "report/figures.py", "\nfrom ", "\nANYTHING = 1\nfrom ")
-    figures = CURVES | CURRICULUM | SCORE_FIGURES | {"Drawing accuracy against FLOPs"}
+    figures = (
+        CURVES
+        | CURRICULUM
+        | SCORE_FIGURES
+        | {"Drawing accuracy against FLOPs", "Drawing accuracy after pruning and fine-tuning"}
+    )
     assert edited.would_run() == figures
     edit(edited, "pruning/surgery.py", "\nfrom ", "\nANYTHING = 1\nfrom ")
     assert edited.would_run() == figures | AFTER_PRUNING | pruned(LAYERS, GROUPS) - {f"Planning {LAYERS}"} | {
-        f"Scoring the kv_groups of {LAYERS}"
+        f"Scoring {LAYERS} on objective cot: passes"
     }
 
 

@@ -40,8 +40,12 @@ def test_a_run_makes_all_tables_and_figures(finished):
             "accuracy_vs_flops",
             "training_curves",
             "curriculum",
-            f"layer_distances/{COT}",
-            f"head_importance/{COT}+layers-1",
+            "after_fine_tuning",
+            *(
+                f"{kind}/{node}/cot"
+                for kind in ("layer_distances", "head_importance")
+                for node in (COT, f"{COT}+layers-1")
+            ),
         )
         for kind in ("svg", "png")
     }
@@ -60,7 +64,7 @@ def test_a_run_leaves_nothing_temporary_and_a_log_for_every_job(finished):
         for kind in ("logs", "benchmarks")
     )
     assert logs == benchmarks
-    assert len(logs) == 29
+    assert len(logs) == 32
 
 
 def test_a_second_run_has_nothing_to_do_and_imports_nothing_heavy(finished):

@@ -13,6 +13,7 @@ ACCURACY = {
     "Drawing up accuracy against FLOPs",
     "Writing table accuracy_vs_flops as CSV, Markdown and LaTeX",
     "Drawing accuracy against FLOPs",
+    "Drawing accuracy after pruning and fine-tuning",
 }
 
 
