@@ -27,7 +27,8 @@ include: "workflow/rules/pruning.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/quantisation.smk"
 include: "workflow/rules/evaluation.smk"
-include: "workflow/rules/report.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
 
 
 rule all:

@@ -14,18 +14,15 @@ from typing import Any, Literal
 from copra.config import Experiment, Product, Recipe
 from copra.errors import CopraError
 from copra.faults import hint
-from copra.importance.metrics import NEEDS_ANSWERS
 from copra.models.settings import Quantise
 from copra.pruning.budget import Prune
-from copra.reasoning import METHODS, Method
+from copra.reasoning import Method
 from copra.reasoning.distil import stage_of
 from copra.reasoning.few_shot import FewShot
 from copra.reasoning.icot_kd import IcotKd
-from copra.tasks import TASKS
+from copra.recipe_faults import recipe_faults
 
 Kind = Literal["base", "train", "prune", "prompt", "quantise"]
-WRITING = ("cot", "scratchpad")
-"""Methods whose models write their chain of thought, from which others can learn."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def build_tree(experiment: Experiment) -> Tree:
     tree, faults = Tree(), []
     for number, (base, steps) in enumerate(_listed(experiment)):
         where = f"recipes: {'+'.join([base, *steps])}"
-        found = list(_faults(experiment, base, steps))
+        found = list(recipe_faults(experiment, base, steps))
         if any(end.recipe == "+".join([base, *steps]) for end in tree.recipes):
             found.append(f"given twice (the second time as recipe number {number + 1})")
         faults += [f"{where}: {fault}" for fault in found]
@@ -136,139 +133,6 @@ def _listed(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
                     parts = [entry.start, pruning, method]
                     steps = [step for part in parts for step in ([part] if isinstance(part, str) else part)]
                     yield entry.base or experiment.base, steps
-
-
-def _faults(
-    experiment: Experiment, base: str, steps: list[str], pupils: tuple[str, ...] = ()
-) -> Iterator[str]:
-    """What is wrong with one recipe, or with one whose model teaches the steps `pupils`."""
-    if base not in experiment.bases:
-        yield f"{base!r} is not in bases{hint(base, experiment.bases)}"
-        return
-    if unknown := [step for step in steps if step not in experiment.steps]:
-        for step in dict.fromkeys(unknown):
-            yield f"{step!r} is not in steps{hint(step, experiment.steps)}"
-        return
-    for step in sorted({step for step in steps if steps.count(step) > 1}):
-        yield f"comes back to step {step!r}; to do the same again, declare it under a second name"
-    scratch = experiment.bases[base].from_scratch
-    # How the model answers, and what it was last trained for: a prompt changes the first alone.
-    task, method, learned = experiment.task, None, None
-    quantised = None
-    for name in steps:
-        step = experiment.steps[name]
-        if quantised is not None:
-            yield f"{name!r} comes after {quantised!r}, whose weights are final: put {quantised!r} last"
-        if isinstance(step, Method):
-            if learned is not None and (step.task or experiment.task) != task:
-                yield (
-                    f"{name!r} trains on task {step.task or experiment.task!r} after a training on {task!r}; "
-                    "a recipe stays with one task"
-                )
-            if isinstance(step, IcotKd):
-                yield from _teacher_faults(experiment, name, step, learned, (*pupils, name))
-            elif step.distil is not None:
-                before = steps[: steps.index(name)]
-                yield from _distil_faults(experiment, name, step, [base, *before], (*pupils, name))
-            task, method, learned = step.task or experiment.task, step.kind, step.kind
-        elif isinstance(step, FewShot):
-            if scratch and method is None:
-                yield f"{name!r} prompts a base from scratch, which knows nothing: put a training before it"
-            if step.answer == "flexible" and TASKS[experiment.tasks[task].kind].answers != "number":
-                yield f"{name!r} takes the last number for the answer; {task!r} needs answer: strict"
-            method = step.kind
-        elif isinstance(step, Prune):
-            if learned is not None and not METHODS[learned].prunable:
-                yield f"{name!r} prunes after {learned}, whose parts belong to single layers: prune before it"
-            if scratch and method is None and step.scoring:
-                yield f"{name!r} scores a base from scratch before any training: put a training before it"
-            yield from _scoring_faults(experiment, name, step, method, learned)
-        elif isinstance(step, Quantise):
-            if scratch and scratch.architecture == "gpt2":
-                yield f"{name!r} quantises linear layers, which GPT-2 does not have: leave it out"
-            if pupils:
-                yield f"{name!r} quantises, and a model of whole numbers is no teacher: leave it out"
-            quantised = name
-    if method is None and (scratch or not pupils):
-        yield "never trains, so it has no way to answer; add a training step"
-
-
-def _scoring_faults(
-    experiment: Experiment, name: str, step: Prune, method: str | None, learned: str | None
-) -> Iterator[str]:
-    """What a pruning cannot be scored on, of a model that answers by `method` and was last trained for
-    `learned` (None: not yet)."""
-    if step.scoring is None:
-        return
-    if method is None and step.metric in NEEDS_ANSWERS:
-        yield f"{name!r} scores by accuracy, but the model cannot answer yet: put a training before it"
-    objective = experiment.importance.objective_of(step.objective)
-    if objective == "text" and experiment.importance.text is None:
-        yield f"{name!r} scores on a text, and there is none: name it under importance.text"
-    if objective == "latent" and learned is None:
-        yield f"{name!r} scores on the model's own latents before any training: take objective cot or answer"
-
-
-def _teacher_faults(
-    experiment: Experiment, name: str, step: IcotKd, learned: str | None, pupils: tuple[str, ...]
-) -> Iterator[str]:
-    """What is wrong with the teacher of a step, before which the model was last trained for `learned`."""
-    if step.teacher is None:
-        if learned not in WRITING:
-            yield (
-                f"{name!r} learns from the model before it, which has to write its chain of thought: put a "
-                f"training of kind {' or '.join(WRITING)} before it, or name a teacher"
-            )
-        return
-    faults = _named_faults(experiment, name, step.teacher, pupils)
-    yield from faults
-    if not faults:
-        teacher = _last_training(experiment, step.teacher.split("+")[1:])
-        if teacher is None or teacher.kind not in WRITING:
-            yield f"teacher of {name!r}: {step.teacher!r} does not write its chain of thought"
-
-
-def _distil_faults(
-    experiment: Experiment, name: str, step: Method, before: list[str], pupils: tuple[str, ...]
-) -> Iterator[str]:
-    """What is wrong with the teacher whose predictions a step learns, after a base and steps `before`."""
-    named = step.distil.teacher
-    faults = [] if named is None else _named_faults(experiment, name, named, pupils)
-    if faults:
-        yield from faults
-        return
-    base, *steps = before if named is None else named.split("+")
-    teacher = _last_training(experiment, steps)
-    if named is None:
-        changes = [each for each in map(experiment.steps.get, steps) if not isinstance(each, FewShot)]
-        if teacher is None and experiment.bases[base].from_scratch:
-            yield f"{name!r} learns from a base from scratch, which knows nothing: name a teacher"
-        elif not step.distil.task_weight and not (changes and isinstance(changes[-1], Prune)):
-            yield (
-                f"{name!r} starts from its own teacher, so there is nothing to learn: put a pruning before "
-                "it, name a teacher, or raise distil.task_weight"
-            )
-    own, theirs = (list(each.stages().values())[-1] if each else None for each in (step, teacher))
-    fed = theirs.latent_input if theirs is not None and theirs.loops else None
-    if own.loops and own.latent_input != fed and (fed is not None or own.latent_input == "projected"):
-        yield (
-            f"{name!r} has latents with latent_input: {own.latent_input}, and its teacher "
-            f"{f'with {fed}' if fed else 'has none'}: name a teacher that was trained as {name!r} trains"
-        )
-
-
-def _named_faults(experiment: Experiment, name: str, teacher: str, pupils: tuple[str, ...]) -> list[str]:
-    """What is wrong with the recipe of the teacher that the step `name` names."""
-    base, *steps = teacher.split("+")
-    if own := [pupil for pupil in pupils if pupil in steps]:
-        return [f"{own[0]!r} has itself for a teacher: {teacher!r}"]
-    return [f"teacher of {name!r}: {fault}" for fault in _faults(experiment, base, steps, pupils)]
-
-
-def _last_training(experiment: Experiment, steps: list[str]) -> Method | None:
-    """The last training of these steps."""
-    found = [step for step in map(experiment.steps.get, steps) if isinstance(step, Method)]
-    return found[-1] if found else None
 
 
 def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed: int) -> str:

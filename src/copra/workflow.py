@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from copra.config import Experiment, parse
+from copra.curve_faults import check_curves
 from copra.errors import CopraError
 from copra.files import canonical_json
 from copra.fingerprint import fingerprint
-from copra.importance.check_curves import check_curves
 from copra.importance.curves import Curve
+from copra.importance.metrics import counts_answers, split_of
 from copra.models.settings import Quantise
 from copra.pruning.budget import Prune
 from copra.reasoning import Method
@@ -113,8 +114,8 @@ class Workflow:
     def calibration(self, node: str, objective: str, scoring: str) -> list[str]:
         """The rows that a scoring run reads: those of a text, and of the train or the valid split."""
         text = self.experiment.importance.text
-        split = "train" if scoring == "passes" or scoring.endswith(".gates") else "valid"
-        return [f"{self.data(node)}/{split}.parquet", *(text.files() if objective == "text" and text else [])]
+        files = text.files() if objective == "text" and text else []
+        return [f"{self.data(node)}/{split_of(scoring)}.parquet", *files]
 
     def task_files(self, name: str) -> list[str]:
         return self.experiment.tasks[name].files()
@@ -241,7 +242,7 @@ class Workflow:
     def score_settings(self, node: str, objective: str, scoring: str) -> str:
         needed = self.experiment.importance.needed_by(scoring, objective)
         value = {"scoring": scoring, "objective": objective, "importance": needed}
-        if scoring.endswith("accuracy"):
+        if counts_answers(scoring):
             value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
             value["answers"] = self._answers(self.node(node).task)
         return self.settings("score", value)

@@ -4,10 +4,9 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.configuration_utils import get_head_shapes
 
-from copra.models.checkpoint import register
 from copra.models.copra_gpt2 import CopraGPT2Config, CopraGPT2LMHeadModel
 from copra.models.shape import LayerShape, ModelShape, shape_of
 from copra.reasoning.layout import Markers
@@ -172,45 +171,9 @@ def test_gradient_checkpointing_changes_no_gradient(model, input_ids):
     assert torch.allclose(*gradients, atol=1e-6)
 
 
-def test_cached_passes_equal_one_pass(model, input_ids):
-    cache = DynamicCache(config=model.config)
-    pieces = [model(input_ids[:, i : i + 3], past_key_values=cache, use_cache=True).logits for i in (0, 3, 6)]
-    assert torch.allclose(torch.cat(pieces, dim=1), model(input_ids).logits, atol=1e-5)
-    assert [tuple(layer.keys.shape) for layer in cache.layers] == [(2, heads, 9, 8) for heads in (2, 5, 3)]
-
-
 def test_transformers_is_told_the_heads_of_every_layer(model):
     """It asks before it makes a cache of fixed size ahead of the first pass."""
     assert get_head_shapes(model.config) == ([2, 5, 3], 8)
-
-
-def test_generation_is_the_same_with_every_cache(model, input_ids):
-    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
-    uncached = model.generate(input_ids, use_cache=False, **options)
-    assert torch.equal(model.generate(input_ids, **options), uncached)
-    assert torch.equal(model.generate(input_ids, cache_implementation="static", **options), uncached)
-
-
-def test_it_is_built_on_the_meta_device_and_in_another_type():
-    with torch.device("meta"):
-        model = CopraGPT2LMHeadModel(config())
-    assert {p.device.type for p in model.parameters()} == {"meta"}
-    half = CopraGPT2LMHeadModel._from_config(config(), dtype=torch.bfloat16)
-    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_reload_is_bit_equal(tmp_path, input_ids, tied):
-    model = make(tie_word_embeddings=tied)
-    model.save_pretrained(tmp_path)
-    register()
-    register()
-    again = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert type(again) is CopraGPT2LMHeadModel
-    assert (again.lm_head.weight is again.transformer.wte.weight) == tied
-    assert torch.equal(again(input_ids).logits, model(input_ids).logits)
-    reread = AutoConfig.from_pretrained(tmp_path)
-    assert (reread.layer_overrides, reread.head_dim) == (OVERRIDES, 8)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

@@ -116,3 +116,27 @@ def gradients():
     handle = register_optimizer_step_pre_hook(look)
     yield seen
     handle.remove()
+
+
+@pytest.fixture
+def place(tmp_path, rows, word_base):
+    """A folder with the data and an untrained base."""
+
+    from copra.models.checkpoint import save_checkpoint
+    from copra.tasks.prepare import prepare
+    from copra.tasks.task import Task
+
+    class Sums(Task):
+        kind: str = "sums"
+
+        def rows(self):
+            yield from (("train", row) for row in rows[:16])
+            yield from (("valid", row) for row in rows[16:20])
+            yield from (("test", row) for row in rows[20:])
+
+    prepare(Sums(), tmp_path / "data")
+    made = word_base()
+    manifest = {"node": "tiny@0", "seed": 0, "lineage": [], "decoding": None, "training_flops": 0}
+    manifest |= {"base": {}, "dense_shape": {}, "typical_answer": {"prompt": 7, "generated": 15}}
+    save_checkpoint(tmp_path / "tiny", made.model, made.tokenizer, manifest)
+    return tmp_path

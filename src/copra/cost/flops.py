@@ -13,7 +13,7 @@ the scores is not subtracted. `torch.utils.flop_counter.FlopCounterMode` counts 
 device, which the tests hold to the last FLOP.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -139,6 +139,12 @@ class FlopCounter:
         """
         forward = tokens * (self.projections + self.ffn) + context * self.scores + supervised * self.head
         return 3 * forward if learns else forward
+
+
+def of_typical_answer(shape: ModelShape, typical: Mapping[str, int]) -> AnswerFlops:
+    """An answer in words of a model of this shape: what plans compare shapes by. `typical` are the tokens
+    (prompt, generated) that a manifest calls its `typical_answer`."""
+    return FlopCounter(shape).of_answer(None, typical["prompt"], typical["generated"])
 
 
 def _emulation(d: int, below: int) -> int:

@@ -11,7 +11,6 @@ from copra.inference.decode import decode
 from copra.inference.prompts import prompts_of
 from copra.models.checkpoint import Checkpoint
 from copra.models.tokens import pad_id
-from copra.reasoning.layout import Decoding
 from copra.tasks.task import Row
 
 
@@ -32,7 +31,7 @@ def measure(
     before all questions are read once a run.
     """
     tokenizer = checkpoint.tokenizer
-    decoding = Decoding.from_json(checkpoint.manifest["decoding"])
+    decoding = checkpoint.decoding
     asked = prompts_of(tokenizer, rows, decoding)
     table = []
     for batch, chosen in ((1, asked.prompts[:questions]), (batch_size, asked.prompts[:batch_size])):

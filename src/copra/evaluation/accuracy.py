@@ -8,7 +8,7 @@ import pandas
 from copra.cost.flops import PARTS, PHASES, FlopCounter
 from copra.errors import CopraError
 from copra.evaluation.answers import extract_answer, same_answer
-from copra.evaluation.statistics import wilson_interval
+from copra.evaluation.statistics import proportion
 from copra.inference.decode import Answer, decode
 from copra.inference.prompts import Prompts, prompts_of, until_stop
 from copra.models.tokens import ANSWER, pad_id
@@ -71,9 +71,7 @@ def predictions(
 
 def accuracy_of(table: pandas.DataFrame) -> dict[str, int | float]:
     """n, correct, accuracy and its 95% Wilson interval (low, high) of a table of predictions."""
-    n, correct = len(table), int(table["correct"].sum())
-    low, high = wilson_interval(correct, n)
-    return {"n": n, "correct": correct, "accuracy": correct / n, "low": low, "high": high}
+    return proportion(int(table["correct"].sum()), len(table))
 
 
 def share_correct(

@@ -29,6 +29,12 @@ def wilson_interval(correct: float, n: int, confidence: float = 0.95) -> tuple[f
     return low, high
 
 
+def proportion(correct: int, n: int) -> dict[str, int | float]:
+    """n, correct, accuracy and its 95% Wilson interval (low, high)."""
+    low, high = wilson_interval(correct, n)
+    return {"n": n, "correct": correct, "accuracy": correct / n, "low": low, "high": high}
+
+
 def mcnemar_exact(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> float:
     """The two-sided p-value of McNemar's exact test (McNemar 1947) that two models are equally accurate.
 

@@ -21,7 +21,6 @@ from copra.pruning.cut import Cut
 from copra.pruning.proof import masked
 from copra.pruning.surgery import cut_model
 from copra.reasoning.forward import Batch
-from copra.reasoning.layout import Decoding
 from copra.tasks.task import Row
 
 _READ = ("tokens", "mask", "labels", "latent")
@@ -78,7 +77,7 @@ class Ablation:
         self.batches = batches
         self.questions = questions
         manifest = checkpoint.manifest
-        self.decoding = manifest["decoding"] and Decoding.from_json(manifest["decoding"])
+        self.decoding = checkpoint.decoding
         model = {
             "weights": manifest["weights"]["sha256"],
             "parts": (manifest.get("parts") or {}).get("sha256"),

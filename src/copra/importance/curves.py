@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from copra.importance.metrics import Metric, metrics_of, scoring_of
 from copra.importance.settings import Importance, Objective
-from copra.pruning.budget import Budget, Prune
+from copra.pruning.budget import Budget, Prune, Selection
 from copra.pruning.cut import UnitKind
 from copra.settings import Settings
 
@@ -29,7 +29,7 @@ class Line:
     seed: int | None = None
 
 
-class Curve(Settings):
+class Curve(Selection):
     """One model with fewer and fewer units of a kind, chosen by several metrics."""
 
     model: str
@@ -41,13 +41,7 @@ class Curve(Settings):
     remove: list[PositiveInt] = Field(min_length=1)
     """Numbers of units removed. The whole model is always measured too."""
     scope: Literal["uniform", "global"] = "global"
-    """As in a prune step."""
-    protect: list[NonNegativeInt] = Field(default_factory=list)
-    """As in a prune step."""
-    multiple_of: int = Field(64, ge=1)
-    """As in a prune step."""
-    abs_over: Literal["token", "example", "batch"] = "example"
-    """As in a prune step."""
+    """The same number from every layer, or the lowest scores wherever they are."""
     objectives: list[Objective] | None = Field(None, min_length=1)
     """What the scores are taken on, a line of each metric for each (null: `importance.objective` alone)."""
     random_seeds: list[int] = Field(default_factory=lambda: [0, 1, 2, 3, 4], min_length=1)
@@ -97,8 +91,8 @@ class Curve(Settings):
 
     def step(self, line: Line, number: int = 1) -> Prune:
         """The prune step behind a point: so many units removed by a line's metric."""
-        same = {name: getattr(self, name) for name in ("unit", "scope", "protect", "multiple_of", "abs_over")}
-        return Prune(kind="prune", metric=line.metric, budget=Budget(count=number), **same)
+        same = {name: getattr(self, name) for name in Selection.model_fields}
+        return Prune(kind="prune", unit=self.unit, metric=line.metric, budget=Budget(count=number), **same)
 
 
 class NamedCurve(Settings):

@@ -73,5 +73,15 @@ def scoring_of(kind: UnitKind, metric: Metric) -> str | None:
     return f"{kind}.{metric}" if metric in RUNS[kind] else None
 
 
+def split_of(scoring: str) -> Literal["train", "valid"]:
+    """The split whose rows a scoring run reads: what is left out is judged on rows that no score has seen."""
+    return "train" if scoring == "passes" or scoring.endswith(".gates") else "valid"
+
+
+def counts_answers(scoring: str) -> bool:
+    """Whether the model has to answer questions in a scoring run."""
+    return scoring.split(".")[-1] in NEEDS_ANSWERS
+
+
 SCORINGS = ("passes", *(f"{kind}.{metric}" for kind, metrics in RUNS.items() for metric in metrics))
 """All scoring runs."""

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
+from copra.importance.metrics import split_of
 from copra.settings import Settings
 
 Objective = Literal["answer", "cot", "latent", "text"]
@@ -89,10 +90,11 @@ class Importance(Settings):
 
     def needed_by(self, scoring: str, objective: Objective) -> dict[str, Any]:
         """The settings that one scoring run depends on."""
+        split = split_of(scoring)
         keys = ["batch_size"]
-        if scoring == "passes" or scoring.endswith(".gates") or objective == "text":
+        if split == "train" or objective == "text":
             keys.append("rows")
-        if scoring != "passes" and not scoring.endswith(".gates"):
+        if split == "valid":
             keys.append("validation_rows")
         if objective == "text":
             keys.append("text")

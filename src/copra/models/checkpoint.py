@@ -39,6 +39,12 @@ class Checkpoint:
     def shape(self) -> ModelShape:
         return shape_of(self.model.config.to_dict())
 
+    @property
+    def decoding(self) -> Decoding | None:
+        """How it answers (None: it was never trained to)."""
+        known = self.manifest["decoding"]
+        return None if known is None else Decoding.from_json(known)
+
 
 def device() -> torch.device:
     """The device that work is done on: the first visible GPU, or the CPU."""
@@ -152,6 +158,35 @@ def save_checkpoint(
         write_json(temporary / MANIFEST, complete)
 
 
+def save_changed(
+    folder: Path,
+    model: PreTrainedModel,
+    parent: Checkpoint,
+    node: str,
+    step: dict[str, Any],
+    **more: Any,
+) -> None:
+    """Write what one step without training made of a checkpoint, which answers as before.
+
+    `step` is what the lineage says of it beside its name, `more` what the manifest says.
+    """
+    kept = ("base", "seed", "method", "decoding", "dense_shape", "typical_answer", "training_flops")
+    manifest = {
+        **{name: parent.manifest[name] for name in kept},
+        "node": node,
+        "lineage": [*parent.manifest["lineage"], {"step": node.rsplit("+", 1)[-1], **step}],
+        **more,
+    }
+    save_checkpoint(
+        folder,
+        model,
+        parent.tokenizer,
+        manifest,
+        parts=answering_parts(parent),
+        part_settings=(parent.manifest.get("parts") or {}).get("settings"),
+    )
+
+
 def relabel_checkpoint(parent: Path, folder: Path, changes: dict[str, Any]) -> None:
     """A copy of a checkpoint under another manifest."""
     manifest = read_json(parent / MANIFEST) | changes
@@ -165,8 +200,7 @@ def relabel_checkpoint(parent: Path, folder: Path, changes: dict[str, Any]) -> N
 
 def answering_parts(checkpoint: Checkpoint) -> nn.ModuleDict:
     """The parts that an answer needs: what only training needs may not fit a model that has been pruned."""
-    decoding = checkpoint.manifest["decoding"]
-    names = Decoding.from_json(decoding).parts if decoding else ()
+    names = checkpoint.decoding.parts if checkpoint.decoding else ()
     return nn.ModuleDict({name: checkpoint.parts[name] for name in names})
 
 

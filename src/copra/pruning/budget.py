@@ -101,7 +101,22 @@ class Budget(Settings):
         return min(legal, key=lambda number: (abs(shares[number] - target), number))
 
 
-class Prune(Settings):
+class Selection(Settings):
+    """Which units a choice by scores may take, and how they are compared."""
+
+    scope: Literal["uniform", "global"] = "uniform"
+    """Heads, groups and neurons: the same number from every layer, or the lowest scores wherever they are,
+    with something left in each layer. Layers, and several kinds together, are always compared globally."""
+    protect: list[NonNegativeInt] = Field(default_factory=list)
+    """Layers, counted from 0 in the model as this step finds it, that are never touched."""
+    multiple_of: int = Field(64, ge=1)
+    """Neurons: the FFN widths that are left are multiples of this."""
+    abs_over: Literal["token", "example", "batch"] = "example"
+    """Metric gradient: where the absolute value is taken: each token, each example (as in arXiv 1905.10650),
+    or once, after the sum over all calibration rows."""
+
+
+class Prune(Selection):
     """A step that removes decoder layers, KV groups, query heads or FFN neurons, or several of these."""
 
     kind: Literal["prune"]
@@ -115,16 +130,6 @@ class Prune(Settings):
     """Which scores decide; the README says which metric scores what."""
     budget: Budget
     """How much is removed."""
-    scope: Literal["uniform", "global"] = "uniform"
-    """Heads, groups and neurons: the same number from every layer, or the lowest scores wherever they are,
-    with something left in each layer. Layers, and several kinds together, are always compared globally."""
-    protect: list[NonNegativeInt] = Field(default_factory=list)
-    """Layers, counted from 0 in the model as this step finds it, that are never touched."""
-    multiple_of: int = Field(64, ge=1)
-    """Neurons: the FFN widths that are left are multiples of this."""
-    abs_over: Literal["token", "example", "batch"] = "example"
-    """Metric gradient: where the absolute value is taken: each token, each example (as in arXiv 1905.10650),
-    or once, after the sum over all calibration rows."""
     normalise: bool = False
     """Divide the scores of a kind of unit in each layer by their L2 norm."""
     objective: Objective | None = None

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from pydantic import ValidationError
 
 from copra.errors import CopraError
+from copra.files import MANIFEST, read_json
 from copra.gpu import take_gpu
+from copra.models.shape import ModelShape
 from copra.settings import Settings
 
 if TYPE_CHECKING:
@@ -78,6 +80,11 @@ def use_threads(arguments: Namespace) -> None:
 
     torch.set_num_threads(arguments.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def recorded_shape(model: Path) -> ModelShape:
+    """The shape of a checkpoint, from its manifest alone."""
+    return ModelShape.from_json(read_json(model / MANIFEST)["shape"])
 
 
 def rows_of(data: Path, split: str, limit: int | None = None) -> "list[Row]":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from copra.cost.flops import FlopCounter
+from copra.cost.flops import of_typical_answer
 from copra.cost.parameters import kv_cache_bytes_per_token
 from copra.errors import CopraError
 from copra.files import read_parquet, write_parquet
@@ -62,7 +62,8 @@ def run(options: Namespace) -> None:
         known
         | {"metric": point.line.metric, "objective": point.line.objective, "random_seed": point.line.seed}
         | {"removed": point.removed, "left": point.left}
-        | {"n": len(rows), **_accuracy(ablation, point.cut)}
+        | {"n": len(rows)}
+        | _accuracy(ablation, point.cut)
         | {"loss": ablation.loss(point.cut), "loss_on": objective, **point.costs, "cut": point.words}
         for point in tqdm(points, unit="point", mininterval=5, dynamic_ncols=True)
     ]
@@ -121,7 +122,7 @@ def _points(settings: CurveSettings, checkpoint: "Checkpoint", scores: Path) -> 
     costs: dict[Cut, dict[str, float]] = {}
 
     def flops_of(left: ModelShape) -> int:
-        return FlopCounter(left).of_answer(None, typical["prompt"], typical["generated"]).total
+        return of_typical_answer(left, typical).total
 
     def point(line: Line, number: int, cut: Cut, removed: list[dict[str, Any]]) -> Point:
         if cut not in costs:
@@ -153,10 +154,8 @@ def _costs(checkpoint: "Checkpoint", cut: Cut) -> dict[str, float]:
     from copra.pruning.surgery import cut_model
 
     manifest, left = checkpoint.manifest, cut.shape(checkpoint.shape)
-    typical = manifest["typical_answer"]
     flops, whole = (
-        FlopCounter(shape).of_answer(None, typical["prompt"], typical["generated"])
-        for shape in (left, checkpoint.shape)
+        of_typical_answer(shape, manifest["typical_answer"]) for shape in (left, checkpoint.shape)
     )
     parameters = sum(each.numel() for each in cut_model(checkpoint.model, cut).parameters())
     return {
@@ -173,21 +172,18 @@ def _ablation(
     """What measures points, each cut once."""
     from copra.importance.ablation import Ablation, Questions
     from copra.importance.calibration import calibration_batches
-    from copra.reasoning.layout import Decoding
 
-    known = checkpoint.manifest["decoding"]
-    decoding = None if known is None else Decoding.from_json(known)
-    batches = calibration_batches(checkpoint.tokenizer, rows, objective, settings.loss_batch_size, decoding)
+    batches = calibration_batches(
+        checkpoint.tokenizer, rows, objective, settings.loss_batch_size, checkpoint.decoding
+    )
     questions = Questions(rows, settings.max_new_tokens, settings.answers, settings.batch_size)
     return Ablation(checkpoint, state, batches=list(batches), questions=questions, code=settings.code)
 
 
 def _accuracy(ablation: "Ablation", cut: Cut) -> dict[str, float]:
     """Accuracy with its 95% Wilson interval; NaN where the model cannot answer."""
-    from copra.evaluation.statistics import wilson_interval
+    from copra.evaluation.statistics import proportion
 
     if ablation.decoding is None:
         return dict.fromkeys(("correct", "accuracy", "low", "high"), float("nan"))
-    correct, n = ablation.answers(cut)
-    low, high = wilson_interval(correct, n)
-    return {"correct": correct, "accuracy": correct / n, "low": low, "high": high}
+    return proportion(*ablation.answers(cut))

@@ -31,14 +31,13 @@ def run(options: Namespace) -> None:
     use_threads(options)
     from copra.evaluation.accuracy import predictions
     from copra.models.checkpoint import load_checkpoint
-    from copra.reasoning.layout import Decoding
 
     checkpoint = load_checkpoint(options.model)
-    if checkpoint.manifest["decoding"] is None:
+    if checkpoint.decoding is None:
         raise CopraError(f"{options.model}: this model was never trained to answer; evaluate one that was.")
     table = predictions(
         checkpoint,
-        Decoding.from_json(checkpoint.manifest["decoding"]),
+        checkpoint.decoding,
         rows_of(options.data, settings.split, settings.limit),
         settings.max_new_tokens,
         settings.answers,

@@ -7,15 +7,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from copra.files import MANIFEST, read_json, read_parquet
+from copra.files import read_json, read_parquet
 from copra.importance.curves import NamedCurve
-from copra.models.shape import ModelShape
 from copra.pruning.cut import group_size
 from copra.report import figures, latents
 from copra.report.after import after_fine_tuning
 from copra.report.orders import orders_figure
 from copra.report.pruning import pruning_figure
-from copra.verbs.common import Coded, add_settings, folder, settings_of
+from copra.verbs.common import Coded, add_settings, folder, recorded_shape, settings_of
 
 
 class FigureSettings(Coded):
@@ -63,14 +62,14 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
     if settings.kind == "layer_distances":
         return figures.layer_distances(read_parquet(options.input))
     if settings.kind == "head_importance":
-        sizes = [group_size(layer) for layer in _shape(options.model).layers]
+        sizes = [group_size(layer) for layer in recorded_shape(options.model).layers]
         return figures.head_importance(read_parquet(options.input), sizes)
     if settings.kind == "pruning_curves":
         table = read_parquet(options.input)
         return pruning_figure(table[table["curve"] == settings.curve.name])
     if settings.kind == "drop_orders":
         node = settings.curve.nodes[0]
-        return orders_figure(settings.curve, _shape(options.model), options.input / node)
+        return orders_figure(settings.curve, recorded_shape(options.model), options.input / node)
     if settings.kind == "after_fine_tuning":
         return after_fine_tuning(read_parquet(options.input))
     if settings.kind == "training_curves":
@@ -84,10 +83,6 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
         for point in settings.nodes
     ]
     return figures.curriculum(points)
-
-
-def _shape(model: Path) -> ModelShape:
-    return ModelShape.from_json(read_json(model / MANIFEST)["shape"])
 
 
 def _log(model: Path) -> list[dict[str, Any]]:

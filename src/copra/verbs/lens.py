@@ -42,11 +42,9 @@ def run(options: Namespace) -> None:
     from copra.inference.prompts import prompts_of
     from copra.models.checkpoint import load_checkpoint
     from copra.models.tokens import pad_id
-    from copra.reasoning.layout import Decoding
 
     checkpoint = load_checkpoint(options.model)
-    tokenizer, known = checkpoint.tokenizer, checkpoint.manifest["decoding"]
-    decoding = None if known is None else Decoding.from_json(known)
+    tokenizer, decoding = checkpoint.tokenizer, checkpoint.decoding
     if decoding is None or not decoding.loops:
         raise CopraError(
             f"{options.model}: this model has no latents that are hidden states, so none to look at."

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from copra.cost.flops import FlopCounter
+from copra.cost.flops import of_typical_answer
 from copra.files import MANIFEST, read_json, read_parquet, write_json
 from copra.models.shape import ModelShape
 from copra.pruning.budget import Prune
@@ -29,16 +29,12 @@ def run(options: Namespace) -> None:
     settings = settings_of(options, PlanSettings)
     manifest = read_json(options.parent / MANIFEST)
     typical = manifest["typical_answer"]
-
-    def flops_of(shape: ModelShape) -> int:
-        return FlopCounter(shape).of_answer(None, typical["prompt"], typical["generated"]).total
-
     plan = make_plan(
         settings.prune,
         ModelShape.from_json(manifest["shape"]),
         ModelShape.from_json(manifest["dense_shape"]),
         read_parquet(options.scores) if options.scores else None,
-        flops_of,
+        lambda shape: of_typical_answer(shape, typical).total,
         settings.seed,
     )
     write_json(options.output, {**plan, "typical_answer": typical, "parent": manifest["weights"]["sha256"]})

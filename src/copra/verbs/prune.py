@@ -28,7 +28,7 @@ def run(options: Namespace) -> None:
     settings = settings_of(options, PruneSettings)
     use_threads(options)
     from copra.importance.calibration import text_batch
-    from copra.models.checkpoint import answering_parts, load_checkpoint, save_checkpoint
+    from copra.models.checkpoint import load_checkpoint, save_changed
     from copra.pruning.proof import prove
     from copra.pruning.surgery import prune
 
@@ -42,23 +42,9 @@ def run(options: Namespace) -> None:
     rows = rows_of(options.data, "train", PROOF_ROWS)
     difference = prove(parent.model, pruned, plan, *text_batch(parent.tokenizer, rows))
     step = {
-        "step": settings.node.rsplit("+", 1)[-1],
         "plan": digest(plan),
         "removed": plan["removed"],
         "parent": plan["parent"],
         "proof": {"rows": len(rows), "largest_logit_difference": difference},
     }
-    kept = ("base", "seed", "method", "decoding", "dense_shape", "typical_answer", "training_flops")
-    manifest = {
-        **{name: parent.manifest[name] for name in kept},
-        "node": settings.node,
-        "lineage": [*parent.manifest["lineage"], step],
-    }
-    save_checkpoint(
-        options.output,
-        pruned,
-        parent.tokenizer,
-        manifest,
-        parts=answering_parts(parent),
-        part_settings=(parent.manifest.get("parts") or {}).get("settings"),
-    )
+    save_changed(options.output, pruned, parent, settings.node, step)

@@ -28,11 +28,9 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     settings = settings_of(options, QuantiseSettings)
     use_threads(options)
-    from copra.models.checkpoint import answering_parts, device, load_checkpoint, save_checkpoint
+    from copra.importance.calibration import calibration_batches
+    from copra.models.checkpoint import device, load_checkpoint, save_changed
     from copra.models.quantised import compare, quantise
-    from copra.models.tokens import pad_id, tokenise
-    from copra.reasoning.forward import collate
-    from copra.reasoning.layout import lay_out
 
     parent = load_checkpoint(options.parent)
     if parent.manifest.get("quantised") is not None:
@@ -41,28 +39,11 @@ def run(options: Namespace) -> None:
         )
     quantised = quantise(options.parent).to(device())
     rows = rows_of(options.data, "valid", PROOF_ROWS)
-    samples = [lay_out(row, skip=0, latents=0, markers=None) for row in tokenise(parent.tokenizer, rows)]
-    firsts = range(0, len(samples), PROOF_BATCH)
-    batches = [collate(samples[first : first + PROOF_BATCH], pad_id(parent.tokenizer)) for first in firsts]
+    batches = calibration_batches(parent.tokenizer, rows, "cot", PROOF_BATCH, None)
     step = {
-        "step": settings.node.rsplit("+", 1)[-1],
         "quantise": settings.quantise.canonical(),
         "torchao": version("torchao"),
         "parent": parent.manifest["weights"]["sha256"],
         "proof": {"rows": len(rows), **compare(parent.model.float(), quantised, batches)},
     }
-    kept = ("base", "seed", "method", "decoding", "dense_shape", "typical_answer", "training_flops")
-    manifest = {
-        **{name: parent.manifest[name] for name in kept},
-        "node": settings.node,
-        "lineage": [*parent.manifest["lineage"], step],
-        "quantised": settings.quantise.weights,
-    }
-    save_checkpoint(
-        options.output,
-        quantised,
-        parent.tokenizer,
-        manifest,
-        parts=answering_parts(parent),
-        part_settings=(parent.manifest.get("parts") or {}).get("settings"),
-    )
+    save_changed(options.output, quantised, parent, settings.node, step, quantised=settings.quantise.weights)

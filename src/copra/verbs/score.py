@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from copra.errors import CopraError
 from copra.files import write_parquet
-from copra.importance.metrics import GREEDY, NEEDS_ANSWERS, SCORINGS
+from copra.importance.metrics import GREEDY, SCORINGS, counts_answers, split_of
 from copra.importance.settings import Importance, Objective
 from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
 
@@ -81,12 +81,10 @@ def _calibration(settings: ScoreSettings, checkpoint: "Checkpoint", data: Path) 
     """
     from copra.importance.calibration import calibration_batches, calibration_name
     from copra.importance.text import read_text, text_batches, text_name
-    from copra.reasoning.layout import Decoding
 
     importance, objective, tokenizer = settings.importance, settings.objective, checkpoint.tokenizer
-    known = checkpoint.manifest["decoding"]
-    decoding = None if known is None else Decoding.from_json(known)
-    if objective == "text" and not _answers(settings):
+    decoding = checkpoint.decoding
+    if objective == "text" and not counts_answers(settings.scoring):
         if importance.text is None:
             raise CopraError(
                 "importance.text: objective 'text' needs a text. Name a file or a data set there, or take "
@@ -112,10 +110,8 @@ def _calibration(settings: ScoreSettings, checkpoint: "Checkpoint", data: Path) 
             "objective: 'latent' reads what a model reads when it answers, and this one was never trained to "
             "answer. Take objective 'cot', 'answer' or 'text' for it."
         )
-    if settings.scoring == "passes" or settings.scoring.endswith(".gates"):
-        rows = rows_of(data, "train", importance.rows)
-    else:
-        rows = rows_of(data, "valid", importance.validation_rows)
+    split = split_of(settings.scoring)
+    rows = rows_of(data, split, importance.rows if split == "train" else importance.validation_rows)
     return Calibration(
         rows,
         calibration_name(rows, objective, decoding),
@@ -123,11 +119,6 @@ def _calibration(settings: ScoreSettings, checkpoint: "Checkpoint", data: Path) 
         decoding,
         len(rows),
     )
-
-
-def _answers(settings: ScoreSettings) -> bool:
-    """Whether the model has to answer questions."""
-    return settings.scoring.split(".")[-1] in NEEDS_ANSWERS
 
 
 def _pass_scores(
@@ -168,13 +159,13 @@ def _ablation_scores(
 
     importance = settings.importance
     kind, metric = settings.scoring.split(".")
-    if _answers(settings):
+    if counts_answers(settings.scoring):
         questions = Questions(calibration.items, settings.max_new_tokens, settings.answers)
         ablation = Ablation(checkpoint, state, questions=questions, code=settings.code)
     else:
         batches = list(calibration.lay_out(calibration.items, importance.batch_size))
         ablation = Ablation(checkpoint, state, batches=batches, code=settings.code)
-    measure = "accuracy" if _answers(settings) else "loss"
+    measure = "accuracy" if counts_answers(settings.scoring) else "loss"
     if metric in GREEDY:
         return greedy(ablation, measure, importance.greedy_removals, importance.greedy_protect)
     return leave_one_out(ablation, kind, measure)

@@ -29,15 +29,13 @@ def run(options: Namespace) -> None:
     import pandas
 
     from copra.models.checkpoint import load_checkpoint
-    from copra.reasoning.layout import Decoding
 
     checkpoint = load_checkpoint(options.model)
-    known = checkpoint.manifest["decoding"]
-    if known is None or not known["latents"]:
+    decoding = checkpoint.decoding
+    if decoding is None or not decoding.latents:
         raise CopraError(
             f"{options.model}: this model answers without latents, so their number means nothing."
         )
-    decoding = Decoding.from_json(known)
     rows = rows_of(options.data, settings.split, settings.limit)
     numbers = sorted({*settings.latents, decoding.latents})
     table = [

@@ -4,13 +4,12 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from copra.files import MANIFEST, read_json, read_parquet, write_parquet
+from copra.files import read_parquet, write_parquet
 from copra.importance.curves import NamedCurve
-from copra.models.shape import ModelShape
 from copra.report.latents import accuracy_vs_latents, latent_lens
 from copra.report.orders import drop_orders
 from copra.report.tables import accuracy_vs_flops, before_fine_tuning
-from copra.verbs.common import Coded, add_settings, folder, settings_of
+from copra.verbs.common import Coded, add_settings, folder, recorded_shape, settings_of
 
 
 class TableSettings(Coded):
@@ -57,7 +56,7 @@ def run(options: Namespace) -> None:
         table = _together([options.curves / f"{name}.parquet" for name in settings.measured])
     elif settings.ordered is not None:
         nodes = {node for named in settings.ordered for node in named.nodes}
-        shapes = {node: _shape(options.models / node) for node in nodes}
+        shapes = {node: recorded_shape(options.models / node) for node in nodes}
         table = drop_orders(settings.ordered, shapes, options.scores)
     else:
         nodes = [node for recipe in settings.recipes or [] for node in recipe["nodes"]]
@@ -69,10 +68,6 @@ def _together(files: list[Path]) -> Any:
     import pandas
 
     return pandas.concat([read_parquet(file) for file in files], ignore_index=True)
-
-
-def _shape(model: Path) -> ModelShape:
-    return ModelShape.from_json(read_json(model / MANIFEST)["shape"])
 
 
 def _folders(options: Namespace, nodes: list[str]) -> dict[str, Path]:
