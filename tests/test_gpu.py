@@ -9,14 +9,14 @@ import pytest
 from snakemake.profiles import ProfileConfigFileParser
 
 from copra.cli import VERBS
-from copra.gpu import gpus, gpus_of_machine, take_gpu
+from copra.gpu import gpus, gpus_of_machine, take_gpus
 
 ROOT = Path(__file__).parents[1]
 # Takes a GPU, tells its name, and holds it until its standard input ends.
 HOLDER = """
 import os, sys
-from copra.gpu import take_gpu
-take_gpu()
+from copra.gpu import take_gpus
+take_gpus()
 print(os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 sys.stdin.read()
 """
@@ -137,7 +137,7 @@ def test_slurm_jobs_number_their_gpus_on_their_own(machine, start, monkeypatch):
 
 def test_nothing_happens_on_a_machine_without_gpus(machine, monkeypatch, tmp_path):
     machine(0)
-    take_gpu()
+    take_gpus()
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
     assert not list(tmp_path.glob("copra-gpus*"))
 

@@ -1,13 +1,14 @@
 """The command line: one verb a rule, so that every line of the workflow can be pasted into a shell."""
 
 import argparse
+import errno
 import importlib
 import logging
 import os
 import sys
 from collections.abc import Sequence
 
-from copra import __version__
+from copra import __version__, processes
 from copra.errors import CopraError
 
 VERBS = {
@@ -15,7 +16,7 @@ VERBS = {
     "base": "fetch or make a base model",
     "score": "score layers, or heads and key/value groups",
     "curve": "measure a model as units go, without fine-tuning",
-    "plan": "choose what a pruning removes",
+    "choose": "choose what a pruning removes",
     "prune": "apply a plan to a checkpoint",
     "train": "run one training stage",
     "prompt": "ask a checkpoint by worked examples",
@@ -28,8 +29,14 @@ VERBS = {
     "export": "write a table as CSV, Markdown and LaTeX",
     "figure": "draw a figure",
     "check": "check config files, without running anything",
+    "plan": "tell what a run will cost, before it is started",
+    "status": "tell how far a run is",
     "schema": "print the JSON schema of a config file",
 }
+
+
+# What a user can mend, wherever it happens.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,11 +55,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
+        if getattr(options, "processes", 1) > 1 and processes.count() == 1:
+            return processes.launch(options.processes, arguments)
         module.run(options)
+        processes.leave()
     except CopraError as error:
         print(f"copra {verb}: {error}", file=sys.stderr)
-        return 1
+        return error.status
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        # Where bytes are on their way to the disk the system no longer says of which file.
+        place = error.filename or getattr(options, "state", None) or "a file"
+        print(
+            f"copra {verb}: {place}: could not be read or written ({error.strerror}). Free some space "
+            "or check the permissions, then run again: what was finished before is kept.",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

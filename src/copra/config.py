@@ -12,7 +12,7 @@ from copra.importance.curves import Curve
 from copra.importance.settings import Importance
 from copra.models.settings import Base, Quantise
 from copra.pruning.budget import Prune
-from copra.reasoning import AnyMethod
+from copra.reasoning import AnyMethod, Method
 from copra.reasoning.few_shot import FewShot
 from copra.settings import Name, Settings, one_or_list
 from copra.tasks import AnyTask
@@ -101,17 +101,32 @@ class Compute(Settings):
     """What a job may use."""
 
     threads: int = Field(1, ge=1)
-    """CPU threads of a training, scoring or evaluation job. Part of a result: sums depend on it."""
+    """CPU threads of a process of a training, scoring or evaluation job. Part of a result: sums depend on
+    it."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast in training where the device has it, with weights and moments as they are."""
     memory_mb: int = Field(4000, ge=100)
     """Memory of such a job, for the scheduler."""
     runtime_minutes: int = Field(240, ge=1)
     """Longest run of such a job, for the scheduler."""
-    gpu: int = Field(0, ge=0, le=1)
-    """GPUs of such a job, for the scheduler; a GPU that is there is used in any case."""
+    gpu: int = Field(0, ge=0)
+    """GPUs of a training or an evaluation, for the scheduler; other jobs take one at most. A GPU that is
+    there is used in any case."""
+    processes: int | None = Field(None, ge=1)
+    """Processes that share a training or an evaluation (null: one a GPU). The batch stays as large as it is,
+    and results agree but for rounding."""
+    sharding: bool = False
+    """What each process of a training holds: false, the whole model (DDP); true, a part of the weights, the
+    gradients and the optimizer's moments (FSDP2), for models that do not fit one GPU."""
     save_every_seconds: int = Field(300, ge=0)
     """How often a training saves its state (0: after every step); a killed one goes on from there."""
+    save_every_steps: int | None = Field(None, ge=1)
+    """Save after each so many steps as well (null: by time alone)."""
+
+    @property
+    def workers(self) -> int:
+        """Processes of a training or an evaluation."""
+        return self.processes or max(1, self.gpu)
 
 
 class Experiment(Settings):
@@ -143,6 +158,10 @@ class Experiment(Settings):
     """How time is measured (null: not at all)."""
     compute: Compute = Compute()
     """What a job may use."""
+    tracking: Literal["tensorboard", "trackio", "wandb"] | None = None
+    """Also hand training lines on to this tracker, which must be installed and then writes to
+    results/tracking/<model>/ (null: to none). Nothing leaves the machine: W&B runs offline unless WANDB_MODE
+    says otherwise. No part of a result."""
     code_fingerprint: bool = True
     """Whether a change of copra's own code reruns what depends on it."""
 
@@ -159,11 +178,29 @@ class Experiment(Settings):
             task = getattr(step, "task", None)
             if task is not None and task not in self.tasks:
                 faults.append(f"steps.{name}.task: {task!r} is not in tasks{hint(task, self.tasks)}")
+            if self.compute.sharding and isinstance(step, Method):
+                faults += [f"steps.{name}.{fault}" for fault in _unshardable(step)]
         if len(set(self.seeds)) < len(self.seeds):
             faults.append(f"seeds: {self.seeds} has a seed twice")
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+
+def _unshardable(method: Method) -> list[str]:
+    """What a training asks for that sharded weights do not allow."""
+    trainings = [method.training_of(stage) for stage in method.stages()]
+    faults = []
+    if any(training.select == "accuracy" for training in trainings):
+        faults.append(
+            "training.select: with compute.sharding no process has the whole model to answer with; select by "
+            "loss, or set compute.sharding: false"
+        )
+    if any(training.lora for training in trainings):
+        faults.append(
+            "training.lora: low-rank adapters are not sharded, and need not be; set compute.sharding: false"
+        )
+    return faults
 
 
 def parse(config: Mapping[str, Any], source: str = "config.yaml") -> Experiment:

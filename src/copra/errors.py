@@ -4,5 +4,7 @@
 class CopraError(Exception):
     """Something that a person can act on: what is wrong, where, and what to do about it.
 
-    The command line prints its message without a traceback and exits with status 1.
+    The command line prints its message without a traceback and exits with `status`.
     """
+
+    status = 1

@@ -1,4 +1,4 @@
-"""One GPU a process: the first that no other process of copra holds (no torch).
+"""A GPU a process: the first that no other process of copra holds (no torch).
 
 Snakemake counts GPUs but hands none out, so two jobs beside each other would both compute on the first.
 A process therefore takes one by a lock (flock) on a file, before torch is imported, and holds it until it
@@ -47,29 +47,31 @@ def gpus() -> tuple[str, ...]:
     return () if "SLURM_JOB_ID" in os.environ else gpus_of_machine()
 
 
-def take_gpu() -> None:
-    """Make the first free GPU the only visible one, and hold it until this process ends.
+def take_gpus(number: int = 1) -> None:
+    """Make the first free GPUs the only visible ones, and hold them until this process ends.
 
-    While none is free it waits. Nothing happens where there is no choice: without GPUs, and with
-    CUDA_VISIBLE_DEVICES set to a single one, as SLURM does for a job with one GPU.
+    While too few are free it waits and holds none. Nothing happens where there is no choice: without GPUs,
+    and with CUDA_VISIBLE_DEVICES set to so many, as SLURM does for its jobs.
     """
     names = gpus()
-    if not names or (VISIBLE in os.environ and len(names) == 1):
+    if not names or (VISIBLE in os.environ and len(names) == number):
         return
     folder = _lock_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
-    name = _lock_first(names, folder)
-    if name is None:
+    locks = _lock_first(number, names, folder)
+    if not locks:
+        wanted = "a GPU" if number == 1 else f"{number} GPUs"
         listed = ", ".join(names)
         print(
-            f"waiting for a GPU: others hold all of {listed} (locks are in {folder})",
+            f"waiting for {wanted}: others hold too many of {listed} (locks are in {folder})",
             file=sys.stderr,
             flush=True,
         )
-    while name is None:
+    while not locks:
         time.sleep(SECONDS_BETWEEN_TRIES)
-        name = _lock_first(names, folder)
-    os.environ[VISIBLE] = name
+        locks = _lock_first(number, names, folder)
+    _held.extend(locks.values())
+    os.environ[VISIBLE] = ",".join(locks)
 
 
 def _lock_folder() -> Path:
@@ -79,8 +81,10 @@ def _lock_folder() -> Path:
     return Path(tempfile.gettempdir()) / "-".join(["copra-gpus", str(os.getuid()), *([job] if job else [])])
 
 
-def _lock_first(names: Sequence[str], folder: Path) -> str | None:
-    """Lock the first GPU that is free; returns its name, or None if none is."""
+def _lock_first(number: int, names: Sequence[str], folder: Path) -> dict[str, TextIO]:
+    """Lock the first `number` GPUs that are free; returns their locks by name, or nothing if there are too
+    few."""
+    locks: dict[str, TextIO] = {}
     for name in names:
         # Names of parts of a GPU have slashes in them.
         file = (folder / name.replace("/", "_")).open("w")
@@ -88,7 +92,10 @@ def _lock_first(names: Sequence[str], folder: Path) -> str | None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-        else:
-            _held.append(file)
-            return name
-    return None
+            continue
+        locks[name] = file
+        if len(locks) == number:
+            return locks
+    for file in locks.values():
+        file.close()
+    return {}

@@ -8,16 +8,15 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from plugins import plugin_folders
 
 from copra.gpu import gpus_of_machine
 
@@ -92,33 +91,14 @@ def slurm(request) -> Iterator[Slurm]:
         pytest.skip("a SLURM of our own needs root")
     if gpus_of_machine():
         pytest.skip("this machine has GPUs, which the fake ones would be taken for")
-    plugin = _plugin(request.config.cache.mkdir("slurm-plugin"))
+    cache = request.config.cache.mkdir("snakemake-plugins")
+    plugin = plugin_folders(["snakemake_executor_plugin_slurm"], LOCK, cache)
     # Not pytest's folder: the path of a socket must be short.
     with (
         tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp", ignore_cleanup_errors=True) as folder,
         ExitStack() as daemons,
     ):
         yield _start(Path(folder), plugin, daemons)
-
-
-def _plugin(cache: Path) -> list[str]:
-    """Folders from which the plugin can be imported: none where it is installed beside Snakemake.
-
-    It is no part of the test environment since it makes each call of Snakemake slower.
-    """
-    if find_spec("snakemake_executor_plugin_slurm"):
-        return []
-    wanted = LOCK.read_text().split()
-    folder = cache / "-".join(wanted)
-    if not folder.exists():
-        unfinished = cache / f"unfinished-{os.getpid()}"
-        # What the plugin needs beside itself is there already: Snakemake and we need it too.
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", unfinished]
-        done = subprocess.run([*command, *wanted], capture_output=True, text=True, timeout=300)
-        if done.returncode != 0:
-            pytest.skip(f"pip could not fetch SLURM's plugin: {done.stderr.strip()[-200:]}")
-        unfinished.rename(folder)
-    return [str(folder)]
 
 
 def _start(folder: Path, plugin: list[str], daemons: ExitStack) -> Slurm:

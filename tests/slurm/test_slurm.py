@@ -1,26 +1,16 @@
 """A tiny experiment through SLURM, as `snakemake --profile profiles/slurm` runs it, beside a local run."""
 
-import csv
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import yaml
+from runs import SIZES, SOON, TRAINING, Run, copy_code
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 
-TRAINING = {"steps": 4, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
-SIZES = {"hidden_size": 16, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_size": 32, "context": 256}
 CONFIG = {
     "task": "sums",
     "tasks": {"sums": {"kind": "word_sums", "train": 100, "valid": 20, "test": 40}},
@@ -37,9 +27,6 @@ CONFIG = {
     "latency": {"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2},
     "compute": {"gpu": 1, "memory_mb": 700, "runtime_minutes": 7},
 }
-TABLE = "results/tables/accuracy_vs_flops.csv"
-TIMES = {"seconds_batch_1", "seconds_batched"}
-
 SUBMITTED = {"data": 1, "base": 1, "train": 3, "evaluate": 3, "latency": 1}
 LOCAL = {"table": 1, "export": 1}
 ON_GPU = ("train", "evaluate", "latency")
@@ -71,84 +58,28 @@ if "copra" in words:
 """
 
 
-class Run:
-    """A run of the tiny experiment in a folder of its own, started as soon as it is made."""
-
-    def __init__(self, folder: Path, code: Path, environment: dict[str, str], *options: str):
-        self.folder = folder
-        self.notes_folder = folder / "notes"
-        self.printed = folder / "printed"
-        self.notes_folder.mkdir()
-        (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
-        own = {
-            "PYTHONPATH": os.pathsep.join([str(code / "src"), environment["PYTHONPATH"]]),
-            "COPRA_TEST_NOTES": str(self.notes_folder),
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
-        # Without its tests it ends too.
-        line = ["setpriv", "--pdeathsig=KILL", sys.executable, "-m", "snakemake"]
-        line += ["--snakefile", code / "Snakefile", "--directory", folder]
-        with self.printed.open("w") as printed:
-            self.process = subprocess.Popen(
-                [*map(str, line), *options, "--", TABLE],
-                cwd=folder,
-                env=environment | own,
-                stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def finish(self) -> None:
-        """Wait for its end, which must be a good one."""
-        assert self.process.wait(SECONDS) == 0, self.printed.read_text()
-
-    def kill(self) -> None:
-        """Leave nothing of it that runs on this machine."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def notes(self, *verbs: str) -> list[dict]:
-        """What copra's processes noted, of these verbs or of all."""
-        found = [json.loads(file.read_text()) for file in self.notes_folder.glob("*.json")]
-        return [note for note in found if not verbs or note["verb"] in verbs]
-
-    def files(self, kind: str) -> dict[str, bytes]:
-        """The bytes of all files of a kind of results, by path."""
-        folder = self.folder / "results" / kind
-        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
-
-    def table(self) -> list[dict[str, str]]:
-        """The rows of the table, less what is never the same twice."""
-        with (self.folder / TABLE).open() as file:
-            return [{key: row[key] for key in row if key not in TIMES} for row in csv.DictReader(file)]
+def notes(run: Run, *verbs: str) -> list[dict]:
+    """What copra's processes noted, of these verbs or of all."""
+    found = [json.loads(file.read_text()) for file in run.notes_folder.glob("*.json")]
+    return [note for note in found if not verbs or note["verb"] in verbs]
 
 
 @pytest.fixture(scope="module")
 def code(tmp_path_factory) -> Path:
     """A copy of the code, whose processes take notes."""
-    folder = tmp_path_factory.mktemp("code")
-    for name in ("workflow", "profiles", "src/copra"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Snakefile", folder)
-    (folder / "src" / "sitecustomize.py").write_text(NOTES)
-    return folder
+    return copy_code(tmp_path_factory.mktemp("code"), NOTES)
 
 
 @pytest.fixture(scope="module")
 def runs(slurm, code, tmp_path_factory) -> Iterator[tuple[Run, Run]]:
     """The experiment's run through SLURM, and one on this machine alone beside it."""
     profile = str(code / "profiles" / "slurm")
-    # Jobs of seconds are asked after sooner than real ones.
-    options = ("--profile", profile, "--slurm-init-seconds-before-status-checks=1")
     folder = tmp_path_factory.mktemp("submitted")
-    submitted = Run(folder, code, slurm.environment, *options)
-    local = Run(tmp_path_factory.mktemp("local"), code, slurm.environment, "--cores=1")
+    submitted = Run(folder, code, slurm.environment, CONFIG, "--profile", profile, SOON)
+    local = Run(tmp_path_factory.mktemp("local"), code, slurm.environment, CONFIG, "--cores=1")
     try:
-        submitted.finish()
-        local.finish()
+        submitted.finish(SECONDS)
+        local.finish(SECONDS)
         yield submitted, local
     finally:
         submitted.kill()
@@ -180,11 +111,11 @@ def test_every_job_but_the_local_ones_is_submitted(submitted, jobs):
     assert by_rule == Counter(SUBMITTED) + Counter([FAILS_ONCE])
     states = Counter(job["JobState"] for job in jobs)
     assert states == {"COMPLETED": sum(SUBMITTED.values()), "FAILED": 1}
-    ran = submitted.notes(*SUBMITTED)
+    ran = notes(submitted, *SUBMITTED)
     assert Counter(note["verb"] for note in ran) == SUBMITTED
     completed = {job["JobId"] for job in jobs if job["JobState"] == "COMPLETED"}
     assert {note["SLURM_JOB_ID"] for note in ran} == completed
-    here = submitted.notes(*LOCAL)
+    here = notes(submitted, *LOCAL)
     assert Counter(note["verb"] for note in here) == LOCAL
     assert {note["SLURM_JOB_ID"] for note in here} == {None}
 
@@ -213,13 +144,13 @@ def test_a_job_that_fails_is_tried_again_with_more_memory_and_time(jobs):
 
 def test_jobs_never_share_a_gpu_and_use_all(submitted):
     spans = {"0": [], "1": []}
-    for note in submitted.notes(*ON_GPU):
+    for note in notes(submitted, *ON_GPU):
         spans[note["CUDA_VISIBLE_DEVICES"]].append((note["began"], note["ended"]))
     for used in spans.values():
         assert all(one[1] < other[0] for one, other in pairwise(sorted(used)))
     together = [one for one in spans["0"] for other in spans["1"] if one[0] < other[1] and other[0] < one[1]]
     assert together, "no two jobs ran beside each other: nothing was tested"
-    assert {note["CUDA_VISIBLE_DEVICES"] for note in submitted.notes("data", "base")} <= {None, ""}
+    assert {note["CUDA_VISIBLE_DEVICES"] for note in notes(submitted, "data", "base")} <= {None, ""}
 
 
 @pytest.mark.parametrize("kind", ["data", "models", "evaluations"])

@@ -9,6 +9,7 @@ from copra.reasoning import Coconut, Codi, Cot, IcotKd, IcotSi
 from copra.reasoning.distil import stage_of
 from copra.reasoning.thinker import Thinker
 from copra.training.loop import Trainer
+from copra.training.saves import Saves
 from copra.training.settings import Training
 
 STEP = {"steps": 1}
@@ -67,6 +68,8 @@ def make_trainer(word_base, rows, tmp_path):
         accuracy=no_accuracy,
         precision: str = "float32",
         save_every: float = 300,
+        save_steps: int | None = None,
+        sharding: bool = False,
         **training,
     ) -> Trainer:
         spec, stage = {"dropout": dropout, "tied": tied}, STAGES[stage]
@@ -93,7 +96,8 @@ def make_trainer(word_base, rows, tmp_path):
             state=tmp_path / state,
             accuracy=accuracy,
             precision=precision,
-            save_every_seconds=save_every,
+            saves=Saves(save_every, save_steps),
+            sharding=sharding,
             parts=make_parts(base.model, stage.parts()),
             teacher=teacher,
         )

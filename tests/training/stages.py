@@ -13,9 +13,18 @@ from copra.training import loop
 from copra.verbs import train
 
 
-def train_stage(
+def train_stage(place, parent: str, output: str, *arguments, **options):
+    """Train by `copra train`; returns the checkpoint. Arguments and options are those of `words`."""
+    parser = ArgumentParser()
+    train.arguments(parser)
+    train.run(parser.parse_args(words(place, parent, output, *arguments, **options)))
+    return load_checkpoint(place / output)
+
+
+def words(
     place, parent: str, output: str, kind: str = "cot", stage: int = 0, *, method=(), teacher=None, **training
-):
+) -> list[str]:
+    """What `copra train` is asked in these tests."""
     method = {
         "kind": kind,
         "training": {"steps": 1},
@@ -31,15 +40,12 @@ def train_stage(
         "seed": 3,
         "max_new_tokens": 8,
     }
-    parser = ArgumentParser()
-    train.arguments(parser)
     words = ["--settings", json.dumps(settings), "--save-every", "-1"]
     for name, value in {"parent": parent, "data": "data", "state": "state", "output": output}.items():
         words += [f"--{name}", str(place / value)]
     if teacher is not None:
         words += ["--teacher", str(place / teacher / MANIFEST)]
-    train.run(parser.parse_args(words))
-    return load_checkpoint(place / output)
+    return words
 
 
 def same_parts(first, second, name: str) -> bool:

@@ -7,6 +7,7 @@ import torch
 from plain_training import log_of, same, weights
 
 from copra.training.loop import BEST, LOG
+from copra.training.watch import RUN, SPEED
 
 
 def break_off(trainer, monkeypatch, *, saved: int, at: int) -> None:
@@ -153,11 +154,11 @@ def test_a_torn_state_lets_training_start_anew(make_trainer, monkeypatch, file):
 
 
 def test_states_are_saved_as_often_as_asked(make_trainer, monkeypatch):
-    from copra.training import loop
+    from copra.training import loop, saves
 
     clock = iter(range(0, 10_000, 10))
     saved = []
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(saves, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr(loop, "save_state", lambda folder, step, *_: saved.append(step))
     make_trainer(save_every=25, state="a").run()
     # Ten seconds a look at the clock, and one more look after a save: every third step, never the last.
@@ -170,6 +171,9 @@ def test_states_are_saved_as_often_as_asked(make_trainer, monkeypatch):
 def test_forgetting_removes_the_state_whole(make_trainer):
     trainer = make_trainer(select="loss", save_every=-1.0)
     trainer.run()
-    assert {path.name for path in trainer.state.iterdir()} == {LOG, BEST, "step-000000009"}
+    assert {path.name for path in trainer.state.iterdir()} == {
+        *(LOG, BEST, RUN, SPEED),
+        *("step-000000008", "step-000000009"),
+    }
     trainer.forget()
     assert not trainer.state.exists()

@@ -49,16 +49,18 @@ class Batch:
         return len(self.ids)
 
 
-def collate(samples: Sequence[Sample], pad: int) -> Batch:
+def collate(samples: Sequence[Sample], pad: int, latents: int = 0) -> Batch:
     """Pad samples to one width, with the first latents below each other.
 
     Without latents every row starts in column 0 (padding on the right only); with latents the
-    prefixes are padded on the left, so that one pass serves the i-th latent of all rows.
+    prefixes are padded on the left, so that one pass serves the i-th latent of all rows. The batch is read
+    in as many passes as if a row had `latents` latents, should none have so many.
     """
-    max_latents = max(sample.n_latents for sample in samples)
+    max_latents = max(latents, *(sample.n_latents for sample in samples))
     column = max(sample.first_latent for sample in samples) if max_latents else 0
     starts = [column - sample.first_latent if max_latents else 0 for sample in samples]
-    width = max(start + len(sample.tokens) for start, sample in zip(starts, samples, strict=True))
+    ends = [start + len(sample.tokens) for start, sample in zip(starts, samples, strict=True)]
+    width = max(column + max_latents, *ends)
     tokens = torch.full((len(samples), width), pad)
     labels = torch.full_like(tokens, IGNORED)
     mask = torch.zeros_like(tokens)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from copra import processes
 from copra.reasoning.layout import LatentInput, Sample, Work
 from copra.reasoning.method import Stage
 from copra.settings import Settings
@@ -72,7 +73,11 @@ class Explaining(Settings):
         c = batch.latents_a_text
         places = [(row, k) for row, texts in enumerate(batch.explained) for k in range(len(texts))]
         if not places:
-            return {"explanation": (hidden.sum() * 0.0, 0)}
+            reached = hidden
+            if processes.count() > 1:
+                # Others may have steps to tell, and where weights are shared out all must pass through them.
+                reached = self._read(thinker, hidden[:, :1], torch.ones_like(batch.mask[:, :1]))
+            return {"explanation": (reached.sum() * 0.0, 0)}
         rows = torch.tensor([row for row, _ in places], device=hidden.device)
         first = torch.tensor([batch.first_latent + k * c for _, k in places], device=hidden.device)
         # A latent is made from the hidden state of the position before it.
@@ -85,16 +90,19 @@ class Explaining(Settings):
         words = thinker.model.get_input_embeddings()(read)
         inputs = torch.cat([latents.to(words.dtype), words], dim=1)
         mask = torch.cat([torch.ones_like(before), (targets[:, :-1] >= 0).long()], dim=1)
-        if self.decoder == "small":
-            states = thinker.parts["step_decoder"](inputs, mask)
-        else:
-            states = thinker.model.base_model(
-                inputs_embeds=inputs, attention_mask=mask, use_cache=False
-            ).last_hidden_state
+        states = self._read(thinker, inputs, mask)
         here = targets >= 0
         logits = thinker.model.get_output_embeddings()(states[:, c - 1 :][here]).float()
         loss = functional.cross_entropy(logits, targets[here], reduction="sum")
         return {"explanation": (loss, int(here.sum()))}
+
+    def _read(self, thinker: "Thinker", inputs: "Tensor", mask: "Tensor") -> "Tensor":
+        """The decoder's hidden states [B, T, d] of input embeddings [B, T, d]."""
+        if self.decoder == "small":
+            return thinker.parts["step_decoder"](inputs, mask)
+        return thinker.model.base_model(
+            inputs_embeds=inputs, attention_mask=mask, use_cache=False
+        ).last_hidden_state
 
 
 def check_weighed(explaining: Explaining | None, distil: Distil | None) -> None:

@@ -1,10 +1,11 @@
 """The training loop: samples in, optimised model and its record out."""
 
+import copy
 import json
 import math
 import os
 import shutil
-import time
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,45 +15,42 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_model, save_model
+from accelerate.utils import DistributedDataParallelKwargs
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
+from copra import processes
 from copra.errors import CopraError
 from copra.files import replacing
-from copra.reasoning.forward import Batch, Terms, collate, weighted
 from copra.reasoning.layout import Markers, Sample, TokenRow
 from copra.reasoning.method import Stage
 from copra.reasoning.thinker import Thinker
 from copra.training.adapters import adapted
-from copra.training.batches import epoch_batches, micro_batches
-from copra.training.progress import Means, Progress
+from copra.training.batches import epoch_batches
+from copra.training.progress import Progress
+from copra.training.saves import Saves, Stopped
 from copra.training.settings import Training
-from copra.training.state import load_state, save_state
+from copra.training.sharding import shard, whole
+from copra.training.state import load_state, load_tensors, save_state, whole_tensors
+from copra.training.step import Objective, accumulate, check_step, look, seed_step
+from copra.training.tracking import Tracker
+from copra.training.watch import announce, tick
 
 LOG = "training.jsonl"
 BEST = "best.safetensors"
 
 
-class Objective(nn.Module):
-    """A thinker with its stage's loss, as one module, so that wrappers see every forward pass."""
-
-    def __init__(self, thinker: Thinker, stage: Stage):
-        super().__init__()
-        self.thinker = thinker
-        self.stage = stage
-
-    def forward(self, batch: Batch) -> Terms:
-        return self.stage.loss(self.thinker, batch)
-
-
 @dataclass
 class Trainer:
-    """One stage of training.
+    """One stage of training, by one process or by several together (`copra.processes`).
 
     `accuracy` decodes the validation split and returns the share of right answers; it is called only
-    where `training.select` asks for it. `state` is the folder in which an interrupted run is kept.
+    where `training.select` asks for it. `state` is the folder in which an interrupted run is kept, `saves`
+    says when. `sharding` shares the weights out over the processes; the model is whole again at the end.
+    `node` is the model's name for those who watch.
     """
 
     model: PreTrainedModel
@@ -66,7 +64,10 @@ class Trainer:
     state: Path
     accuracy: Callable[[], float]
     precision: str = "float32"
-    save_every_seconds: float = 300.0
+    saves: Saves = field(default_factory=lambda: Saves(300))
+    sharding: bool = False
+    node: str = "model"
+    tracker: Tracker | None = None
     parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     teacher: Thinker | None = None
     progress: Progress = field(default_factory=Progress)
@@ -76,21 +77,48 @@ class Trainer:
 
         Raises:
             CopraError: no row fits, or the loss is not finite or explodes.
+            Stopped: a signal came; the state is saved.
         """
-        torch.manual_seed(self.seed)
         self.state.mkdir(parents=True, exist_ok=True)
         accelerator = Accelerator(
             mixed_precision="bf16" if self.precision == "bfloat16" else "no",
             cpu=self.model.device.type == "cpu",
+            # A part may have no gradient, where a process has no row with latents. There are no buffers.
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(
+                    find_unused_parameters=len(self.parts) > 0, broadcast_buffers=False
+                )
+            ],
         )
         thinker = Thinker(self.model, self.parts, self.teacher)
-        with adapted(thinker, self.training.lora, self.stage.frozen(), self.markers) as parameters:
-            return self._train(thinker, parameters, accelerator)
+        with self.saves.listening():
+            if self.sharding and processes.count() > 1:
+                return self._train_sharded(thinker, accelerator)
+            with adapted(thinker, self.training.lora, self.stage.frozen(), self.markers) as parameters:
+                objective = accelerator.prepare_model(Objective(thinker, self.stage))
+                return self._train(thinker, objective, parameters, accelerator)
+
+    def _train_sharded(self, thinker: Thinker, accelerator: Accelerator) -> dict[str, Any]:
+        """Train a sharded copy of a thinker, and bring what it learned back."""
+        model, parts = copy.deepcopy((thinker.model, thinker.parts))
+        sharded = Thinker(model, parts, thinker.teacher)
+        with adapted(sharded, None, self.stage.frozen(), self.markers):
+            objective = accelerator.prepare_model(Objective(sharded, self.stage), evaluation_mode=True)
+            shard(objective, model)
+            parameters = [{"params": [p for p in sharded.parameters() if p.requires_grad]}]
+            record = self._train(sharded, objective, parameters, accelerator)
+        load_tensors(thinker, whole_tensors(sharded))
+        return record
 
     def _train(
-        self, thinker: Thinker, parameters: list[dict[str, Any]], accelerator: Accelerator
+        self,
+        thinker: Thinker,
+        objective: nn.Module,
+        parameters: list[dict[str, Any]],
+        accelerator: Accelerator,
     ) -> dict[str, Any]:
-        """Train what is to be trained, `parameters` in groups of the optimizer."""
+        """Train what is to be trained, `parameters` in groups of the optimizer; `objective` is the thinker's
+        loss, as all processes compute it together."""
         optimizer = torch.optim.AdamW(
             parameters,
             lr=self.training.learning_rate,
@@ -98,7 +126,7 @@ class Trainer:
             weight_decay=self.training.weight_decay,
             fused=True,
         )
-        objective, optimizer = accelerator.prepare(Objective(thinker, self.stage), optimizer)
+        optimizer = accelerator.prepare_optimizer(optimizer)
         samples, left_out = self.samples(0)
         validation = self.validation_samples()
         total = self.total_steps(len(samples))
@@ -112,11 +140,11 @@ class Trainer:
         warmup = max(self.training.warmup_steps, round(self.training.warmup_share * total))
         scheduler = get_scheduler(schedule, optimizer, min(warmup, total), total)
         done = self._resume(thinker, optimizer, scheduler)
-        last_save = time.monotonic()
+        announce(self.state, self.node, total)
         looks = {
             math.ceil(total * (i + 1) / self.training.validations) for i in range(self.training.validations)
         }
-        with open(self.state / LOG, "a") as log:
+        with open(self.state / LOG if accelerator.is_main_process else os.devnull, "a") as log:
             for step, batch in self._batches(samples, done, total):
                 moved = self.stage.moves and self.stage.at(step, total) != self.stage.at(step - 1, total)
                 if moved and step > 1:
@@ -127,13 +155,17 @@ class Trainer:
                 if step in looks:
                     line |= self._validate(objective, thinker, validation, step, last=step == total)
                 log.write(json.dumps(line) + "\n")
-                if step < total and time.monotonic() - last_save > self.save_every_seconds:
+                if tick(self.state, step):
                     log.flush()
-                    os.fsync(log.fileno())
-                    save_state(self.state, step, thinker, optimizer, {"progress": asdict(self.progress)})
-                    last_save = time.monotonic()
+                if self.tracker is not None:
+                    self.tracker.log(line, step)
+                if step < total and any(processes.gather(self.saves.due(step))):
+                    log.flush()
+                    if accelerator.is_main_process:
+                        os.fsync(log.fileno())
+                    self._save(step, thinker, optimizer)
         if self.training.select != "last":
-            load_model(thinker, self.state / BEST)
+            self._load_best(thinker)
         return {
             "steps": total,
             "rows": len(samples),
@@ -202,7 +234,14 @@ class Trainer:
         """
         rows = {row.id: row for row in self.rows} if self.stage.moves else {}
         step, epoch = 0, 0
-        bar = tqdm(total=total, initial=done, unit="step", mininterval=5, dynamic_ncols=True)
+        bar = tqdm(
+            total=total,
+            initial=done,
+            unit="step",
+            mininterval=5,
+            dynamic_ncols=True,
+            disable=processes.rank() > 0,
+        )
         while step < total:
             if self.stage.draws and epoch:
                 samples, _ = self.samples(epoch)
@@ -219,12 +258,36 @@ class Trainer:
             epoch += 1
         bar.close()
 
+    def _save(self, step: int, thinker: Thinker, optimizer: torch.optim.Optimizer) -> None:
+        """Save the state, and end where a signal asks for it."""
+        save_state(self.state, step, thinker, optimizer, {"progress": asdict(self.progress)})
+        self.saves.done()
+        signals = [number for number in processes.gather(self.saves.signal) if number]
+        if signals:
+            raise Stopped(
+                f"ended by {signal.Signals(signals[0]).name} after step {step}, which is saved in "
+                f"{self.state}. Run it again: it goes on from there.",
+                signals[0],
+            )
+
+    def _load_best(self, thinker: Thinker) -> None:
+        """Bring back the weights that were the best on the validation split."""
+        processes.wait()
+        try:
+            load_tensors(thinker, load_file(self.state / BEST))
+        except (OSError, SafetensorError) as error:
+            raise CopraError(
+                f"{self.state / BEST}: the best weights of this training cannot be read ({error}). Delete "
+                f"{self.state} and run again: the stage starts anew."
+            ) from None
+
     def _resume(self, thinker: Thinker, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
         """Load the newest state, if any; returns the number of steps that are done."""
         record = load_state(self.state, thinker, optimizer)
         log = self.state / LOG
         if record is None:
-            log.unlink(missing_ok=True)
+            if processes.rank() == 0:
+                log.unlink(missing_ok=True)
             return 0
         self.progress = Progress(**record["progress"])
         done = record["step"]
@@ -233,10 +296,11 @@ class Trainer:
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             for _ in range(done):
                 scheduler.step()
-        lines = log.read_text().splitlines()[:done]
-        with replacing(log) as temporary:
-            temporary.write_text("".join(line + "\n" for line in lines))
-        tqdm.write(f"going on after step {done}")
+        if processes.rank() == 0:
+            lines = log.read_text().splitlines()[:done]
+            with replacing(log) as temporary:
+                temporary.write_text("".join(line + "\n" for line in lines))
+            tqdm.write(f"going on after step {done}")
         return done
 
     def _optimise(
@@ -247,52 +311,34 @@ class Trainer:
         batch: Sequence[Sample],
         step: int,
     ) -> dict[str, Any]:
-        """One optimizer step on the loss, each term a mean over the whole batch."""
+        """One optimizer step on the loss, each term a mean over the whole batch of all processes."""
         objective.train(self.stage.dropout)
-        weights, counts = self.stage.weigh(), self.stage.counts(batch)
-        total = torch.zeros((), device=self.model.device)
-        means = Means()
-        for part in micro_batches(batch, self.training.micro_batch_size):
-            terms = objective(collate(part, self.pad).to(self.model.device))
-            loss = weighted(terms, weights, counts)
-            accelerator.backward(loss)
-            total += loss.detach()
-            means.add(terms)
-        norm = accelerator.clip_grad_norm_(objective.parameters(), self.training.clip_norm)
-        found = means.values()
-        self._guard(total.item(), norm.item(), found.get("cross_entropy", 0.0), batch, step)
+        seed_step(self.seed, step)
+        weights = self.stage.weigh()
+        loss, found = accumulate(
+            objective,
+            accelerator,
+            batch,
+            weights=weights,
+            counts=self.stage.counts(batch),
+            pad=self.pad,
+            size=self.training.micro_batch_size,
+        )
+        norm = whole(accelerator.clip_grad_norm_(objective.parameters(), self.training.clip_norm)).item()
+        vocabulary = self.model.get_output_embeddings().out_features
+        check_step(step, loss, norm, found.get("cross_entropy", 0.0), vocabulary, batch)
         optimizer.step()
         optimizer.zero_grad()
         self.progress.count(work for sample in batch for work in self.stage.work(sample))
-        line = {"step": step, "loss": total.item(), "gradient_norm": norm.item()}
+        line = {"step": step, "loss": loss, "gradient_norm": norm}
         return line | {name: mean for name, mean in found.items() if len(weights) > 1 or name not in weights}
 
-    def _guard(
-        self, loss: float, norm: float, cross_entropy: float, batch: Sequence[Sample], step: int
-    ) -> None:
-        """Stop before a broken step reaches the weights."""
-        # A model that guesses all tokens alike has a loss of ln V; three times that is no model any more.
-        limit = 3 * math.log(self.model.get_output_embeddings().out_features)
-        if math.isfinite(loss) and math.isfinite(norm) and cross_entropy <= limit:
-            return
-        rows = ", ".join(sample.id for sample in batch[:8])
-        raise CopraError(
-            f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}: the training has broken down (limit "
-            f"for cross-entropy {limit:.4g}). Batch of rows {rows}{', ...' if len(batch) > 8 else ''}. Lower "
-            "training.learning_rate, raise training.warmup_steps, or look at those rows."
-        )
-
-    @torch.no_grad()
     def _validate(
         self, objective: nn.Module, thinker: Thinker, samples: Sequence[Sample], step: int, last: bool
     ) -> dict[str, float]:
         """Loss (and accuracy, where it selects) on the validation split; remembers the best weights."""
-        objective.eval()
-        means = Means()
-        size = self.training.micro_batch_size or self.training.batch_size
-        for part in micro_batches(sorted(samples, key=lambda sample: len(sample.tokens)), size):
-            means.add(objective(collate(part, self.pad).to(self.model.device)))
-        values = means.values()
+        size = self.training.micro_batch_size or math.ceil(self.training.batch_size / processes.count())
+        values = look(objective, samples, pad=self.pad, size=size)
         weights = self.stage.weigh()
         loss = sum(weight * values[name] for name, weight in weights.items())
         if not math.isfinite(loss):
@@ -312,6 +358,8 @@ class Trainer:
             self.progress.best_step, self.progress.best_value = step, value
         elif self.training.select != "last" and better:
             self.progress.best_step, self.progress.best_value = step, value
-            with replacing(self.state / BEST) as temporary:
-                save_model(thinker, str(temporary))
+            tensors = whole_tensors(thinker)
+            if processes.rank() == 0:
+                with replacing(self.state / BEST) as temporary:
+                    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
         return found

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from copra import processes
 from copra.reasoning.layout import Work
 
 if TYPE_CHECKING:
@@ -41,5 +42,12 @@ class Means:
             entry[0], entry[1] = entry[0] + value.detach(), entry[1] + count
 
     def values(self) -> dict[str, float]:
-        """The mean of every term; on a GPU this waits for the passes to finish."""
-        return {name: float(total) / max(int(count), 1) for name, (total, count) in self.sums.items()}
+        """The mean of every term over all processes, which all must call this; on a GPU this waits for the
+        passes to finish."""
+        sums: dict[str, tuple[float, int]] = {}
+        own = {name: (float(total), int(count)) for name, (total, count) in self.sums.items()}
+        for each in processes.gather(own):
+            for name, (total, count) in each.items():
+                known = sums.get(name, (0.0, 0))
+                sums[name] = known[0] + total, known[1] + count
+        return {name: total / max(count, 1) for name, (total, count) in sums.items()}

@@ -1,7 +1,7 @@
 """The state of a training under way, saved so that a killed stage goes on where it was.
 
 A state is a folder `step-N` in the stage's state folder: model and optimizer in safetensors, the rest
-in JSON. It appears by one rename; the one before goes only after that.
+in JSON. It appears by one rename. The one before stays, for the case that the newest is damaged.
 """
 
 import contextlib
@@ -13,36 +13,40 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from copra import processes
 from copra.errors import CopraError
 from copra.files import digest, file_sha256, read_json, replacing, write_json
+from copra.training.sharding import like, whole
 
 TENSORS = "state.safetensors"
 RECORD = "state.json"
+KEPT = 2
 
 
 def save_state(
     folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any]
 ) -> None:
-    """Save everything that the next step depends on, then forget the older state."""
-    tensors = {f"model.{name}": value for name, value in _unique(model.state_dict()).items()}
+    """Save everything that the next step depends on, then forget all older states but one.
+
+    Of several processes each must call it, and the first one writes.
+    """
+    tensors = {f"model.{name}": value for name, value in whole_tensors(model).items()}
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        tensors |= {f"optimizer.{index}.{key}": whole(value) for key, value in state.items()}
+    if processes.rank():
+        return
     target = folder / f"step-{step:09d}"
     with replacing(target) as temporary:
         temporary.mkdir()
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / TENSORS)
         complete = {**record, "step": step, "sha256": file_sha256(temporary / TENSORS)}
         write_json(temporary / RECORD, {**complete, "digest": digest(complete)})
-    for older in folder.glob("step-*"):
-        if older != target:
-            shutil.rmtree(older)
+    for older in sorted(folder.glob("step-*"))[:-KEPT]:
+        shutil.rmtree(older)
 
 
 def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Bring model, optimizer and random numbers back to the newest whole state; returns its record.
+    """Bring model and optimizer back to the newest whole state; returns its record.
 
     None where there is no state. A state that is not whole is passed over.
     """
@@ -51,18 +55,36 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
         if record is None:
             continue
         tensors = load_file(state / TENSORS)
-        model.load_state_dict(_part(tensors, "model."), strict=False)
+        load_tensors(model, _part(tensors, "model."))
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _part(tensors, "optimizer.").items():
             index, key = name.split(".", 1)
             moments.setdefault(int(index), {})[key] = value
         groups = optimizer.state_dict()["param_groups"]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for index, state in moments.items():
+            moments[index] = {
+                key: like(parameters[index], value) if value.dim() else value for key, value in state.items()
+            }
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        torch.set_rng_state(tensors["rng.cpu"])
-        if "rng.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["rng.cuda"])
         return record
     return None
+
+
+def whole_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """All tensors of a module by name, each once (tied weights under their first name) and not sharded.
+
+    Of several processes each must call it.
+    """
+    once = {name for name, _ in module.named_parameters()}
+    twice = {name for name, _ in module.named_parameters(remove_duplicate=False)} - once
+    return {name: whole(value) for name, value in module.state_dict().items() if name not in twice}
+
+
+def load_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put tensors that `whole_tensors` gave into a module, sharded where that is."""
+    own = module.state_dict()
+    module.load_state_dict({name: like(own[name], value) for name, value in tensors.items()}, strict=False)
 
 
 def _whole_record(state: Path) -> dict[str, Any] | None:
@@ -74,17 +96,6 @@ def _whole_record(state: Path) -> dict[str, Any] | None:
         if file_sha256(state / TENSORS) == record["sha256"]:
             return record
     return None
-
-
-def _unique(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without second names of one storage (tied weights): safetensors wants each once."""
-    seen: set[int] = set()
-    unique = {}
-    for name, value in state.items():
-        if value.data_ptr() not in seen:
-            seen.add(value.data_ptr())
-            unique[name] = value
-    return unique
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

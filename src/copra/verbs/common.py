@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import ValidationError
 
+from copra import processes
 from copra.errors import CopraError
-from copra.files import MANIFEST, read_json
-from copra.gpu import take_gpu
+from copra.files import MANIFEST, read_sealed_json
+from copra.gpu import take_gpus
 from copra.models.shape import ModelShape
 from copra.settings import Settings
 
@@ -51,6 +52,17 @@ def add_threads(parser: ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
 
 
+def add_processes(parser: ArgumentParser) -> None:
+    """For a verb that can share its work out: `copra.cli` then starts it so many times."""
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="processes that share the work, each with a GPU where there are any, and with a part of the "
+        "threads (default: 1)",
+    )
+
+
 def folder(text: str) -> Path:
     """A folder, given as such or by a file in it: a rule names the file that it depends on."""
     path = Path(text)
@@ -75,16 +87,20 @@ def settings_of(arguments: Namespace, kind: type[S]) -> S:
 def use_threads(arguments: Namespace) -> None:
     """Compute with exactly so many threads, and reproducibly, on a GPU of this process's own if there are
     any: that is chosen before torch is imported."""
-    take_gpu()
+    together = processes.count()
+    if together == 1:
+        take_gpus()
     import torch
 
-    torch.set_num_threads(arguments.threads)
+    if together > 1 and torch.cuda.is_available():
+        torch.cuda.set_device(processes.rank())
+    torch.set_num_threads(max(1, arguments.threads // together))
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def recorded_shape(model: Path) -> ModelShape:
     """The shape of a checkpoint, from its manifest alone."""
-    return ModelShape.from_json(read_json(model / MANIFEST)["shape"])
+    return ModelShape.from_json(read_sealed_json(model / MANIFEST)["shape"])
 
 
 def rows_of(data: Path, split: str, limit: int | None = None) -> "list[Row]":

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from copra import processes
 from copra.errors import CopraError
 from copra.files import digest, file_sha256
 from copra.reasoning import METHODS
@@ -12,7 +13,17 @@ from copra.reasoning.distil import read_stage
 from copra.reasoning.method import Stage
 from copra.tasks.prepare import data_record
 from copra.training.settings import Training
-from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+from copra.training.tracking import KINDS, Tracker
+from copra.verbs.common import (
+    Coded,
+    add_processes,
+    add_settings,
+    add_threads,
+    folder,
+    rows_of,
+    settings_of,
+    use_threads,
+)
 
 
 class TrainSettings(Coded):
@@ -37,6 +48,13 @@ class TrainSettings(Coded):
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
     add_threads(parser)
+    add_processes(parser)
+    parser.add_argument(
+        "--sharding",
+        choices=("none", "full"),
+        default="none",
+        help="whether each process holds the whole model, or a part of weights, gradients and moments",
+    )
     parser.add_argument("--parent", type=folder, required=True, help="checkpoint to start from")
     parser.add_argument(
         "--teacher", type=folder, nargs="?", help="checkpoint to learn from, where the stage does"
@@ -44,6 +62,13 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
     parser.add_argument("--state", type=Path, required=True, help="folder for states of unfinished stages")
     parser.add_argument("--save-every", type=float, default=300, help="seconds between two states")
+    parser.add_argument("--save-steps", type=int, default=0, help="steps between two states, too (0: none)")
+    parser.add_argument(
+        "--tracking", choices=KINDS, nargs="?", help="where training lines also go (default: nowhere)"
+    )
+    parser.add_argument(
+        "--tracking-folder", type=Path, default=Path("results/tracking"), help="folder for what it writes"
+    )
     parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
 
 
@@ -54,13 +79,15 @@ def run(options: Namespace) -> None:
 
     from copra.evaluation.accuracy import share_correct
     from copra.models.bases import start_markers
-    from copra.models.checkpoint import has_bfloat16, load_checkpoint, save_checkpoint
+    from copra.models.checkpoint import has_bfloat16, load_unquantised, save_checkpoint
     from copra.models.parts import make_parts
     from copra.models.tokens import markers_of, pad_id, tokenise
     from copra.reasoning.thinker import Thinker
     from copra.training.loop import LOG, Trainer
+    from copra.training.saves import Saves
 
-    parent = load_checkpoint(options.parent)
+    tracker = Tracker(options.tracking, options.tracking_folder / settings.node, settings.node)
+    parent = load_unquantised(options.parent)
     markers = markers_of(parent.tokenizer)
     stage = read_stage(METHODS[settings.method].stage_type, settings.stage)
     teacher = _teacher(options.teacher, parent, stage) if stage.needs_teacher else None
@@ -97,10 +124,16 @@ def run(options: Namespace) -> None:
         parts=parts,
         teacher=teacher and Thinker(teacher.model, teacher.parts),
         precision=settings.precision if has_bfloat16() else "float32",
-        save_every_seconds=options.save_every,
+        saves=Saves(options.save_every, options.save_steps or None),
+        sharding=options.sharding == "full",
+        node=settings.node,
+        tracker=tracker,
     )
     _check_length(min(each.model.config.max_position_embeddings for each in readers), trainer)
     record = trainer.run()
+    tracker.finish()
+    if processes.rank():
+        return
     layers = stage.parts().get("step_decoder", {}).get("layers", 0)
     flops = _training_flops(parent.shape, record["work"], layers, teacher and teacher.shape)
     done = {

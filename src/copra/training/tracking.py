@@ -1,0 +1,96 @@
+"""Training lines for a tracker that the user watches: TensorBoard, Trackio or Weights & Biases.
+
+A convenience beside `training.jsonl`, which holds the same: no part of a result. What a tracker writes
+stays in a folder of this machine.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from copra import processes
+from copra.errors import CopraError
+
+Kind = Literal["tensorboard", "trackio", "wandb"]
+KINDS: tuple[Kind, ...] = ("tensorboard", "trackio", "wandb")
+
+
+class Tracker:
+    """Hands the numbers of training lines on to one of accelerate's trackers; with none, does nothing.
+
+    Of several processes the first one tracks. A tracker that fails later is left out with a warning: it
+    must not cost a training.
+    """
+
+    def __init__(self, kind: Kind | None, folder: Path, node: str):
+        """`folder` is where the files of the model `node` go.
+
+        Raises:
+            CopraError: the tracker's library is not installed.
+        """
+        if kind is not None and find_spec(kind) is None:
+            raise CopraError(
+                f"tracking: {kind} is not installed. Run `pip install {kind}` in copra's environment, or set "
+                "tracking: null."
+            )
+        self.kind = None if processes.rank() else kind
+        self.folder = folder
+        self.node = node
+        self._tracker: Any = None
+
+    def log(self, line: Mapping[str, Any], step: int) -> None:
+        """Hand on the numbers of a line. Accelerate must have begun; the tracker begins with the first line.
+
+        Raises:
+            CopraError: the tracker does not start.
+        """
+        if self.kind is not None and self._tracker is None:
+            self._tracker = self._started()
+        values = {name: value for name, value in line.items() if name != "step"}
+        self._try("log", {name: value for name, value in values.items() if _is_number(value)}, step=step)
+
+    def finish(self) -> None:
+        """Close the tracker, once the training is over."""
+        self._try("finish")
+        self.kind = self._tracker = None
+
+    def _try(self, call: str, *arguments: Any, **options: Any) -> None:
+        if self._tracker is None:
+            return
+        try:
+            getattr(self._tracker, call)(*arguments, **options)
+        except Exception as error:  # trackers are other people's, and raise what they like
+            print(f"tracking: {self.kind} failed and is left out from here on: {error}", file=sys.stderr)
+            self.kind = self._tracker = None
+
+    def _started(self) -> Any:
+        """One of accelerate's trackers that writes to the folder."""
+        from accelerate import tracking
+
+        place = str(self.folder.absolute())
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.kind == "tensorboard":
+                tracker = tracking.TensorBoardTracker("", logging_dir=place)
+            elif self.kind == "wandb":
+                # Whoever wants it online sets WANDB_MODE=online.
+                mode = os.environ.get("WANDB_MODE", "offline")
+                tracker = tracking.WandBTracker("copra", name=self.node, dir=place, mode=mode)
+            else:
+                os.environ.setdefault("TRACKIO_DIR", place)
+                tracker = tracking.TrackioTracker("copra", name=self.node, resume="allow", embed=False)
+            # Which process tracks is settled.
+            tracker.main_process_only = False
+            tracker.start()
+        except Exception as error:
+            raise CopraError(
+                f"tracking: {self.kind} could not be started ({error}). Repair that, or set tracking: null."
+            ) from error
+        return tracker
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,83 @@
+"""Runs of Snakemake on a small experiment in a folder of its own, started in the background."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TRAINING = {"steps": 4, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
+SIZES = {"hidden_size": 16, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_size": 32, "context": 256}
+TABLE = "results/tables/accuracy_vs_flops.csv"
+TIMES = {"seconds_batch_1", "seconds_batched"}
+# Jobs of seconds are asked after sooner than real ones.
+SOON = "--slurm-init-seconds-before-status-checks=1"
+
+
+class Run:
+    """A run towards the accuracy table, started as soon as it is made."""
+
+    def __init__(
+        self, folder: Path, code: Path, environment: dict[str, str], config: dict[str, Any], *options: str
+    ):
+        self.folder = folder
+        self.printed = folder / "printed"
+        self.notes_folder = folder / "notes"
+        self.notes_folder.mkdir(exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        own = {
+            "PYTHONPATH": os.pathsep.join([str(code / "src"), environment["PYTHONPATH"]]),
+            "COPRA_TEST_NOTES": str(self.notes_folder),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        # Without its tests it ends too.
+        line = ["setpriv", "--pdeathsig=KILL", sys.executable, "-m", "snakemake"]
+        line += ["--snakefile", code / "Snakefile", "--directory", folder]
+        with self.printed.open("w") as printed:
+            self.process = subprocess.Popen(
+                [*map(str, line), *options, "--", TABLE],
+                cwd=folder,
+                env=environment | own,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def finish(self, seconds: float) -> None:
+        """Wait for its end, which must be a good one."""
+        assert self.process.wait(seconds) == 0, self.printed.read_text()
+
+    def kill(self) -> None:
+        """Leave nothing of it that runs on this machine."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def files(self, kind: str) -> dict[str, bytes]:
+        """The bytes of all files of a kind of results, by path."""
+        folder = self.folder / "results" / kind
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
+
+    def table(self) -> list[dict[str, str]]:
+        """The rows of the table, less what is never the same twice."""
+        with (self.folder / TABLE).open() as file:
+            return [{key: row[key] for key in row if key not in TIMES} for row in csv.DictReader(file)]
+
+
+def copy_code(folder: Path, at_start: str = "") -> Path:
+    """A copy of the code; its Python processes run `at_start` first."""
+    for name in ("workflow", "profiles", "src/copra"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", folder)
+    if at_start:
+        (folder / "src" / "sitecustomize.py").write_text(at_start)
+    return folder

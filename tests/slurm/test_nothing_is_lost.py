@@ -1,0 +1,199 @@
+"""A soak: an experiment of more than 40 jobs under SLURM, whose jobs are killed and requeued all the while,
+ends with the files of an undisturbed local run; and afterwards a change runs what depends on it."""
+
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import psutil
+import pytest
+from runs import SIZES, SOON, TRAINING, Run, copy_code
+
+pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
+
+LONG = {**TRAINING, "steps": 60, "validations": 3}
+CONFIG = {
+    "task": "sums",
+    "tasks": {"sums": {"kind": "word_sums", "train": 100, "valid": 20, "test": 40}},
+    "base": "llama",
+    "bases": {"llama": {"from_scratch": SIZES}},
+    "steps": {
+        "cot": {"kind": "cot", "training": LONG},
+        "no_cot": {"kind": "no_cot", "training": LONG},
+        "pause": {"kind": "pause", "training": LONG},
+        "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": {**LONG, "steps": 30}},
+        "layers-1": {"kind": "prune", "unit": "layers", "metric": "greedy_loss", "budget": {"count": 1}},
+        "groups-1": {"kind": "prune", "unit": "kv_groups", "metric": "gradient", "budget": {"fraction": 0.5}},
+        "neurons-16": {
+            "kind": "prune",
+            "unit": "neurons",
+            "metric": "activation",
+            "multiple_of": 8,
+            "budget": {"count": 16},
+        },
+    },
+    "recipes": [
+        {
+            "start": ["cot"],
+            "prunings": [[], "layers-1", "groups-1", "neurons-16"],
+            "methods": ["no_cot", "coconut", "pause"],
+        },
+        ["cot"],
+    ],
+    "reference": "llama+cot",
+    "importance": {"rows": 16},
+    "evaluation": {"stages": True, "max_new_tokens": 4, "batch_size": 10},
+    "latency": None,
+    "compute": {"gpu": 1, "memory_mb": 400, "runtime_minutes": 5, "save_every_seconds": 0},
+}
+KINDS = ("data", "models", "scores", "plans", "evaluations", "tables")
+SECONDS = 2400
+SECONDS_BETWEEN_BLOWS = 3.0
+BLOWS = 14
+# No job is hit so often that Snakemake gives it up.
+RETRIES = 5
+
+
+class Killer:
+    """Hits a random job of a run every few seconds, by a signal to its process of copra, by a
+    requeue, or by taking the node away for a moment."""
+
+    def __init__(self, run: Run, slurm):
+        self.run = run
+        self.slurm = slurm
+        self.draw = random.Random(0)
+        self.blows: list[str] = []
+        self.hits: dict[str, int] = {}
+
+    def work(self) -> None:
+        """Until the run ends."""
+        end = time.monotonic() + SECONDS
+        while self.run.process.poll() is None:
+            assert time.monotonic() < end, self.run.printed.read_text()
+            time.sleep(SECONDS_BETWEEN_BLOWS)
+            if len(self.blows) < BLOWS:
+                self.blow()
+
+    def blow(self) -> None:
+        processes = self.processes()
+        if not processes:
+            return
+        process, job, what = self.draw.choice(processes)
+        if self.hits.get(what, 0) >= RETRIES - 2:
+            return
+        kinds = ("SIGKILL", "SIGTERM", "requeue", "node down")
+        kind = kinds[len(self.blows) % len(kinds)]
+        with suppress(psutil.NoSuchProcess):
+            if kind.startswith("SIG"):
+                process.send_signal(getattr(signal, kind))
+            elif kind == "requeue":
+                self.slurm.ask("scontrol", "requeue", job)
+            else:
+                # All its jobs go back to the queue.
+                host = self.slurm.ask("sinfo", "--noheader", "--format=%n").split()[0]
+                self.slurm.ask("scontrol", "update", f"NodeName={host}", "State=DOWN", "Reason=test")
+                time.sleep(1)
+                self.slurm.ask("scontrol", "update", f"NodeName={host}", "State=RESUME")
+            self.hits[what] = self.hits.get(what, 0) + 1
+            self.blows.append(f"{kind} {what}")
+
+    def processes(self) -> list[tuple[psutil.Process, str, str]]:
+        """The run's own processes of copra within SLURM jobs, with the job's number and what they do."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                words = process.cmdline()
+                if len(words) < 3 or not words[1].endswith("/copra"):
+                    continue
+                environment = process.environ()
+                if environment.get("COPRA_TEST_NOTES") == str(self.run.notes_folder):
+                    job = environment.get("SLURM_JOB_ID")
+                    output = words[words.index("--output") + 1]
+                    found += [(process, job, f"{words[2]} {output}")] if job else []
+        return sorted(found, key=lambda entry: entry[0].pid)
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory):
+    return copy_code(tmp_path_factory.mktemp("code"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(slurm, code, tmp_path_factory) -> Run:
+    """The experiment's run on this machine alone."""
+    cores = f"--cores={os.cpu_count()}"
+    run = Run(tmp_path_factory.mktemp("undisturbed"), code, slurm.environment, CONFIG, cores)
+    try:
+        run.finish(SECONDS)
+    finally:
+        run.kill()
+    return run
+
+
+@pytest.fixture(scope="module")
+def options(code) -> tuple[str, ...]:
+    return ("--profile", str(code / "profiles" / "slurm"), f"--retries={RETRIES}", SOON)
+
+
+@pytest.fixture(scope="module")
+def soaked(slurm, code, options, undisturbed, tmp_path_factory) -> Iterator[tuple[Run, Killer]]:
+    """The experiment's run under SLURM and blows."""
+    run = Run(tmp_path_factory.mktemp("soaked"), code, slurm.environment, CONFIG, *options)
+    killer = Killer(run, slurm)
+    try:
+        killer.work()
+        run.finish(1)
+        yield run, killer
+    finally:
+        run.kill()
+
+
+def submitted(slurm, run: Run) -> list[str]:
+    """The rules and wildcards of all jobs that a run has submitted, as SLURM remembers them."""
+    return [job["Comment"] for job in slurm.jobs() if str(run.folder) in job["WorkDir"]]
+
+
+def test_blows_of_every_kind_were_dealt(soaked, slurm):
+    run, killer = soaked
+    assert len(killer.blows) == BLOWS
+    kinds = {blow.split()[0] for blow in killer.blows}
+    assert kinds == {"SIGKILL", "SIGTERM", "requeue", "node"}
+    assert len(set(submitted(slurm, run))) >= 40
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_files_are_those_of_an_undisturbed_run(soaked, undisturbed, kind):
+    run, _ = soaked
+    expected, found = undisturbed.files(kind), run.files(kind)
+    assert expected.keys() == found.keys() != set()
+    assert [name for name in expected if expected[name] != found[name]] == []
+
+
+def test_trainings_that_were_hit_went_on_from_their_states(soaked):
+    run, killer = soaked
+    assert any(blow.split()[-2] == "train" for blow in killer.blows)
+    logs = (run.folder / "results" / "logs" / "train").glob("*.log")
+    assert any("going on after step" in log.read_text() for log in logs)
+    # What searches have measured is kept; no state of a training or an evaluation is left.
+    assert not [path for path in (run.folder / "results" / "state").glob("*/*") if path.suffix != ".jsonl"]
+
+
+def test_a_change_then_submits_what_depends_on_it_and_nothing_else(soaked, slurm, code, options):
+    run, _ = soaked
+    before = len(submitted(slurm, run))
+    steps = CONFIG["steps"] | {"pause": {"kind": "pause", "training": {**LONG, "learning_rate": 1e-3}}}
+    again = Run(run.folder, code, slurm.environment, {**CONFIG, "steps": steps}, *options)
+    try:
+        again.finish(SECONDS)
+    finally:
+        again.kill()
+    new = submitted(slurm, run)[before:]
+    nodes = [f"llama@0+cot{pruning}+pause" for pruning in ("", "+layers-1", "+groups-1", "+neurons-16")]
+    assert len(new) == 2 * len(nodes)
+    for node in nodes:
+        for rule in ("train", "evaluate"):
+            assert [job for job in new if re.search(rf"rule_{rule}_.*{re.escape(node)}$", job)], new
