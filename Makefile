@@ -5,10 +5,10 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup slurm demo report test lint format lock clean
+.PHONY: help setup slurm kubernetes demo report test lint format lock clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make the virtual environment
 
@@ -20,6 +20,9 @@ $(READY): requirements.lock pyproject.toml
 
 slurm: $(READY) ## Add SLURM's plugin, for runs on a cluster
 	$(BIN)/pip install --quiet --no-deps --requirement requirements-slurm.lock
+
+kubernetes: $(READY) ## Add the plugins for Kubernetes and object storage
+	$(BIN)/pip install --quiet --no-deps --requirement requirements-kubernetes.lock
 
 demo: $(READY) ## Run the default experiment (config.yaml) to its tables and figures
 	$(BIN)/snakemake --cores $(CORES) --quiet rules host
@@ -49,6 +52,12 @@ lock: ## Renew the lock files from pyproject.toml
 	  | sed 's/+cpu//' | grep -v -i -E '^(nvidia|triton|cuda)' > requirements.lock
 	.venv-lock/bin/pip install --quiet --constraint requirements.lock --editable '.[slurm]'
 	.venv-lock/bin/pip freeze | grep '^snakemake-executor-plugin-slurm' > requirements-slurm.lock
+	# boto3 is older than the newest python-dateutil, with which all else is content.
+	grep -v '^python-dateutil' requirements.lock > .venv-lock/constraints
+	.venv-lock/bin/pip install --quiet --constraint .venv-lock/constraints --editable '.[kubernetes]'
+	.venv-lock/bin/pip freeze --exclude-editable | sed 's/+cpu//' \
+	  | grep -v -x -F -f requirements.lock -f requirements-slurm.lock \
+	  | grep -v -i -E '^(nvidia|triton|cuda)' > requirements-kubernetes.lock
 	rm -rf .venv-lock
 
 clean: ## Remove results and Snakemake's own records, after asking

@@ -1,6 +1,8 @@
 # copra: from a data file and a base model to accuracy against FLOPs.
 # A table of contents: the experiment is in config.yaml, the rules are in workflow/rules.
 
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -15,11 +17,13 @@ if not workflow.overwrite_configfiles:
 report: "workflow/report/workflow.rst"
 
 
-# The environment of the rules for runs with --software-deployment-method apptainer (see the README).
-container: "docker://python:3.11-slim"
+# The image of the rules for runs with --software-deployment-method apptainer (see the README): none is published,
+# so it is one that you make of the Dockerfile, beside config.yaml or in a registry.
+container: os.environ.get("COPRA_CONTAINER", "copra.sif")
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/forecast.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/importance.smk"

@@ -13,13 +13,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A process holds its GPU until it ends, so a second one that runs tests would wait forever.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-KINDS = ("llama", "gpt2", "copra_llama")
+KINDS = ("llama", "gpt2", "copra_llama", "copra_gpt2")
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 OVERRIDES = [
     {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 24},
     {"num_attention_heads": 6, "num_key_value_heads": 3},
     {},
 ]
+GPT2_OVERRIDES = [{"n_head": 2, "n_inner": 24}, {"n_head": 3}, {}]
 
 
 def pytest_collection_modifyitems(items):
@@ -43,6 +44,7 @@ def _make_model(
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+    from copra.models.copra_gpt2 import CopraGPT2Config, CopraGPT2LMHeadModel
     from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
 
     torch.set_num_threads(1)
@@ -56,15 +58,18 @@ def _make_model(
         "intermediate_size": 40,
         "max_position_embeddings": 128,
     }
+    gpt2 = {"n_embd": 32, "n_layer": layers, "n_head": 4, "n_positions": 128, **shared}
+    gpt2 |= dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), dropout)
+    alike = [{}] * (layers - 3)
     if kind == "llama":
         model = LlamaForCausalLM(LlamaConfig(**llama))
     elif kind == "copra_llama":
-        overrides = [*OVERRIDES, *[{}] * (layers - 3)]
-        model = CopraLlamaForCausalLM(CopraLlamaConfig(**llama, layer_overrides=overrides))
+        model = CopraLlamaForCausalLM(CopraLlamaConfig(**llama, layer_overrides=[*OVERRIDES, *alike]))
+    elif kind == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(**gpt2))
     else:
-        gpt2 = {"n_embd": 32, "n_layer": layers, "n_head": 4, "n_positions": 128}
-        dropouts = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), dropout)
-        model = GPT2LMHeadModel(GPT2Config(**gpt2, **dropouts, **shared))
+        overrides = [*GPT2_OVERRIDES, *alike]
+        model = CopraGPT2LMHeadModel(CopraGPT2Config(**gpt2, head_dim=8, layer_overrides=overrides))
     if double:
         model.double()
         for module in model.modules():
@@ -80,7 +85,7 @@ def _rms_norm(self, x):
 
 @pytest.fixture(scope="session")
 def make_model():
-    """Makes a tiny Llama with GQA, GPT-2, or Llama with unequal layers; see `_make_model`."""
+    """Makes a tiny Llama with GQA, GPT-2, or one of either with unequal layers; see `_make_model`."""
     return _make_model
 
 

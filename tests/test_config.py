@@ -269,3 +269,10 @@ def test_what_the_snakefile_imports_is_light(module):
     code = f"import sys, copra.{module}; print(*sorted(set(sys.modules) & {set(heavy)}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_tracking_is_off_unless_a_tracker_is_named():
+    assert parse(CONFIG).tracking is None
+    assert parse(CONFIG | {"tracking": "tensorboard"}).tracking == "tensorboard"
+    with pytest.raises(CopraError, match=r"config.yaml: tracking: .*'tensorboard', 'trackio' or 'wandb'"):
+        parse(CONFIG | {"tracking": "mlflow"})

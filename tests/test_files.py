@@ -1,6 +1,7 @@
 """Artifacts are complete or absent, whatever happens while they are written."""
 
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -19,11 +20,14 @@ from copra.files import (
     file_sha256,
     parquet_record,
     read_json,
+    read_json_lines,
     read_parquet,
+    read_sealed_json,
     read_yaml,
     replacing,
     write_json,
     write_parquet,
+    write_sealed_json,
 )
 
 
@@ -203,6 +207,38 @@ def test_json_that_is_cut_or_missing_is_named(tmp_path):
         read_json(tmp_path / "x.json")
     with pytest.raises(CopraError, match=r"y\.json: no such file"):
         read_json(tmp_path / "y.json")
+
+
+def test_sealed_json_comes_back_as_it_was_and_refuses_edits(tmp_path):
+    path = tmp_path / "x.json"
+    value = {"b": [1, 2.5, None], "a": {2: "é", 10: 0.1}}
+    write_sealed_json(path, value)
+    assert read_sealed_json(path) == {"b": [1, 2.5, None], "a": {"2": "é", "10": 0.1}}
+    # The digest by hand: of the value's JSON with sorted keys and no spaces.
+    text = r'{"a":{"10":0.1,"2":"\u00e9"},"b":[1,2.5,null]}'
+    assert json.loads(path.read_text())["digest"] == hashlib.sha256(text.encode()).hexdigest()
+    # Layout does not matter, what it says does.
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
+    assert read_sealed_json(path)["b"] == [1, 2.5, None]
+    for old, new in (("2.5", "2.6"), ('"b"', '"c"'), ("null", "0"), ('"digest"', '"digests"')):
+        write_sealed_json(path, value)
+        path.write_text(path.read_text().replace(old, new))
+        with pytest.raises(CopraError, match=r"x\.json: not as copra wrote it .*Delete it"):
+            read_sealed_json(path)
+    write_json(path, [1])
+    with pytest.raises(CopraError, match="not as copra wrote it"):
+        read_sealed_json(path)
+
+
+def test_json_lines_that_are_cut_or_missing_are_named_with_the_line(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1}\n[2]\n')
+    assert read_json_lines(path) == [{"a": 1}, [2]]
+    path.write_text('{"a": 1}\n[2')
+    with pytest.raises(CopraError, match=r"x\.jsonl, line 2: not valid JSON .*Delete it"):
+        read_json_lines(path)
+    with pytest.raises(CopraError, match=r"y\.jsonl: no such file"):
+        read_json_lines(tmp_path / "y.jsonl")
 
 
 def test_parquet_round_trip_with_its_record(tmp_path):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas
 
 MANIFEST = "copra.json"
+SEAL = "digest"
 
 
 def canonical_json(value: Any) -> str:
@@ -58,10 +59,13 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             _flush(temporary)
+            old = temporary.with_name(f"{temporary.name}-old")
             if temporary.is_dir() and path.exists():
-                _remove(path)
+                # A folder is removed file by file, so it goes out of sight before.
+                os.replace(path, old)
             os.replace(temporary, path)
             _flush_folder(path.parent)
+            _remove(old)
         except BaseException:
             _remove(temporary)
             raise
@@ -91,6 +95,47 @@ def read_json(path: Path) -> Any:
         raise CopraError(f"{path}: no such file. Run the rule that makes it, or snakemake.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CopraError(f"{path}: not valid JSON ({error}). Delete it and run snakemake again.") from None
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """Read a file of JSON values, one a line.
+
+    Raises:
+        CopraError: the file is missing, or a line is not JSON, naming both.
+    """
+    lines = []
+    try:
+        with open(path) as file:
+            for line in file:
+                lines.append(json.loads(line))
+    except FileNotFoundError:
+        raise CopraError(f"{path}: no such file. Run the rule that makes it, or snakemake.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CopraError(
+            f"{path}, line {len(lines) + 1}: not valid JSON ({error}). Delete it and run snakemake again."
+        ) from None
+    return lines
+
+
+def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object with the digest of what it says as the last key, so that an edit is noticed."""
+    # JSON makes strings of all keys, which may then be in another order.
+    write_json(path, {**value, SEAL: digest(json.loads(canonical_json(value)))})
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """Read what `write_sealed_json` wrote, without the digest.
+
+    Raises:
+        CopraError: the file is missing, not JSON, or not as it was written, naming it.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or value.pop(SEAL, None) != digest(value):
+        raise CopraError(
+            f"{path}: not as copra wrote it (its digest differs from what it says), so it was edited. Delete "
+            "it and run snakemake again; what a step does is set in the config."
+        )
+    return value
 
 
 def read_yaml(path: Path) -> Any:

@@ -14,6 +14,7 @@ PACKAGE = "copra"
 ROOT = Path(__file__).parent
 
 
+@cache
 def fingerprint(verb: str) -> str:
     """16 hexadecimal digits over all code that `copra <verb>` can run."""
     total = hashlib.sha256()

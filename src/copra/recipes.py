@@ -20,6 +20,7 @@ from copra.reasoning import Method
 from copra.reasoning.distil import stage_of
 from copra.reasoning.few_shot import FewShot
 from copra.reasoning.icot_kd import IcotKd
+from copra.reasoning.method import Stage
 from copra.recipe_faults import recipe_faults
 
 Kind = Literal["base", "train", "prune", "prompt", "quantise"]
@@ -69,12 +70,29 @@ class RecipeEnd:
     nodes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Training:
+    """A stage of a training step: what all nodes that it makes have in common.
+
+    `label` is what it adds to a node's name, and `number` is None where the step has no other stage.
+    """
+
+    label: str
+    number: int | None
+    stage: Stage
+    settings: dict[str, Any]
+
+
 @dataclass
 class Tree:
-    """All nodes by name, parents before children, and the recipes in the order of the config."""
+    """All nodes by name, parents before children, and the recipes in the order of the config.
+
+    `trainings` are the stages of each training step, worked out once however many recipes have the step.
+    """
 
     nodes: dict[str, Node] = field(default_factory=dict)
     recipes: list[RecipeEnd] = field(default_factory=list)
+    trainings: dict[str, list[Training]] = field(default_factory=dict)
 
     def pruned(self) -> list[Node]:
         """Nodes made by pruning a model that can answer."""
@@ -98,11 +116,12 @@ def build_tree(experiment: Experiment) -> Tree:
         CopraError: an unknown step or base, a recipe given twice, a recipe that comes back to a step, or a
             step that cannot follow what is before it. All faults at once, a line each.
     """
-    tree, faults = Tree(), []
+    tree, faults, ends = Tree(), [], set()
     for number, (base, steps) in enumerate(_listed(experiment)):
-        where = f"recipes: {'+'.join([base, *steps])}"
+        recipe = "+".join([base, *steps])
+        where = f"recipes: {recipe}"
         found = list(recipe_faults(experiment, base, steps))
-        if any(end.recipe == "+".join([base, *steps]) for end in tree.recipes):
+        if recipe in ends:
             found.append(f"given twice (the second time as recipe number {number + 1})")
         faults += [f"{where}: {fault}" for fault in found]
         if not found:
@@ -110,6 +129,7 @@ def build_tree(experiment: Experiment) -> Tree:
                 dict.fromkeys(_grow(tree, experiment, base, steps, seed) for seed in experiment.seeds)
             )
             tree.recipes.append(_end(experiment, base, steps, nodes))
+            ends.add(recipe)
     names = [end.recipe for end in tree.recipes]
     if not faults and experiment.reference is not None and experiment.reference not in names:
         faults.append(
@@ -142,10 +162,10 @@ def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed:
         step = experiment.steps[name]
         if isinstance(step, Method):
             teacher = _teacher(tree, experiment, step, node, seed)
-            numbers = list(step.stages())
-            for number in numbers:
-                label = name if number == numbers[-1] else f"{name}.{number}"
-                node = _add(tree, _train_node(experiment, node, step, name, label, number, seed, teacher))
+            if name not in tree.trainings:
+                tree.trainings[name] = _trainings(experiment, name, step)
+            for training in tree.trainings[name]:
+                node = _add(tree, _train_node(experiment, node, step, name, training, seed, teacher))
         elif isinstance(step, FewShot):
             node = _add(tree, _prompt_node(node, name, step))
         elif isinstance(step, Quantise):
@@ -179,38 +199,49 @@ def _base_node(experiment: Experiment, base: str, seed: int) -> Node:
     return Node(name, "base", None, None, None, entering, experiment.task, None, name, settings)
 
 
+def _trainings(experiment: Experiment, step: str, method: Method) -> list[Training]:
+    """The stages of a training step."""
+    numbers = list(method.stages())
+    stages = {number: stage_of(method, number) for number in numbers}
+    return [
+        Training(
+            label=step if number == numbers[-1] else f"{step}.{number}",
+            number=number if len(numbers) > 1 else None,
+            stage=stage,
+            settings={
+                "method": method.kind,
+                "stage": stage.canonical(),
+                "training": method.training_of(number).canonical(),
+                "precision": experiment.compute.precision,
+            },
+        )
+        for number, stage in stages.items()
+    ]
+
+
 def _train_node(
     experiment: Experiment,
     parent: Node,
     method: Method,
     step: str,
-    label: str,
-    number: int,
+    training: Training,
     seed: int,
     teacher: str,
 ) -> Node:
     before = parent.name.rsplit("+", 1)[0] if parent.step == step else parent.name
-    name = f"{before}+{_name(label, seed if _first_seed(parent, step) else None)}"
-    stages = method.stages()
-    stage = stage_of(method, number)
-    settings = {
-        "method": method.kind,
-        "stage": stage.canonical(),
-        "training": method.training_of(number).canonical(),
-        "precision": experiment.compute.precision,
-        "seed": seed,
-    }
+    name = f"{before}+{_name(training.label, seed if _first_seed(parent, step) else None)}"
+    stage = training.stage
     return Node(
         name,
         "train",
         parent.name,
         step,
-        number if len(stages) > 1 else None,
+        training.number,
         seed,
         method.task or experiment.task,
         method.kind,
         name,
-        settings,
+        {**training.settings, "seed": seed},
         teacher=teacher if stage.needs_teacher else None,
         latents=stage.layouts[-1].latents,
         loops=stage.loops,

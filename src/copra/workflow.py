@@ -247,8 +247,8 @@ class Workflow:
             value["answers"] = self._answers(self.node(node).task)
         return self.settings("score", value)
 
-    def plan_settings(self, name: str) -> str:
-        return self.settings("plan", self.node(name).settings)
+    def choose_settings(self, name: str) -> str:
+        return self.settings("choose", self.node(name).settings)
 
     def prompt_settings(self, name: str) -> str:
         return self.settings("prompt", {"node": name, **self.node(name).settings})

@@ -108,9 +108,9 @@ def test_each_value_is_a_line(llama, rows, tmp_path):
     (losses,), (answers,) = tmp_path.glob("*/loss.jsonl"), tmp_path.glob("*/accuracy.jsonl")
     lines = [json.loads(line) for line in losses.read_text().splitlines()]
     assert [line["loss"] for line in lines] == values
-    assert len({line["cut"] for line in lines}) == len(cuts)
+    assert len({line["name"] for line in lines}) == len(cuts)
     (line,) = answers.read_text().splitlines()
-    assert json.loads(line) == {"cut": lines[1]["cut"], "correct": 0, "n": 2}
+    assert json.loads(line) == {"name": lines[1]["name"], "correct": 0, "n": 2}
 
 
 @pytest.mark.parametrize(("kept", "known"), [(1, 2), (20, 2), (-1, 2), (None, 3)])

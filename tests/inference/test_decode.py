@@ -1,5 +1,6 @@
 """Batched, cached decoding against a plain one: a prompt at a time, no cache, in float64."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise, product
@@ -235,6 +236,51 @@ def test_all_latents_of_a_batch_share_one_norm_of_the_embeddings(any_model, prom
 def test_no_prompts_no_answers(any_model):
     assert answers(any_model, [], None, 4, 1) == []
     assert answers(any_model, [], None, 4, 1, prefix=[2, 3]) == []
+
+
+def test_processes_share_out_the_batches(any_model, prompts, monkeypatch):
+    """Batches of the prompts by length, the first, third and so on for the first of two processes."""
+    whole, order = answers(any_model, prompts, None, 3, 1), sorted(range(8), key=LENGTHS.__getitem__)
+    parts: list[dict[int, Answer]] = []
+    monkeypatch.setattr("copra.processes.gather", lambda own: parts.append(own) or [dict(enumerate(whole))])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        assert answers(any_model, prompts, None, 3, 1) == whole
+    for part, shared in zip(parts, (order[:3] + order[6:], order[3:6]), strict=True):
+        assert part == {i: whole[i] for i in shared}
+
+
+def test_a_batch_that_is_kept_is_not_answered(any_model, prompts):
+    """It is known by all that its answers depend on but the model."""
+    kept, made = {}, []
+
+    def keep(depends, answer):
+        name = json.dumps(depends)
+        if name not in kept:
+            made.append(len(depends[-1]))
+            kept[name] = answer()
+        return kept[name]
+
+    def ask(decoding=HIDDEN, batch_size=3, **options):
+        return answers(any_model, prompts, decoding, batch_size, 1, keep=keep, **options)
+
+    found = ask()
+    assert (made, found) == ([3, 3, 2], answers(any_model, prompts, HIDDEN, 3, 1))
+    assert (ask(), made) == (found, [3, 3, 2])
+    for change in (
+        {"decoding": replace(HIDDEN, latents=2)},
+        {"decoding": None},
+        {"max_new_tokens": 4},
+        {"prefix": (4, 5)},
+        {"force_length": True},
+        {"batch_size": 4},
+    ):
+        made.clear()
+        assert ask(**change) == answers(
+            any_model, prompts, **{"decoding": HIDDEN, "batch_size": 3, "stop": 1} | change
+        )
+        assert sum(made) == 8
 
 
 @pytest.mark.parametrize("name", ["none", "hidden", "projected", "jacobi 2", "embedding"])

@@ -8,13 +8,13 @@ from copra.report.after import after_fine_tuning
 WHOLE = {"layers": 4, "kv_groups": 8, "heads": 16, "neurons": 400}
 
 
-def _recipe(order, pruning, accuracy, cost, seed="all", seconds=math.nan, **left):
+def _recipe(order, pruning, accuracy, cost, seed="all", seconds=math.nan, bytes_each=4, **left):
     units = WHOLE | left
     return {
         "base": "llama",
         "order": order,
         "pruning": pruning,
-        "method": order.split(" > ")[-1],
+        "method": [step for step in order.split(" > ") if step not in pruning.split(" + ")][-1],
         "seed": seed,
         "accuracy": accuracy,
         "low": accuracy - 0.02,
@@ -23,6 +23,8 @@ def _recipe(order, pruning, accuracy, cost, seed="all", seconds=math.nan, **left
         "flops": 1000 * cost,
         "attention_flops": 100 * cost,
         "kv_cache_bytes_per_token": 64 * units["kv_groups"],
+        "parameters": 100 * cost,
+        "checkpoint_bytes": 100 * cost * bytes_each,
         "seconds_batch_1": seconds,
     }
 
@@ -99,6 +101,7 @@ def test_panels_in_which_nothing_varies_are_left_out():
         "FLOPs an answer",
         "attention FLOPs an answer",
         "KV cache a token (bytes)",
+        "checkpoint (bytes)",
     ]
     layers = [_recipe("llama > cot", "dense", 0.6, 10, seconds=0.2), RECIPES[1] | {"seconds_batch_1": 0.1}]
     assert "KV groups left, all layers together" not in _panels(layers)[0]
@@ -112,8 +115,8 @@ def test_orders_of_steps_are_told_apart_and_seeds_left_out():
     recipes = [
         _recipe("llama > cot > coconut", "dense", 0.6, 10),
         _recipe("llama > cot > drop > coconut", "drop", 0.5, 8, **FEWER),
-        _recipe("llama > cot > coconut > drop", "drop", 0.1, 8, **FEWER) | {"method": "coconut"},
-        _recipe("llama > cot > coconut > drop", "drop", 0.0, 8, seed="1", **FEWER) | {"method": "coconut"},
+        _recipe("llama > cot > coconut > drop", "drop", 0.1, 8, **FEWER),
+        _recipe("llama > cot > coconut > drop", "drop", 0.0, 8, seed="1", **FEWER),
     ]
     panels, figure = _panels(recipes)
     lines = _drawn(panels["layers left"])
@@ -121,6 +124,68 @@ def test_orders_of_steps_are_told_apart_and_seeds_left_out():
     assert lines[0][0] != lines[1][0]
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert words[:2] == ["cot → prune → coconut", "cot → coconut → prune"]
+
+
+INT8 = {"bytes_each": 1.5, "seconds": 0.4}
+QUANTISED = [
+    _recipe("llama > cot", "dense", 0.6, 10, seconds=0.2),
+    _recipe("llama > drop > cot", "drop", 0.5, 8, seconds=0.1, **FEWER),
+    _recipe("llama > cot > int8", "int8", 0.59, 10, **INT8),
+    _recipe("llama > drop > cot > int8", "drop + int8", 0.4, 8, **INT8, **FEWER),
+]
+
+
+def test_quantised_models_are_beside_pruned_ones():
+    """They are known by their bytes a weight, since a step may have any name."""
+    panels, figure = _panels(QUANTISED)
+    lines = _drawn(panels["checkpoint (bytes)"])
+    assert [points for _, _, points in lines] == [
+        [[3200, 50], [4000, 60]],
+        [[1500, 59], [4000, 60]],
+        [[1200, 40], [4000, 60]],
+    ]
+    (colour,) = {colour for colour, _, _ in lines}
+    assert len({style for _, style, _ in lines}) == 3
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words == ["cot", "not pruned", "layers pruned", "quantised", "layers pruned, quantised"]
+    assert figure.legends[0].get_lines()[0].get_color() == colour
+    seconds = [points for _, _, points in _drawn(panels["latency at batch 1 (s)"])]
+    assert seconds == [[[0.1, 50], [0.2, 60]], [[0.2, 60], [0.4, 59]], [[0.2, 60], [0.4, 40]]]
+
+
+def test_quantised_models_are_left_out_where_quantising_changes_nothing():
+    panels, _ = _panels(QUANTISED)
+    for label in ("layers left", "FLOPs an answer", "attention FLOPs an answer", "KV cache a token (bytes)"):
+        assert len(_drawn(panels[label])) == 1, label
+    alone = [QUANTISED[0], QUANTISED[2] | {"flops": 9_990}]
+    assert list(_panels(alone)[0]) == ["checkpoint (bytes)", "latency at batch 1 (s)"]
+
+
+def test_what_a_file_says_beside_its_weights_quantises_nothing():
+    tiny = [QUANTISED[0], QUANTISED[1] | {"checkpoint_bytes": 800 * 4 - 200}]
+    words = [text.get_text() for text in _panels(tiny)[1].legends[0].get_texts()]
+    assert words == ["cot", "not pruned", "layers pruned"]
+
+
+def test_all_panels_fit_in_two_rows_and_all_looks_differ():
+    kinds = {
+        "layers": FEWER,
+        "groups": HALF,
+        "heads": {"heads": 8},
+        "neurons": {"neurons": 200},
+        "all": FEWER | {"kv_groups": 3, "heads": 6},
+    }
+    recipes = [QUANTISED[0]]
+    for name, left in kinds.items():
+        order = f"llama > {name} > cot"
+        recipes.append(_recipe(order, name, 0.5, 7, seconds=0.1, **left))
+        recipes.append(_recipe(f"{order} > int8", f"{name} + int8", 0.4, 7, **INT8, **left))
+    panels, figure = _panels(recipes)
+    assert len(panels) == 7
+    assert {axes.get_subplotspec().rowspan.start for axes in panels.values()} == {0, 1}
+    legend = figure.legends[0].get_lines()
+    looks = {(line.get_linestyle(), line.get_marker()) for line in legend[2:]}
+    assert len(legend[2:]) == len(looks) == 10
 
 
 def test_bases_are_told_apart():

@@ -8,9 +8,9 @@ import torch
 
 from copra.errors import CopraError
 from copra.files import MANIFEST, read_json, read_parquet
-from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
+from copra.models.checkpoint import WEIGHTS, save_checkpoint
 from copra.reasoning.layout import Decoding
-from copra.verbs import evaluate, latency, quantise
+from copra.verbs import curve, evaluate, latency, prune, quantise, score, train
 
 KNOWN = {
     "node": "tiny@0+cot",
@@ -36,7 +36,8 @@ def place(tmp_path, data, word_base):
 def run(verb, settings, **paths):
     parser = ArgumentParser()
     verb.arguments(parser)
-    words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    named = {name: path if isinstance(path, list) else [path] for name, path in paths.items()}
+    words = [word for name, given in named.items() for word in (f"--{name}", *map(str, given))]
     verb.run(parser.parse_args(["--settings", json.dumps(settings), *words]))
 
 
@@ -82,6 +83,7 @@ def test_it_is_evaluated_and_timed_as_any_other(place):
             {"node": name, "task": "sums", "max_new_tokens": 8, "batch_size": 3},
             model=place / name / MANIFEST,
             data=place / "data" / "test.parquet",
+            state=place / "state",
             output=place / "evaluations" / name / "metrics.json",
         )
         metrics[name] = read_json(place / "evaluations" / name / "metrics.json")
@@ -94,11 +96,16 @@ def test_it_is_evaluated_and_timed_as_any_other(place):
     run(
         latency,
         sizes,
-        models=place / "int8" / MANIFEST,
+        models=[place / name / MANIFEST for name in ("parent", "int8")],
         data=place / "data" / "test.parquet",
         output=place / "latency.parquet",
     )
-    assert read_parquet(place / "latency.parquet")["seconds_per_answer"].gt(0).all()
+    times = read_parquet(place / "latency.parquet")
+    assert times["seconds_per_answer"].gt(0).all()
+    assert dict(zip(times["node"], times["dtype"], strict=True)) == {
+        "tiny@0+cot": "float32",
+        "tiny@0+cot+int8": "int8",
+    }
 
 
 def test_logits_that_are_no_numbers_leave_no_checkpoint(place, word_base):
@@ -111,8 +118,29 @@ def test_logits_that_are_no_numbers_leave_no_checkpoint(place, word_base):
     assert not (place / "int8").exists()
 
 
-def test_a_quantised_checkpoint_is_not_quantised_again(place):
+TRAINING = {"learning_rate": 1e-3, "steps": 1, "batch_size": 4, "validations": 1}
+INT8 = {"kind": "quantise", "weights": "int8"}
+CURVE = {"model": "tiny+cot+int8", "unit": "layers", "metrics": ["deepest"], "remove": [1]}
+TRAIN = {"node": "again", "method": "cot", "stage": {}, "training": TRAINING, "seed": 0}
+# The verb, its settings, the option that names the checkpoint, and other paths.
+CHANGES = [
+    (train, TRAIN, "parent", ("state",)),
+    (prune, {"node": "again"}, "parent", ("plan",)),
+    (score, {"scoring": "passes", "objective": "cot", "importance": {}}, "model", ("state",)),
+    (curve, {"node": "again", "name": "a", "curve": CURVE}, "model", ("scores", "state")),
+    (quantise, {"node": "again", "quantise": INT8}, "parent", ()),
+]
+
+
+def test_nothing_but_answering_follows(place, monkeypatch):
+    """It is refused before it is loaded, so also where there is no torchao."""
     to_int8(place)
-    with pytest.raises(CopraError, match="int8: is quantised already"):
-        to_int8(place, parent="int8", output="again")
-    load_checkpoint(place / "int8")
+    (place / "plan").write_text("{}")
+    monkeypatch.setattr("copra.models.quantised.is_torchao_available", lambda version: False)
+    message = r"int8: is quantised already, .* made of, tiny@0\+cot, and quantise last"
+    for verb, settings, option, others in CHANGES:
+        paths = {name: place / name for name in ("data", *others)} | {option: place / "int8"}
+        with pytest.raises(CopraError, match=message):
+            run(verb, settings, **paths, output=place / "again")
+    assert not (place / "again").exists()
+    assert not (place / "state").exists()

@@ -33,7 +33,10 @@ def run(verb, place, model: str, **settings):
     output = place / "output.parquet"
     value = {"node": model, "max_new_tokens": 6, **settings}
     words = ["--settings", json.dumps(value), "--model", str(place / model)]
-    verb.run(parser.parse_args([*words, "--data", str(place / "data"), "--output", str(output)]))
+    words += ["--data", str(place / "data"), "--output", str(output)]
+    if verb is sweep:
+        words += ["--state", str(place / "state")]
+    verb.run(parser.parse_args(words))
     return pandas.read_parquet(output)
 
 

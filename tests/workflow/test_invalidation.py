@@ -43,7 +43,7 @@ def trained(*nodes):
 
 
 def pruned(*nodes):
-    return {f"{word} {node}" for node in nodes for word in ("Planning", "Pruning to")}
+    return {f"{word} {node}" for node in nodes for word in ("Choosing the cut of", "Pruning to")}
 
 
 STAGES = (f"{COCONUT}.0", f"{COCONUT}.1", COCONUT)
@@ -118,7 +118,12 @@ CHANGES = {
     ),
     "the reference": ({"reference": "llama+cot+no_cot"}, ACCURACY),
     "settings that are no part of a result": (
-        {"compute__save_every_seconds": 0, "compute__memory_mb": 3000, "compute__runtime_minutes": 30},
+        {
+            "compute__save_every_seconds": 0,
+            "compute__memory_mb": 3000,
+            "compute__runtime_minutes": 30,
+            "tracking": "tensorboard",
+        },
         set(),
     ),
     "the order of keys, and defaults written out": (

@@ -91,6 +91,41 @@ def test_the_workflow_passes_snakemakes_lint(finished):
     assert "Congratulations" in finished.snakemake("--lint")
 
 
+APPTAINER = """#!/bin/sh
+[ "$1" = --version ] && echo apptainer version 1.3.4 && exit
+echo "$@" >> "$CALLS"
+for last; do :; done
+exec bash -c "$last"
+"""
+
+
+@pytest.fixture
+def apptainer(tmp_path):
+    """The environment of runs that find an Apptainer which notes its calls and isolates nothing."""
+    program = tmp_path / "bin" / "apptainer"
+    program.parent.mkdir()
+    program.write_text(APPTAINER)
+    program.chmod(0o755)
+    return {"PATH": f"{program.parent}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
+
+
+def test_jobs_run_in_the_image_that_is_asked_for(run, apptainer, tmp_path):
+    (run.results / "tables" / "before_fine_tuning.csv").unlink()
+    asked = ("--software-deployment-method", "apptainer", "--apptainer-args=--nv")
+    image = {"COPRA_CONTAINER": str(tmp_path / "own.sif")}
+    run.snakemake("results/tables/before_fine_tuning.csv", *asked, environment=apptainer | image)
+    (call,) = (tmp_path / "calls").read_text().splitlines()
+    assert re.search(rf" --nv {tmp_path}/own.sif bash -c .*copra export ", call)
+    assert (run.results / "tables" / "before_fine_tuning.csv").exists()
+
+
+@pytest.mark.parametrize("image", [None, "docker://registry.example.org/copra:0.2"])
+def test_an_image_makes_nothing_run_again(finished, apptainer, image):
+    environment = apptainer | ({"COPRA_CONTAINER": image} if image else {})
+    printed = finished.snakemake("-n", "--software-deployment-method", "apptainer", environment=environment)
+    assert "Nothing to be done" in printed
+
+
 def kill_in_training(run):
     """Start a run and kill the whole process group with SIGKILL once a training has saved a state."""
     process = subprocess.Popen(

@@ -2,10 +2,12 @@
 
 import os
 import re
+from pathlib import Path
 
 from copra.errors import CopraError
-from copra.files import read_yaml
+from copra.files import canonical_json, read_yaml
 from copra.importance.metrics import SCORINGS
+from copra.models.pack import put_pack_beside_checkpoints
 from copra.workflow import Workflow, put_copra_on_path
 from snakemake.exceptions import WorkflowError
 
@@ -20,6 +22,23 @@ try:
     )
 except CopraError as error:
     raise WorkflowError(str(error))
+
+
+# What makes a checkpoint whole beside its manifest. Its small files need not be declared as long as they stay
+# beside it, but object storage keeps only what is: copra packs them up then.
+WEIGHTS = ["model.safetensors"]
+if workflow.storage_settings.default_storage_provider:
+    WEIGHTS.append(put_pack_beside_checkpoints())
+
+
+def weights(model):
+    """The weights in the folder of a model, whose time does not matter: its manifest tells what they are."""
+    return ancient([f"{model}/{name}" for name in WEIGHTS])
+
+
+def above(files, levels):
+    """The folder so many levels above files, wherever a storage has its local copies of them."""
+    return str(Path(files[0]).parents[levels - 1]) if files else "."
 
 
 def growing(amount):

@@ -3,7 +3,7 @@
 
 rule data:
     input:
-        lambda wildcards: copra.task_files(wildcards.task),
+        lambda wildcards: local(copra.task_files(wildcards.task)),
     output:
         train="results/data/{task}/train.parquet",
         valid="results/data/{task}/valid.parquet",

@@ -1,10 +1,11 @@
-# Evaluation: every question answered, and time measured.
+# Evaluation: every question answered, and time measured. A killed job goes on with the answers in
+# results/state when it runs again.
 
 
 rule evaluate:
     input:
         manifest="results/models/{node}/copra.json",
-        weights=ancient("results/models/{node}/model.safetensors"),
+        weights=weights("results/models/{node}"),
         questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
     output:
         metrics="results/evaluations/{node}/metrics.json",
@@ -13,24 +14,27 @@ rule evaluate:
         "results/logs/evaluate/{node}.log",
     benchmark:
         "results/benchmarks/evaluate/{node}.tsv"
-    threads: copra.experiment.compute.threads
+    threads: copra.experiment.compute.threads * copra.experiment.compute.workers
     resources:
         gpu=copra.experiment.compute.gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
+        # No param, since it must not make anything run again.
+        processes=copra.experiment.compute.workers,
     params:
         settings=lambda wildcards: copra.evaluate_settings(wildcards.node),
     message:
         "Evaluating {wildcards.node}"
     shell:
-        "copra evaluate --settings {params.settings:q} --threads {threads} --model {input.manifest}"
-        " --data {input.questions} --output {output.metrics} > {log} 2>&1"
+        "copra evaluate --settings {params.settings:q} --threads {threads} --processes {resources.processes}"
+        " --model {input.manifest} --data {input.questions} --state results/state --output {output.metrics}"
+        " > {log} 2>&1"
 
 
 rule sweep:
     input:
         manifest="results/models/{node}/copra.json",
-        weights=ancient("results/models/{node}/model.safetensors"),
+        weights=weights("results/models/{node}"),
         questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
     output:
         latents="results/evaluations/{node}/latents.parquet",
@@ -38,24 +42,27 @@ rule sweep:
         "results/logs/sweep/{node}.log",
     benchmark:
         "results/benchmarks/sweep/{node}.tsv"
-    threads: copra.experiment.compute.threads
+    threads: copra.experiment.compute.threads * copra.experiment.compute.workers
     resources:
         gpu=copra.experiment.compute.gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
+        # No param, since it must not make anything run again.
+        processes=copra.experiment.compute.workers,
     params:
         settings=lambda wildcards: copra.sweep_settings(wildcards.node),
     message:
         "Evaluating {wildcards.node} with other numbers of latents"
     shell:
-        "copra sweep --settings {params.settings:q} --threads {threads} --model {input.manifest}"
-        " --data {input.questions} --output {output.latents} > {log} 2>&1"
+        "copra sweep --settings {params.settings:q} --threads {threads} --processes {resources.processes}"
+        " --model {input.manifest} --data {input.questions} --state results/state --output {output.latents}"
+        " > {log} 2>&1"
 
 
 rule lens:
     input:
         manifest="results/models/{node}/copra.json",
-        weights=ancient("results/models/{node}/model.safetensors"),
+        weights=weights("results/models/{node}"),
         questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
     output:
         lens="results/evaluations/{node}/lens.parquet",
@@ -65,7 +72,7 @@ rule lens:
         "results/benchmarks/lens/{node}.tsv"
     threads: copra.experiment.compute.threads
     resources:
-        gpu=copra.experiment.compute.gpu,
+        gpu=min(1, copra.experiment.compute.gpu),
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
     params:
@@ -81,7 +88,7 @@ rule lens:
 rule latency:
     input:
         manifests=expand("results/models/{node}/copra.json", node=copra.timed),
-        weights=ancient(expand("results/models/{node}/model.safetensors", node=copra.timed)),
+        weights=[path for node in copra.timed for path in weights(f"results/models/{node}")],
         questions=f"results/data/{copra.experiment.task}/test.parquet",
     output:
         times="results/latency.parquet",
@@ -91,7 +98,7 @@ rule latency:
         "results/benchmarks/latency.tsv"
     threads: workflow.cores
     resources:
-        gpu=copra.experiment.compute.gpu,
+        gpu=min(1, copra.experiment.compute.gpu),
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
     params:

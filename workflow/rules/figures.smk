@@ -50,10 +50,11 @@ rule training_figure:
         runtime=10,
     params:
         settings=lambda wildcards: copra.figure_settings("training_curves"),
+        models=lambda wildcards, input: above(input.logs, 2),
     message:
         "Drawing the training curves"
     shell:
-        "copra figure --settings {params.settings:q} --input results/models"
+        "copra figure --settings {params.settings:q} --input {params.models}"
         " --svg {output.svg} --png {output.png} > {log} 2>&1"
 
 
@@ -78,10 +79,11 @@ rule curriculum_figure:
         runtime=10,
     params:
         settings=lambda wildcards: copra.figure_settings("curriculum"),
+        evaluations=lambda wildcards, input: above(input.metrics, 2),
     message:
         "Drawing accuracy after each stage"
     shell:
-        "copra figure --settings {params.settings:q} --input results/evaluations"
+        "copra figure --settings {params.settings:q} --input {params.evaluations}"
         " --svg {output.svg} --png {output.png} > {log} 2>&1"
 
 
@@ -248,10 +250,11 @@ rule order_figure:
         runtime=10,
     params:
         settings=lambda wildcards: copra.figure_settings("drop_orders", wildcards.curve),
+        scores=lambda wildcards, input: above(input.scores, 3),
     message:
         "Drawing what the metrics of curve {wildcards.curve} would remove"
     shell:
-        "copra figure --settings {params.settings:q} --input results/scores --model {input.manifest}"
+        "copra figure --settings {params.settings:q} --input {params.scores} --model {input.manifest}"
         " --svg {output.svg} --png {output.png} > {log} 2>&1"
 
 

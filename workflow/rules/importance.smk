@@ -4,8 +4,9 @@
 rule score:
     input:
         manifest="results/models/{node}/copra.json",
-        weights=ancient("results/models/{node}/model.safetensors"),
-        rows=lambda wildcards: copra.calibration(**wildcards),
+        weights=weights("results/models/{node}"),
+        rows=lambda wildcards: copra.calibration(**wildcards)[:1],
+        text=lambda wildcards: local(copra.calibration(**wildcards)[1:]),
     output:
         scores="results/scores/{node}/{objective}/{scoring}.parquet",
     log:
@@ -14,7 +15,7 @@ rule score:
         "results/benchmarks/score/{node}/{objective}/{scoring}.tsv"
     threads: copra.experiment.compute.threads
     resources:
-        gpu=copra.experiment.compute.gpu,
+        gpu=min(1, copra.experiment.compute.gpu),
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
     params:
@@ -23,14 +24,14 @@ rule score:
         "Scoring {wildcards.node} on objective {wildcards.objective}: {wildcards.scoring}"
     shell:
         "copra score --settings {params.settings:q} --threads {threads} --model {input.manifest}"
-        " --data {input.rows[0]} --state results/state --output {output.scores} > {log} 2>&1"
+        " --data {input.rows} --state results/state --output {output.scores} > {log} 2>&1"
 
 
 # Before any fine-tuning: accuracy and loss as units go, each pruning made in memory.
 rule curve:
     input:
         manifest="results/models/{node}/copra.json",
-        weights=ancient("results/models/{node}/model.safetensors"),
+        weights=weights("results/models/{node}"),
         questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
         scores=lambda wildcards: copra.curve_scores(**wildcards),
     output:
@@ -41,14 +42,15 @@ rule curve:
         "results/benchmarks/curve/{curve}/{node}.tsv"
     threads: copra.experiment.compute.threads
     resources:
-        gpu=copra.experiment.compute.gpu,
+        gpu=min(1, copra.experiment.compute.gpu),
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
     params:
         settings=lambda wildcards: copra.curve_settings(**wildcards),
+        scores=lambda wildcards, input: above(input.scores, 2),
     message:
         "Measuring curve {wildcards.curve} of {wildcards.node}"
     shell:
         "copra curve --settings {params.settings:q} --threads {threads} --model {input.manifest}"
-        " --data {input.questions} --scores results/scores/{wildcards.node} --state results/state"
+        " --data {input.questions} --scores {params.scores} --state results/state"
         " --output {output.curve} > {log} 2>&1"

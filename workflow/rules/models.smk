@@ -7,10 +7,10 @@ rule base:
     input:
         train=lambda wildcards: f"{copra.data(wildcards.base)}/train.parquet",
         valid=lambda wildcards: f"{copra.data(wildcards.base)}/valid.parquet",
-        files=lambda wildcards: copra.base_files(wildcards.base),
+        files=lambda wildcards: local(copra.base_files(wildcards.base)),
     output:
         manifest="results/models/{base}/copra.json",
-        weights="results/models/{base}/model.safetensors",
+        weights=multiext("results/models/{base}/", *WEIGHTS),
     log:
         "results/logs/base/{base}.log",
     benchmark:

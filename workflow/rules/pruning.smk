@@ -1,39 +1,39 @@
 # Pruning: from scores to a plan, from a plan to a smaller checkpoint with its proof.
 
 
-rule plan:
+rule choose:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
         scores=lambda wildcards: copra.scores(wildcards.node),
     output:
         plan="results/plans/{node}.json",
     log:
-        "results/logs/plan/{node}.log",
+        "results/logs/choose/{node}.log",
     benchmark:
-        "results/benchmarks/plan/{node}.tsv"
+        "results/benchmarks/choose/{node}.tsv"
     localrule: True
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=lambda wildcards: copra.plan_settings(wildcards.node),
+        settings=lambda wildcards: copra.choose_settings(wildcards.node),
     message:
-        "Planning {wildcards.node}"
+        "Choosing the cut of {wildcards.node}"
     shell:
-        "copra plan --settings {params.settings:q} --parent {input.parent}"
+        "copra choose --settings {params.settings:q} --parent {input.parent}"
         " --scores {input.scores} --output {output.plan} > {log} 2>&1"
 
 
 rule prune:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
-        weights=lambda wildcards: ancient(f"{copra.parent(wildcards.node)}/model.safetensors"),
+        weights=lambda wildcards: weights(copra.parent(wildcards.node)),
         plan="results/plans/{node}.json",
         train=lambda wildcards: f"{copra.data(wildcards.node)}/train.parquet",
     output:
         manifest="results/models/{node}/copra.json",
-        weights="results/models/{node}/model.safetensors",
+        weights=multiext("results/models/{node}/", *WEIGHTS),
     log:
         "results/logs/prune/{node}.log",
     benchmark:
@@ -42,7 +42,7 @@ rule prune:
         node=copra.pruned,
     threads: copra.experiment.compute.threads
     resources:
-        gpu=copra.experiment.compute.gpu,
+        gpu=min(1, copra.experiment.compute.gpu),
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=60,
     params:

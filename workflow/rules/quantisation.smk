@@ -4,11 +4,11 @@
 rule quantise:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
-        weights=lambda wildcards: ancient(f"{copra.parent(wildcards.node)}/model.safetensors"),
+        weights=lambda wildcards: weights(copra.parent(wildcards.node)),
         valid=lambda wildcards: f"{copra.data(wildcards.node)}/valid.parquet",
     output:
         manifest="results/models/{node}/copra.json",
-        weights="results/models/{node}/model.safetensors",
+        weights=multiext("results/models/{node}/", *WEIGHTS),
     log:
         "results/logs/quantise/{node}.log",
     benchmark:
@@ -17,7 +17,7 @@ rule quantise:
         node=copra.quantised,
     threads: copra.experiment.compute.threads
     resources:
-        gpu=copra.experiment.compute.gpu,
+        gpu=min(1, copra.experiment.compute.gpu),
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=60,
     params:

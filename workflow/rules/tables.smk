@@ -19,10 +19,11 @@ rule accuracy_table:
         runtime=10,
     params:
         settings=lambda wildcards: copra.table_settings("accuracy_vs_flops"),
+        evaluations=lambda wildcards, input: above(input.metrics, 2),
     message:
         "Drawing up accuracy against FLOPs"
     shell:
-        "copra table --settings {params.settings:q} --evaluations results/evaluations"
+        "copra table --settings {params.settings:q} --evaluations {params.evaluations}"
         " --latency {input.times} --output {output.table} > {log} 2>&1"
 
 
@@ -46,10 +47,11 @@ rule pruning_table:
         runtime=10,
     params:
         settings=lambda wildcards: copra.table_settings("before_fine_tuning"),
+        evaluations=lambda wildcards, input: above(input.metrics, 2),
     message:
         "Drawing up accuracy right after pruning"
     shell:
-        "copra table --settings {params.settings:q} --evaluations results/evaluations"
+        "copra table --settings {params.settings:q} --evaluations {params.evaluations}"
         " --output {output.table} > {log} 2>&1"
 
 
@@ -69,10 +71,11 @@ rule latents_table:
         runtime=10,
     params:
         settings=lambda wildcards: copra.table_settings("accuracy_vs_latents"),
+        evaluations=lambda wildcards, input: above(input.swept, 2),
     message:
         "Drawing up accuracy against the number of latents"
     shell:
-        "copra table --settings {params.settings:q} --evaluations results/evaluations"
+        "copra table --settings {params.settings:q} --evaluations {params.evaluations}"
         " --output {output.table} > {log} 2>&1"
 
 
@@ -92,10 +95,11 @@ rule lens_table:
         runtime=10,
     params:
         settings=lambda wildcards: copra.table_settings("latent_lens"),
+        evaluations=lambda wildcards, input: above(input.seen, 2),
     message:
         "Drawing up what latents would say"
     shell:
-        "copra table --settings {params.settings:q} --evaluations results/evaluations"
+        "copra table --settings {params.settings:q} --evaluations {params.evaluations}"
         " --output {output.table} > {log} 2>&1"
 
 
@@ -115,10 +119,11 @@ rule curves_table:
         runtime=10,
     params:
         settings=lambda wildcards: copra.table_settings("pruning_curves"),
+        curves=lambda wildcards, input: above(input.curves, 2),
     message:
         "Drawing up the pruning curves"
     shell:
-        "copra table --settings {params.settings:q} --curves results/curves"
+        "copra table --settings {params.settings:q} --curves {params.curves}"
         " --output {output.table} > {log} 2>&1"
 
 
@@ -146,10 +151,12 @@ rule orders_table:
         runtime=10,
     params:
         settings=lambda wildcards: copra.table_settings("drop_orders"),
+        models=lambda wildcards, input: above(input.manifests, 2),
+        scores=lambda wildcards, input: above(input.scores, 3),
     message:
         "Drawing up the orders in which layers go"
     shell:
-        "copra table --settings {params.settings:q} --scores results/scores --models results/models"
+        "copra table --settings {params.settings:q} --scores {params.scores} --models {params.models}"
         " --output {output.table} > {log} 2>&1"
 
 

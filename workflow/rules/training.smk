@@ -4,13 +4,16 @@
 rule train:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
-        weights=lambda wildcards: ancient(f"{copra.parent(wildcards.node)}/model.safetensors"),
+        weights=lambda wildcards: weights(copra.parent(wildcards.node)),
         teacher=lambda wildcards: copra.teacher(wildcards.node),
+        teacher_weights=lambda wildcards: [
+            path for teacher in copra.teacher(wildcards.node) for path in weights(os.path.dirname(teacher))
+        ],
         train=lambda wildcards: f"{copra.data(wildcards.node)}/train.parquet",
         valid=lambda wildcards: f"{copra.data(wildcards.node)}/valid.parquet",
     output:
         manifest="results/models/{node}/copra.json",
-        weights="results/models/{node}/model.safetensors",
+        weights=multiext("results/models/{node}/", *WEIGHTS),
         log="results/models/{node}/training.jsonl",
     log:
         "results/logs/train/{node}.log",
@@ -18,20 +21,26 @@ rule train:
         "results/benchmarks/train/{node}.tsv"
     wildcard_constraints:
         node=copra.trained,
-    threads: copra.experiment.compute.threads
+    threads: copra.experiment.compute.threads * copra.experiment.compute.workers
     resources:
         gpu=copra.experiment.compute.gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
-        # No param, since it must not make anything run again.
+        # No params, since they must not make anything run again.
+        processes=copra.experiment.compute.workers,
+        sharding="full" if copra.experiment.compute.sharding else "none",
         save_every_seconds=copra.experiment.compute.save_every_seconds,
+        save_every_steps=copra.experiment.compute.save_every_steps or 0,
+        tracking=copra.experiment.tracking or "",
     params:
         settings=lambda wildcards: copra.train_settings(wildcards.node),
     message:
         "Training {wildcards.node}"
     shell:
-        "copra train --settings {params.settings:q} --threads {threads} --parent {input.parent}"
+        "copra train --settings {params.settings:q} --threads {threads} --processes {resources.processes}"
+        " --sharding {resources.sharding} --parent {input.parent}"
         " --teacher {input.teacher} --data {input.train} --state results/state --save-every {resources.save_every_seconds}"
+        " --save-steps {resources.save_every_steps} --tracking {resources.tracking}"
         " --output {output.manifest} > {log} 2>&1"
 
 
@@ -39,12 +48,12 @@ rule train:
 rule prompt:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
-        weights=lambda wildcards: ancient(f"{copra.parent(wildcards.node)}/model.safetensors"),
+        weights=lambda wildcards: weights(copra.parent(wildcards.node)),
         train=lambda wildcards: f"{copra.data(wildcards.node)}/train.parquet",
-        files=lambda wildcards: copra.prompt_files(wildcards.node),
+        files=lambda wildcards: local(copra.prompt_files(wildcards.node)),
     output:
         manifest="results/models/{node}/copra.json",
-        weights="results/models/{node}/model.safetensors",
+        weights=multiext("results/models/{node}/", *WEIGHTS),
     log:
         "results/logs/prompt/{node}.log",
     benchmark:

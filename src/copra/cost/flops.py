@@ -141,6 +141,25 @@ class FlopCounter:
         return 3 * forward if learns else forward
 
 
+def of_training_work(
+    shape: ModelShape,
+    work: Mapping[str, Mapping[str, float]],
+    step_decoder: int = 0,
+    teacher: ModelShape | None = None,
+) -> float:
+    """FLOPs of a training from what each reader of sequences read: its `tokens`, `context` and `supervised`
+    positions, see `FlopCounter.of_training`. A step decoder has so many layers of the model's kind."""
+    readers = {
+        "model": shape,
+        "teacher": teacher,
+        "step_decoder": shape.with_layers((shape.layers * step_decoder)[:step_decoder]),
+    }
+    return sum(
+        FlopCounter(readers[reader]).of_training(**counts, learns=reader != "teacher")
+        for reader, counts in work.items()
+    )
+
+
 def of_typical_answer(shape: ModelShape, typical: Mapping[str, int]) -> AnswerFlops:
     """An answer in words of a model of this shape: what plans compare shapes by. `typical` are the tokens
     (prompt, generated) that a manifest calls its `typical_answer`."""

@@ -28,7 +28,7 @@ def measure(
 
     One unmeasured run warms up; the device is synchronised around every run. A forced length takes
     the model's knowledge out of the comparison: every model writes the same number of tokens. Worked examples
-    before all questions are read once a run.
+    before all questions are read once a run. `dtype` is the type of the decoder layers' weights.
     """
     tokenizer = checkpoint.tokenizer
     decoding = checkpoint.decoding
@@ -56,7 +56,7 @@ def measure(
                 {
                     "node": checkpoint.manifest["node"],
                     "device": device_name(checkpoint.model.device),
-                    "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
+                    "dtype": weights_type(checkpoint),
                     "batch": len(chosen) if batch > 1 else 1,
                     "length": length,
                     "seconds_per_answer": _median_seconds(answer, repetitions) / len(chosen),
@@ -65,6 +65,11 @@ def measure(
                 }
             )
     return table
+
+
+def weights_type(checkpoint: Checkpoint) -> str:
+    """The type of the decoder layers' weights, such as "bfloat16", or "int8" where they are quantised."""
+    return checkpoint.manifest.get("quantised") or str(checkpoint.model.dtype).removeprefix("torch.")
 
 
 def device_name(device: torch.device) -> str:

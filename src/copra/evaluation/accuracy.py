@@ -9,7 +9,7 @@ from copra.cost.flops import PARTS, PHASES, FlopCounter
 from copra.errors import CopraError
 from copra.evaluation.answers import extract_answer, same_answer
 from copra.evaluation.statistics import proportion
-from copra.inference.decode import Answer, decode
+from copra.inference.decode import Answer, Keep, decode
 from copra.inference.prompts import Prompts, prompts_of, until_stop
 from copra.models.tokens import ANSWER, pad_id
 from copra.reasoning.layout import Decoding
@@ -26,8 +26,12 @@ def predictions(
     max_new_tokens: int,
     answers: Literal["number", "text"],
     batch_size: int = 128,
+    keep: Keep | None = None,
 ) -> pandas.DataFrame:
     """A row a question: what was generated, whether it is right, its token counts and its FLOPs.
+
+    Several processes share out the questions: each must call this, and each gets all rows. With `keep` a
+    batch of questions is answered once.
 
     Raises:
         CopraError: the longest question leaves too few positions for `max_new_tokens`.
@@ -46,6 +50,7 @@ def predictions(
         parts=checkpoint.parts,
         prefix=asked.prefix,
         ends=asked.ends,
+        keep=keep,
     )
     texts = tokenizer.batch_decode([answer.tokens for answer in decoded], skip_special_tokens=True)
     mark = tokenizer(ANSWER, add_special_tokens=False)["input_ids"][0]
@@ -81,7 +86,7 @@ def share_correct(
     max_new_tokens: int,
     answers: Literal["number", "text"],
 ) -> float:
-    """Accuracy alone, for choices made on the validation split."""
+    """Accuracy alone, for choices made on the validation split; `predictions` says of several processes."""
     return float(predictions(checkpoint, decoding, rows, max_new_tokens, answers)["correct"].mean())
 
 

@@ -1,13 +1,11 @@
 """What a checkpoint is worth with units gone: loss and accuracy, each measured once and kept on the disk."""
 
 import contextlib
-import json
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -16,6 +14,7 @@ from copra.errors import CopraError
 from copra.evaluation.accuracy import predictions
 from copra.files import digest
 from copra.importance.objective import example_losses
+from copra.memory import Memory
 from copra.models.checkpoint import Checkpoint, answering_parts
 from copra.pruning.cut import Cut
 from copra.pruning.proof import masked
@@ -57,10 +56,9 @@ class Ablation:
     """Loss and accuracy of a checkpoint with a cut applied.
 
     The loss is the mean over the examples of `batches` of each example's own mean cross-entropy; accuracy
-    is the share of `questions` with a right answer. Every value is appended to a file below `state` as soon
-    as it is known, so that whatever asks for it again, after a kill or in another search, reads it there.
-    The file's folder is named after all that its values depend on: weights, decoding, what is read, and
-    `code`, the fingerprint of the code that measures.
+    is the share of `questions` with a right answer. Every value is kept below `state` (see `Memory`), so that
+    whatever asks for it again, after a kill or in another search, reads it there. It depends on the
+    checkpoint, what is read, and `code`, the fingerprint of the code that measures.
     """
 
     def __init__(
@@ -76,20 +74,11 @@ class Ablation:
         self.shape = checkpoint.shape
         self.batches = batches
         self.questions = questions
-        manifest = checkpoint.manifest
         self.decoding = checkpoint.decoding
-        model = {
-            "weights": manifest["weights"]["sha256"],
-            "parts": (manifest.get("parts") or {}).get("sha256"),
-            "decoding": manifest["decoding"],
-            "device": [checkpoint.model.device.type, str(checkpoint.model.dtype)],
-            "code": code,
-        }
+        model = {**checkpoint.identity, "code": code}
         read = [[getattr(batch, name).tolist() for name in _READ] for batch in batches]
-        self._losses = Memory(_file(state, "loss", {**model, "batches": read}))
-        self._answers = Memory(
-            _file(state, "accuracy", {**model, "questions": questions and asdict(questions)})
-        )
+        self._losses = Memory(state, "loss", {**model, "batches": read})
+        self._answers = Memory(state, "accuracy", {**model, "questions": questions and asdict(questions)})
 
     def loss(self, cut: Cut) -> float:
         """The mean loss with a cut applied.
@@ -97,7 +86,7 @@ class Ablation:
         Raises:
             CopraError: it is not finite.
         """
-        return self._losses.of(cut, lambda: {"loss": self._loss(cut)})["loss"]
+        return self._losses.of(_name(cut), lambda: {"loss": self._loss(cut)})["loss"]
 
     def answers(self, cut: Cut) -> tuple[int, int]:
         """The number of right answers with a cut applied, and of all.
@@ -105,7 +94,7 @@ class Ablation:
         Raises:
             CopraError: the model was never trained to answer, or cannot answer with fewer layers.
         """
-        known = self._answers.of(cut, lambda: self._answer(cut))
+        known = self._answers.of(_name(cut), lambda: self._answer(cut))
         return known["correct"], known["n"]
 
     def accuracy(self, cut: Cut) -> float:
@@ -150,42 +139,5 @@ class Ablation:
         return {"correct": int(table["correct"].sum()), "n": len(table)}
 
 
-class Memory:
-    """Values by cut in a file of JSON lines; a line that a killed process left unfinished is passed over."""
-
-    def __init__(self, file: Path):
-        self.file = file
-        self.known: dict[str, dict[str, Any]] = {}
-        text = file.read_text() if file.is_file() else ""
-        for line in text.splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                value = json.loads(line)
-                self.known[value["cut"]] = value
-        if text and not text.endswith("\n"):
-            self._append("\n")
-
-    def of(self, cut: Cut, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What is known about a cut; measured and written down where nothing is."""
-        name = digest(cut.to_json())
-        if name not in self.known:
-            value = {"cut": name, **measure()}
-            self._append(json.dumps(value) + "\n")
-            self.known[name] = value
-        return self.known[name]
-
-    def _append(self, text: str) -> None:
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.file, "a") as handle:
-                handle.write(text)
-                handle.flush()
-                os.fsync(handle.fileno())
-        except OSError as error:
-            raise CopraError(
-                f"{self.file}: could not be written ({error.strerror}). Free some space or check the "
-                "permissions, then run again: what was measured before is kept."
-            ) from error
-
-
-def _file(state: Path, name: str, key: dict[str, Any]) -> Path:
-    return state / digest([name, key])[:16] / f"{name}.jsonl"
+def _name(cut: Cut) -> str:
+    return digest(cut.to_json())

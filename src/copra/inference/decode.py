@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from copra import processes
 from copra.inference.run import Run, read_prefix
 from copra.reasoning.layout import Decoding
 
@@ -26,6 +29,11 @@ class Answer:
     hit_length_limit: bool
 
 
+Keep = Callable[[Any, Callable[[], list[Answer]]], list[Answer]]
+"""Gives the answers of a batch that it keeps under a JSON value, all that they depend on beside the model; or
+has them made, and keeps them."""
+
+
 @torch.inference_mode()
 def decode(
     model: PreTrainedModel,
@@ -40,22 +48,34 @@ def decode(
     parts: nn.ModuleDict | None = None,
     prefix: Sequence[int] = (),
     ends: Ends | None = None,
+    keep: Keep | None = None,
 ) -> list[Answer]:
     """Answer every prompt greedily; the order of the answers is that of the prompts.
 
     Prompts of similar length share a batch. `force_length` generates `max_new_tokens` for every prompt
     whatever comes, for timing. `parts` are the modules that the decoding names. `prefix` stands before every
-    prompt and is read once. `ends` finds the end of a text that has no end token.
+    prompt and is read once. `ends` finds the end of a text that has no end token. With `keep` a batch is
+    answered once.
+
+    Several processes (`copra.processes`) share out the batches, which stay as they are: each must call this,
+    and each gets all answers.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    depends = [decoding and decoding.to_json(), list(prefix), stop, max_new_tokens, force_length]
+    shared = cache(lambda: read_prefix(model, prefix) if prefix else None)
     answers: dict[int, Answer] = {}
-    shared = read_prefix(model, prefix) if prefix and prompts else None
-    for first in range(0, len(order), batch_size):
-        chosen = order[first : first + batch_size]
-        run = Run(model, [prompts[i] for i in chosen], decoding, pad, parts, shared)
-        tokens = generate(run, run.prefill(), stop, max_new_tokens, force_length, ends)
-        for i, row in zip(chosen, tokens, strict=True):
-            answers[i] = cut(row, stop, force_length, ends)
+    for batch in processes.share(batches):
+        asked = [prompts[i] for i in batch]
+
+        def answer(asked: list[Sequence[int]] = asked) -> list[Answer]:
+            run = Run(model, asked, decoding, pad, parts, shared())
+            tokens = generate(run, run.prefill(), stop, max_new_tokens, force_length, ends)
+            return [cut(row, stop, force_length, ends) for row in tokens]
+
+        found = keep([*depends, asked], answer) if keep else answer()
+        answers |= zip(batch, found, strict=True)
+    answers = {i: found for part in processes.gather(answers) for i, found in part.items()}
     return [answers[i] for i in range(len(prompts))]
 
 

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 import copra
 from copra.errors import CopraError
-from copra.files import MANIFEST, file_sha256, read_json, replacing, write_json
+from copra.files import MANIFEST, file_sha256, read_json, read_sealed_json, replacing, write_sealed_json
 from copra.models import copra_gpt2, copra_llama
+from copra.models.pack import PACK, pack, unpack
 from copra.models.parts import make_parts
 from copra.models.quantised import need_torchao, sort_metadata, unquantised
 from copra.models.shape import ModelShape, shape_of
@@ -44,6 +45,18 @@ class Checkpoint:
         """How it answers (None: it was never trained to)."""
         known = self.manifest["decoding"]
         return None if known is None else Decoding.from_json(known)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its answers depend on beside what it reads, to the last bit: checksums, how it answers, and
+        what computes."""
+        return {
+            "weights": self.manifest["weights"]["sha256"],
+            "parts": (self.manifest.get("parts") or {}).get("sha256"),
+            "decoding": self.manifest["decoding"],
+            "device": [self.model.device.type, str(self.model.dtype)],
+            "threads": torch.get_num_threads(),
+        }
 
 
 def device() -> torch.device:
@@ -76,7 +89,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             int8 and torchao is not there.
     """
     folder = Path(folder)
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_sealed_json(folder / MANIFEST)
+    unpack(folder)
     _check(folder / WEIGHTS, manifest["weights"]["sha256"])
     register()
     quantised = manifest.get("quantised") is not None
@@ -96,6 +110,22 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         parts = make_parts(unquantised(model) if quantised else model, described["settings"])
         load_model(parts, folder / PARTS)
     return Checkpoint(model, tokenizer, manifest, parts.eval())
+
+
+def load_unquantised(folder: Path) -> Checkpoint:
+    """`load_checkpoint` for work that changes weights, reads them or takes their gradients.
+
+    Raises:
+        CopraError: as `load_checkpoint` does, or the weights are int8.
+    """
+    manifest = read_json(Path(folder) / MANIFEST)
+    if (weights := manifest.get("quantised")) is not None:
+        made_of = manifest["node"].rsplit("+", 1)[0]
+        raise CopraError(
+            f"{folder}: is quantised already, and {weights} weights can neither be trained, scored, pruned "
+            f"nor quantised again. Take the checkpoint that it was made of, {made_of}, and quantise last."
+        )
+    return load_checkpoint(folder)
 
 
 def _check(file: Path, sha256: str) -> None:
@@ -155,7 +185,8 @@ def save_checkpoint(
                 "transformers": transformers.__version__,
             },
         }
-        write_json(temporary / MANIFEST, complete)
+        write_sealed_json(temporary / MANIFEST, complete)
+        pack(temporary)
 
 
 def save_changed(
@@ -189,13 +220,15 @@ def save_changed(
 
 def relabel_checkpoint(parent: Path, folder: Path, changes: dict[str, Any]) -> None:
     """A copy of a checkpoint under another manifest."""
-    manifest = read_json(parent / MANIFEST) | changes
+    manifest = read_sealed_json(parent / MANIFEST) | changes
+    unpack(parent)
     with replacing(folder) as temporary:
         temporary.mkdir()
         for file in sorted(parent.iterdir()):
-            if file.is_file() and file.name not in (MANIFEST, "training.jsonl"):
+            if file.is_file() and file.name not in (MANIFEST, "training.jsonl", PACK):
                 shutil.copyfile(file, temporary / file.name)
-        write_json(temporary / MANIFEST, manifest)
+        write_sealed_json(temporary / MANIFEST, manifest)
+        pack(temporary)
 
 
 def answering_parts(checkpoint: Checkpoint) -> nn.ModuleDict:

@@ -1,5 +1,6 @@
-"""The figure of what pruned models are worth after fine-tuning, against what is left of them."""
+"""The figure of what smaller models are worth after fine-tuning, against what is left of them."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,43 +20,53 @@ PANELS = {
     "flops": "FLOPs an answer",
     "attention_flops": "attention FLOPs an answer",
     "kv_cache_bytes_per_token": "KV cache a token (bytes)",
+    "checkpoint_bytes": "checkpoint (bytes)",
     "seconds_batch_1": "latency at batch 1 (s)",
 }
 """The x axes. Those that count units show only the models that were pruned of them."""
 
-PRUNE = "prune"
+PRUNE, QUANTISED = "prune", "quantised"
+CHANGED_BY_QUANTISING = ("checkpoint_bytes", "seconds_batch_1")
+"""The x axes that show quantised models: on the others they stand where their parents do."""
+SMALLER = 0.9
+"""Bytes a parameter, as a part of the dense model's, below which a model was quantised. Without that they
+differ by what a file says beside its weights, a few hundredths in tiny models."""
+
 STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
 @dataclass(frozen=True, eq=False)
 class _Line:
-    """The dense model of a method and its versions with the same kinds of unit pruned."""
+    """The dense model of a method and its versions with the same kinds of unit pruned, quantised or not."""
 
     label: str
     kinds: tuple[str, ...]
     rows: "pandas.DataFrame"
 
     @property
-    def pruned(self) -> str:
-        """What was pruned, in words."""
-        return " + ".join(NAMES[kind] for kind in self.kinds) or "no units"
+    def changed(self) -> str:
+        """What was done to the models, in words."""
+        units = " + ".join(NAMES[kind] for kind in self.kinds if kind in NAMES)
+        words = [f"{units} pruned"] if units else []
+        words += [QUANTISED] if QUANTISED in self.kinds else []
+        return ", ".join(words) or "no units pruned"
 
 
 @styled
 def after_fine_tuning(table: "pandas.DataFrame") -> "Figure":
     """Accuracy with its interval against what is left, from `tables.accuracy_vs_flops`.
 
-    A colour a method and a line style for each kind of pruning; every line begins at the dense model. Where
-    one method has recipes that prune in other places, each such order has a colour. Rows of single seeds are
-    left out, and so is every panel in which nothing varies.
+    A colour a method, and a line style for each kind of pruning and for quantised weights; every line begins
+    at the dense model. Where one method has recipes that prune in other places, each such order has a colour.
+    Rows of single seeds are left out, and so is every panel in which nothing varies.
     """
     from matplotlib.figure import Figure
 
     lines = list(_lines(table[table["seed"] == "all"]))
     panels = {column: [line for line in lines if _varies(line, column)] for column in PANELS}
     panels = {column: shown for column, shown in panels.items() if shown}
-    columns = 2 if len(panels) == 4 else max(1, min(3, len(panels)))
-    rows = max(1, math.ceil(len(panels) / columns))
+    rows = 1 if len(panels) < 4 else 2
+    columns = max(1, math.ceil(len(panels) / rows))
     figure = Figure(figsize=(1.0 + 2.9 * columns, 1.0 + 2.5 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(panels) :]:
@@ -64,10 +75,10 @@ def after_fine_tuning(table: "pandas.DataFrame") -> "Figure":
         note(grid[0, 0], "no pruned model differs from its dense one")
         return figure
     colours = assign((line.label for line in lines), COLOURS)
-    looks = assign((line.pruned for line in lines), list(zip(STYLES, MARKERS[1:], strict=False)))
+    looks = assign((line.changed for line in lines), list(zip(itertools.cycle(STYLES), MARKERS[1:])))
     for axes, (column, shown) in zip(grid.flat, panels.items(), strict=False):
         for line in shown:
-            _draw(axes, line.rows.sort_values(column), column, colours[line.label], looks[line.pruned])
+            _draw(axes, line.rows.sort_values(column), column, colours[line.label], looks[line.changed])
         _dress(axes, column)
     figure.supylabel("accuracy (%), 95% interval", fontsize=9)
     drawn = [line for line in lines if any(line in shown for shown in panels.values())]
@@ -76,48 +87,69 @@ def after_fine_tuning(table: "pandas.DataFrame") -> "Figure":
 
 
 def _lines(rows: "pandas.DataFrame") -> Iterator[_Line]:
-    """The lines: pruned recipes by the order of their steps and what was pruned, each with its dense one."""
+    """The lines: changed recipes by the order of their steps and what was done, each with its dense one."""
     import pandas
 
-    rows = rows.assign(steps=rows.apply(_order, axis=1))
-    dense, pruned = rows[rows["pruning"] == "dense"], rows[rows["pruning"] != "dense"]
     whole = {base: _sizes(group) for base, group in rows.groupby("base")}
-    pruned = pruned.assign(kinds=[_pruned(row, whole[row["base"]]) for _, row in pruned.iterrows()])
-    orders = pruned.groupby(["base", "method"])["steps"].nunique()
+    rows = rows.assign(kinds=[_kinds(row, whole[row["base"]]) for _, row in rows.iterrows()])
+    rows = rows.assign(steps=rows.apply(_order, axis=1))
+    rows = rows.assign(trained=rows["steps"].map(_trained))
+    dense, changed = rows[rows["pruning"] == "dense"], rows[rows["pruning"] != "dense"]
+    alike = {ends: _alike(group) for ends, group in changed.groupby(["base", "method"])}
     keys = ["base", "method", "steps", "kinds"]
-    for (base, method, steps, kinds), members in pruned.groupby(keys, sort=False):
-        label = method if orders[base, method] == 1 else steps.replace(" > ", " → ")
-        trained = " > ".join(step for step in steps.split(" > ") if step != PRUNE)
-        same = dense[(dense["base"] == base) & (dense["steps"] == trained)]
+    for (base, method, steps, kinds), members in changed.groupby(keys, sort=False):
+        label = method if alike[base, method] else steps.replace(" > ", " → ")
+        same = dense[(dense["base"] == base) & (dense["steps"] == _trained(steps))]
         yield _Line(f"{base}: {label}" if len(whole) > 1 else label, kinds, pandas.concat([same, members]))
 
 
 def _order(row: "pandas.Series") -> str:
-    """The steps after the base, with one word in the place of prunings that follow each other."""
+    """The steps after the base, with one word in the place of prunings that follow each other, and without a
+    quantisation, which is always the last step."""
     prunings = row["pruning"].split(" + ")
     words: list[str] = []
-    for step in row["order"].split(" > ")[1:]:
+    for step in row["order"].split(" > ")[1 : -1 if QUANTISED in row["kinds"] else None]:
         word = PRUNE if step in prunings else step
         if word != PRUNE or words[-1:] != [PRUNE]:
             words.append(word)
     return " > ".join(words)
 
 
-def _sizes(rows: "pandas.DataFrame") -> dict[str, int]:
+def _trained(steps: str) -> str:
+    """An order of steps without the prunings."""
+    return " > ".join(step for step in steps.split(" > ") if step != PRUNE)
+
+
+def _alike(rows: "pandas.DataFrame") -> bool:
+    """Whether these recipes have the same trainings and are pruned in one place, those that are."""
+    return rows["trained"].nunique() == 1 and len(set(rows["steps"]) - set(rows["trained"])) <= 1
+
+
+def _sizes(rows: "pandas.DataFrame") -> dict[str, float]:
     """What a base has of everything: its dense model's counts, or the largest where none was evaluated."""
     dense = rows[rows["pruning"] == "dense"]
-    return (dense if len(dense) else rows)[list(NAMES)].max().to_dict()
+    chosen = dense if len(dense) else rows
+    return chosen[list(NAMES)].max().to_dict() | {"bytes": _bytes_a_parameter(chosen).max()}
 
 
-def _pruned(row: "pandas.Series", whole: dict[str, Any]) -> tuple[str, ...]:
-    """The kinds of unit of which a model has less than its base had, not counting what went with a layer."""
+def _kinds(row: "pandas.Series", whole: dict[str, float]) -> tuple[str, ...]:
+    """The kinds of unit of which a model has less than its base had, not counting what went with a layer, and
+    whether its weights have fewer bytes each."""
     within = {"kv_groups": "layers", "heads": "kv_groups", "neurons": "layers"}
     fewer = ["layers"] if row["layers"] < whole["layers"] else []
     fewer += [kind for kind, outer in within.items() if row[kind] * whole[outer] < whole[kind] * row[outer]]
-    return tuple(fewer)
+    narrower = _bytes_a_parameter(row) < SMALLER * whole["bytes"]
+    return (*fewer, *([QUANTISED] if narrower else []))
+
+
+def _bytes_a_parameter(rows: Any) -> Any:
+    """Of one row or of each."""
+    return rows["checkpoint_bytes"] / rows["parameters"]
 
 
 def _varies(line: _Line, column: str) -> bool:
+    if QUANTISED in line.kinds and column not in CHANGED_BY_QUANTISING:
+        return False
     return (column in line.kinds or column not in NAMES) and line.rows[column].nunique() > 1
 
 
@@ -161,9 +193,9 @@ def _legend(figure: "Figure", lines: list[_Line], colours: dict, looks: dict) ->
     shown = {line.label: colours[line.label] for line in lines}
     handles = [Line2D([], [], color=colour, linewidth=3, label=label) for label, colour in shown.items()]
     handles.append(Line2D([], [], color=GREY, linestyle="", marker="o", label="not pruned"))
-    for pruned in dict.fromkeys(line.pruned for line in lines):
-        style, marker = looks[pruned]
+    for changed in dict.fromkeys(line.changed for line in lines):
+        style, marker = looks[changed]
         handles.append(
-            Line2D([], [], color=GREY, linestyle=style, marker=marker, markersize=5, label=f"{pruned} pruned")
+            Line2D([], [], color=GREY, linestyle=style, marker=marker, markersize=5, label=changed)
         )
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), handlelength=2.6)

@@ -48,9 +48,9 @@ def run(options: Namespace) -> None:
     import pandas
     from tqdm import tqdm
 
-    from copra.models.checkpoint import load_checkpoint
+    from copra.models.checkpoint import load_unquantised
 
-    checkpoint = load_checkpoint(options.model)
+    checkpoint = load_unquantised(options.model)
     points = _points(settings, checkpoint, options.scores)
     rows = rows_of(options.data, settings.split, settings.limit)
     objective = answering_objective(checkpoint.manifest)

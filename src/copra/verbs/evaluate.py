@@ -1,11 +1,22 @@
 """copra evaluate: answer the questions of a split; every answer and the numbers drawn from them."""
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import Any
 
+from copra import processes
 from copra.errors import CopraError
 from copra.files import write_json, write_parquet
-from copra.verbs.common import Answering, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+from copra.verbs.common import (
+    Answering,
+    add_processes,
+    add_settings,
+    add_threads,
+    folder,
+    rows_of,
+    settings_of,
+    use_threads,
+)
 
 PREDICTIONS = "predictions.parquet"
 METRICS = "metrics.json"
@@ -19,8 +30,12 @@ class EvaluateSettings(Answering):
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
     add_threads(parser)
+    add_processes(parser)
     parser.add_argument("--model", type=folder, required=True, help="checkpoint to evaluate")
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument(
+        "--state", type=Path, required=True, help="folder for answers of unfinished evaluations"
+    )
     parser.add_argument(
         "--output", type=folder, required=True, help=f"folder for {PREDICTIONS} and {METRICS}"
     )
@@ -30,21 +45,29 @@ def run(options: Namespace) -> None:
     settings = settings_of(options, EvaluateSettings)
     use_threads(options)
     from copra.evaluation.accuracy import predictions
+    from copra.evaluation.kept import KeptAnswers
     from copra.models.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(options.model)
     if checkpoint.decoding is None:
         raise CopraError(f"{options.model}: this model was never trained to answer; evaluate one that was.")
+    rows = rows_of(options.data, settings.split, settings.limit)
+    questions = options.data / f"{settings.split}.parquet"
+    kept = KeptAnswers(options.state, checkpoint, settings.canonical(), questions, len(rows))
     table = predictions(
         checkpoint,
         checkpoint.decoding,
-        rows_of(options.data, settings.split, settings.limit),
+        rows,
         settings.max_new_tokens,
         settings.answers,
         settings.batch_size,
+        kept.keep,
     )
+    if processes.rank():
+        return
     write_parquet(options.output / PREDICTIONS, table)
     write_json(options.output / METRICS, _metrics(settings, checkpoint, table))
+    kept.forget()
 
 
 def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """copra figure: draw a figure."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from copra.files import read_json, read_parquet
+from copra.files import read_json, read_json_lines, read_parquet
 from copra.importance.curves import NamedCurve
 from copra.pruning.cut import group_size
 from copra.report import figures, latents
@@ -86,4 +85,4 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
 
 
 def _log(model: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (model / "training.jsonl").read_text().splitlines()]
+    return read_json_lines(model / "training.jsonl")

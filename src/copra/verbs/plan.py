@@ -1,40 +1,30 @@
-"""copra plan: what a pruning step removes, from scores and a budget."""
+"""copra plan: what a run will cost, told before it is started."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-from copra.cost.flops import of_typical_answer
-from copra.files import MANIFEST, read_json, read_parquet, write_json
-from copra.models.shape import ModelShape
-from copra.pruning.budget import Prune
-from copra.pruning.plan import make_plan
-from copra.verbs.common import Coded, add_settings, folder, settings_of
-
-
-class PlanSettings(Coded):
-    prune: Prune
-    """The pruning step."""
-    seed: int | None = None
-    """The seed of a random choice."""
+from copra.errors import CopraError
+from copra.forecast.forecast import forecast
+from copra.forecast.page import page
+from copra.verbs.experiment import add_experiment, experiment_of
 
 
 def arguments(parser: ArgumentParser) -> None:
-    add_settings(parser)
-    parser.add_argument("--parent", type=folder, required=True, help="checkpoint to prune")
-    parser.add_argument("--scores", type=Path, nargs="?", help="table of scores, where the metric needs one")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file for the plan")
+    add_experiment(parser, "config.yaml")
+    parser.add_argument(
+        "--flops-per-second",
+        type=float,
+        help="peak of a CPU thread or a GPU (default: an AVX2 core's, or an A100's), if nothing was measured",
+    )
+    parser.add_argument(
+        "--utilisation", type=float, help="share of the peak that is reached (default: 0.2, on a GPU 0.3)"
+    )
 
 
 def run(options: Namespace) -> None:
-    settings = settings_of(options, PlanSettings)
-    manifest = read_json(options.parent / MANIFEST)
-    typical = manifest["typical_answer"]
-    plan = make_plan(
-        settings.prune,
-        ModelShape.from_json(manifest["shape"]),
-        ModelShape.from_json(manifest["dense_shape"]),
-        read_parquet(options.scores) if options.scores else None,
-        lambda shape: of_typical_answer(shape, typical).total,
-        settings.seed,
-    )
-    write_json(options.output, {**plan, "typical_answer": typical, "parent": manifest["weights"]["sha256"]})
+    for name in ("flops_per_second", "utilisation"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise CopraError(f"--{name.replace('_', '-')}: {value} is not above 0.")
+    workflow, source = experiment_of(options)
+    found = forecast(workflow, options.results, options.flops_per_second, options.utilisation)
+    print(page(found, workflow, source))

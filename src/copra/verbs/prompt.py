@@ -24,11 +24,13 @@ def run(options: Namespace) -> None:
     settings = settings_of(options, PromptSettings)
     from transformers import AutoTokenizer
 
-    from copra.files import MANIFEST, read_json
+    from copra.files import MANIFEST, read_sealed_json
     from copra.models.checkpoint import relabel_checkpoint
+    from copra.models.pack import unpack
     from copra.models.tokens import markers_of
 
-    parent = read_json(options.parent / MANIFEST)
+    parent = read_sealed_json(options.parent / MANIFEST)
+    unpack(options.parent)
     latent = markers_of(AutoTokenizer.from_pretrained(options.parent)).latent
     decoding = settings.prompt.decoding(rows_of(options.data, "train"), latent)
     step = {

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from copra.errors import CopraError
-from copra.files import digest, read_json
+from copra.files import digest, read_sealed_json
 from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
 
 PROOF_ROWS = 8
@@ -28,12 +28,12 @@ def run(options: Namespace) -> None:
     settings = settings_of(options, PruneSettings)
     use_threads(options)
     from copra.importance.calibration import text_batch
-    from copra.models.checkpoint import load_checkpoint, save_changed
+    from copra.models.checkpoint import load_unquantised, save_changed
     from copra.pruning.proof import prove
     from copra.pruning.surgery import prune
 
-    plan = read_json(options.plan)
-    parent = load_checkpoint(options.parent)
+    parent = load_unquantised(options.parent)
+    plan = read_sealed_json(options.plan)
     if plan["parent"] != parent.manifest["weights"]["sha256"]:
         raise CopraError(
             f"{options.plan}: made for another model than {options.parent}; run snakemake again."

@@ -3,7 +3,6 @@
 from argparse import ArgumentParser, Namespace
 from importlib.metadata import version
 
-from copra.errors import CopraError
 from copra.models.settings import Quantise
 from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
 
@@ -29,14 +28,10 @@ def run(options: Namespace) -> None:
     settings = settings_of(options, QuantiseSettings)
     use_threads(options)
     from copra.importance.calibration import calibration_batches
-    from copra.models.checkpoint import device, load_checkpoint, save_changed
+    from copra.models.checkpoint import device, load_unquantised, save_changed
     from copra.models.quantised import compare, quantise
 
-    parent = load_checkpoint(options.parent)
-    if parent.manifest.get("quantised") is not None:
-        raise CopraError(
-            f"{options.parent}: is quantised already; quantise the checkpoint that it was made of."
-        )
+    parent = load_unquantised(options.parent)
     quantised = quantise(options.parent).to(device())
     rows = rows_of(options.data, "valid", PROOF_ROWS)
     batches = calibration_batches(parent.tokenizer, rows, "cot", PROOF_BATCH, None)

@@ -49,9 +49,9 @@ def run(options: Namespace) -> None:
         )
     use_threads(options)
     from copra.importance.scores import score_table
-    from copra.models.checkpoint import load_checkpoint
+    from copra.models.checkpoint import load_unquantised
 
-    checkpoint = load_checkpoint(options.model)
+    checkpoint = load_unquantised(options.model)
     calibration = _calibration(settings, checkpoint, options.data)
     if settings.scoring == "passes":
         rows = _pass_scores(settings, checkpoint, calibration)

@@ -5,9 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from copra import processes
 from copra.errors import CopraError
 from copra.files import write_parquet
-from copra.verbs.common import Answering, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+from copra.verbs.common import (
+    Answering,
+    add_processes,
+    add_settings,
+    add_threads,
+    folder,
+    rows_of,
+    settings_of,
+    use_threads,
+)
 
 
 class SweepSettings(Answering):
@@ -18,8 +28,12 @@ class SweepSettings(Answering):
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
     add_threads(parser)
+    add_processes(parser)
     parser.add_argument("--model", type=folder, required=True, help="checkpoint that answers with latents")
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument(
+        "--state", type=Path, required=True, help="folder for answers of unfinished evaluations"
+    )
     parser.add_argument("--output", type=Path, required=True, help="Parquet table, a row a number")
 
 
@@ -28,6 +42,7 @@ def run(options: Namespace) -> None:
     use_threads(options)
     import pandas
 
+    from copra.evaluation.kept import KeptAnswers
     from copra.models.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(options.model)
@@ -38,19 +53,32 @@ def run(options: Namespace) -> None:
         )
     rows = rows_of(options.data, settings.split, settings.limit)
     numbers = sorted({*settings.latents, decoding.latents})
+    questions = options.data / f"{settings.split}.parquet"
+    kept = KeptAnswers(options.state, checkpoint, settings.canonical(), questions, len(numbers) * len(rows))
     table = [
         {"node": settings.node, "latents": number, "trained": number == decoding.latents}
-        | _answered(checkpoint, replace(decoding, latents=number), rows, settings)
+        | _answered(checkpoint, replace(decoding, latents=number), rows, settings, kept)
         for number in numbers
     ]
+    if processes.rank():
+        return
     write_parquet(options.output, pandas.DataFrame(table))
+    kept.forget()
 
 
-def _answered(checkpoint: Any, decoding: Any, rows: list, settings: SweepSettings) -> dict[str, Any]:
+def _answered(
+    checkpoint: Any, decoding: Any, rows: list, settings: SweepSettings, kept: Any
+) -> dict[str, Any]:
     from copra.evaluation.accuracy import accuracy_of, predictions
 
     table = predictions(
-        checkpoint, decoding, rows, settings.max_new_tokens, settings.answers, settings.batch_size
+        checkpoint,
+        decoding,
+        rows,
+        settings.max_new_tokens,
+        settings.answers,
+        settings.batch_size,
+        kept.keep,
     )
     return accuracy_of(table) | {
         "flops": float(table["flops"].mean()),

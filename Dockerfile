@@ -1,0 +1,27 @@
+# copra and all that it needs, for Kubernetes and Apptainer (see the README):  docker build -t copra .
+# torch is the build that PyPI has, with CUDA. For machines without GPUs a smaller one will do:
+#   docker build --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu -t copra .
+FROM python:3.11-slim
+
+ARG PIP_EXTRA_INDEX_URL
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /opt/copra
+
+# Versions first: they change less often than the code, and Docker keeps their layers.
+COPY requirements.lock requirements-kubernetes.lock ./
+RUN pip install --requirement requirements.lock \
+    && pip install --no-deps --requirement requirements-kubernetes.lock \
+    && grep '^snakemake-storage' requirements-kubernetes.lock > plugin \
+    && pip download --no-deps --dest wheels --requirement plugin
+
+COPY pyproject.toml README.md LICENSE ./
+COPY src src
+RUN pip install --no-deps --no-build-isolation .
+
+# In each pod Snakemake has pip install the storage plugin once more. pip finds it here and asks no network.
+ENV PIP_NO_INDEX=1 PIP_NO_DEPS=1 PIP_FIND_LINKS=/opt/copra/wheels
+
+RUN useradd --create-home --uid 1000 copra
+USER copra
+WORKDIR /workdir
+CMD ["copra", "--help"]

@@ -1,0 +1,164 @@
+"""The jobs of an experiment and what each waits for, as the rules of the workflow have them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from copra.workflow import Workflow
+
+MODELS = ("base", "train", "prune", "prompt", "quantise")
+"""Rules that make a model of the recipe tree: a node's kind."""
+
+PRODUCTS = {
+    "data": "data/{}/train.parquet",
+    **dict.fromkeys(MODELS, "models/{}/copra.json"),
+    "score": "scores/{}.parquet",
+    "choose": "plans/{}.json",
+    "curve": "curves/{}.parquet",
+    "evaluate": "evaluations/{}/metrics.json",
+    "sweep": "evaluations/{}/latents.parquet",
+    "lens": "evaluations/{}/lens.parquet",
+    "latency": "latency.parquet",
+    "table": "tables/{}.parquet",
+    "export": "tables/{}.csv",
+    "figure": "figures/{}.svg",
+}
+"""What each verb's rules make, below `results`; verbs in the order of the work."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job: its verb, its name as in the names of its log and benchmark, and the jobs that it needs."""
+
+    verb: str
+    name: str
+    needs: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"{self.verb}/{self.name}" if self.name else self.verb
+
+    def output(self, results: Path) -> Path:
+        return results / PRODUCTS[self.verb].format(self.name)
+
+    def log(self, results: Path) -> Path:
+        return results / "logs" / f"{self.key}.log"
+
+    def benchmark(self, results: Path) -> Path:
+        return results / "benchmarks" / f"{self.key}.tsv"
+
+
+def jobs_of(workflow: Workflow) -> dict[str, Job]:
+    """All jobs of a whole run by their keys, each after those that it needs.
+
+    They are the jobs of `rule all` but for itself. What tables and figures need is told as far as it bears
+    on the longest chain.
+    """
+    jobs: dict[str, Job] = {}
+    for job in _listed(workflow):
+        jobs.setdefault(job.key, job)
+    return dict(_in_order(jobs))
+
+
+def _listed(workflow: Workflow) -> Iterator[Job]:
+    tree = workflow.tree
+    for node in tree.nodes.values():
+        yield Job("data", node.task)
+        yield _model(workflow, node.name)
+        if node.kind == "prune":
+            scores = [_key_of_score(path) for path in workflow.scores(node.name)]
+            yield Job("choose", node.name, (_made(workflow, node.parent), *scores))
+    for path in workflow.scored:
+        node = path.split("/")[2]
+        yield Job(
+            "score", _key_of_score(path).partition("/")[2], (_made(workflow, node), _data(workflow, node))
+        )
+    for name, nodes in workflow.curved.items():
+        for node in nodes:
+            scores = [_key_of_score(path) for path in workflow.curve_scores(name, node)]
+            yield Job("curve", f"{name}/{node}", (_made(workflow, node), _data(workflow, node), *scores))
+    for verb, nodes in _answering(workflow).items():
+        for node in nodes:
+            yield Job(verb, node, (_made(workflow, node), _data(workflow, node)))
+    if workflow.timed:
+        yield Job("latency", "", tuple(_made(workflow, node) for node in workflow.timed))
+    yield from _pages(workflow)
+
+
+def _model(workflow: Workflow, name: str) -> Job:
+    """The job that makes a node."""
+    node = workflow.node(name)
+    before = [other for other in (node.parent, node.teacher) if other]
+    needs = [_data(workflow, name), *(_made(workflow, other) for other in before)]
+    return Job(node.kind, name, (*needs, *([f"choose/{name}"] if node.kind == "prune" else [])))
+
+
+def _answering(workflow: Workflow) -> dict[str, list[str]]:
+    """The nodes that each verb lets answer questions."""
+    evaluated = [*workflow.ends, *workflow.before_and_after, *workflow.staged]
+    return {"evaluate": evaluated, "sweep": workflow.swept, "lens": workflow.seen_through}
+
+
+def _pages(workflow: Workflow) -> Iterator[Job]:
+    """Tables and figures."""
+    evaluated = {
+        "accuracy_vs_flops": [f"evaluate/{node}" for node in workflow.ends],
+        "before_fine_tuning": [f"evaluate/{node}" for node in workflow.before_and_after],
+        "accuracy_vs_latents": [f"sweep/{node}" for node in workflow.swept],
+        "latent_lens": [f"lens/{node}" for node in workflow.seen_through],
+        "pruning_curves": [f"curve/{name}" for name in workflow.measured],
+        "drop_orders": [
+            _key_of_score(path)
+            for curve in workflow.ordered
+            for node in workflow.curved[curve]
+            for path in workflow.curve_scores(curve, node)
+        ],
+    }
+    evaluated["accuracy_vs_flops"] += ["latency"] if workflow.timed else []
+    tables = dict.fromkeys(path.split("/")[2].split(".")[0] for path in workflow.tables())
+    for table in tables:
+        yield Job("table", table, tuple(evaluated[table]))
+        yield Job("export", table, (f"table/{table}",))
+    drawn_from = {
+        "training_curves": [_made(workflow, node) for node in workflow.trainings],
+        "curriculum": [f"evaluate/{node}" for node in workflow.staged],
+        "after_fine_tuning": ["table/accuracy_vs_flops"],
+    }
+    for path in workflow.figures():
+        name = path.removeprefix("results/figures/").rsplit(".", 1)[0]
+        kind, _, of = name.partition("/")
+        if kind in ("layer_distances", "head_importance"):
+            needs = [f"score/{of}/passes"]
+        elif kind == "latent_lens":
+            needs = [f"lens/{of}"]
+        elif kind == "drop_orders":
+            needs = evaluated["drop_orders"]
+        else:
+            needs = drawn_from.get(kind, [f"table/{kind}"])
+        yield Job("figure", name, tuple(needs))
+
+
+def _made(workflow: Workflow, name: str) -> str:
+    return f"{workflow.node(name).kind}/{name}"
+
+
+def _data(workflow: Workflow, name: str) -> str:
+    return f"data/{workflow.node(name).task}"
+
+
+def _key_of_score(path: str) -> str:
+    return f"score/{path.removeprefix('results/scores/').removesuffix('.parquet')}"
+
+
+def _in_order(jobs: Mapping[str, Job]) -> Iterator[tuple[str, Job]]:
+    """The jobs, each after those that it needs."""
+    done: set[str] = set()
+
+    def visit(keys: Iterable[str]) -> Iterator[tuple[str, Job]]:
+        for key in keys:
+            if key not in done:
+                done.add(key)
+                yield from visit(jobs[key].needs)
+                yield key, jobs[key]
+
+    yield from visit(jobs)

@@ -1,0 +1,62 @@
+"""Values that are on the disk as soon as they are known, so that a job that was killed need not find them
+again (no torch)."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from copra import processes
+from copra.errors import CopraError
+from copra.files import digest
+
+
+class Memory:
+    """Values by name in a file of JSON lines; a line that a killed process left unfinished is passed over.
+
+    The file's folder below `state` is named after `key`, all that the values depend on. Of several processes
+    each writes a file of its own, and reads what all have written before.
+    """
+
+    def __init__(self, state: Path, kind: str, key: Any):
+        self.folder = state / digest([kind, key])[:16]
+        names = [kind, *([str(processes.rank())] if processes.rank() else []), "jsonl"]
+        self.file = self.folder / ".".join(names)
+        self.known: dict[str, dict[str, Any]] = {}
+        for file in self.folder.glob(f"{kind}.*jsonl"):
+            text = file.read_text(errors="replace")
+            for line in text.split("\n"):
+                with contextlib.suppress(json.JSONDecodeError):
+                    match json.loads(line):
+                        case {"name": name, **value}:
+                            self.known[name] = value
+            if file == self.file and text and not text.endswith("\n"):
+                self._append("\n")
+
+    def of(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The value of this name; found and written down where it is not known."""
+        if name not in self.known:
+            value = find()
+            self._append(json.dumps({"name": name, **value}) + "\n")
+            self.known[name] = value
+        return self.known[name]
+
+    def forget(self) -> None:
+        """Remove the folder, once what the values are for is safe."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _append(self, text: str) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self.file, "a") as handle:
+                handle.write(text)
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            raise CopraError(
+                f"{self.file}: could not be written ({error.strerror}). Free some space or check the "
+                "permissions, then run again: what was found before is kept."
+            ) from error

@@ -1,0 +1,41 @@
+"""copra choose: what a pruning step removes, from scores and a budget."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from copra.cost.flops import of_typical_answer
+from copra.files import MANIFEST, read_parquet, read_sealed_json, write_sealed_json
+from copra.models.shape import ModelShape
+from copra.pruning.budget import Prune
+from copra.pruning.plan import make_plan
+from copra.verbs.common import Coded, add_settings, folder, settings_of
+
+
+class ChooseSettings(Coded):
+    prune: Prune
+    """The pruning step."""
+    seed: int | None = None
+    """The seed of a random choice."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    parser.add_argument("--parent", type=folder, required=True, help="checkpoint to prune")
+    parser.add_argument("--scores", type=Path, nargs="?", help="table of scores, where the metric needs one")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file for the plan")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, ChooseSettings)
+    manifest = read_sealed_json(options.parent / MANIFEST)
+    typical = manifest["typical_answer"]
+    plan = make_plan(
+        settings.prune,
+        ModelShape.from_json(manifest["shape"]),
+        ModelShape.from_json(manifest["dense_shape"]),
+        read_parquet(options.scores) if options.scores else None,
+        lambda shape: of_typical_answer(shape, typical).total,
+        settings.seed,
+    )
+    made_for = {"typical_answer": typical, "parent": manifest["weights"]["sha256"]}
+    write_sealed_json(options.output, {**plan, **made_for})

@@ -1,0 +1,74 @@
+"""What a run on Kubernetes needs, all of it on loopback: the plugins, an S3, and a cluster."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from object_storage import ObjectStorage, serving
+from plugins import fetched, plugin_folders
+
+ROOT = Path(__file__).parents[2]
+LOCK = ROOT / "requirements-kubernetes.lock"
+MODULES = ("snakemake_executor_plugin_kubernetes", "snakemake_storage_plugin_s3")
+
+
+@pytest.fixture(scope="session")
+def cache(request) -> Path:
+    return request.config.cache.mkdir("snakemake-plugins")
+
+
+@pytest.fixture(scope="session")
+def plugins(cache) -> list[str]:
+    """Folders from which the plugins can be imported."""
+    return plugin_folders(MODULES, LOCK, cache)
+
+
+@pytest.fixture(scope="session")
+def code(tmp_path_factory) -> Path:
+    """A copy of the code. Snakemake starts in it, since pods get those sources that lie below its folder."""
+    folder = tmp_path_factory.mktemp("code")
+    for name in ("workflow", "profiles", "src/copra"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def storage():
+    """An empty object storage."""
+    with serving(ObjectStorage()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def environment(code, plugins) -> dict[str, str]:
+    """The variables of a process that finds Python, copra and the plugins, and nothing of this machine's."""
+    return {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath]),
+        "PYTHONPATH": os.pathsep.join([str(code / "src"), *plugins]),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster(environment, cache, tmp_path_factory):
+    """A cluster whose containers have what the Dockerfile sets: copra, and where pip finds the plugin."""
+    plugin = [line for line in LOCK.read_text().split() if line.startswith("snakemake-storage-plugin")]
+    wheels = fetched(plugin, cache, ["download", "--no-deps", "--dest"])
+    folder = tmp_path_factory.mktemp("cluster")
+    image = environment | _variables_of_image() | {"PIP_FIND_LINKS": str(wheels), "HOME": str(folder)}
+    with serving(Cluster(folder, image)) as server:
+        yield server
+        server.stop()
+
+
+def _variables_of_image() -> dict[str, str]:
+    """What the ENV lines of the Dockerfile say."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    words = [word for line in lines if line.startswith("ENV ") for word in line.split()[1:]]
+    return dict(word.split("=", 1) for word in words)

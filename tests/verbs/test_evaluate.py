@@ -1,0 +1,222 @@
+"""copra evaluate and copra sweep, killed and run again, and by several processes: each as if undisturbed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from argparse import ArgumentParser
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from copra.errors import CopraError
+from copra.files import read_parquet
+from copra.inference import decode as module
+from copra.models.checkpoint import load_checkpoint, save_checkpoint
+from copra.models.parts import make_parts
+from copra.models.tokens import markers_of
+from copra.reasoning.layout import Decoding
+from copra.training.watch import running
+from copra.verbs import evaluate, sweep
+
+# 8 questions: three batches of an evaluation, nine of a sweep.
+SETTINGS = {
+    evaluate: {"node": "tiny@0+coconut", "task": "sums", "max_new_tokens": 6, "batch_size": 3},
+    sweep: {"node": "tiny@0+coconut", "latents": [0, 5], "max_new_tokens": 6, "batch_size": 3},
+}
+BATCHES = {evaluate: 3, sweep: 9}
+
+
+@pytest.fixture
+def place(tmp_path, data, word_base):
+    """A folder with data and two checkpoints that think in two latents."""
+    for seed in (0, 1):
+        made = word_base(initializer_range=0.3, seed=seed)
+        markers = markers_of(made.tokenizer)
+        decoding = Decoding((markers.start,), 2, "hidden", markers.latent, (markers.end,), "projected")
+        manifest = {"node": "tiny@0+coconut", "base": {}, "training_flops": 77, "seed": 0}
+        torch.manual_seed(seed)
+        save_checkpoint(
+            tmp_path / f"model-{seed}",
+            made.model,
+            made.tokenizer,
+            {**manifest, "decoding": decoding.to_json()},
+            parts=make_parts(made.model, {"projection": {}}),
+        )
+    return tmp_path
+
+
+def words_of(place: Path, verb, output: str, model: str = "model-0", data: str = "data", **changes):
+    words = ["--settings", json.dumps({**SETTINGS[verb], **changes}), "--model", str(place / model)]
+    words += ["--data", str(place / data), "--state", str(place / "results" / "state")]
+    return [*words, "--output", str(place / output / ("" if verb is evaluate else "latents.parquet"))]
+
+
+def run(place: Path, verb, output: str = "output", **changes) -> dict[str, bytes]:
+    """What the verb makes in this process."""
+    parser = ArgumentParser()
+    verb.arguments(parser)
+    verb.run(parser.parse_args(words_of(place, verb, output, **changes)))
+    return made(place / output)
+
+
+def made(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def states(place: Path) -> list[Path]:
+    return list((place / "results" / "state").glob("*"))
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Filled with the sizes of the batches that are really answered; the one after `batches.limit` of them
+    never ends."""
+
+    class Batches(list):
+        limit = 1000
+
+    seen, generate = Batches(), module.generate
+
+    def count(run, *arguments):
+        if len(seen) == seen.limit:
+            raise KeyboardInterrupt
+        seen.append(len(run.mask))
+        return generate(run, *arguments)
+
+    monkeypatch.setattr(module, "generate", count)
+    return seen
+
+
+def break_off(place: Path, verb, batches, after: int, **changes) -> None:
+    batches.limit = len(batches) + after
+    with pytest.raises(KeyboardInterrupt):
+        run(place, verb, "broken", **changes)
+    batches.limit = 1000
+    batches.clear()
+
+
+@pytest.mark.parametrize("verb", [evaluate, sweep])
+def test_a_broken_off_evaluation_goes_on_with_the_missing_batches(place, batches, verb):
+    expected = run(place, verb)
+    whole, total = list(batches), BATCHES[verb]
+    assert len(whole) == total
+    assert whole[:3] == [3, 3, 2]
+    for after in range(1, total):
+        batches.clear()
+        break_off(place, verb, batches, after)
+        assert not (place / "broken").exists()
+        assert run(place, verb, "broken") == expected
+        assert batches == whole[after:]
+        assert states(place) == []
+        shutil.rmtree(place / "broken")
+
+
+def test_it_may_be_broken_off_after_each_batch(place, batches):
+    expected = run(place, evaluate)
+    for _ in range(2):
+        break_off(place, evaluate, batches, 1)
+    assert run(place, evaluate, "broken") == expected
+    assert batches == [2]
+
+
+def test_a_batch_whose_line_was_cut_short_is_answered_again(place, batches):
+    expected = run(place, evaluate)
+    break_off(place, evaluate, batches, 2)
+    (state,) = states(place)
+    lines = state / "answers.jsonl"
+    lines.write_bytes(lines.read_bytes()[:-30])
+    assert run(place, evaluate, "broken") == expected
+    assert batches == [3, 2]
+
+
+def test_answers_of_other_settings_models_or_questions_are_not_taken(place, batches):
+    shutil.copytree(place / "data", place / "others")
+    shutil.copyfile(place / "others" / "valid.parquet", place / "others" / "test.parquet")
+    changes = [
+        {"max_new_tokens": 5},
+        {"batch_size": 4},
+        {"limit": 7},
+        {"split": "valid"},
+        {"code": "newer"},
+        {"model": "model-1"},
+        {"data": "others"},
+    ]
+    break_off(place, evaluate, batches, 2)
+    for number, change in enumerate(changes):
+        run(place, evaluate, f"output-{number}", **change)
+        assert sum(batches) == change.get("limit", 8)
+        assert len(states(place)) == 1
+        batches.clear()
+    run(place, evaluate)
+    assert batches == [2]
+
+
+def test_a_state_belongs_to_weights_parts_decoding_and_threads(place):
+    from copra.evaluation.kept import KeptAnswers
+
+    checkpoint = load_checkpoint(place / "model-0")
+
+    def folder(checkpoint=checkpoint, **settings):
+        settings = {"node": "a", **settings}
+        return KeptAnswers(place, checkpoint, settings, place / "data" / "test.parquet", 8).memory.folder
+
+    def changed(**changes):
+        return replace(checkpoint, manifest={**checkpoint.manifest, **changes})
+
+    decoding = checkpoint.manifest["decoding"] | {"iterations": 1}
+    found = [
+        folder(),
+        folder(changed(weights={"sha256": "others"})),
+        folder(changed(parts={"sha256": "others"})),
+        folder(changed(decoding=decoding)),
+        folder(limit=3),
+    ]
+    checkpoint.model.double()
+    found.append(folder())
+    assert len(set(found)) == len(found)
+    checkpoint.model.float()
+    assert folder() == found[0]
+    torch.set_num_threads(2)
+    assert folder() not in found
+    torch.set_num_threads(1)
+
+
+def test_it_says_how_far_it_is(place, batches, monkeypatch):
+    monkeypatch.setattr("copra.training.watch.SECONDS_BETWEEN_TICKS", 0)
+    for verb, after, step, total in ((evaluate, 2, 6, 8), (sweep, 4, 11, 24)):
+        break_off(place, verb, batches, after)
+        (job,) = running(place / "results")
+        assert (job.node, job.unit, job.step, job.total) == ("tiny@0+coconut", "questions", step, total)
+        run(place, verb)
+    assert running(place / "results") == []
+
+
+def test_what_cannot_be_answered_leaves_no_state(place):
+    with pytest.raises(CopraError, match="which leaves"):
+        run(place, evaluate, max_new_tokens=64)
+    assert states(place) == []
+
+
+def test_two_processes_answer_as_one(place, batches):
+    """They go on, too, where one was: of three batches the first is done, and each has one of the others."""
+    expected = run(place, evaluate)
+    batches.clear()
+    break_off(place, evaluate, batches, 1)
+    command = [sys.executable, "-m", "copra.cli", "evaluate", "--processes", "2", "--threads", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *words_of(place, evaluate, "together")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert made(place / "together") == expected
+    assert states(place) == []
+    # Otherwise answers in another order would pass.
+    assert read_parquet(place / "together" / "predictions.parquet")["generated"].nunique() > 4

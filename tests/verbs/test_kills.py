@@ -1,0 +1,207 @@
+"""Every verb, killed (SIGKILL) whenever it is about to change what is on the disk, and run again.
+
+What it leaves is whole or absent, and what it makes in the end is what an undisturbed run makes, byte for
+byte. The verbs run in forks of one process that has imported torch already.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from itertools import count
+from pathlib import Path
+
+import pytest
+from tqdm import tqdm
+
+from copra.cli import main
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["scipy.stats", "copra.training.loop", "copra.evaluation.kept"])
+DELICATE = ("replace", "fsync", "unlink", "rmdir")
+SECONDS = 120
+
+SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "ffn_size": 16, "context": 256}
+BASE, COT, PRUNED = "models/llama@0", "models/llama@0+cot", "models/llama@0+cot+layers-1"
+TRAINING = {"steps": 3, "batch_size": 8, "learning_rate": 3.0e-3, "validations": 1}
+SCORES = {"importance": {"rows": 8, "validation_rows": 4, "greedy_removals": 1}, "objective": "cot"}
+PLAN = {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}}
+EVALUATION = {"task": "sums", "max_new_tokens": 4, "batch_size": 4}
+ROW = {"recipe": "llama+cot+layers-1", "pruning": "layers-1"}
+# What each verb is told, by options, and what it makes; in the order in which they feed each other.
+VERBS = {
+    "data": {
+        "settings": {"task": {"kind": "word_sums", "train": 40, "valid": 8, "test": 10}},
+        "output": "data",
+    },
+    "base": {
+        "settings": {"node": "llama@0", "base": {"from_scratch": SIZES}, "seed": 0},
+        "data": "data",
+        "output": BASE,
+    },
+    "train": {
+        "settings": {
+            "node": "llama@0+cot",
+            "method": "cot",
+            "stage": {"layouts": [{"skip": 0, "latents": 0}]},
+            "training": TRAINING,
+            "seed": 0,
+        },
+        "parent": BASE,
+        "data": "data",
+        "state": "state",
+        "save-steps": 1,
+        "output": COT,
+    },
+    "score": {
+        "settings": {"scoring": "passes", **SCORES},
+        "model": COT,
+        "data": "data",
+        "state": "state",
+        "output": "scores/passes.parquet",
+    },
+    "score greedily": {
+        "settings": {"scoring": "layers.greedy_loss", **SCORES},
+        "model": COT,
+        "data": "data",
+        "state": "state",
+        "output": "scores/layers.greedy_loss.parquet",
+    },
+    "choose": {
+        "settings": {"prune": PLAN},
+        "parent": COT,
+        "scores": "scores/passes.parquet",
+        "output": "plans/layers-1.json",
+    },
+    "prune": {
+        "settings": {"node": "llama@0+cot+layers-1"},
+        "parent": COT,
+        "plan": "plans/layers-1.json",
+        "data": "data",
+        "output": PRUNED,
+    },
+    "evaluate": {
+        "settings": {"node": "llama@0+cot+layers-1", **EVALUATION},
+        "model": PRUNED,
+        "data": "data",
+        "state": "state",
+        "output": "evaluations/pruned",
+    },
+    "evaluate another": {
+        "settings": {"node": "llama@0+cot", **EVALUATION},
+        "model": COT,
+        "data": "data",
+        "state": "state",
+        "output": "evaluations/cot",
+    },
+    "table": {
+        "settings": {"rows": [{**ROW, "parent_node": "cot", "node": "pruned"}]},
+        "evaluations": "evaluations",
+        "output": "tables/pruned.parquet",
+    },
+    "export": {
+        "settings": {},
+        "table": "tables/pruned.parquet",
+        **{kind: f"tables/pruned.{kind}" for kind in ("csv", "md", "tex")},
+    },
+}
+OUTPUTS = ("output", "csv", "md", "tex")
+
+
+def words_of(name: str) -> list[str]:
+    options = VERBS[name] | {"settings": json.dumps(VERBS[name]["settings"])}
+    return [name.split()[0], *(word for key, value in options.items() for word in (f"--{key}", str(value)))]
+
+
+def work(folder: Path, names: list[str], printed: Path, calls: int | None) -> None:
+    """Run verbs in this process, and kill it before its `calls`-th next delicate call."""
+    left = calls
+
+    def deadly(call):
+        def instead(*arguments, **options):
+            nonlocal left
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            return call(*arguments, **options)
+
+        return instead
+
+    output = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(folder)
+    # Its own lock would be a semaphore that outlives the kill.
+    tqdm.set_lock(threading.RLock())
+    if calls is not None:
+        for name in DELICATE:
+            setattr(os, name, deadly(getattr(os, name)))
+    os._exit(max(main(words_of(name)) for name in names))
+
+
+def run(folder: Path, *names: str, calls: int | None = None) -> int:
+    """The exit code of a process that ran these verbs: 0, or -9 where it was killed."""
+    printed = folder.with_name(f"{folder.name}.log")
+    process = FORKS.Process(target=work, args=(folder, names, printed, calls))
+    process.start()
+    process.join(SECONDS)
+    process.kill()
+    assert process.exitcode in (0, -signal.SIGKILL), printed.read_text()
+    return process.exitcode
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder in which all verbs have run undisturbed."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert run(folder, *VERBS) == 0
+    return folder
+
+
+def places_of(name: str) -> list[str]:
+    """The files or folders that a verb makes."""
+    return [place for option, place in VERBS[name].items() if option in OUTPUTS]
+
+
+def artifacts_of(name: str, made: dict[str, bytes]) -> list[set[str]]:
+    """The files that a verb makes, those together that appear by one rename."""
+    places = places_of(name)
+    names = {path for path in made for place in places if path == place or path.startswith(f"{place}/")}
+    return [names] if places[0].startswith("models/") else [{path} for path in names]
+
+
+def assert_whole_or_absent(folder: Path, name: str, made: dict[str, bytes]) -> None:
+    found = {path: data for path, data in files(folder).items() if ".tmp-" not in path}
+    for artifact in artifacts_of(name, made):
+        there = {path: data for path, data in found.items() if path in artifact}
+        assert not there or there == {path: made[path] for path in artifact}
+    others = {path for path in found if not path.startswith("state/")}
+    assert others <= made.keys()
+
+
+KILLED = [(name, False) for name in VERBS if name != "evaluate another"]
+
+
+@pytest.mark.parametrize(("name", "again"), [*KILLED, ("base", True)])
+def test_a_verb_may_be_killed_over_and_over(finished, tmp_path, name, again):
+    """Each time a little later; and `again`, where the folder that it makes is there already."""
+    made = files(finished)
+    folder = shutil.copytree(finished, tmp_path / "folder")
+    for place in [] if again else places_of(name):
+        (folder / place).rename(tmp_path / Path(place).name)
+    if name == "score greedily":
+        shutil.rmtree(folder / "state")
+    for calls in count():
+        if run(folder, name, calls=calls) == 0:
+            break
+        assert_whole_or_absent(folder, name, made)
+    assert files(folder) == made
+    # To write one file takes a flush, a rename and a flush of the folder.
+    assert calls >= 3
