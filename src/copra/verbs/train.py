@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from copra import processes
+from copra.cost.flops import of_training_work
 from copra.errors import CopraError
 from copra.files import digest, file_sha256
 from copra.reasoning import METHODS
@@ -135,7 +136,7 @@ def run(options: Namespace) -> None:
     if processes.rank():
         return
     layers = stage.parts().get("step_decoder", {}).get("layers", 0)
-    flops = _training_flops(parent.shape, record["work"], layers, teacher and teacher.shape)
+    flops = of_training_work(parent.shape, record["work"], layers, teacher and teacher.shape)
     done = {
         "record": {**record, "flops": flops},
         "data": {
@@ -223,23 +224,6 @@ def _first_with_markers(decoding: Any, known: dict[str, Any] | None) -> bool:
     """Whether the markers' embeddings are trained for the first time."""
     used = decoding is not None and (decoding.before or decoding.latents)
     return bool(used and not (known and (known["before"] or known["latents"])))
-
-
-def _training_flops(
-    shape: Any, work: dict[str, dict[str, int]], step_decoder: int, teacher: Any = None
-) -> int:
-    """FLOPs of the stage; a step decoder has so many layers of the model's kind."""
-    from copra.cost.flops import FlopCounter
-
-    readers = {
-        "model": shape,
-        "teacher": teacher,
-        "step_decoder": shape.with_layers((shape.layers * step_decoder)[:step_decoder]),
-    }
-    return sum(
-        FlopCounter(readers[reader]).of_training(**counts, learns=reader != "teacher")
-        for reader, counts in work.items()
-    )
 
 
 def _check_length(context: int, trainer: Any) -> None:
