@@ -88,7 +88,7 @@ def test_a_process_waits_for_a_gpu_and_gets_that_of_a_killed_one(machine, start)
         holders[taken(process)] = process
     waiting = start()
     told = waiting.stderr.readline()
-    assert told.startswith("waiting for a GPU: others hold all of 0, 1 (locks are in ")
+    assert told.startswith("waiting for a GPU: others hold too many of 0, 1 (locks are in ")
     assert waiting.poll() is None
     holders["1"].kill()
     assert taken(waiting) == "1"

@@ -68,5 +68,6 @@ def test_equal_lengths_are_mixed_anew_each_epoch():
 )
 def test_micro_batches_are_the_batch_in_parts(size, lengths):
     parts = list(micro_batches(SAMPLES[:10], size))
-    assert [len(part) for part in parts] == lengths
-    assert [sample for part in parts for sample in part] == SAMPLES[:10]
+    assert [len(part.samples) for part in parts] == lengths
+    assert [sample for part in parts for sample in part.samples] == SAMPLES[:10]
+    assert all(part.counts for part in parts)

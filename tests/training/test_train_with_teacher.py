@@ -164,6 +164,6 @@ def test_a_healing_goes_on_after_a_kill(place, monkeypatch):
         patch.setattr(loop.Trainer, "_optimise", dying)
         with pytest.raises(KeyboardInterrupt):
             train_stage(place, "pruned", "heal", **healing)
-    assert len(list((place / "state").glob("*/step-*"))) == 1
+    assert len(list((place / "state").glob("*/step-*"))) == 2
     train_stage(place, "pruned", "heal", **healing)
     assert {path.name: path.read_bytes() for path in (place / "heal").iterdir()} == whole

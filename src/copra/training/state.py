@@ -20,7 +20,6 @@ from copra.training.sharding import like, whole
 
 TENSORS = "state.safetensors"
 RECORD = "state.json"
-KEPT = 2
 
 
 def save_state(
@@ -41,8 +40,12 @@ def save_state(
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / TENSORS)
         complete = {**record, "step": step, "sha256": file_sha256(temporary / TENSORS)}
         write_json(temporary / RECORD, {**complete, "digest": digest(complete)})
-    for older in sorted(folder.glob("step-*"))[:-KEPT]:
-        shutil.rmtree(older)
+    # What claims to be later was damaged, or this step would not have been taken again.
+    others = sorted(state for state in folder.glob("step-*") if state != target)
+    before = [state for state in others if state < target]
+    for state in others:
+        if state not in before[-1:]:
+            shutil.rmtree(state)
 
 
 def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
