@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("recipes", type=int, nargs="*", default=[100, 300, 1000])
     print(f"10 million turns of a loop in Python: {_loop():.2f} CPU s\n")
-    print("| recipes | jobs | planned: wall s | CPU s | peak MB | and counted: wall s | CPU s | peak MB |")
+    print("| recipes | jobs | planned: wall s | CPU s | peak MiB | and counted: wall s | CPU s | peak MiB |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     sizes, planned = [], []
     for recipes in parser.parse_args().recipes:
@@ -74,7 +74,7 @@ def config(recipes: int) -> dict[str, Any]:
 
 
 def dry_run(experiment: dict[str, Any], *quiet: str) -> tuple[int, float, float, float]:
-    """Jobs (0 where they are not told), wall-clock and CPU seconds, and peak memory in megabytes."""
+    """Jobs (0 where they are not told), wall-clock and CPU seconds, and peak memory in MiB."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "-n", *quiet]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.yaml").write_text(yaml.safe_dump(experiment))
@@ -94,7 +94,7 @@ def dry_run(experiment: dict[str, Any], *quiet: str) -> tuple[int, float, float,
     if status:
         sys.exit(text)
     total = re.search(r"^total +(\d+)$", text, re.MULTILINE)
-    return int(total[1]) if total else 0, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
+    return int(total[1]) if total else 0, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def _loop() -> float:

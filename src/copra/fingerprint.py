@@ -7,6 +7,7 @@ and layout do not count.
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def _file(module: str) -> Path:
 def _imports(module: str) -> tuple[str, ...]:
     """The copra modules named by import statements anywhere in a module, and its parent packages."""
     names = {module.rsplit(".", i)[0] for i in range(1, module.count(".") + 1)}
-    for node in ast.walk(_tree(module)):
+    for node in _statements(_tree(module)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -60,10 +61,18 @@ def _imports(module: str) -> tuple[str, ...]:
 @cache
 def _code_hash(module: str) -> str:
     tree = _tree(module)
-    for node in ast.walk(tree):
+    for node in (tree, *_statements(tree)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [child for child in node.body if not _is_text(child)]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements within a node, however deep. Expressions, most of a tree, have none in them."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield child
+            yield from _statements(child)
 
 
 def _is_text(node: ast.stmt) -> bool:

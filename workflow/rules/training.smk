@@ -4,13 +4,15 @@
 rule train:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
-        weights=lambda wildcards: weights(copra.parent(wildcards.node)),
         teacher=lambda wildcards: copra.teacher(wildcards.node),
-        teacher_weights=lambda wildcards: [
-            path for teacher in copra.teacher(wildcards.node) for path in weights(os.path.dirname(teacher))
+        weights=lambda wildcards: [
+            path
+            for model in (copra.parent(wildcards.node), *map(os.path.dirname, copra.teacher(wildcards.node)))
+            for path in weights(model)
         ],
-        train=lambda wildcards: f"{copra.data(wildcards.node)}/train.parquet",
-        valid=lambda wildcards: f"{copra.data(wildcards.node)}/valid.parquet",
+        data=lambda wildcards: [
+            f"{copra.data(wildcards.node)}/{split}.parquet" for split in ("train", "valid")
+        ],
     output:
         manifest="results/models/{node}/copra.json",
         weights=multiext("results/models/{node}/", *WEIGHTS),
@@ -39,7 +41,7 @@ rule train:
     shell:
         "copra train --settings {params.settings:q} --threads {threads} --processes {resources.processes}"
         " --sharding {resources.sharding} --parent {input.parent}"
-        " --teacher {input.teacher} --data {input.train} --state results/state --save-every {resources.save_every_seconds}"
+        " --teacher {input.teacher} --data {input.data[0]} --state results/state --save-every {resources.save_every_seconds}"
         " --save-steps {resources.save_every_steps} --tracking {resources.tracking}"
         " --output {output.manifest} > {log} 2>&1"
 
