@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if getattr(options, "processes", 1) > 1 and processes.count() == 1:
             return processes.launch(options.processes, arguments)
+        processes.end_with_launcher()
         module.run(options)
         processes.leave()
     except CopraError as error:

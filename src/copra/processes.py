@@ -7,11 +7,15 @@ Nothing here imports torch before it is needed.
 import logging
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from copra.errors import CopraError
 from copra.gpu import gpus, take_gpus
+
+LAUNCHER = "COPRA_LAUNCHER"
 
 T = TypeVar("T")
 
@@ -76,6 +80,19 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
+def end_with_launcher() -> None:
+    """See to it that this process ends with the one that launched it, though that be killed (SIGKILL)."""
+    launcher = int(os.environ.get(LAUNCHER, "0"))
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(0.5)
+        os._exit(1)
+
+    if launcher:
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def launch(number: int, arguments: Sequence[str]) -> int:
     """Run `copra` with these arguments in `number` processes; returns the exit status.
 
@@ -92,6 +109,7 @@ def launch(number: int, arguments: Sequence[str]) -> int:
             "compute.gpu and compute.processes, or give it more GPUs."
         )
     take_gpus(number)
+    os.environ[LAUNCHER] = str(os.getpid())
     # What goes wrong the processes tell themselves.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     from torch.distributed.elastic.multiprocessing.api import SignalException

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from stages import log_of, words
 
@@ -68,6 +69,21 @@ def renamed(place) -> list[str]:
     """What made `whole`, for another folder."""
     arguments = words(place, "tiny", "whole", steps=STEPS, select="loss", validations=3)
     return [word.replace(str(place / "whole"), str(place / "ended")) for word in arguments]
+
+
+def test_without_their_launcher_the_processes_end_too(place):
+    launcher = start(place, "killed", 2, arguments=words(place, "tiny", "killed", steps=10_000))
+    deadline = time.monotonic() + SECONDS
+    while not list((place / "state").glob("*/step-*")):
+        assert launcher.poll() is None, launcher.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    children = psutil.Process(launcher.pid).children(recursive=True)
+    launcher.kill()
+    launcher.wait()
+    assert children
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
 
 
 def test_a_failure_in_all_processes_is_told_and_ends_with_its_status(place):
