@@ -1,5 +1,8 @@
 """A soak: an experiment of more than 40 jobs under SLURM, whose jobs are killed and requeued all the while,
-ends with the files of an undisturbed local run; and afterwards a change runs what depends on it."""
+ends with the files of an undisturbed local run; and afterwards a change runs what depends on it.
+
+The jobs start warm: imports are nothing to lose.
+"""
 
 import os
 import random
@@ -12,6 +15,7 @@ from contextlib import suppress
 import psutil
 import pytest
 from runs import SIZES, SOON, TRAINING, Run, copy_code
+from warm import warm_copra
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 
@@ -45,7 +49,7 @@ CONFIG = {
         ["cot"],
     ],
     "reference": "llama+cot",
-    "importance": {"rows": 16},
+    "importance": {"rows": 16, "greedy_removals": 1},
     "evaluation": {"stages": True, "max_new_tokens": 4, "batch_size": 10},
     "latency": None,
     "compute": {"gpu": 1, "memory_mb": 400, "runtime_minutes": 5, "save_every_seconds": 0},
@@ -53,6 +57,8 @@ CONFIG = {
 KINDS = ("data", "models", "scores", "plans", "evaluations", "tables")
 SECONDS = 2400
 SECONDS_BETWEEN_BLOWS = 3.0
+SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_OF_A_JOB = 1.5
 BLOWS = 14
 # No job is hit so often that Snakemake gives it up.
 RETRIES = 5
@@ -74,17 +80,22 @@ class Killer:
         end = time.monotonic() + SECONDS
         while self.run.process.poll() is None:
             assert time.monotonic() < end, self.run.printed.read_text()
-            time.sleep(SECONDS_BETWEEN_BLOWS)
-            if len(self.blows) < BLOWS:
-                self.blow()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            if len(self.blows) < BLOWS and self.blow():
+                time.sleep(SECONDS_BETWEEN_BLOWS)
 
-    def blow(self) -> None:
+    def blow(self) -> bool:
+        """Whether there was something to hit."""
         processes = self.processes()
         if not processes:
-            return
+            return False
         process, job, what = self.draw.choice(processes)
         if self.hits.get(what, 0) >= RETRIES - 2:
-            return
+            return False
+        # Anywhere between its start and its end.
+        time.sleep(self.draw.random() * SECONDS_OF_A_JOB)
+        if not process.is_running():
+            return False
         kinds = ("SIGKILL", "SIGTERM", "requeue", "node down")
         kind = kinds[len(self.blows) % len(kinds)]
         with suppress(psutil.NoSuchProcess):
@@ -100,20 +111,20 @@ class Killer:
                 self.slurm.ask("scontrol", "update", f"NodeName={host}", "State=RESUME")
             self.hits[what] = self.hits.get(what, 0) + 1
             self.blows.append(f"{kind} {what}")
+            return True
+        return False
 
     def processes(self) -> list[tuple[psutil.Process, str, str]]:
         """The run's own processes of copra within SLURM jobs, with the job's number and what they do."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                words = process.cmdline()
-                if len(words) < 3 or not words[1].endswith("/copra"):
-                    continue
-                environment = process.environ()
-                if environment.get("COPRA_TEST_NOTES") == str(self.run.notes_folder):
-                    job = environment.get("SLURM_JOB_ID")
-                    output = words[words.index("--output") + 1]
-                    found += [(process, job, f"{words[2]} {output}")] if job else []
+                words, environment = process.cmdline(), process.environ()
+                job = environment.get("SLURM_JOB_ID")
+                ours = environment.get("COPRA_TEST_NOTES") == str(self.run.notes_folder)
+                if job and ours and "ask" in words:
+                    verb, output = words[words.index("ask") + 2], words[words.index("--output") + 1]
+                    found.append((process, job, f"{verb} {output}"))
         return sorted(found, key=lambda entry: entry[0].pid)
 
 
@@ -123,10 +134,16 @@ def code(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(slurm, code, tmp_path_factory) -> Run:
+def environment(slurm, code) -> Iterator[dict[str, str]]:
+    with warm_copra(code / "src") as warm:
+        yield slurm.environment | warm
+
+
+@pytest.fixture(scope="module")
+def undisturbed(environment, code, tmp_path_factory) -> Run:
     """The experiment's run on this machine alone."""
     cores = f"--cores={os.cpu_count()}"
-    run = Run(tmp_path_factory.mktemp("undisturbed"), code, slurm.environment, CONFIG, cores)
+    run = Run(tmp_path_factory.mktemp("undisturbed"), code, environment, CONFIG, cores)
     try:
         run.finish(SECONDS)
     finally:
@@ -140,9 +157,9 @@ def options(code) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def soaked(slurm, code, options, undisturbed, tmp_path_factory) -> Iterator[tuple[Run, Killer]]:
+def soaked(slurm, environment, code, options, undisturbed, tmp_path_factory) -> Iterator[tuple[Run, Killer]]:
     """The experiment's run under SLURM and blows."""
-    run = Run(tmp_path_factory.mktemp("soaked"), code, slurm.environment, CONFIG, *options)
+    run = Run(tmp_path_factory.mktemp("soaked"), code, environment, CONFIG, *options)
     killer = Killer(run, slurm)
     try:
         killer.work()
@@ -182,11 +199,11 @@ def test_trainings_that_were_hit_went_on_from_their_states(soaked):
     assert not [path for path in (run.folder / "results" / "state").glob("*/*") if path.suffix != ".jsonl"]
 
 
-def test_a_change_then_submits_what_depends_on_it_and_nothing_else(soaked, slurm, code, options):
+def test_a_change_then_submits_what_depends_on_it_and_nothing_else(soaked, slurm, environment, code, options):
     run, _ = soaked
     before = len(submitted(slurm, run))
     steps = CONFIG["steps"] | {"pause": {"kind": "pause", "training": {**LONG, "learning_rate": 1e-3}}}
-    again = Run(run.folder, code, slurm.environment, {**CONFIG, "steps": steps}, *options)
+    again = Run(run.folder, code, environment, {**CONFIG, "steps": steps}, *options)
     try:
         again.finish(SECONDS)
     finally:

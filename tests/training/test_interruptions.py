@@ -52,7 +52,15 @@ def test_a_signal_in_the_last_step_lets_it_end(make_trainer):
     assert trainer.run()["steps"] == 10
 
 
-def test_a_second_signal_ends_at_once(make_trainer):
+@pytest.fixture
+def as_in_a_terminal():
+    """SIGINT as Python takes it, which the tests' own process ignores where it runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_signal_ends_at_once(make_trainer, as_in_a_terminal):
     trainer = make_trainer()
     send(trainer, signal.SIGINT, at=3)
     send(trainer, signal.SIGINT, at=3)

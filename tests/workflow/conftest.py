@@ -10,13 +10,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from warm import warm_copra
 
 ROOT = Path(__file__).parents[2]
 TRAINING = {"steps": 6, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
@@ -61,7 +62,8 @@ class Run:
 
     folder: Path
     code: Path
-
+    # Variables for Snakemake and its jobs.
+    environment: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
 
     @property
@@ -82,7 +84,8 @@ class Run:
         line = [sys.executable, "-m", "snakemake", "--snakefile", self.code / "Snakefile"]
         line += ["--directory", self.folder, "--cores", "2", *self.options, *arguments]
         own = {"PYTHONPATH": str(self.code / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        return {"args": list(map(str, line)), "cwd": self.code, "env": os.environ | own | (environment or {})}
+        own |= {**self.environment, **(environment or {})}
+        return {"args": list(map(str, line)), "cwd": self.code, "env": os.environ | own}
 
     def snakemake(self, *arguments: str, succeeds: bool = True, **options) -> str:
         """Run Snakemake to its end; returns all that it printed."""
@@ -119,21 +122,6 @@ class Run:
 END = "Tables are in results/tables, figures in results/figures"
 
 
-# At the end of each of copra's processes: which verb it was, and which of copra's modules it imported.
-AUDIT = """
-import atexit, os, pathlib, sys
-
-def note():
-    if pathlib.Path(sys.argv[0]).name == "copra":
-        modules = sorted(name for name in sys.modules if name.split(".")[0] == "copra")
-        folder = pathlib.Path(__file__).parent / "audit" / sys.argv[1]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / str(os.getpid())).write_text(" ".join(modules))
-
-atexit.register(note)
-"""
-
-
 def _write_config(file: Path, changes: Mapping[str, Any]) -> None:
     config = copy.deepcopy(CONFIG)
     for path, value in changes.items():
@@ -152,7 +140,6 @@ def _copy_code(folder: Path) -> Path:
     shutil.copytree(
         ROOT / "src" / "copra", folder / "src" / "copra", ignore=shutil.ignore_patterns("__pycache__")
     )
-    (folder / "src" / "sitecustomize.py").write_text(AUDIT)
     return folder
 
 
@@ -163,15 +150,22 @@ def code(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def unstarted(tmp_path_factory, code) -> Run:
-    """A run in an empty folder, without a config."""
-    return Run(tmp_path_factory.mktemp("unstarted"), code)
+def warm(code) -> Iterator[dict[str, str]]:
+    """The environment of runs whose jobs are quick to start."""
+    with warm_copra(code / "src") as environment:
+        yield environment
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, code) -> Run:
+def unstarted(tmp_path_factory, code, warm) -> Run:
+    """A run in an empty folder, without a config."""
+    return Run(tmp_path_factory.mktemp("unstarted"), code, warm)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, code, warm) -> Run:
     """The finished run. Dry runs leave it as it is; for all else take `run`."""
-    run = Run(tmp_path_factory.mktemp("finished"), code)
+    run = Run(tmp_path_factory.mktemp("finished"), code, warm)
     run.configure()
     run.snakemake()
     return run
@@ -186,4 +180,5 @@ def run(finished, tmp_path) -> Run:
 @pytest.fixture
 def edited(finished, tmp_path) -> Run:
     """A copy of the finished run with a copy of the code."""
-    return finished.copied(tmp_path / "run", shutil.copytree(finished.code, tmp_path / "code"))
+    run = finished.copied(tmp_path / "run", shutil.copytree(finished.code, tmp_path / "code"))
+    return replace(run, environment={})

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -152,9 +153,9 @@ def killed(finished, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def resumed(killed):
+def resumed(killed, warm):
     """The killed run after it was run again to its end."""
-    _, run = killed
+    run = replace(killed[1], environment=warm)
     assert "--unlock" in run.snakemake(succeeds=False)
     run.snakemake("--unlock")
     run.snakemake()
