@@ -5,9 +5,11 @@ They are no part of the test environment, since with them each call of Snakemake
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,5 +37,8 @@ def fetched(wanted: Sequence[str], cache: Path, command: Sequence[str]) -> Path:
         done = subprocess.run(line, capture_output=True, text=True, timeout=600)
         if done.returncode != 0:
             pytest.skip(f"pip could not fetch {', '.join(wanted)}: {done.stderr.strip()[-200:]}")
-        unfinished.rename(folder)
+        # Another process of the tests may have been quicker.
+        with suppress(OSError):
+            unfinished.rename(folder)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return folder

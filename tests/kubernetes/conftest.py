@@ -3,12 +3,14 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster import Cluster
 from object_storage import ObjectStorage, serving
 from plugins import fetched, plugin_folders
+from warm import warm_copra
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements-kubernetes.lock"
@@ -44,15 +46,19 @@ def storage():
 
 
 @pytest.fixture(scope="session")
-def environment(code, plugins) -> dict[str, str]:
-    """The variables of a process that finds Python, copra and the plugins, and nothing of this machine's."""
-    return {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath]),
-        "PYTHONPATH": os.pathsep.join([str(code / "src"), *plugins]),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+def environment(code, plugins) -> Iterator[dict[str, str]]:
+    """The variables of a process that finds Python, copra and the plugins, and nothing of this machine's.
+
+    copra starts warm.
+    """
+    with warm_copra(code / "src") as warm:
+        yield warm | {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath]),
+            "PYTHONPATH": os.pathsep.join([str(code / "src"), *plugins]),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,11 @@ CONCEPTS = tuple(
     timpus tumpus vumpus worpus wumpus yerpus yimpus yumpus zhorpus zumpus
     """.split()  # noqa: SIM905
 )
+WORDINGS = {
+    "sentences": ("{} is a {}.", "Every {} is a {}.", "Is {} a {} or {}?"),
+    "pairs": ("{} {}.", "{} {}.", "{} {} {}?"),
+}
+"""How a fact of a person, a fact of a concept, and the question are said."""
 FAMILY_SHARE = 0.4
 """Share of new nodes that may only go below the first person, and of those below the second."""
 DEPTH_WEIGHT = 1.5
@@ -68,6 +73,10 @@ class Prosqa(GeneratedTask):
     """Mean of the Poisson distribution of a new node's number of parents."""
     concepts: int = Field(len(CONCEPTS), ge=2, le=len(CONCEPTS))
     """Concept names to draw from. A small model knows few of them sooner."""
+    wording: Literal["sentences", "pairs"] = "sentences"
+    """How the generator says it: in the paper's sentences, or as bare pairs (Tom lempus. lempus rorpus. Tom
+    gorpus yumpus?). In pairs what follows from a name stands right behind it, which small models find out
+    sooner."""
     min_steps: PositiveInt = 3
     """Fewest steps from the person to the answer."""
     max_steps: PositiveInt = 6
@@ -107,7 +116,7 @@ class Prosqa(GeneratedTask):
             return None
         path, wrong = asked
         return (
-            _told(rng, graph, path, wrong, CONCEPTS[: self.concepts])
+            _told(rng, graph, path, wrong, CONCEPTS[: self.concepts], self.wording)
             if self.min_steps < len(path) <= self.max_steps + 1
             else None
         )
@@ -189,7 +198,7 @@ def _shortest_paths(graph: Graph, person: int) -> dict[int, list[int]]:
 
 
 def _told(
-    rng: random.Random, graph: Graph, path: list[int], wrong: int, concepts: Sequence[str]
+    rng: random.Random, graph: Graph, path: list[int], wrong: int, concepts: Sequence[str], wording: str
 ) -> Row | None:
     """The graph in words: nodes without parents are people, and facts stand in any order."""
     edges = [(parent, node) for node, parents in enumerate(graph.parents) for parent in parents]
@@ -200,16 +209,17 @@ def _told(
     words = dict(zip(people, shuffled(rng, NAMES), strict=False))
     words |= dict(zip(sorted(used - words.keys()), shuffled(rng, concepts), strict=False))
 
+    of_person, of_concept, question = WORDINGS[wording]
+
     def fact(parent: int, node: int) -> str:
-        return f"{'' if parent in people else 'Every '}{words[parent]} is a {words[node]}."
+        return (of_person if parent in people else of_concept).format(words[parent], words[node])
 
     facts = shuffled(rng, [fact(*edge) for edge in edges])
     one, other = shuffled(rng, (path[-1], wrong))
-    person, right = words[path[0]], words[path[-1]]
     return Row(
-        " ".join([*facts, f"Is {person} a {words[one]} or {words[other]}?"]),
+        " ".join([*facts, question.format(words[path[0]], words[one], words[other])]),
         tuple(fact(*edge) for edge in itertools.pairwise(path)),
-        f"{person} is a {right}.",
+        fact(path[0], path[-1]),
     )
 
 
