@@ -99,7 +99,7 @@ def serve(address: str, libraries_only: bool) -> None:
         listener.bind(address)
         listener.listen()
         print("ready", flush=True)
-        while sys.stdin.fileno() not in select.select([sys.stdin, listener], [], [])[0]:
+        while sys.stdin not in select.select([sys.stdin, listener], [], [])[0]:
             connection, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from copra.errors import CopraError
@@ -66,7 +67,8 @@ def join() -> None:
     from torch import distributed
 
     if count() > 1 and not distributed.is_initialized():
-        distributed.init_process_group("gloo")
+        # One may write a large checkpoint while the others wait. Where one dies the launcher ends all.
+        distributed.init_process_group("gloo", timeout=timedelta(days=1))
 
 
 def leave() -> None:

@@ -71,6 +71,13 @@ def test_seeds_are_shown_where_there_are_several(frame):
     assert list(view["Pareto front"]) == ["yes", ""]
 
 
+def test_bytes_are_shown_where_weights_are_quantised(frame):
+    parameters = frame["parameters"]
+    assert "Checkpoint (MB)" not in for_people(frame.assign(checkpoint_bytes=4 * parameters))
+    view = for_people(frame.assign(checkpoint_bytes=[4 * parameters[0], 1.3 * parameters[1]]))
+    assert list(view["Checkpoint (GB)"]) == ["4.94", "1.29"]
+
+
 def test_what_is_left_is_shown_where_it_differs(frame):
     view = for_people(frame.assign(layers=[3, 2], kv_groups=[12.0, 6.0], heads=24, neurons=[576, 500]))
     assert list(view["Layers"]) == ["3", "2"]

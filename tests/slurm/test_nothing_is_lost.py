@@ -57,7 +57,7 @@ CONFIG = {
 KINDS = ("data", "models", "scores", "plans", "evaluations", "tables")
 SECONDS = 2400
 SECONDS_BETWEEN_BLOWS = 3.0
-SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_BETWEEN_LOOKS = 0.3
 SECONDS_OF_A_JOB = 1.5
 BLOWS = 14
 # No job is hit so often that Snakemake gives it up.
@@ -83,6 +83,7 @@ class Killer:
             time.sleep(SECONDS_BETWEEN_LOOKS)
             if len(self.blows) < BLOWS and self.blow():
                 time.sleep(SECONDS_BETWEEN_BLOWS)
+            self.hasten()
 
     def blow(self) -> bool:
         """Whether there was something to hit."""
@@ -113,6 +114,12 @@ class Killer:
             self.blows.append(f"{kind} {what}")
             return True
         return False
+
+    def hasten(self) -> None:
+        """SLURM lets a job that went back to the queue wait for two minutes."""
+        for job in self.slurm.jobs():
+            if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
+                self.slurm.ask("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now")
 
     def processes(self) -> list[tuple[psutil.Process, str, str]]:
         """The run's own processes of copra within SLURM jobs, with the job's number and what they do."""

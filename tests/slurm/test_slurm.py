@@ -1,6 +1,7 @@
 """A tiny experiment through SLURM, as `snakemake --profile profiles/slurm` runs it, beside a local run."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -162,3 +163,36 @@ def test_a_run_through_slurm_makes_the_same_files_as_a_local_one(submitted, loca
 
 def test_a_run_through_slurm_makes_the_same_table_as_a_local_one(submitted, local):
     assert submitted.table() == local.table() != []
+
+
+TABLE = {"accuracy_table": 1, "export": 1}
+CHANGES = {
+    "nothing": ({}, {}),
+    "the data": (
+        {"tasks": {"sums": {**CONFIG["tasks"]["sums"], "train": 99}}},
+        {"data": 1, "base": 1, "train": 3, "evaluate": 3, "latency": 1, **TABLE},
+    ),
+    "another seed": ({"seeds": [1]}, {"base": 1, "train": 3, "evaluate": 3, "latency": 1, **TABLE}),
+    "one training": (
+        {"steps": CONFIG["steps"] | {"pause": {"kind": "pause", "training": {**TRAINING, "steps": 5}}}},
+        {"train": 1, "evaluate": 1, "latency": 1, **TABLE},
+    ),
+    "how answers are decoded": (
+        {"evaluation": {"max_new_tokens": 5}},
+        {"evaluate": 3, "latency": 1, **TABLE},
+    ),
+    "how time is measured": ({"latency": {**CONFIG["latency"], "repetitions": 2}}, {"latency": 1, **TABLE}),
+    "a recipe taken away": ({"recipes": [["cot"], ["no_cot"]]}, {"latency": 1, **TABLE}),
+    "what jobs ask for": ({"compute": {"gpu": 2, "memory_mb": 800, "save_every_steps": 1}}, {}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_would_submit_what_depends_on_it_and_nothing_else(slurm, code, submitted, change):
+    """By what the jobs themselves, somewhere else, have told Snakemake of their making."""
+    changed, expected = CHANGES[change]
+    options = ("--profile", str(code / "profiles" / "slurm"), "--dry-run", "--quiet", "rules", "host")
+    run = Run(submitted.folder, code, slurm.environment, CONFIG | changed, *options)
+    run.finish(SECONDS)
+    found = re.findall(r"^(\w+) +(\d+)$", run.printed.read_text(), re.MULTILINE)
+    assert {rule: int(number) for rule, number in found if rule != "total"} == expected

@@ -26,10 +26,14 @@ SECONDS = 120
 
 SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "ffn_size": 16, "context": 256}
 BASE, COT, PRUNED = "models/llama@0", "models/llama@0+cot", "models/llama@0+cot+layers-1"
+PAUSE = "models/llama@0+cot+pause"
 TRAINING = {"steps": 3, "batch_size": 8, "learning_rate": 3.0e-3, "validations": 1}
 SCORES = {"importance": {"rows": 8, "validation_rows": 4, "greedy_removals": 1}, "objective": "cot"}
 PLAN = {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}}
-EVALUATION = {"task": "sums", "max_new_tokens": 4, "batch_size": 4}
+CURVE = {"model": "llama+cot", "unit": "layers", "metrics": ["cosine", "deepest"]}
+CURVE |= {"remove": [1], "objectives": ["cot"]}
+ANSWERS = {"max_new_tokens": 4, "batch_size": 4}
+EVALUATION = {"task": "sums", **ANSWERS}
 ROW = {"recipe": "llama+cot+layers-1", "pruning": "layers-1"}
 # What each verb is told, by options, and what it makes; in the order in which they feed each other.
 VERBS = {
@@ -61,19 +65,19 @@ VERBS = {
         "model": COT,
         "data": "data",
         "state": "state",
-        "output": "scores/passes.parquet",
+        "output": "scores/cot/passes.parquet",
     },
     "score greedily": {
         "settings": {"scoring": "layers.greedy_loss", **SCORES},
         "model": COT,
         "data": "data",
         "state": "state",
-        "output": "scores/layers.greedy_loss.parquet",
+        "output": "scores/cot/layers.greedy_loss.parquet",
     },
     "choose": {
         "settings": {"prune": PLAN},
         "parent": COT,
-        "scores": "scores/passes.parquet",
+        "scores": "scores/cot/passes.parquet",
         "output": "plans/layers-1.json",
     },
     "prune": {
@@ -82,6 +86,20 @@ VERBS = {
         "plan": "plans/layers-1.json",
         "data": "data",
         "output": PRUNED,
+    },
+    "curve": {
+        "settings": {"node": "llama@0+cot", "name": "layers", "curve": CURVE, **ANSWERS},
+        "model": COT,
+        "data": "data",
+        "scores": "scores",
+        "state": "state of curves",
+        "output": "curves/layers.parquet",
+    },
+    "quantise": {
+        "settings": {"node": "llama@0+cot+int8", "quantise": {"kind": "quantise", "weights": "int8"}},
+        "parent": COT,
+        "data": "data",
+        "output": "models/llama@0+cot+int8",
     },
     "evaluate": {
         "settings": {"node": "llama@0+cot+layers-1", **EVALUATION},
@@ -96,6 +114,26 @@ VERBS = {
         "data": "data",
         "state": "state",
         "output": "evaluations/cot",
+    },
+    "train with latents": {
+        "settings": {
+            "node": "llama@0+cot+pause",
+            "method": "pause",
+            "stage": {"thought": "embedding", "layouts": [{"latents": 2}]},
+            "training": TRAINING,
+            "seed": 0,
+        },
+        "parent": COT,
+        "data": "data",
+        "state": "state",
+        "output": PAUSE,
+    },
+    "sweep": {
+        "settings": {"node": "llama@0+cot+pause", **ANSWERS, "latents": [0, 1]},
+        "model": PAUSE,
+        "data": "data",
+        "state": "state",
+        "output": "evaluations/sweep.parquet",
     },
     "table": {
         "settings": {"rows": [{**ROW, "parent_node": "cot", "node": "pruned"}]},
@@ -187,7 +225,8 @@ def assert_whole_or_absent(folder: Path, name: str, made: dict[str, bytes]) -> N
     assert others <= made.keys()
 
 
-KILLED = [(name, False) for name in VERBS if name != "evaluate another"]
+FEEDS_ONLY = ("evaluate another", "train with latents")
+KILLED = [(name, False) for name in VERBS if name not in FEEDS_ONLY]
 
 
 @pytest.mark.parametrize(("name", "again"), [*KILLED, ("base", True)])
@@ -197,8 +236,8 @@ def test_a_verb_may_be_killed_over_and_over(finished, tmp_path, name, again):
     folder = shutil.copytree(finished, tmp_path / "folder")
     for place in [] if again else places_of(name):
         (folder / place).rename(tmp_path / Path(place).name)
-    if name == "score greedily":
-        shutil.rmtree(folder / "state")
+    if name in ("score greedily", "curve"):
+        shutil.rmtree(folder / VERBS[name]["state"])
     # A training has many such moments, and tests of its own (tests/training).
     for calls in count(step=3 if name == "train" else 1):
         if run(folder, name, calls=calls) == 0:

@@ -66,6 +66,9 @@ def for_people(frame: "pandas.DataFrame") -> "pandas.DataFrame":
 def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
     if column == "recipe":  # base and order of steps say the same in a readable way
         return "order" in frame
+    if column == "checkpoint_bytes":  # without quantised weights the parameters say the same
+        a_parameter = frame[column] / frame["parameters"]
+        return a_parameter.max() < 1.25 * a_parameter.min()
     return column in ("seed", *NAMES) and frame[column].nunique() == 1
 
 
@@ -198,6 +201,7 @@ COLUMNS: dict[str, tuple[str, Callable]] = {
     "depth": ("Depth", _count),
     "parameters": ("Parameters", _scaled()),
     "parameters_ratio": ("Parameters ratio", _three_decimals),
+    "checkpoint_bytes": ("Checkpoint", _scaled("B")),
     "kv_cache_bytes_per_token": ("KV cache a token", _scaled("B")),
     "kv_cache_bytes_per_token_ratio": ("KV cache ratio", _three_decimals),
     "kv_cache_ratio": ("KV cache ratio", _three_decimals),
