@@ -65,7 +65,8 @@ class Run:
     def files(self, kind: str) -> dict[str, bytes]:
         """The bytes of all files of a kind of results, by path."""
         folder = self.folder / "results" / kind
-        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
     def table(self) -> list[dict[str, str]]:
         """The rows of the table, less what is never the same twice."""

@@ -42,9 +42,10 @@ CONCEPTS = tuple(
 )
 WORDINGS = {
     "sentences": ("{} is a {}.", "Every {} is a {}.", "Is {} a {} or {}?"),
-    "pairs": ("{} {}.", "{} {}.", "{} {} {}?"),
+    "pairs": ("{} {}.", "{} {}.", "{1} {2} {0}?"),
 }
-"""How a fact of a person, a fact of a concept, and the question are said."""
+"""How a fact of a person, one of a concept, and the question are said. A question in pairs names the person
+last, lest it read like a fact."""
 FAMILY_SHARE = 0.4
 """Share of new nodes that may only go below the first person, and of those below the second."""
 DEPTH_WEIGHT = 1.5
@@ -74,8 +75,8 @@ class Prosqa(GeneratedTask):
     concepts: int = Field(len(CONCEPTS), ge=2, le=len(CONCEPTS))
     """Concept names to draw from. A small model knows few of them sooner."""
     wording: Literal["sentences", "pairs"] = "sentences"
-    """How the generator says it: in the paper's sentences, or as bare pairs (Tom lempus. lempus rorpus. Tom
-    gorpus yumpus?). In pairs what follows from a name stands right behind it, which small models find out
+    """How the generator says it: in the paper's sentences, or as bare pairs (Tom lempus. lempus rorpus.
+    gorpus yumpus Tom?). In pairs what follows from a name stands right behind it, which small models find out
     sooner."""
     min_steps: PositiveInt = 3
     """Fewest steps from the person to the answer."""
