@@ -143,4 +143,4 @@ def lens_figure(frame: "pandas.DataFrame") -> "Figure":
 def _title(row: "pandas.Series") -> str:
     given = " | ".join(row["generated"].splitlines())
     lines = [row["question"], f"gold: {' | '.join([*row['steps'], row['gold']])}", f"given: {given}"]
-    return "\n".join("\n".join(textwrap.wrap(line, 110)[:3]) for line in lines)
+    return "\n".join("\n".join(textwrap.wrap(line, 100)[:3]) for line in lines)
