@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -57,10 +58,15 @@ class Run:
         assert self.process.wait(seconds) == 0, self.printed.read_text()
 
     def kill(self) -> None:
-        """Leave nothing of it that runs on this machine."""
+        """Leave nothing of it that runs on this machine, nor of what SLURM started for it: a node that is
+        taken away may leave a process behind, where no cgroups hold a job together."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("COPRA_TEST_NOTES") == str(self.notes_folder):
+                    process.kill()
 
     def files(self, kind: str) -> dict[str, bytes]:
         """The bytes of all files of a kind of results, by path."""
