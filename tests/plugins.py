@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,8 +36,10 @@ def fetched(wanted: Sequence[str], cache: Path, command: Sequence[str]) -> Path:
         done = subprocess.run(line, capture_output=True, text=True, timeout=600)
         if done.returncode != 0:
             pytest.skip(f"pip could not fetch {', '.join(wanted)}: {done.stderr.strip()[-200:]}")
-        # Another process of the tests may have been quicker.
-        with suppress(OSError):
+        try:
             unfinished.rename(folder)
-        shutil.rmtree(unfinished, ignore_errors=True)
+        except OSError:
+            if not folder.exists():
+                raise
+            shutil.rmtree(unfinished)  # another process of the tests was quicker
     return folder

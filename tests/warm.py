@@ -19,7 +19,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # What takes long: some of it copra imports within functions, or transformers once it is asked for it.
@@ -54,10 +54,10 @@ def warm_copra(source: Path, *, libraries_only: bool = False) -> Iterator[dict[s
             env=os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=(Path(folder) / "errors").open("w"),
         )
         try:
-            assert server.stdout.readline() == b"ready\n"
+            assert server.stdout.readline() == b"ready\n", (Path(folder) / "errors").read_text()
             program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {__file__} ask {address} "$@"\n')
             program.chmod(0o755)
             # The workflow itself puts the installed copra first on PATH; bash reads this file after that.
@@ -78,10 +78,15 @@ def ask(address: str, arguments: list[str]) -> int:
         socket.send_fds(connection, [len(request).to_bytes(4, "big")], [0, 1, 2])
         connection.sendall(request)
         pid = int.from_bytes(connection.recv(4), "big")
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, _: os.kill(pid, number))
+        for number in (signal.SIGTERM, signal.SIGINT) if pid else ():
+            signal.signal(number, lambda number, _: _tell(pid, number))
         status = connection.recv(1)
     return status[0] if status else 128 + signal.SIGKILL
+
+
+def _tell(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def serve(address: str, libraries_only: bool) -> None:
@@ -115,7 +120,10 @@ def work(connection: socket.socket) -> None:
         size, streams, _, _ = socket.recv_fds(connection, 4, 3)
         request = b""
         while len(request) < int.from_bytes(size, "big"):
-            request += connection.recv(1 << 16)
+            part = connection.recv(1 << 16)
+            if not part:  # nobody asks any more
+                os._exit(1)
+            request += part
         what = json.loads(request)
         for number, stream in enumerate(streams):
             os.dup2(stream, number)

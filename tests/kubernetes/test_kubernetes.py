@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from warm import warm_copra
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.workflow]
 
@@ -178,7 +179,10 @@ def test_a_run_on_kubernetes_makes_the_same_model_as_a_local_one(done, run, stor
         "2",
         target,
     ]
-    subprocess.run(command, cwd=tmp_path, env=run.environment, check=True, capture_output=True, timeout=900)
+    # With another seed of hashes than the pods.
+    with warm_copra(run.code / "src") as warm:
+        environment = run.environment | warm
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=900)
     stored = storage.files("my-bucket", f"{PREFIX}models/{CODI}/")
     folder = tmp_path / "results" / "models" / CODI
     assert json.loads(stored["copra.json"]) == json.loads((folder / "copra.json").read_text())

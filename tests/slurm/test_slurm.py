@@ -193,6 +193,9 @@ def test_a_change_would_submit_what_depends_on_it_and_nothing_else(slurm, code, 
     changed, expected = CHANGES[change]
     options = ("--profile", str(code / "profiles" / "slurm"), "--dry-run", "--quiet", "rules", "host")
     run = Run(submitted.folder, code, slurm.environment, CONFIG | changed, *options)
-    run.finish(SECONDS)
+    try:
+        run.finish(SECONDS)
+    finally:
+        run.kill()
     found = re.findall(r"^(\w+) +(\d+)$", run.printed.read_text(), re.MULTILINE)
     assert {rule: int(number) for rule, number in found if rule != "total"} == expected

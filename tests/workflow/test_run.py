@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from warm import warm_copra
 
 pytestmark = pytest.mark.workflow
 
@@ -146,20 +147,22 @@ def kill_in_training(run):
 @pytest.fixture(scope="module")
 def killed(finished, tmp_path_factory):
     """The same experiment in another folder, killed in the first training; its own files, for reading."""
-    run = finished.empty(tmp_path_factory.mktemp("killed") / "run")
+    # Processes of their own: a fork would outlive the group that is killed, if only for a moment.
+    run = replace(finished.empty(tmp_path_factory.mktemp("killed") / "run"), environment={})
     run.configure(compute__save_every_seconds=0)
     kill_in_training(run)
     return run.copied(run.folder.with_name("as killed")), run
 
 
 @pytest.fixture(scope="module")
-def resumed(killed, warm):
-    """The killed run after it was run again to its end."""
-    run = replace(killed[1], environment=warm)
-    assert "--unlock" in run.snakemake(succeeds=False)
-    run.snakemake("--unlock")
-    run.snakemake()
-    return run
+def resumed(killed):
+    """The killed run after it was run again to its end, with another seed of hashes than the finished one."""
+    with warm_copra(killed[1].code / "src") as environment:
+        run = replace(killed[1], environment=environment)
+        assert "--unlock" in run.snakemake(succeeds=False)
+        run.snakemake("--unlock")
+        run.snakemake()
+        yield run
 
 
 def test_a_kill_in_a_training_leaves_its_state_and_nothing_that_passes_for_a_result(killed):

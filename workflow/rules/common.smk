@@ -13,12 +13,7 @@ from copra.workflow import Workflow, put_copra_on_path
 from snakemake.exceptions import WorkflowError
 
 # Planning makes millions of objects that stay. To look for garbage among them takes a fifth of the time.
-gc.disable()
-
-
-onstart:
-    gc.enable()
-
+gc.set_threshold(5_000_000)
 
 put_copra_on_path()
 try:
