@@ -47,17 +47,20 @@ def warm_copra(source: Path, *, libraries_only: bool = False) -> Iterator[dict[s
     With `libraries_only` each job imports for itself what it needs of copra.
     """
     # Not pytest's folder: the path of a socket must be short.
-    with tempfile.TemporaryDirectory(prefix="copra-", dir="/tmp") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="copra-", dir="/tmp") as folder,
+        (Path(folder) / "errors").open("w") as errors,
+    ):
         address, program = Path(folder) / "socket", Path(folder) / "copra"
         server = subprocess.Popen(
             [sys.executable, __file__, "serve", address, str(libraries_only)],
             env=os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=(Path(folder) / "errors").open("w"),
+            stderr=errors,
         )
         try:
-            assert server.stdout.readline() == b"ready\n", (Path(folder) / "errors").read_text()
+            assert server.stdout.readline() == b"ready\n", Path(errors.name).read_text()
             program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {__file__} ask {address} "$@"\n')
             program.chmod(0o755)
             # The workflow itself puts the installed copra first on PATH; bash reads this file after that.

@@ -1,18 +1,17 @@
 """What a run on Kubernetes needs, all of it on loopback: the plugins, an S3, and a cluster."""
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster import Cluster
+from copied_code import ROOT, copy_code
 from object_storage import ObjectStorage, serving
 from plugins import fetched, plugin_folders
 from warm import warm_copra
 
-ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements-kubernetes.lock"
 MODULES = ("snakemake_executor_plugin_kubernetes", "snakemake_storage_plugin_s3")
 
@@ -31,11 +30,7 @@ def plugins(cache) -> list[str]:
 @pytest.fixture(scope="session")
 def code(tmp_path_factory) -> Path:
     """A copy of the code. Snakemake starts in it, since pods get those sources that lie below its folder."""
-    folder = tmp_path_factory.mktemp("code")
-    for name in ("workflow", "profiles", "src/copra"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Snakefile", folder)
-    return folder
+    return copy_code(tmp_path_factory.mktemp("code"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from typing import Any
 import psutil
 import yaml
 
-ROOT = Path(__file__).parents[2]
 TRAINING = {"steps": 4, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
 SIZES = {"hidden_size": 16, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_size": 32, "context": 256}
 TABLE = "results/tables/accuracy_vs_flops.csv"
@@ -78,13 +76,3 @@ class Run:
         """The rows of the table, less what is never the same twice."""
         with (self.folder / TABLE).open() as file:
             return [{key: row[key] for key in row if key not in TIMES} for row in csv.DictReader(file)]
-
-
-def copy_code(folder: Path, at_start: str = "") -> Path:
-    """A copy of the code; its Python processes run `at_start` first."""
-    for name in ("workflow", "profiles", "src/copra"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Snakefile", folder)
-    if at_start:
-        (folder / "src" / "sitecustomize.py").write_text(at_start)
-    return folder

@@ -15,7 +15,8 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from runs import SIZES, SOON, TRAINING, Run, copy_code
+from copied_code import copy_code
+from runs import SIZES, SOON, TRAINING, Run
 from warm import warm_copra
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]

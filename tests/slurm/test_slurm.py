@@ -8,7 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from runs import SIZES, SOON, TRAINING, Run, copy_code
+from copied_code import copy_code
+from runs import SIZES, SOON, TRAINING, Run
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 

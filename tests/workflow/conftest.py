@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 import yaml
+from copied_code import copy_code
 from warm import warm_copra
 
-ROOT = Path(__file__).parents[2]
 TRAINING = {"steps": 6, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
 CONFIG = {
     "task": "sums",
@@ -133,20 +133,10 @@ def _write_config(file: Path, changes: Mapping[str, Any]) -> None:
     file.write_text(yaml.safe_dump(config, sort_keys=False))
 
 
-def _copy_code(folder: Path) -> Path:
-    for name in ("workflow", "profiles"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "Snakefile", folder)
-    shutil.copytree(
-        ROOT / "src" / "copra", folder / "src" / "copra", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    return folder
-
-
 @pytest.fixture(scope="session")
 def code(tmp_path_factory) -> Path:
     """A copy of the repository's code. Do not change it: take `edited`."""
-    return _copy_code(tmp_path_factory.mktemp("workflow") / "code")
+    return copy_code(tmp_path_factory.mktemp("workflow") / "code")
 
 
 @pytest.fixture(scope="session")

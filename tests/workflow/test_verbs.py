@@ -1,10 +1,10 @@
 """The parts of the workflow that only some configs need, and the code behind each verb."""
 
 import re
-import shutil
 from dataclasses import replace
 
 import pytest
+from copied_code import copy_code
 from warm import warm_copra
 
 from copra.files import read_json, read_parquet
@@ -89,8 +89,7 @@ def test_latents_are_looked_into_where_it_is_asked_for(looked_into):
 def audits(finished, tmp_path_factory):
     """For each verb of the workflow the modules of copra that its processes imported, for every kind
     of table and figure."""
-    code = shutil.copytree(finished.code, tmp_path_factory.mktemp("audited") / "code")
-    (code / "src" / "sitecustomize.py").write_text(AUDIT)
+    code = copy_code(tmp_path_factory.mktemp("audited") / "code", AUDIT)
     run = replace(finished, code=code).empty(code.with_name("run"))
     run.configure(
         steps__coconut__first_stage=2,

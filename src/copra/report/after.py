@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from copra.pruning.cut import NAMES
+from copra.report.quantised import SMALLER, bytes_a_parameter
 from copra.report.style import COLOURS, GREY, MARKERS, assign, note, prefixed_ticks, styled
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ PANELS = {
 PRUNE, QUANTISED = "prune", "quantised"
 CHANGED_BY_QUANTISING = ("checkpoint_bytes", "seconds_batch_1")
 """The x axes that show quantised models: on the others they stand where their parents do."""
-SMALLER = 0.9
-"""Bytes a parameter, as a part of the dense model's, below which a model was quantised. Without that they
-differ by what a file says beside its weights, a few hundredths in tiny models."""
 
 STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
@@ -129,7 +127,7 @@ def _sizes(rows: "pandas.DataFrame") -> dict[str, float]:
     """What a base has of everything: its dense model's counts, or the largest where none was evaluated."""
     dense = rows[rows["pruning"] == "dense"]
     chosen = dense if len(dense) else rows
-    return chosen[list(NAMES)].max().to_dict() | {"bytes": _bytes_a_parameter(chosen).max()}
+    return chosen[list(NAMES)].max().to_dict() | {"bytes": bytes_a_parameter(chosen).max()}
 
 
 def _kinds(row: "pandas.Series", whole: dict[str, float]) -> tuple[str, ...]:
@@ -138,13 +136,8 @@ def _kinds(row: "pandas.Series", whole: dict[str, float]) -> tuple[str, ...]:
     within = {"kv_groups": "layers", "heads": "kv_groups", "neurons": "layers"}
     fewer = ["layers"] if row["layers"] < whole["layers"] else []
     fewer += [kind for kind, outer in within.items() if row[kind] * whole[outer] < whole[kind] * row[outer]]
-    narrower = _bytes_a_parameter(row) < SMALLER * whole["bytes"]
+    narrower = bytes_a_parameter(row) < SMALLER * whole["bytes"]
     return (*fewer, *([QUANTISED] if narrower else []))
-
-
-def _bytes_a_parameter(rows: Any) -> Any:
-    """Of one row or of each."""
-    return rows["checkpoint_bytes"] / rows["parameters"]
 
 
 def _varies(line: _Line, column: str) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from copra.files import replacing
 from copra.pruning.cut import NAMES
+from copra.report.quantised import SMALLER, bytes_a_parameter
 
 if TYPE_CHECKING:
     import pandas
@@ -67,8 +68,8 @@ def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
     if column == "recipe":  # base and order of steps say the same in a readable way
         return "order" in frame
     if column == "checkpoint_bytes":  # without quantised weights the parameters say the same
-        a_parameter = frame[column] / frame["parameters"]
-        return a_parameter.max() < 1.25 * a_parameter.min()
+        widths = bytes_a_parameter(frame)
+        return widths.min() >= SMALLER * widths.max()
     return column in ("seed", *NAMES) and frame[column].nunique() == 1
 
 

@@ -1,0 +1,16 @@
+"""The repository's code as runs of Snakemake get it: a copy that no edit disturbs, and tests may edit."""
+
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def copy_code(folder: Path, at_start: str = "") -> Path:
+    """Copy the code to a folder; Python processes that import from it run `at_start` first."""
+    for name in ("workflow", "profiles", "src/copra"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", folder)
+    if at_start:
+        (folder / "src" / "sitecustomize.py").write_text(at_start)
+    return folder
