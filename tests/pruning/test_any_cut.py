@@ -24,8 +24,7 @@ from copra.cost.flops import FlopCounter, Pass
 from copra.cost.parameters import block_parameters
 from copra.models.anatomy import blocks
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
-from copra.models.copra_gpt2 import CopraGPT2LMHeadModel
-from copra.models.copra_llama import CopraLlamaForCausalLM
+from copra.models.per_layer import CopraGPT2LMHeadModel, CopraLlamaForCausalLM
 from copra.models.shape import ModelShape, shape_of
 from copra.pruning.cut import Cut
 from copra.pruning.proof import masked

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from copra.models.hooks import before_blocks, put
+from copra.models.logits import read_logits
 from copra.reasoning.forward import latent_feed
 from copra.reasoning.layout import Decoding
 
@@ -152,4 +153,4 @@ class Run:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits [B, V] at the last of the positions [B, T, d]."""
-        return self.model.get_output_embeddings()(hidden[:, -1])
+        return read_logits(self.model, hidden[:, -1])
