@@ -254,7 +254,7 @@ def test_cuts_load_in_a_process_that_has_no_copra(tmp_path, llama, gpt2):
         expected = model.generate(INPUT_IDS, max_new_tokens=5, do_sample=False, pad_token_id=0)
         assert torch.equal(outside[kind][1], expected)
         # What is saved there is whole again, code and weights.
-        for name in (f"copra_{kind}.py", WEIGHTS):
+        for name in ("per_layer.py", WEIGHTS):
             assert (tmp_path / f"{kind}-again" / name).read_bytes() == (tmp_path / kind / name).read_bytes()
         again = AutoModelForCausalLM.from_pretrained(tmp_path / f"{kind}-again")
         assert type(again) is type(model)

@@ -262,15 +262,18 @@ def test_relatives_of_llama_lose_layers_and_equal_numbers_of_the_rest(
 
 
 @pytest.mark.parametrize("kept", [{"groups": [[0], [0, 1], [0], [0]]}, {"neurons": [[0, 1], [2], [3], [4]]}])
-def test_relatives_of_llama_cannot_have_different_layers(relative, keep, kept):
-    with pytest.raises(CopraError, match="numbers of heads or of FFN neurons"):
-        cut_model(relative, keep(relative, **kept))
+def test_relatives_of_llama_may_have_different_layers(
+    relative, keep, kept, cut_and_check, check_reload, tmp_path
+):
+    pruned = cut_and_check(relative, keep(relative, **kept))
+    assert pruned.config.model_type == f"copra_{relative.config.model_type}"
+    check_reload(pruned, tmp_path)
 
 
 def test_gpt2_whose_attention_depends_on_the_layer_number_keeps_its_layers(gpt2, keep, cut_and_check):
     gpt2.config.scale_attn_by_inverse_layer_idx = True
     gpt2 = GPT2LMHeadModel(gpt2.config).eval()
-    with pytest.raises(CopraError, match=r"scale_attn_by_inverse_layer_idx.*Prune heads or neurons"):
+    with pytest.raises(CopraError, match=r"scale_attn_by_inverse_layer_idx.*Prune kv_groups or neurons"):
         cut_model(gpt2, keep(gpt2, layers=[0, 1]))
     pruned = cut_and_check(gpt2, keep(gpt2, heads=[None, [0], None, [1, 2]]))
     assert pruned.config.scale_attn_by_inverse_layer_idx

@@ -54,6 +54,9 @@ class Run:
         if shared is not None:
             self.cache = copy.deepcopy(shared)
             self.cache.batch_repeat_interleave(len(rows))
+        if decoding is not None and decoding.jacobi:
+            # A layer with a window forgets what lies before it, and each iteration takes positions back.
+            self.cache.activate_past_recording()
         known = self.cache.get_seq_length()
         self.mask = self.prompt_mask.new_ones(len(rows), known)
         self.next = torch.full_like(self.prompt_mask[:, 0], known)

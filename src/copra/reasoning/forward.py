@@ -117,6 +117,8 @@ def hidden_states(
     feed = latent_feed(model, latent_input, projection)
     cache = DynamicCache(config=model.config)
     if iterations:
+        # A layer with a window forgets what lies before it, and each iteration takes positions back.
+        cache.activate_past_recording()
         return _jacobi(model, batch, embeddings, feed, cache, iterations)
     parts = [_body(model, embeddings[:, : batch.first_latent], batch, 0, cache)]
     for i in range(batch.max_latents):

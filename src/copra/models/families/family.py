@@ -1,4 +1,4 @@
-"""How a family of models is described: its sizes in the config, its parts, and how they are cut (no torch)."""
+"""A family of models: its sizes in the config, its parts, and how they are cut (no torch)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
