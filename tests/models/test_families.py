@@ -116,6 +116,10 @@ def test_sizes_that_a_config_leaves_out_are_those_of_transformers(model_type):
         written[family.ffn] = 100
     whole = CONFIG_MAPPING[model_type](**written).to_dict()
     assert shape_of({"model_type": model_type, **written}) == shape_of(whole)
+    if "layer_types" in whole:
+        windows = {**written, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
+        typed = CONFIG_MAPPING[model_type](**windows).to_dict()
+        assert shape_of({"model_type": model_type, **windows}) == shape_of(typed)
     tied = CONFIG_MAPPING[model_type]().tie_word_embeddings
     assert family.tied == tied
     del written[family.width]

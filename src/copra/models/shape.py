@@ -11,12 +11,16 @@ from copra.models.families.family import Family
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One decoder layer: H query heads and K key/value heads of size D, FFN of width I."""
+    """One decoder layer: H query heads and K key/value heads of size D, FFN of width I.
+
+    `window` is the number of positions that attention reaches, its own included (None: all before it).
+    """
 
     query_heads: int
     kv_heads: int
     head_dim: int
     ffn: int
+    window: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,10 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
                 "another model."
             )
     layer = _layer(family, config)
+    overrides = config.get("layer_overrides") or [{}] * _size(family, config, family.layers)
     layers = [
-        _own(family, layer, override)
-        for override in config.get("layer_overrides") or [{}] * _size(family, config, family.layers)
+        replace(_own(family, layer, override), window=family.window(config, index))
+        for index, override in enumerate(overrides)
     ]
     return ModelShape(
         family.model_type,

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -177,7 +178,7 @@ def _sizes(family: Family, shape: ModelShape) -> dict[str, int]:
 def _plain_config(family: Family, shape: ModelShape, values: Mapping[str, Any]) -> PreTrainedConfig | None:
     """The config of the plain class, if that can hold a model of this shape."""
     first = shape.layers[0]
-    if len(set(shape.layers)) > 1:
+    if len({replace(layer, window=None) for layer in shape.layers}) > 1:
         return None
     if family.heads_fill_width:
         fills = first.query_heads * first.head_dim == shape.hidden

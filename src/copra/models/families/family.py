@@ -1,8 +1,8 @@
 """A family of models: its sizes in the config, its parts, and how they are cut (no torch)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Part = Literal["query", "key", "value", "neuron"]
 """What a projection's output channels make: D for each query head, D for each KV group, D again, or 1 for
@@ -59,6 +59,11 @@ class Cannot:
     setting: str | None = None
 
 
+def no_window(config: Mapping[str, Any], layer: int) -> int | None:
+    """The window of a layer that attends to all positions before it: None."""
+    return None
+
+
 @dataclass(frozen=True)
 class Family:
     """One model type of transformers.
@@ -84,6 +89,9 @@ class Family:
     """The list of decoder layers in the model without its LM head."""
     by_layer: tuple[str, ...] = ()
     """Settings with an entry per layer."""
+    window: Callable[[Mapping[str, Any], int], int | None] = no_window
+    """The number of positions that a layer attends to, its own included, by config and the layer's number;
+    None: all."""
     scaled_embedding: bool = False
     """The embedding multiplies its rows by `embed_scale`, the square root of the width."""
     tied: bool = False

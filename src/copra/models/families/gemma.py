@@ -4,10 +4,22 @@ Gemma 2 caps the scores of attention and the logits by tanh. transformers comput
 attention alone and chooses that by itself; `copra.models.logits` does the second.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from copra.models.families.family import Family
 from copra.models.families.llama import LAYOUT
+
+
+def _window(pattern: int, config: Mapping[str, Any], layer: int) -> int | None:
+    """The window of all layers but each `pattern`th, where the config does not list them."""
+    types = config.get("layer_types")
+    every = config.get("sliding_window_pattern", pattern)
+    slides = types[layer] == "sliding_attention" if types else (layer + 1) % every != 0
+    return config.get("sliding_window", 4096) if slides else None
+
 
 GEMMA = Family(
     "gemma",
@@ -21,6 +33,7 @@ GEMMA2 = replace(
     GEMMA,
     model_type="gemma2",
     by_layer=("layer_types",),
+    window=partial(_window, 2),
     defaults={"num_key_value_heads": 4, "head_dim": 256},
 )
-GEMMA3 = replace(GEMMA2, model_type="gemma3_text")
+GEMMA3 = replace(GEMMA2, model_type="gemma3_text", window=partial(_window, 6))

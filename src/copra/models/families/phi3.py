@@ -1,5 +1,8 @@
 """Phi-3: as Llama, with q, k and v in one projection and gate and up in another."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from copra.models.families.family import Family, Layout, Projection
 
 LAYOUT = Layout(
@@ -11,4 +14,9 @@ LAYOUT = Layout(
     ffn_output="mlp.down_proj",
 )
 
-PHI3 = Family("phi3", LAYOUT)
+
+def _window(config: Mapping[str, Any], layer: int) -> int | None:
+    return config.get("sliding_window")
+
+
+PHI3 = Family("phi3", LAYOUT, window=_window)
