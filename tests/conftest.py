@@ -44,8 +44,12 @@ def _make_model(
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-    from copra.models.copra_gpt2 import CopraGPT2Config, CopraGPT2LMHeadModel
-    from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
+    from copra.models.per_layer import (
+        CopraGPT2Config,
+        CopraGPT2LMHeadModel,
+        CopraLlamaConfig,
+        CopraLlamaForCausalLM,
+    )
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

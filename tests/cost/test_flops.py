@@ -10,8 +10,8 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 from copra.cost.flops import PARTS, PHASES, FlopCounter, Pass, passes
 from copra.inference.decode import decode
 from copra.inference.run import Run, read_prefix
-from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
 from copra.models.parts import make_parts
+from copra.models.per_layer import CopraLlamaConfig, CopraLlamaForCausalLM
 from copra.models.shape import LayerShape, ModelShape, shape_of
 from copra.pruning.cut import Cut
 from copra.pruning.surgery import cut_model

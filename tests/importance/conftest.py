@@ -5,8 +5,12 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from copra.models.copra_gpt2 import CopraGPT2Config, CopraGPT2LMHeadModel
-from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
+from copra.models.per_layer import (
+    CopraGPT2Config,
+    CopraGPT2LMHeadModel,
+    CopraLlamaConfig,
+    CopraLlamaForCausalLM,
+)
 from copra.reasoning.forward import collate
 from copra.reasoning.layout import IGNORED, Decoding, Sample
 

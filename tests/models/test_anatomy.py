@@ -17,8 +17,12 @@ from transformers import (
 
 from copra.errors import CopraError
 from copra.models.anatomy import attention_output, blocks, ffn_output
-from copra.models.copra_gpt2 import CopraGPT2Config, CopraGPT2LMHeadModel
-from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
+from copra.models.per_layer import (
+    CopraGPT2Config,
+    CopraGPT2LMHeadModel,
+    CopraLlamaConfig,
+    CopraLlamaForCausalLM,
+)
 
 LLAMA_SIZES = {
     "vocab_size": 40,

@@ -12,7 +12,7 @@ from transformers import (
 
 from copra.errors import CopraError
 from copra.models.bases import add_markers, make_base, start_markers
-from copra.models.copra_llama import CopraLlamaForCausalLM
+from copra.models.per_layer import CopraLlamaForCausalLM
 from copra.models.settings import Base, FromScratch
 from copra.models.tokens import MARKERS, markers_of, train_tokenizer
 

@@ -6,7 +6,7 @@ import torch
 from copra.errors import CopraError
 from copra.files import MANIFEST
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
-from copra.models.copra_llama import CopraLlamaForCausalLM
+from copra.models.per_layer import CopraLlamaForCausalLM
 from copra.models.shape import ModelShape, shape_of
 from copra.models.tokens import markers_of
 

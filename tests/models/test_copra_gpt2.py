@@ -7,7 +7,7 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.configuration_utils import get_head_shapes
 
-from copra.models.copra_gpt2 import CopraGPT2Config, CopraGPT2LMHeadModel
+from copra.models.per_layer import CopraGPT2Config, CopraGPT2LMHeadModel
 from copra.models.shape import LayerShape, ModelShape, shape_of
 from copra.reasoning.layout import Markers
 from copra.reasoning.thinker import Thinker

@@ -7,7 +7,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
+from copra.models.per_layer import CopraLlamaConfig, CopraLlamaForCausalLM
 from copra.models.shape import LayerShape, shape_of
 
 OVERRIDES = [
@@ -121,5 +121,5 @@ def test_it_loads_in_a_process_that_has_no_copra(tmp_path, model, input_ids):
     assert torch.equal(outside["logits"], model(input_ids).logits)
     expected = model.generate(input_ids, max_new_tokens=5, do_sample=False, pad_token_id=0)
     assert torch.equal(outside["tokens"], expected)
-    code = (tmp_path / "again" / "copra_llama.py").read_text()
-    assert code == (tmp_path / "model" / "copra_llama.py").read_text()
+    code = (tmp_path / "again" / "per_layer.py").read_text()
+    assert code == (tmp_path / "model" / "per_layer.py").read_text()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
+from copra.models.per_layer import CopraLlamaConfig, CopraLlamaForCausalLM
 from copra.models.shape import ModelShape, shape_of
 from copra.pruning.budget import Prune
 from copra.pruning.cut import Cut

@@ -24,8 +24,7 @@ from copra.cost.flops import FlopCounter, Pass
 from copra.cost.parameters import block_parameters
 from copra.models.anatomy import blocks
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
-from copra.models.copra_gpt2 import CopraGPT2LMHeadModel
-from copra.models.copra_llama import CopraLlamaForCausalLM
+from copra.models.per_layer import CopraGPT2LMHeadModel, CopraLlamaForCausalLM
 from copra.models.shape import ModelShape, shape_of
 from copra.pruning.cut import Cut
 from copra.pruning.proof import masked
@@ -255,7 +254,7 @@ def test_cuts_load_in_a_process_that_has_no_copra(tmp_path, llama, gpt2):
         expected = model.generate(INPUT_IDS, max_new_tokens=5, do_sample=False, pad_token_id=0)
         assert torch.equal(outside[kind][1], expected)
         # What is saved there is whole again, code and weights.
-        for name in (f"copra_{kind}.py", WEIGHTS):
+        for name in ("per_layer.py", WEIGHTS):
             assert (tmp_path / f"{kind}-again" / name).read_bytes() == (tmp_path / kind / name).read_bytes()
         again = AutoModelForCausalLM.from_pretrained(tmp_path / f"{kind}-again")
         assert type(again) is type(model)

@@ -18,8 +18,7 @@ from transformers import (
 
 from copra.errors import CopraError
 from copra.models.checkpoint import register
-from copra.models.copra_gpt2 import CopraGPT2LMHeadModel
-from copra.models.copra_llama import CopraLlamaForCausalLM
+from copra.models.per_layer import CopraGPT2LMHeadModel, CopraLlamaForCausalLM
 from copra.models.shape import LayerShape, ModelShape, shape_of
 from copra.pruning.cut import Cut
 from copra.pruning.proof import masked
@@ -158,7 +157,7 @@ def test_heads_and_neurons_of_gpt2(gpt2, cut_and_check, check_reload, keep, tmp_
     assert type(pruned) is classes(gpt2)[not plain]
     assert pruned.config.head_dim == 8 if not plain else not hasattr(pruned.config, "head_dim")
     check_reload(pruned, tmp_path)
-    assert (tmp_path / "copra_gpt2.py").exists() != plain
+    assert (tmp_path / "per_layer.py").exists() != plain
 
 
 def test_layers_heads_and_neurons_in_one_cut(llama, cut_and_check, check_reload, keep, tmp_path):
@@ -192,7 +191,7 @@ def test_cuts_one_after_the_other(llama, cut_and_check, check_reload, keep, tmp_
     assert type(last) is LlamaForCausalLM
     assert last.config.head_dim == 8
     check_reload(last, tmp_path / "last")
-    assert not (tmp_path / "last" / "copra_llama.py").exists()
+    assert not (tmp_path / "last" / "per_layer.py").exists()
     assert "auto_map" not in json.loads((tmp_path / "last" / "config.json").read_text())
 
 
@@ -205,7 +204,7 @@ def test_cuts_of_gpt2_one_after_the_other(gpt2, cut_and_check, check_reload, kee
     last = cut_and_check(second, keep(second, layers=[3]))
     assert type(last) is GPT2LMHeadModel
     check_reload(last, tmp_path / "last")
-    assert not (tmp_path / "last" / "copra_gpt2.py").exists()
+    assert not (tmp_path / "last" / "per_layer.py").exists()
     written = json.loads((tmp_path / "last" / "config.json").read_text())
     assert not {"auto_map", "head_dim", "layer_overrides"} & set(written)
 
@@ -263,15 +262,18 @@ def test_relatives_of_llama_lose_layers_and_equal_numbers_of_the_rest(
 
 
 @pytest.mark.parametrize("kept", [{"groups": [[0], [0, 1], [0], [0]]}, {"neurons": [[0, 1], [2], [3], [4]]}])
-def test_relatives_of_llama_cannot_have_different_layers(relative, keep, kept):
-    with pytest.raises(CopraError, match="numbers of heads or of FFN neurons"):
-        cut_model(relative, keep(relative, **kept))
+def test_relatives_of_llama_may_have_different_layers(
+    relative, keep, kept, cut_and_check, check_reload, tmp_path
+):
+    pruned = cut_and_check(relative, keep(relative, **kept))
+    assert pruned.config.model_type == f"copra_{relative.config.model_type}"
+    check_reload(pruned, tmp_path)
 
 
 def test_gpt2_whose_attention_depends_on_the_layer_number_keeps_its_layers(gpt2, keep, cut_and_check):
     gpt2.config.scale_attn_by_inverse_layer_idx = True
     gpt2 = GPT2LMHeadModel(gpt2.config).eval()
-    with pytest.raises(CopraError, match=r"scale_attn_by_inverse_layer_idx.*Prune heads or neurons"):
+    with pytest.raises(CopraError, match=r"scale_attn_by_inverse_layer_idx.*Prune kv_groups or neurons"):
         cut_model(gpt2, keep(gpt2, layers=[0, 1]))
     pruned = cut_and_check(gpt2, keep(gpt2, heads=[None, [0], None, [1, 2]]))
     assert pruned.config.scale_attn_by_inverse_layer_idx

@@ -4,7 +4,8 @@ A multiply-add is 2 FLOPs. One pass of T new tokens over P cached ones costs, in
 heads, K key/value heads of size D, FFN width I and m FFN matrices, at hidden width d:
 
     2 T d D (2H + 2K)   projections of attention
-    4 T (P + T) H D     scores and their product with the values
+    4 T (P + T) H D     scores and their product with the values; with a window of W positions a layer keeps
+                        the last W - 1 alone, so P is W - 1 at most
     2 T m d I           FFN
 
 and 2 T' d V in the LM head for the T' positions whose logits are read. The embedding look-up costs
@@ -100,6 +101,10 @@ class FlopCounter:
         layers = shape.layers
         self.projections = sum(4 * d * each.head_dim * (each.query_heads + each.kv_heads) for each in layers)
         self.scores = sum(4 * each.query_heads * each.head_dim for each in layers)
+        self.windows: dict[int | None, int] = {}
+        for each in layers:
+            scores = self.windows.get(each.window, 0) + 4 * each.query_heads * each.head_dim
+            self.windows[each.window] = scores
         self.ffn = sum(2 * shape.ffn_matrices * d * each.ffn for each in layers)
         self.head = 2 * d * shape.vocabulary
         self.projection = 4 * d * d
@@ -107,8 +112,12 @@ class FlopCounter:
 
     def of_pass(self, one: Pass) -> dict[str, int]:
         """FLOPs of one pass, by part."""
+        reached = sum(
+            (one.new + (one.past if window is None else min(one.past, window - 1))) * scores
+            for window, scores in self.windows.items()
+        )
         return {
-            "attention": one.new * self.projections + one.new * (one.past + one.new) * self.scores,
+            "attention": one.new * (self.projections + reached),
             "ffn": one.new * self.ffn,
             "head": one.logits * self.head,
         }

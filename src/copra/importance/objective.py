@@ -6,6 +6,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from copra.errors import CopraError
+from copra.models.logits import read_logits
 from copra.reasoning.forward import Batch, hidden_states
 from copra.reasoning.layout import IGNORED, Decoding
 
@@ -35,7 +36,7 @@ def example_losses(
         "raw" if decoding is None else decoding.latent_input,
         projection=parts["projection"] if "projection" in parts else None,  # noqa: SIM401
     )
-    logits = model.get_output_embeddings()(hidden[:, :-1][supervised])
+    logits = read_logits(model, hidden[:, :-1][supervised])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     targets = batch.labels[:, 1:][supervised]
     losses = functional.cross_entropy(logits, targets, reduction="none")

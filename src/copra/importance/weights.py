@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from copra.models.anatomy import attention_output, ffn_output
+from copra.models.anatomy import layout_of
+from copra.models.channels import channels_of
+from copra.models.families.family import Layout, Part
 from copra.models.shape import LayerShape
 
 Measure = Callable[[nn.Parameter], Tensor]
@@ -32,14 +34,16 @@ def weight_scores(block: nn.Module, sizes: LayerShape, measure: Measure) -> dict
     neuron has its rows of the gate and up and its column of the down projection. Biases go with rows. A
     layer has all of its parameters.
     """
-    query, key, value = _attention_rows(block, sizes, measure)
+    layout = layout_of(block)
+    rows = _rows_by_part(block, layout, sizes, measure)
     heads, groups = sizes.query_heads, sizes.kv_heads
-    own = (query + _columns(attention_output(block), measure)).view(heads, -1).sum(1)
-    shared = (key + value).view(groups, -1).sum(1) * groups / heads
+    written = _columns(block.get_submodule(layout.attention_output), measure)
+    own = rows["query"] + written.view(heads, -1).sum(1)
+    shared = (rows["key"] + rows["value"]) * groups / heads
     return {
         "layer": sum(measure(parameter).sum(dtype=torch.float64) for parameter in block.parameters()).cpu(),
         "head": (own + shared.repeat_interleave(heads // groups)).cpu(),
-        "neuron": (_ffn_rows(block, measure) + _columns(ffn_output(block), measure)).cpu(),
+        "neuron": (rows["neuron"] + _columns(block.get_submodule(layout.ffn_output), measure)).cpu(),
     }
 
 
@@ -48,19 +52,16 @@ def in_by_out(projection: nn.Module, values: Tensor) -> Tensor:
     return values if isinstance(projection, Conv1D) else values.T
 
 
-def _attention_rows(block: nn.Module, sizes: LayerShape, measure: Measure) -> tuple[Tensor, ...]:
-    """Sums over the rows of the query [H*D], key and value projections [G*D], which GPT-2 keeps in one."""
-    if hasattr(block, "attn"):
-        widths = [heads * sizes.head_dim for heads in (sizes.query_heads, sizes.kv_heads, sizes.kv_heads)]
-        return _rows(block.attn.c_attn, measure).split(widths)
-    attention = block.self_attn
-    return tuple(_rows(each, measure) for each in (attention.q_proj, attention.k_proj, attention.v_proj))
-
-
-def _ffn_rows(block: nn.Module, measure: Measure) -> Tensor:
-    """Sums over the rows of the projections that lead to the neurons, [I]."""
-    inner = (block.mlp.c_fc,) if hasattr(block.mlp, "c_fc") else (block.mlp.gate_proj, block.mlp.up_proj)
-    return sum(_rows(projection, measure) for projection in inner)
+def _rows_by_part(
+    block: nn.Module, layout: Layout, sizes: LayerShape, measure: Measure
+) -> dict[Part, Tensor]:
+    """Sums over the rows that make each query, key and value, [H], [K] and [K], and each neuron, [I]."""
+    found: dict[Part, Tensor] = {}
+    for projection in layout.projections:
+        rows = _rows(block.get_submodule(projection.name), measure)
+        for part, indices in channels_of(projection, sizes).items():
+            found[part] = found.get(part, 0) + rows[indices.to(rows.device)].sum(1)
+    return found
 
 
 def _rows(projection: nn.Module, measure: Measure) -> Tensor:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from copra.inference.decode import Answer, cut, generate
 from copra.inference.run import Run
+from copra.models.logits import read_logits
 from copra.reasoning.layout import Decoding
 
 
@@ -40,12 +41,11 @@ def look(
     head, that state says which token would have come instead. In Jacobi iterations it is the state of
     the last one. Embeddings in the place of thoughts have nothing to say: `decoding` has to loop.
     """
-    head = model.get_output_embeddings()
     seen = []
     for first in range(0, len(prompts), batch_size):
         run = Run(model, prompts[first : first + batch_size], decoding, pad, parts)
         states = run.think()
-        said = head(states).float().softmax(-1).topk(k)
+        said = read_logits(model, states).float().softmax(-1).topk(k)
         texts = generate(run, run.conclude(states), stop, max_new_tokens)
         rows = zip(said.indices.tolist(), said.values.tolist(), texts, strict=True)
         seen += [Seen(tokens, shares, cut(text, stop)) for tokens, shares, text in rows]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from copra.models.hooks import before_blocks, put
+from copra.models.logits import read_logits
 from copra.reasoning.forward import latent_feed
 from copra.reasoning.layout import Decoding
 
@@ -53,6 +54,9 @@ class Run:
         if shared is not None:
             self.cache = copy.deepcopy(shared)
             self.cache.batch_repeat_interleave(len(rows))
+        if decoding is not None and decoding.jacobi:
+            # A layer with a window forgets what lies before it, and each iteration takes positions back.
+            self.cache.activate_past_recording()
         known = self.cache.get_seq_length()
         self.mask = self.prompt_mask.new_ones(len(rows), known)
         self.next = torch.full_like(self.prompt_mask[:, 0], known)
@@ -152,4 +156,4 @@ class Run:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits [B, V] at the last of the positions [B, T, d]."""
-        return self.model.get_output_embeddings()(hidden[:, -1])
+        return read_logits(self.model, hidden[:, -1])

@@ -4,38 +4,40 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from copra.errors import CopraError
-from copra.models.shape import GPT2_LIKE, KNOWN, LLAMA_LIKE
+from copra.models.families import FAMILIES, LAYOUTS, family_of
+from copra.models.families.family import Layout
 
 
 def blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder layers from bottom to top, of a model with or without its LM head.
 
     Raises:
-        CopraError: the model type is neither GPT-2 nor Llama-like.
+        CopraError: the model type is not known.
     """
-    kind = model.config.model_type
-    if kind in GPT2_LIKE:
-        return model.base_model.h
-    if kind in LLAMA_LIKE:
-        return model.base_model.layers
-    raise CopraError(f"model_type {kind!r}: copra does not know where its layers are. It knows {KNOWN}.")
+    return getattr(model.base_model, family_of(model.config.model_type).blocks)
+
+
+def layout_of(block: nn.Module) -> Layout:
+    """The names of a decoder layer's parts.
+
+    Raises:
+        CopraError: it is put together as in none of the known families.
+    """
+    names = {name for name, _ in block.named_modules()}
+    for layout in LAYOUTS:
+        if names.issuperset(layout.names):
+            return layout
+    raise CopraError(
+        f"{type(block).__name__}: it has no parts such as {LAYOUTS[0].attention_output}. Take a model of one "
+        f"of the types {', '.join(FAMILIES)}."
+    )
 
 
 def attention_output(block: nn.Module) -> nn.Module:
     """The output projection of a layer's attention; its input is [B, T, H*D], the heads side by side."""
-    return _part(block, "self_attn.o_proj", "attn.c_proj")
+    return block.get_submodule(layout_of(block).attention_output)
 
 
 def ffn_output(block: nn.Module) -> nn.Module:
     """The down projection of a layer's FFN; its input is [B, T, I], the neurons' activations."""
-    return _part(block, "mlp.down_proj", "mlp.c_proj")
-
-
-def _part(block: nn.Module, *names: str) -> nn.Module:
-    modules = dict(block.named_modules())
-    for name in names:
-        if name in modules:
-            return modules[name]
-    raise CopraError(
-        f"{type(block).__name__}: no part named {' or '.join(names)}. copra knows the layers of {KNOWN}."
-    )
+    return block.get_submodule(layout_of(block).ffn_output)

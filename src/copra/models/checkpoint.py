@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 import copra
 from copra.errors import CopraError
 from copra.files import MANIFEST, file_sha256, read_json, read_sealed_json, replacing, write_sealed_json
-from copra.models import copra_gpt2, copra_llama
+from copra.models import per_layer
 from copra.models.pack import PACK, pack, unpack
 from copra.models.parts import make_parts
 from copra.models.quantised import need_torchao, sort_metadata, unquantised
@@ -75,8 +75,7 @@ def has_bfloat16() -> bool:
 
 def register() -> None:
     """Make transformers' Auto classes know copra's own classes of models; harmless when it is done again."""
-    copra_llama.register()
-    copra_gpt2.register()
+    per_layer.register()
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from copra.models.anatomy import blocks
+from copra.models.families import family_of
 from copra.models.hooks import before_blocks, put, taken
 
 
@@ -97,7 +98,7 @@ class StepDecoder(nn.Module):
         config = copy.deepcopy(model.config)
         config.num_hidden_layers = layers
         # What a config says layer by layer starts over where the decoder has more layers than the model.
-        for key in ("layer_overrides", "layer_types"):
+        for key in ("layer_overrides", *family_of(config.model_type).by_layer):
             if values := getattr(config, key, None):
                 setattr(config, key, (values * layers)[:layers])
         self.body = type(model.base_model)(config)

@@ -5,29 +5,30 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from copra.errors import CopraError
-
-# Model types whose blocks are named and wired as Llama's are: q/k/v/o and gate/up/down projections.
-LLAMA_LIKE = ("llama", "copra_llama", "mistral", "qwen2", "qwen3")
-# And as GPT-2's: one projection for q, k and v, two of the FFN, all stored as (in, out).
-GPT2_LIKE = ("gpt2", "copra_gpt2")
-KNOWN = f"{' and '.join(GPT2_LIKE)}, and the Llama-like types {', '.join(LLAMA_LIKE)}"
+from copra.models.families import family_of
+from copra.models.families.family import Family
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One decoder layer: H query heads and K key/value heads of size D, FFN of width I."""
+    """One decoder layer: H query heads and K key/value heads of size D, FFN of width I.
+
+    `window` is the number of positions that attention reaches, its own included (None: all before it).
+    """
 
     query_heads: int
     kv_heads: int
     head_dim: int
     ffn: int
+    window: int | None = None
 
 
 @dataclass(frozen=True)
 class ModelShape:
     """All sizes of a decoder: hidden width d, vocabulary V, and its layers from bottom to top.
 
-    `ffn_matrices` is 3 for gate, up and down, and 2 for GPT-2's pair.
+    `family` is the model type of its plain class. `ffn_matrices` is 3 for gate, up and down, and 2 for a
+    pair as in GPT-2.
     """
 
     family: str
@@ -51,32 +52,62 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
     """The shape behind a Hugging Face config, given as the dictionary of its config.json.
 
     Raises:
-        CopraError: the model type is neither GPT-2 nor Llama-like.
+        CopraError: the model type is not known, a size is missing, or a setting makes the model no causal
+            decoder.
     """
-    kind = config.get("model_type")
-    if kind in GPT2_LIKE:
-        hidden, heads = config["n_embd"], config["n_head"]
-        head_dim, ffn = config.get("head_dim") or hidden // heads, config.get("n_inner") or 4 * hidden
-        layers = [LayerShape(heads, heads, head_dim, ffn)] * config["n_layer"]
-        for index, override in enumerate(config.get("layer_overrides") or []):
-            own_heads = override.get("n_head", heads)
-            layers[index] = LayerShape(own_heads, own_heads, head_dim, override.get("n_inner", ffn))
-        return ModelShape("gpt2", hidden, config["vocab_size"], 2, tuple(layers))
-    if kind in LLAMA_LIKE:
-        hidden, heads = config["hidden_size"], config["num_attention_heads"]
-        layer = LayerShape(
-            query_heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or hidden // heads,
-            ffn=config["intermediate_size"],
-        )
-        layers = [layer] * config["num_hidden_layers"]
-        for index, override in enumerate(config.get("layer_overrides") or []):
-            layers[index] = replace(
-                layer,
-                query_heads=override.get("num_attention_heads", layer.query_heads),
-                kv_heads=override.get("num_key_value_heads", layer.kv_heads),
-                ffn=override.get("intermediate_size", layer.ffn),
+    family = family_of(config.get("model_type"))
+    for setting, reason in family.refused.items():
+        if config.get(setting):
+            raise CopraError(
+                f"config.json: {setting} is set, and copra prunes causal decoders alone ({reason}). Take "
+                "another model."
             )
-        return ModelShape("llama", hidden, config["vocab_size"], 3, tuple(layers))
-    raise CopraError(f"model_type {kind!r} is not supported: copra knows {KNOWN}.")
+    layer = _layer(family, config)
+    overrides = config.get("layer_overrides") or [{}] * _size(family, config, family.layers)
+    layers = [
+        replace(_own(family, layer, override), window=family.window(config, index))
+        for index, override in enumerate(overrides)
+    ]
+    return ModelShape(
+        family.model_type,
+        _size(family, config, family.width),
+        _size(family, config, "vocab_size"),
+        family.layout.ffn_matrices,
+        tuple(layers),
+    )
+
+
+def _layer(family: Family, config: Mapping[str, Any]) -> LayerShape:
+    """A layer without sizes of its own."""
+    width, heads = (_size(family, config, name) for name in (family.width, family.query_heads))
+    groups = _known(family, config, family.kv_heads) if family.kv_heads else None
+    ffn = _known(family, config, family.ffn)
+    if ffn is None and family.ffn_per_width:
+        ffn = family.ffn_per_width * width
+    return LayerShape(
+        query_heads=heads,
+        kv_heads=groups or heads,
+        head_dim=_known(family, config, "head_dim") or width // heads,
+        ffn=_size(family, {family.ffn: ffn}, family.ffn),
+    )
+
+
+def _own(family: Family, layer: LayerShape, override: Mapping[str, int]) -> LayerShape:
+    """A layer with the sizes that its entry of layer_overrides gives it."""
+    heads = override.get(family.query_heads, layer.query_heads)
+    groups = override.get(family.kv_heads, layer.kv_heads) if family.kv_heads else heads
+    return replace(layer, query_heads=heads, kv_heads=groups, ffn=override.get(family.ffn, layer.ffn))
+
+
+def _known(family: Family, config: Mapping[str, Any], name: str) -> int | None:
+    """A size that the config may leave out or leave empty."""
+    return config.get(name) if name in config else family.defaults.get(name)
+
+
+def _size(family: Family, config: Mapping[str, Any], name: str) -> int:
+    """A size that has to be there."""
+    if not isinstance(value := config.get(name), int):
+        raise CopraError(
+            f"config.json: {name} is {value!r}, which is no size of a {family.model_type} model. Correct it."
+        )
+    return value

@@ -2,26 +2,29 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
 from copra.errors import CopraError
 from copra.models.anatomy import blocks
-from copra.models.copra_gpt2 import CopraGPT2Config, CopraGPT2LMHeadModel
-from copra.models.copra_llama import CopraLlamaConfig, CopraLlamaForCausalLM
+from copra.models.channels import channels_of
+from copra.models.families import family_of
+from copra.models.families.family import Family, Layout
+from copra.models.limits import cannot_lose
+from copra.models.per_layer import CLASSES
 from copra.models.shape import ModelShape, shape_of
-from copra.pruning.cut import Cut
+from copra.pruning.cut import Cut, group_size
 
 # What a config says about its own class and file, and what only copra's own classes have: both differ
 # after a change of class.
@@ -43,14 +46,15 @@ def cut_model(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
     """The model that is left after a cut.
 
     It is of the plain class where that accepts the shape. Where layers come to differ, or the heads no
-    longer divide a Llama's width or fill a GPT-2's, it is a `CopraLlamaForCausalLM` or
-    `CopraGPT2LMHeadModel`. Weights that the cut does not touch are shared with `model`, not copied: use one
-    of the two from then on.
+    longer divide a Llama's width or fill a GPT-2's, it is of the family's class in `per_layer`. Weights that
+    the cut does not touch are shared with `model`, not copied: use one of the two from then on.
 
     Raises:
-        CopraError: the cut is illegal, or no model class can hold the result.
+        CopraError: the cut is illegal, or models of this family cannot lose such units.
     """
-    shape = cut.shape(shape_of(model.config.to_dict()))
+    before = shape_of(model.config.to_dict())
+    shape = cut.shape(before)
+    _check_can_lose(model.config.to_dict(), before, cut)
     model_class, config = _class_and_config(model, shape, cut.layers)
     return assemble(model, model_class, config, _state(model, cut))
 
@@ -97,7 +101,8 @@ def _prefix(model: PreTrainedModel) -> str:
 def _state(model: PreTrainedModel, cut: Cut) -> dict[str, Tensor]:
     """The state that stays: layers renumbered from 0, and all that is not in a layer."""
     prefix, shape = _prefix(model), shape_of(model.config.to_dict())
-    slices = {layer: _slices(shape, cut, layer) for layer in cut.layers}
+    layout = family_of(model.config.model_type).layout
+    slices = {layer: _slices(layout, shape, cut, layer) for layer in cut.layers}
     state = {}
     for name, tensor in model.state_dict().items():
         if not name.startswith(prefix):
@@ -113,103 +118,85 @@ def _state(model: PreTrainedModel, cut: Cut) -> dict[str, Tensor]:
     return state
 
 
-def _slices(shape: ModelShape, cut: Cut, layer: int) -> dict[str, tuple[int, Tensor]]:
+def _slices(layout: Layout, shape: ModelShape, cut: Cut, layer: int) -> dict[str, tuple[int, Tensor]]:
     """For each weight of a layer that loses something: along which dimension, and the channels that stay."""
     sizes = shape.layers[layer]
+    heads, groups = cut.heads_of(shape, layer), cut.kv_groups_of(shape, layer)
+    stay = {"query": heads, "key": groups, "value": groups, "neuron": cut.neurons_of(shape, layer)}
+    outward, inward = (0, 1) if layout.transposed else (1, 0)
     found: dict[str, tuple[int, Tensor]] = {}
+    for projection in layout.projections:
+        touched = cut.neurons if "neuron" in projection.makes else cut.heads
+        if touched[layer] is not None:
+            parts = channels_of(projection, sizes).items()
+            kept = torch.cat([indices[list(stay[part])].flatten() for part, indices in parts]).sort().values
+            found[f"{projection.name}.weight"] = (inward, kept)
+            found[f"{projection.name}.bias"] = (0, kept)
     if cut.heads[layer] is not None:
-        queries = _channels(cut.heads_of(shape, layer), sizes.head_dim)
-        keys = _channels(cut.kv_groups_of(shape, layer), sizes.head_dim)
-        if shape.family == "gpt2":
-            # Queries, keys and values stand side by side in one projection, stored as (in, out).
-            width = sizes.query_heads * sizes.head_dim
-            inputs = torch.cat([queries, width + queries, 2 * width + queries])
-            found["attn.c_attn.weight"], found["attn.c_attn.bias"] = (1, inputs), (0, inputs)
-            found["attn.c_proj.weight"] = (0, queries)
-        else:
-            for name, channels in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
-                for part in ("weight", "bias"):
-                    found[f"self_attn.{name}.{part}"] = (0, channels)
-            found["self_attn.o_proj.weight"] = (1, queries)
+        queries = torch.arange(sizes.query_heads * sizes.head_dim).view(-1, sizes.head_dim)
+        found[f"{layout.attention_output}.weight"] = (outward, queries[list(heads)].flatten())
     if cut.neurons[layer] is not None:
-        neurons = torch.tensor(cut.neurons_of(shape, layer))
-        if shape.family == "gpt2":
-            found["mlp.c_fc.weight"], found["mlp.c_fc.bias"] = (1, neurons), (0, neurons)
-            found["mlp.c_proj.weight"] = (0, neurons)
-        else:
-            for name in ("gate_proj", "up_proj"):
-                for part in ("weight", "bias"):
-                    found[f"mlp.{name}.{part}"] = (0, neurons)
-            found["mlp.down_proj.weight"] = (1, neurons)
+        found[f"{layout.ffn_output}.weight"] = (outward, torch.tensor(stay["neuron"]))
     return found
-
-
-def _channels(heads: Sequence[int], width: int) -> Tensor:
-    """The channels of the heads, where each head has `width` neighbouring ones."""
-    return (torch.tensor(heads)[:, None] * width + torch.arange(width)).flatten()
 
 
 def _class_and_config(
     model: PreTrainedModel, shape: ModelShape, kept_layers: Sequence[int]
 ) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
     """The class that holds a model of this shape, and its config."""
-    old = model.config
+    old, family = model.config, family_of(model.config.model_type)
     values = {name: value for name, value in old.to_dict().items() if name not in (*_IDENTITY, *_OWN)}
-    if values.get("layer_types"):
-        values["layer_types"] = [values["layer_types"][layer] for layer in kept_layers]
-    choose = _gpt2_class if shape.family == "gpt2" else _llama_class
-    model_class, config_class, sizes = choose(model, shape)
-    return model_class, config_class(**values | sizes, attn_implementation=old._attn_implementation)
-
-
-_Choice = tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]
-"""A class, that of its config, and the sizes as the config calls them."""
-
-
-def _gpt2_class(model: PreTrainedModel, shape: ModelShape) -> _Choice:
-    layers, first = shape.layers, shape.layers[0]
-    if model.config.scale_attn_by_inverse_layer_idx and len(layers) < model.config.n_layer:
-        raise CopraError(
-            "GPT-2 with scale_attn_by_inverse_layer_idx: attention depends on the layer's number, so layers "
-            "cannot be removed. Prune heads or neurons, or take a model without this setting."
-        )
-    sizes = {
-        "n_layer": len(layers),
-        "n_head": max(layer.query_heads for layer in layers),
-        "n_inner": max(layer.ffn for layer in layers),
-    }
-    if len(set(layers)) == 1 and first.query_heads * first.head_dim == shape.hidden:
-        return GPT2LMHeadModel, GPT2Config, sizes
-    overrides = [{"n_head": layer.query_heads, "n_inner": layer.ffn} for layer in layers]
-    sizes |= {"head_dim": first.head_dim, "layer_overrides": overrides}
-    return CopraGPT2LMHeadModel, CopraGPT2Config, sizes
-
-
-def _llama_class(model: PreTrainedModel, shape: ModelShape) -> _Choice:
-    layers, first = shape.layers, shape.layers[0]
-    sizes = {
-        "num_hidden_layers": len(layers),
-        "num_attention_heads": max(layer.query_heads for layer in layers),
-        "num_key_value_heads": max(layer.kv_heads for layer in layers),
-        "intermediate_size": max(layer.ffn for layer in layers),
-        "head_dim": first.head_dim,
-    }
-    alike = len(set(layers)) == 1
-    if (kind := model.config.model_type) not in ("llama", "copra_llama"):
-        if not alike:
-            raise CopraError(
-                f"{kind}: its layers cannot differ in their numbers of heads or of FFN neurons. Use scope: "
-                "uniform without protected layers, or take a Llama or a GPT-2, whose layers can."
-            )
-        return type(model), type(model.config), sizes
-    if alike and shape.hidden % first.query_heads == 0:
-        return LlamaForCausalLM, LlamaConfig, sizes
+    for name in family.by_layer:
+        values[name] = [values[name][layer] for layer in kept_layers]
+    values |= _sizes(family, shape) | {"attn_implementation": old._attn_implementation}
+    if (plain := _plain_config(family, shape, values)) is not None:
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(plain)], plain
+    config_class, _, model_class = CLASSES[family.model_type]
     overrides = [
         {
-            "num_attention_heads": layer.query_heads,
-            "num_key_value_heads": layer.kv_heads,
-            "intermediate_size": layer.ffn,
+            family.query_heads: layer.query_heads,
+            **({family.kv_heads: layer.kv_heads} if family.kv_heads else {}),
+            family.ffn: layer.ffn,
         }
-        for layer in layers
+        for layer in shape.layers
     ]
-    return CopraLlamaForCausalLM, CopraLlamaConfig, sizes | {"layer_overrides": overrides}
+    own = {"head_dim": shape.layers[0].head_dim, "layer_overrides": overrides}
+    return model_class, config_class(**values | own)
+
+
+def _sizes(family: Family, shape: ModelShape) -> dict[str, int]:
+    """The sizes of the largest layer, as the config calls them, and the number of layers."""
+    layers = shape.layers
+    return {
+        family.layers: len(layers),
+        family.query_heads: max(layer.query_heads for layer in layers),
+        **({family.kv_heads: max(layer.kv_heads for layer in layers)} if family.kv_heads else {}),
+        family.ffn: max(layer.ffn for layer in layers),
+    }
+
+
+def _plain_config(family: Family, shape: ModelShape, values: Mapping[str, Any]) -> PreTrainedConfig | None:
+    """The config of the plain class, if that can hold a model of this shape."""
+    first = shape.layers[0]
+    if len({replace(layer, window=None) for layer in shape.layers}) > 1:
+        return None
+    if family.heads_fill_width:
+        fills = first.query_heads * first.head_dim == shape.hidden
+        return CONFIG_MAPPING[family.model_type](**values) if fills else None
+    try:
+        return CONFIG_MAPPING[family.model_type](**values, head_dim=first.head_dim)
+    except StrictDataclassError:  # such as head counts that do not divide the width
+        return None
+
+
+def _check_can_lose(config: Mapping[str, Any], shape: ModelShape, cut: Cut) -> None:
+    """Refuse a cut that removes what models of this family cannot lose."""
+    lost = {"layers"} if len(cut.layers) < len(shape.layers) else set()
+    for layer in cut.layers:
+        sizes, heads = shape.layers[layer], len(cut.heads_of(shape, layer))
+        groups = len(cut.kv_groups_of(shape, layer))
+        lost |= {"kv_groups"} if groups < sizes.kv_heads else set()
+        lost |= {"heads"} if heads < groups * group_size(sizes) else set()
+    for unit in sorted(lost):
+        if fault := cannot_lose(config, unit):
+            raise CopraError(f"pruning: {fault}")

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 
+from copra.models.families import family_of
+from copra.models.logits import read_logits
 from copra.reasoning.layout import IGNORED, LatentInput, Sample, Thought
 
 Terms = dict[str, tuple[Tensor, Tensor | int]]
@@ -115,6 +117,8 @@ def hidden_states(
     feed = latent_feed(model, latent_input, projection)
     cache = DynamicCache(config=model.config)
     if iterations:
+        # A layer with a window forgets what lies before it, and each iteration takes positions back.
+        cache.activate_past_recording()
         return _jacobi(model, batch, embeddings, feed, cache, iterations)
     parts = [_body(model, embeddings[:, : batch.first_latent], batch, 0, cache)]
     for i in range(batch.max_latents):
@@ -154,8 +158,11 @@ def _jacobi(
 
 @torch.no_grad()
 def embedding_norm(model: PreTrainedModel) -> Tensor:
-    """The mean norm of the input embeddings, a scalar without gradient."""
-    return model.get_input_embeddings().weight.float().norm(dim=-1).mean()
+    """The mean norm of the input embeddings, a scalar without gradient: of what enters the first layer, where
+    the embedding scales its rows."""
+    embedding = model.get_input_embeddings()
+    norm = embedding.weight.float().norm(dim=-1).mean()
+    return norm * embedding.embed_scale if family_of(model.config.model_type).scaled_embedding else norm
 
 
 def latent_feed(
@@ -188,7 +195,7 @@ def _body(
 
 def supervised_logits(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> Tensor:
     """Logits [S, V] in float32 at the S positions of `hidden` [B, N, d] whose next token is a label."""
-    return model.get_output_embeddings()(hidden[:, :-1][batch.labels[:, 1:] != IGNORED]).float()
+    return read_logits(model, hidden[:, :-1][batch.labels[:, 1:] != IGNORED]).float()
 
 
 def label_loss(batch: Batch, logits: Tensor) -> tuple[Tensor, int]:

@@ -68,6 +68,7 @@ class Explaining(Settings):
         from torch.nn import functional
         from torch.nn.utils.rnn import pad_sequence
 
+        from copra.models.logits import read_logits
         from copra.reasoning.forward import latent_feed
 
         c = batch.latents_a_text
@@ -92,7 +93,7 @@ class Explaining(Settings):
         mask = torch.cat([torch.ones_like(before), (targets[:, :-1] >= 0).long()], dim=1)
         states = self._read(thinker, inputs, mask)
         here = targets >= 0
-        logits = thinker.model.get_output_embeddings()(states[:, c - 1 :][here]).float()
+        logits = read_logits(thinker.model, states[:, c - 1 :][here]).float()
         loss = functional.cross_entropy(logits, targets[here], reduction="sum")
         return {"explanation": (loss, int(here.sum()))}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from copra.models.shape import GPT2_LIKE
+from copra.models.families import family_of
 from copra.reasoning.layout import Markers
 from copra.reasoning.thinker import Thinker
 from copra.training.settings import Lora
@@ -38,7 +38,7 @@ def adapted(
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             target_modules="all-linear",
-            fan_in_fan_out=thinker.model.config.model_type in GPT2_LIKE,
+            fan_in_fan_out=family_of(thinker.model.config.model_type).layout.transposed,
         ),
     )
     rows, handles = _train_rows(thinker.model, sorted({markers.start, markers.latent, markers.end}))
