@@ -75,7 +75,11 @@ def test_nothing_to_remove_is_refused():
         ({"unit": "neurons", "metric": "gates"}, "'gates' does not score neurons"),
         ({"unit": []}, "is empty"),
         ({"unit": ["layers", "layers"], "metric": "taylor"}, "names a kind twice"),
-        ({"unit": ["kv_groups", "heads"], "metric": "activation"}, "no common scale; .* gradient, taylor"),
+        (
+            {"unit": ["kv_groups", "heads"], "metric": "activation"},
+            "scale; .* by taylor, magnitude, random",
+        ),
+        ({"unit": ["layers", "neurons"], "metric": "gradient"}, "no common scale"),
         ({"unit": ["layers", "neurons"], "metric": "taylor"}, "cannot be counted together"),
         ({"normalise": True}, "not for layers themselves"),
         ({"protect": [-1]}, "greater than or equal to 0"),
@@ -85,6 +89,24 @@ def test_illegal_combinations_are_explained(changes, message):
     settings = {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}, **changes}
     with pytest.raises(ValidationError, match=message):
         Prune(**settings)
+
+
+@pytest.mark.parametrize(
+    ("metric", "scope", "given", "done"),
+    [
+        ("activation", "global", None, True),
+        ("contribution", "global", None, True),
+        ("gradient", "global", None, False),
+        ("activation", "uniform", None, False),
+        ("activation", "global", False, False),
+        ("gradient", "uniform", True, True),
+    ],
+)
+def test_the_settings_say_whether_scores_are_normalised(metric, scope, given, done):
+    settings = {"kind": "prune", "unit": "heads", "metric": metric, "scope": scope, "budget": {"count": 4}}
+    prune = Prune(**settings, **({} if given is None else {"normalise": given}))
+    assert prune.canonical()["normalise"] is done
+    assert Prune(**prune.canonical()) == prune
 
 
 @pytest.mark.parametrize(

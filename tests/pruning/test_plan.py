@@ -25,10 +25,10 @@ def group_table(scores):
     )
 
 
-def block_table(distance, layers):
+def block_table(distance, layers, metric="angular"):
     return score_table(
         [
-            score_row("angular", distance(start, length), "block", start, length=length)
+            score_row(metric, distance(start, length), "block", start, length=length)
             for length in range(1, layers + 1)
             for start in range(layers + 1 - length)
         ]
@@ -54,6 +54,7 @@ def test_the_plan_is_a_record_that_json_carries(plan_for, count_weights):
         "units": ["layers"],
         "metric": "cosine",
         "scope": "uniform",
+        "normalise": False,
         "budget": {"count": 2},
         "removed": [
             {"unit": "layers", "layer": 1, "count": 1, "indices": [1], "score": 1.0},
@@ -90,15 +91,16 @@ def test_one_layer_stays(plan_for):
 
 @pytest.mark.parametrize("protect", [[], [0], [3], [0, 4]])
 @pytest.mark.parametrize("length", [1, 2, 3])
-def test_angular_removes_the_nearest_pair_of_states(plan_for, length, protect):
+@pytest.mark.parametrize("metric", ["angular", "angular_mean"])
+def test_angular_removes_the_nearest_pair_of_states(plan_for, metric, length, protect):
     def distance(start, length):
         return ((start * 7 + length * 3) % 11) / 11
 
     plan = plan_for(
         EIGHT,
-        block_table(distance, 8),
+        block_table(distance, 8, metric),
         unit="layers",
-        metric="angular",
+        metric=metric,
         budget={"count": length},
         protect=protect,
     )

@@ -4,13 +4,23 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, NonNegativeInt, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from copra.errors import CopraError
-from copra.importance.metrics import TOGETHER, Metric, metrics_of, scoring_of
+from copra.importance.metrics import NORMALISED, TOGETHER, Metric, metrics_of, scoring_of
 from copra.importance.settings import Objective
 from copra.pruning.cut import UnitKind
 from copra.settings import Settings, one_or_list
+
+NOT_FOR_LAYERS = "normalise: it compares units within a layer, so it is not for layers themselves"
 
 
 class Budget(Settings):
@@ -130,10 +140,19 @@ class Prune(Selection):
     """Which scores decide; the README says which metric scores what."""
     budget: Budget
     """How much is removed."""
-    normalise: bool = False
-    """Divide the scores of a kind of unit in each layer by their L2 norm."""
+    normalise: bool | None = Field(None, validate_default=True)
+    """Divide the scores of a kind of unit in each layer by their L2 norm (null: true for `activation` and
+    `contribution` where layers compete, that is with scope global, and otherwise false)."""
     objective: Objective | None = None
     """What the scores are taken on (null: as in `importance`)."""
+
+    @field_validator("normalise")
+    @classmethod
+    def _resolved(cls, value: bool | None, info: ValidationInfo) -> bool:
+        """The value that null stands for, so that the canonical settings hold what is done."""
+        if value is not None:
+            return value
+        return info.data.get("metric") in NORMALISED and info.data.get("scope") == "global"
 
     @property
     def units(self) -> tuple[UnitKind, ...]:
@@ -171,7 +190,5 @@ class Prune(Selection):
                 "budget: units of several kinds cannot be counted together; give flops or parameters"
             )
         if self.normalise and "layers" in self.units:
-            raise ValueError(
-                "normalise: it compares units within a layer, so it is not for layers themselves"
-            )
+            raise ValueError(NOT_FOR_LAYERS)
         return self

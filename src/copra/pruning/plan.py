@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from copra.cost.parameters import matrix_parameters
 from copra.errors import CopraError
+from copra.importance.metrics import OF_BLOCKS
 from copra.models.shape import ModelShape
 from copra.pruning.budget import Prune
 from copra.pruning.cut import NAMES, Cut, UnitKind, units_of
@@ -56,6 +57,7 @@ def make_plan(
         "units": list(settings.units),
         "metric": settings.scored_as,
         "scope": settings.scope,
+        "normalise": settings.normalise,
         "budget": settings.budget.model_dump(exclude_none=True),
         "removed": _summary(removed),
         "kept": cut.to_json(),
@@ -88,7 +90,7 @@ def _removals(
     seed: int | None,
 ) -> tuple[dict[int, ModelShape], Callable[[int], list[Move]]]:
     """The legal numbers of units to remove with the shape that each leaves, and the moves behind a number."""
-    if settings.metric == "angular":
+    if settings.metric in OF_BLOCKS:
         found = {0: [], **blocks(settings, shape, scores)}
         shapes = {number: next(shapes_along(shape, [moves])) for number, moves in found.items()}
         return shapes, found.__getitem__
