@@ -33,8 +33,8 @@ def make_plan(
     `seed` draws the random order. Units with equal scores go in the order of their layers and indices.
 
     Raises:
-        CopraError: the budget cannot be met, a protected layer does not exist, or the table does not score
-            a model of this shape.
+        CopraError: the budget cannot be met, nothing would be removed, a protected layer does not exist, or
+            the table does not score a model of this shape.
     """
     for layer in settings.protect:
         if layer >= len(shape.layers):
@@ -50,7 +50,8 @@ def make_plan(
 
     total = sum(len(units_of(kind, shape)) for kind in settings.units)
     names = " and ".join(NAMES[kind] for kind in settings.units)
-    removed = moves_to(settings.budget.choose(sorted(shapes), total, share, names))
+    number = settings.budget.choose(sorted(shapes), total, share, names)
+    removed = moves_to(number)
     cut = Cut.whole(shape).without(shape, (unit for move in removed for unit in move.units))
     left = cut.shape(shape)
     return {
@@ -59,6 +60,8 @@ def make_plan(
         "scope": settings.scope,
         "normalise": settings.normalise,
         "budget": settings.budget.model_dump(exclude_none=True),
+        "budget_missed": settings.budget.missed(number, total, share),
+        "warning": settings.budget.warning(number, total, share, names),
         "removed": _summary(removed),
         "kept": cut.to_json(),
         "shape_before": shape.to_json(),

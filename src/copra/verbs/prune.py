@@ -52,4 +52,4 @@ def run(options: Namespace) -> None:
             "limit": LIMIT,
         },
     }
-    save_changed(options.output, pruned, parent, settings.node, step)
+    save_changed(options.output, pruned, parent, settings.node, step, budget_missed=plan["budget_missed"])
