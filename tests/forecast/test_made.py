@@ -24,6 +24,7 @@ def results(tmp_path, make_workflow):
         manifest["weights"] = {"sha256": f"weights of {node.name}"}
         write_json(tmp_path / "models" / node.name / "copra.json", manifest)
     plan = {"units": ["layers"], "metric": "cosine", "scope": "uniform", "budget": {"count": 1}}
+    plan |= {"normalise": False, "warning": None}
     write_json(tmp_path / "plans" / f"{PRUNED}.json", plan)
     for job in jobs_of(workflow).values():
         output = job.output(tmp_path)

@@ -9,7 +9,7 @@ from plain import by_unit, loss, ones, sizes_of
 from torch.nn.functional import pad
 
 from copra.errors import CopraError
-from copra.importance.metrics import PASSES, SCORED_AS
+from copra.importance.metrics import OF_BLOCKS, PASSES, SCORED_AS
 from copra.importance.passes import pass_scores
 from copra.models.parts import Projection
 
@@ -77,9 +77,9 @@ def test_every_unit_has_every_metric_of_its_kind_once(model, calibration):
         "heads": sum(layer.query_heads for layer in sizes),
         "neurons": sum(layer.ffn for layer in sizes),
     }
-    expected = {("block", "angular"): 3 + 2 + 1}
+    expected = {("block", metric): 3 + 2 + 1 for metric in OF_BLOCKS}
     for kind, metrics in PASSES.items():
-        for metric in {*metrics, *THREE} - {"angular"}:
+        for metric in {*metrics, *THREE} - set(OF_BLOCKS):
             expected[SCORED_AS[kind], metric] = units[kind]
     assert found == expected
 

@@ -122,6 +122,25 @@ def test_scores_can_be_normalised_in_each_layer():
     assert kept[True][0]["score"] == pytest.approx(10 / 3000**0.5)
 
 
+@pytest.mark.parametrize("metric", ["activation", "contribution"])
+def test_scores_that_grow_with_the_residual_stream_are_normalised_where_layers_compete(metric):
+    """Scores ten times as large in each layer as in the one before, as the norms of real models grow."""
+    rows = [
+        score_row(metric, (1 + index) * 10**layer, "kv_group", layer, index)
+        for layer in range(3)
+        for index in range(SHAPE.layers[layer].kv_heads)
+    ]
+    settings = {"unit": "kv_groups", "metric": metric, "scope": "global", "budget": {"count": 4}}
+
+    def removed(**changes):
+        made = plan(score_table(rows), **settings, **changes)
+        return made["normalise"], [(one["layer"], one["count"]) for one in made["removed"]]
+
+    # By hand: n / sqrt(30), n / sqrt(5) and n / sqrt(30) for n = 1, 2, ...
+    assert removed() == removed(normalise=True) == (True, [(0, 2), (2, 2)])
+    assert removed(normalise=False) == (False, [(0, 3), (1, 1)])
+
+
 @pytest.mark.parametrize("abs_over", ["token", "example", "batch"])
 def test_the_gradient_metric_of_the_step_is_looked_up(abs_over):
     name = "gradient" if abs_over == "example" else f"gradient_{abs_over}"
@@ -156,11 +175,11 @@ KINDS = ("layers", "kv_groups", "heads", "neurons")
     st.lists(st.sampled_from(KINDS), min_size=2, max_size=4, unique=True),
     st.sampled_from([1, 3, 8, 16]),
     st.lists(st.integers(0, 2), max_size=2, unique=True),
-    st.sampled_from(["gradient", "random"]),
+    st.sampled_from(["taylor", "random"]),
 )
 def test_every_beginning_of_the_order_is_a_legal_cut(seed, kinds, multiple, protect, metric):
     """What counting says of each step is what the cut itself leaves, and it costs less each time."""
-    scores, _ = table(seed, *kinds)
+    scores, _ = table(seed, *kinds, metric="taylor")
     prune = Prune(
         kind="prune",
         unit=kinds,
@@ -190,8 +209,8 @@ def test_every_beginning_of_the_order_is_a_legal_cut(seed, kinds, multiple, prot
 def test_kinds_compete_on_score_per_flop(target, measure):
     """Against a loop that takes the move of the least score per saved FLOP, one after the other."""
     kinds = ["kv_groups", "neurons"]
-    scores, by = table(7, *kinds)
-    made = plan(scores, unit=kinds, multiple_of=8, budget={measure: target})
+    scores, by = table(7, *kinds, metric="taylor")
+    made = plan(scores, unit=kinds, metric="taylor", multiple_of=8, budget={measure: target})
 
     def saved(shape):
         return flops_of(SHAPE) - flops_of(shape)
@@ -259,8 +278,8 @@ def test_random_units_of_several_kinds_depend_on_the_seed_alone():
 
 
 def test_an_impossible_budget_names_what_is_left():
-    scores, _ = table(8, "kv_groups", "heads")
+    scores, _ = table(8, "kv_groups", "heads", metric="taylor")
     with pytest.raises(
         CopraError, match=r"KV groups and query heads: with \d+ removed (0\.\d+) are left. Give"
     ):
-        plan(scores, unit=["kv_groups", "heads"], budget={"parameters": 0.1})
+        plan(scores, unit=["kv_groups", "heads"], metric="taylor", budget={"parameters": 0.1})

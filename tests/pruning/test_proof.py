@@ -1,10 +1,11 @@
 import copy
+import random
 
 import pytest
 import torch
 
 from copra.errors import CopraError
-from copra.pruning.proof import masked, prove
+from copra.pruning.proof import LIMIT, masked, prove
 from copra.pruning.surgery import prune
 
 CUTS = {
@@ -75,7 +76,9 @@ def test_heads_neurons_and_layers_of_gpt2_can_be_masked(gpt2, inputs, keep):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", CUTS)
 def test_a_right_cut_is_proved_and_nothing_is_changed(llama, inputs, keep, plan_of, kind, dtype):
-    model = llama(tie_word_embeddings=True).to(dtype).train()
+    model = llama(tie_word_embeddings=True).train()
+    for parameter in model.parameters():  # not the rotary frequencies, which stay in float32 when loaded
+        parameter.data = parameter.data.to(dtype)
     plan = plan_of(model, keep(model, **CUTS[kind]))
     pruned = prune(model, plan)
     states = [copy.deepcopy(one.state_dict()) for one in (model, pruned)]
@@ -120,6 +123,63 @@ def test_another_choice_is_noticed(llama, inputs, keep, plan_of, kind):
     other = prune(model, plan_of(model, keep(model, **OTHERS[kind])))
     with pytest.raises(CopraError, match="differ by"):
         prove(model, other, plan_of(model, keep(model, **CUTS[kind])), **inputs)
+
+
+@torch.no_grad()
+def test_logits_of_real_size_do_not_hide_a_right_cut_or_a_wrong_one(llama, inputs, keep, plan_of):
+    """In float32 this cut, which is right, differs by more than 1e-4, as those of real models do."""
+    model = llama(layers=24, intermediate_size=2000, initializer_range=1.0)
+    model.lm_head.weight *= 50 / model(**inputs).logits.abs().max()
+    draw = random.Random(0)
+    neurons = [sorted(draw.sample(range(2000), 1000)) for _ in range(24)]
+    cut = keep(model, heads=[[0, 2]] * 24, neurons=neurons)
+    plan = plan_of(model, cut)
+    pruned = prune(model, plan)
+    with masked(model, cut):
+        rounded = pruned(**inputs).logits - model(**inputs).logits
+    assert rounded.abs().max() > 1e-6, "no rounding, so that this test could not fail"
+    assert prove(model, pruned, plan, **inputs) < LIMIT / 10
+    gone = neurons[20].index(max(neurons[20]))
+    neurons[20][gone] = next(neuron for neuron in range(2000) if neuron not in neurons[20])
+    neurons[20].sort()
+    wrong = prune(model, plan_of(model, keep(model, heads=[[0, 2]] * 24, neurons=neurons)))
+    with pytest.raises(CopraError, match="differ by"):
+        prove(model, wrong, plan, **inputs)
+
+
+def swap_heads(pruned):
+    queries = pruned.model.layers[1].self_attn.q_proj.weight
+    queries.data = queries.data.roll(8, 0)
+
+
+def shift_neurons(pruned):
+    up = pruned.model.layers[1].mlp.up_proj.weight
+    up.data = up.data.roll(1, 0)
+
+
+def share_a_cache(pruned):
+    pruned.model.layers[1].self_attn.layer_idx = 0
+
+
+@pytest.mark.parametrize("spoil", [swap_heads, shift_neurons, share_a_cache])
+def test_weights_and_layers_in_the_wrong_places_are_noticed(llama, inputs, keep, plan_of, spoil):
+    model = llama(8, 2)
+    plan = plan_of(model, keep(model, layers=[0, 2], heads=[[0, 1, 4, 5]] * 3, neurons=[list(range(30))] * 3))
+    pruned = prune(model, plan)
+    assert prove(model, pruned, plan, **inputs) < LIMIT / 10
+    spoil(pruned)
+    with pytest.raises(CopraError, match="differ by"):
+        prove(model, pruned, plan, **inputs)
+
+
+def test_a_failing_proof_leaves_the_weights_as_they_were(llama, inputs, keep, plan_of):
+    model = llama()
+    plan = plan_of(model, keep(model, layers=[0, 2]))
+    pruned = prune(model, plan)
+    pruned.model.layers[1].mlp.down_proj.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prove(model, pruned, plan, **inputs)
+    assert {parameter.dtype for each in (model, pruned) for parameter in each.parameters()} == {torch.float32}
 
 
 def test_a_plan_of_another_model_is_refused(llama, inputs, keep, plan_of):

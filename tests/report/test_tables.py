@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from copra.errors import CopraError
 from copra.evaluation.statistics import mcnemar_exact, paired_bootstrap, wilson_interval
+from copra.report.formats import for_people
 from copra.report.tables import accuracy_vs_flops, before_fine_tuning, pareto_front
 
 DENSE, PRUNED = "llama+cot", "llama+cot+layers-1+coconut"
@@ -216,7 +217,7 @@ def test_before_fine_tuning_compares_with_the_unpruned_parent(write_evaluation):
     folders = {
         "llama@0+cot": write_evaluation("llama@0+cot", parent, 1000, parameters=200),
         "llama@0+cot+layers-1": write_evaluation(
-            "llama@0+cot+layers-1", pruned, 800, parameters=150, units=left
+            "llama@0+cot+layers-1", pruned, 800, parameters=150, units=left, budget_missed=-0.25
         ),
     }
     row = {
@@ -239,3 +240,5 @@ def test_before_fine_tuning_compares_with_the_unpruned_parent(write_evaluation):
     assert {kind: values[kind] for kind in left} == left
     assert values["parameters_ratio"] == pytest.approx(0.75)
     assert values["kv_cache_bytes_per_token_ratio"] == 1
+    assert for_people(table)["Removed against the budget (%)"].tolist() == ["-25.0"]
+    assert "budget" not in " ".join(for_people(table.assign(budget_missed=0.05)))

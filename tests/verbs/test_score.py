@@ -12,7 +12,7 @@ from copra.evaluation.accuracy import predictions
 from copra.files import MANIFEST
 from copra.importance.ablation import Ablation
 from copra.importance.calibration import calibration_batches, calibration_name
-from copra.importance.metrics import PASSES, SCORED_AS, SCORINGS
+from copra.importance.metrics import OF_BLOCKS, PASSES, SCORED_AS, SCORINGS
 from copra.importance.objective import example_losses
 from copra.importance.scores import COLUMNS
 from copra.importance.settings import Text
@@ -74,7 +74,7 @@ def test_every_scoring_scores_its_units(place, rows, scoring, model, objective):
     assert table["score"].map(pandas.notna).all()
     if scoring == "passes":
         for kind, metrics in PASSES.items():
-            for metric in set(metrics) - {"angular"}:
+            for metric in set(metrics) - set(OF_BLOCKS):
                 chosen = table[(table["unit"] == SCORED_AS[kind]) & (table["metric"] == metric)]
                 assert len(chosen) == NUMBERS[kind]
     else:

@@ -17,7 +17,7 @@ LAB = {
         "mixed": {
             "kind": "prune",
             "unit": ["layers", "kv_groups", "neurons"],
-            "metric": "gradient",
+            "metric": "taylor",
             "multiple_of": 8,
             "budget": {"flops": 0.25},
         },

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from copra.forecast.budgets import budget_warnings
 from copra.forecast.estimate import Estimate
 from copra.forecast.jobs import Job, jobs_of
 from copra.forecast.machine import Clock, clock_of, machine_of, measured_seconds
@@ -34,13 +35,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Forecast:
-    """All jobs by their keys, each after those that it needs; the clock; what was assumed of rows; and the
-    paths of bases whose sizes are not known."""
+    """All jobs by their keys, each after those that it needs; the clock; what was assumed of rows; the
+    paths of bases whose sizes are not known; and a line for each pruning that misses its budget."""
 
     lines: Mapping[str, Line]
     clock: Clock
     assumed: tuple[str, ...]
     unknown: Mapping[str, str]
+    warnings: tuple[str, ...]
 
     def device_seconds(self, lines: Iterable[Line]) -> float:
         """Seconds times CPU threads, or GPUs where the config asks for any."""
@@ -73,7 +75,8 @@ def forecast(
     taken at that, and otherwise measured jobs correct what is assumed of it.
 
     Raises:
-        CopraError: a base is of a kind that copra does not know, or a record of a result cannot be read.
+        CopraError: a base is of a kind that copra does not know, a record of a result cannot be read, or a
+            pruning would remove nothing.
     """
     jobs = jobs_of(workflow)
     made = made_jobs(jobs, workflow, results)
@@ -98,4 +101,5 @@ def forecast(
             bytes=estimate.bytes_of(job),
             state=estimate.state_bytes(job),
         )
-    return Forecast(lines, clock, tuple(estimate.assumed()), estimate.unknown())
+    warnings = tuple(budget_warnings(estimate))
+    return Forecast(lines, clock, tuple(estimate.assumed()), estimate.unknown(), warnings)

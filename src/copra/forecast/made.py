@@ -56,9 +56,10 @@ def _agrees(job: Job, workflow: Workflow, results: Path) -> bool:
 
 
 def _same_choice(plan: Mapping[str, Any], experiment: Experiment, step: str) -> bool:
-    """Whether a plan was made for a pruning's units, metric, scope and budget."""
+    """Whether a plan was made for a pruning's units, metric, scope, normalisation and budget."""
     prune = experiment.steps[step]
     wanted = {"units": list(prune.units), "metric": prune.scored_as, "scope": prune.scope}
+    wanted["normalise"] = prune.normalise
     wanted["budget"] = prune.budget.model_dump(exclude_none=True)
     return all(_same(plan.get(key), value) for key, value in wanted.items())
 

@@ -1,7 +1,7 @@
 """A forecast as a person reads it."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
@@ -29,11 +29,16 @@ def page(forecast: Forecast, workflow: Workflow, source: str) -> str:
         _steps(forecast, workflow),
         _verbs(forecast),
         "\n".join(_sums(forecast, lines, to_run)),
-        "Assumed:\n" + "\n".join(f"- {line}" for line in _assumed(forecast)),
+        *([_listed("Prunings far from their budgets", forecast.warnings)] if forecast.warnings else []),
+        _listed("Assumed", _assumed(forecast)),
         "Cached is what records its present settings. Snakemake has the last word, and also sees changes of "
         "code and\nof input files: snakemake -n -q rules host",
     ]
     return "\n\n".join(parts)
+
+
+def _listed(heading: str, lines: Iterable[str]) -> str:
+    return "\n".join([f"{heading}:", *(f"- {line}" for line in lines)])
 
 
 def amount(number: float, unit: str = "") -> str:

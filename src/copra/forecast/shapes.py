@@ -11,7 +11,7 @@ from copra.files import read_json
 from copra.models.settings import Base, FromScratch
 from copra.models.shape import LayerShape, ModelShape, shape_of
 from copra.pruning.budget import Prune
-from copra.pruning.cut import group_size
+from copra.pruning.cut import group_size, units_of
 
 SPECIAL, MARKERS = 3, 3
 """Tokens of a trained tokenizer beside its words: padding, end and unknown; and the latent markers."""
@@ -68,7 +68,7 @@ def estimated_cut(
     Counts and fractions come out right to a unit; of budgets in FLOPs or weights the nearest of these even
     cuts is taken.
     """
-    total = sum(_units(kind, shape) for kind in prune.units)
+    total = sum(len(units_of(kind, shape)) for kind in prune.units)
     budget = prune.budget
     if budget.count is not None or budget.fraction is not None:
         wanted = budget.count if budget.count is not None else budget.fraction * total
@@ -85,8 +85,7 @@ def estimated_cut(
         def distance(gone: int, left: ModelShape) -> float:
             return abs(measure(left) / measure(dense) - target)
 
-    cuts = list(_even_cuts(prune, shape))
-    return min(cuts, key=lambda cut: distance(*cut))[1]
+    return min(even_cuts(prune, shape), key=lambda cut: distance(*cut))[1]
 
 
 def _from_scratch(spec: FromScratch, words: int | None) -> Size:
@@ -127,7 +126,7 @@ def _layers(shape: ModelShape) -> Iterator[tuple[int, int]]:
         yield sum(matrices.values()), small
 
 
-def _even_cuts(prune: Prune, shape: ModelShape) -> Iterator[tuple[int, ModelShape]]:
+def even_cuts(prune: Prune, shape: ModelShape) -> Iterator[tuple[int, ModelShape]]:
     """Units removed and the shape that is left, one more step each time: from every layer in turn, and of
     several kinds together."""
     layers = dict(enumerate(shape.layers))
@@ -168,10 +167,3 @@ def _less(kind: str, layer: LayerShape, whole: LayerShape, prune: Prune) -> tupl
         number = layer.ffn % prune.multiple_of or prune.multiple_of
         return replace(layer, ffn=layer.ffn - number), number
     return None
-
-
-def _units(kind: str, shape: ModelShape) -> int:
-    if kind == "layers":
-        return len(shape.layers)
-    name = {"kv_groups": "kv_heads", "heads": "query_heads", "neurons": "ffn"}[kind]
-    return sum(getattr(layer, name) for layer in shape.layers)

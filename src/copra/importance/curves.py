@@ -6,15 +6,15 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from copra.importance.metrics import Metric, metrics_of, scoring_of
+from copra.importance.metrics import OF_BLOCKS, Metric, metrics_of, scoring_of
 from copra.importance.settings import Importance, Objective
-from copra.pruning.budget import Budget, Prune, Selection
+from copra.pruning.budget import NOT_FOR_LAYERS, Budget, Prune, Selection
 from copra.pruning.cut import UnitKind
 from copra.settings import Settings
 
 READS_NOTHING: tuple[Metric, ...] = ("accuracy", "greedy_accuracy", "magnitude")
 """Metrics whose scores are the same on every objective, so that they have one line."""
-READS_ONLY: tuple[Metric, ...] = ("cosine", "angular", "activation", "contribution")
+READS_ONLY: tuple[Metric, ...] = ("cosine", *OF_BLOCKS, "activation", "contribution")
 """Metrics without a loss, whose scores are the same on objectives that read the same: cot and answer."""
 
 
@@ -42,6 +42,9 @@ class Curve(Selection):
     """Numbers of units removed. The whole model is always measured too."""
     scope: Literal["uniform", "global"] = "global"
     """The same number from every layer, or the lowest scores wherever they are."""
+    normalise: bool | None = None
+    """Divide scores in each layer by their L2 norm, as in a prune step, whose default for null depends on the
+    metric."""
     objectives: list[Objective] | None = Field(None, min_length=1)
     """What the scores are taken on, a line of each metric for each (null: `importance.objective` alone)."""
     random_seeds: list[int] = Field(default_factory=lambda: [0, 1, 2, 3, 4], min_length=1)
@@ -53,6 +56,8 @@ class Curve(Selection):
             values = getattr(self, key) or []
             if twice := [value for value in values if values.count(value) > 1]:
                 raise ValueError(f"{key}: {twice[0]!r} is given twice")
+        if self.normalise and self.unit == "layers":
+            raise ValueError(NOT_FOR_LAYERS)
         for metric in self.metrics:
             if metric not in (known := metrics_of(self.unit)):
                 raise ValueError(
@@ -92,7 +97,14 @@ class Curve(Selection):
     def step(self, line: Line, number: int = 1) -> Prune:
         """The prune step behind a point: so many units removed by a line's metric."""
         same = {name: getattr(self, name) for name in Selection.model_fields}
-        return Prune(kind="prune", unit=self.unit, metric=line.metric, budget=Budget(count=number), **same)
+        return Prune(
+            kind="prune",
+            unit=self.unit,
+            metric=line.metric,
+            budget=Budget(count=number),
+            normalise=self.normalise,
+            **same,
+        )
 
 
 class NamedCurve(Settings):

@@ -7,6 +7,7 @@ from copra.pruning.cut import UnitKind
 Metric = Literal[
     "cosine",
     "angular",
+    "angular_mean",
     "deepest",
     "gradient",
     "activation",
@@ -22,7 +23,7 @@ Metric = Literal[
 ]
 
 PASSES: dict[UnitKind, tuple[Metric, ...]] = {
-    "layers": ("cosine", "angular", "gradient", "taylor", "magnitude"),
+    "layers": ("cosine", "angular", "angular_mean", "gradient", "taylor", "magnitude"),
     "kv_groups": ("gradient", "activation", "contribution", "taylor", "magnitude"),
     "heads": ("gradient", "activation", "contribution", "taylor", "magnitude"),
     "neurons": ("gradient", "activation", "taylor", "magnitude"),
@@ -45,9 +46,17 @@ WITHOUT_DATA: dict[UnitKind, tuple[Metric, ...]] = {
 }
 """What looks at no data and needs no scoring."""
 
-TOGETHER: tuple[Metric, ...] = ("gradient", "taylor", "magnitude", "random")
-"""What scores all kinds of unit on one scale, so that they can compete."""
+TOGETHER: tuple[Metric, ...] = ("taylor", "magnitude", "random")
+"""What scores all kinds of unit on one scale, so that they can compete: sums over weights, by which the heads
+and neurons of a layer add up to the layer (0.98 of it on SmolLM2 135M). Not `gradient`, which takes the
+absolute value once for each unit: there they add up to 21 times the layer, nearly all of it neurons."""
 
+NORMALISED: tuple[Metric, ...] = ("activation", "contribution")
+"""What grows with the residual stream from layer to layer, so that scores of different layers compare only
+after a division by each layer's norm."""
+
+OF_BLOCKS = ("angular", "angular_mean")
+"""Metrics that score blocks of neighbouring layers: exactly one block goes."""
 GREEDY = ("greedy_loss", "greedy_accuracy")
 NEEDS_ANSWERS = ("accuracy", "greedy_accuracy")
 """Metrics for which the model has to answer questions."""

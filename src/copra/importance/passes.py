@@ -43,7 +43,7 @@ def pass_scores(
     - `gradient`, `gradient_token` and `gradient_batch` of layers, heads and neurons: the derivative of the
       loss for a mask on the unit, its absolute value taken of each example, of each token, or of the whole;
     - `taylor` and `magnitude` of the same: the sums of |w dL/dw| and of |w| over the unit's weights;
-    - `cosine` of layers and `angular` of blocks: how far they turn the residual stream;
+    - `cosine` of layers, `angular` and `angular_mean` of blocks: how far they turn the residual stream;
     - `activation` of heads and neurons and `contribution` of heads: how large what they give is.
 
     Neither padding nor the size of the batches matters. The memory holds the weights, one gradient of the
@@ -75,7 +75,7 @@ def _pass(
     with torch.enable_grad(), recording(model) as record:
         # The gradient of the sum is each example's own: no example sees another.
         example_losses(model, parts, batch, decoding).sum().backward()
-    tokens = Tokens.of(batch.mask)
+    tokens = Tokens.of(batch)
     with torch.no_grad():
         _add(totals.layers, layer_sums(record, tokens))
         for layer, block in enumerate(blocks(model)):
@@ -113,7 +113,7 @@ def _rows(totals: _Totals, model: PreTrainedModel, layers: tuple[LayerShape, ...
         for metric, scores in whole.items()
         for layer, score in enumerate(scores.tolist())
     ]
-    return rows + block_rows(totals.layers, examples)
+    return rows + block_rows(totals.layers, examples, tokens)
 
 
 def _of_weights(block: nn.Module, sizes: LayerShape, examples: int) -> dict[str, dict[str, Tensor]]:

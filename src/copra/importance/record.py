@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from copra.models.anatomy import attention_output, blocks, ffn_output
+from copra.reasoning.forward import Batch
+from copra.reasoning.layout import IGNORED
 
 Sums = dict[str, Tensor]
 """Sums over a calibration set by name, float64 on the CPU; those of several batches add up."""
@@ -68,15 +70,22 @@ def recording(model: PreTrainedModel) -> Iterator[Record]:
 class Tokens:
     """The M tokens of a batch one after another, example by example; padding is left out.
 
-    `mask` [B, N] is true on tokens, `counts` are the tokens of each example.
+    `mask` [B, N] is true on tokens, `counts` are the tokens of each example. `predicting` [B] are the places
+    among the M of each example's last token whose next one is supervised: in a sequence with labels up to its
+    end token, the token before that.
     """
 
     mask: Tensor
     counts: list[int]
+    predicting: Tensor
 
     @staticmethod
-    def of(mask: Tensor) -> "Tokens":
-        return Tokens(mask.bool(), mask.sum(1).tolist())
+    def of(batch: Batch) -> "Tokens":
+        mask = batch.mask.bool()
+        places = mask.flatten().cumsum(0).view_as(mask) - 1
+        supervised = batch.labels[:, 1:] != IGNORED
+        predicting = places[:, :-1].masked_fill(~supervised, 0).amax(1)
+        return Tokens(mask, mask.sum(1).tolist(), predicting)
 
     def values(self, calls: Sequence[Tensor]) -> Tensor:
         """What was recorded at the tokens, [M, C], at least in float32."""
@@ -93,10 +102,6 @@ class Tokens:
     def sums(self, x: Tensor) -> Tensor:
         """Sums over the tokens of each example: [B, C] in float64 from [M, C]."""
         return torch.stack([part.sum(0, dtype=torch.float64) for part in x.split(self.counts)])
-
-    def last(self, x: Tensor) -> Tensor:
-        """What stands at the last token of each example: [B, C] from [M, C]."""
-        return x[torch.tensor(self.counts, device=x.device).cumsum(0) - 1]
 
 
 def gradient_sums(products: Tensor, tokens: Tokens) -> Sums:

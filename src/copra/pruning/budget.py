@@ -1,16 +1,30 @@
 """What a prune step removes and how much of it (no torch)."""
 
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, NonNegativeInt, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from copra.errors import CopraError
-from copra.importance.metrics import TOGETHER, Metric, metrics_of, scoring_of
+from copra.importance.metrics import NORMALISED, TOGETHER, Metric, metrics_of, scoring_of
 from copra.importance.settings import Objective
 from copra.pruning.cut import UnitKind
 from copra.settings import Settings, one_or_list
+
+MISS = 0.05
+"""A cut that removes so much more or less than was asked, as a part of what was asked, is warned of."""
+
+NOT_FOR_LAYERS = "normalise: it compares units within a layer, so it is not for layers themselves"
 
 
 class Budget(Settings):
@@ -46,8 +60,9 @@ class Budget(Settings):
         model's. Of two numbers that are equally near the smaller one is taken.
 
         Raises:
-            CopraError: the count is not legal, or the nearest legal number is further from the target
-                than half its distance from the next one; the message says what is possible.
+            CopraError: the count is not legal, the nearest legal number is 0, or it is the largest one and
+                further from the target than half its distance from the one before; the message says what is
+                possible.
         """
         if len(legal) == 1:
             raise CopraError(
@@ -59,8 +74,38 @@ class Budget(Settings):
         if self.fraction is not None:
             # By way of its decimal text, so that 0.07 of 50 is the tie 3.5 and not a bit more.
             return self._nearest_number(Fraction(str(self.fraction)) * total, legal, total, units)
-        measure, target = ("flops", self.flops) if self.flops is not None else ("parameters", self.parameters)
+        measure, target = self._target
         return self._nearest_share(measure, target, legal, {n: share(measure, n) for n in legal}, units)
+
+    def missed(self, number: int, total: int, share: Callable[[str, int], float]) -> float:
+        """How much more than asked goes with so many units, as a part of what was asked: -0.25 where three
+        quarters of it go. Of FLOPs and parameters what was asked is the way from before the step to the
+        target. The arguments are those of `choose`."""
+        if self.count is not None:
+            return number / self.count - 1
+        if self.fraction is not None:
+            return number / (self.fraction * total) - 1
+        measure, target = self._target
+        now = share(measure, 0)
+        return (now - share(measure, number)) / (now - target) - 1
+
+    def warning(self, number: int, total: int, share: Callable[[str, int], float], units: str) -> str | None:
+        """A sentence about a cut that misses its budget by more than `MISS`; None of one that does not."""
+        missed = self.missed(number, total, share)
+        if abs(missed) <= MISS:
+            return None
+        off = f"{abs(missed):.0%} {'more' if missed > 0 else 'less'} than asked"
+        nearest = f"the nearest legal cut removes {number}"
+        if self.fraction is not None:
+            return f"budget.fraction: {self.fraction} of {total} {units}: {nearest}, {off}"
+        measure, target = self._target
+        left = f"{share(measure, number):.4f}"
+        return f"budget.{measure}: {target} {_of_dense(measure)}: {nearest} {units} and leaves {left}, {off}"
+
+    @property
+    def _target(self) -> tuple[str, float]:
+        """What a budget that counts no units measures, and the part that is to be left."""
+        return ("flops", self.flops) if self.flops is not None else ("parameters", self.parameters)
 
     def _exact_count(self, legal: Sequence[int], total: int, units: str) -> int:
         if self.count in legal:
@@ -80,13 +125,20 @@ class Budget(Settings):
                 f"budget.fraction: {self.fraction} of {total} {units} is more than can be removed. At most "
                 f"{largest} can: give a fraction up to {largest / total:.3f}."
             )
-        return min(legal, key=lambda number: (abs(target - number), number))
+        nearest = min(legal, key=lambda number: (abs(target - number), number))
+        if not nearest:
+            enough = math.ceil(1e4 * legal[1] / total) / 1e4
+            raise CopraError(
+                f"budget.fraction: {self.fraction} of {total} {units} is nearest to removing nothing. The "
+                f"smallest legal cut removes {legal[1]}: give {enough:g}, or leave this step out."
+            )
+        return nearest
 
     def _nearest_share(
         self, measure: str, target: float, legal: Sequence[int], shares: dict[int, float], units: str
     ) -> int:
         now, least, before = shares[0], shares[legal[-1]], shares[legal[-2]]
-        of_dense = f"of the dense model's {'FLOPs' if measure == 'flops' else 'matrix weights'}"
+        of_dense = _of_dense(measure)
         if target > now:
             raise CopraError(
                 f"budget.{measure}: the model has {now:.4f} {of_dense} before this step, which is less than "
@@ -98,7 +150,18 @@ class Budget(Settings):
                 f"removed {least:.4f} are left. Give a target of {least:.4f} or more, or prune something "
                 "else as well."
             )
-        return min(legal, key=lambda number: (abs(shares[number] - target), number))
+        nearest = min(legal, key=lambda number: (abs(shares[number] - target), number))
+        if not nearest:
+            raise CopraError(
+                f"budget.{measure}: {target} {of_dense} is nearest to removing nothing. The smallest legal "
+                f"cut removes {legal[1]} {units} and leaves {shares[legal[1]]:.4f}: give that, or leave this "
+                "step out."
+            )
+        return nearest
+
+
+def _of_dense(measure: str) -> str:
+    return f"of the dense model's {'FLOPs' if measure == 'flops' else 'matrix weights'}"
 
 
 class Selection(Settings):
@@ -130,10 +193,19 @@ class Prune(Selection):
     """Which scores decide; the README says which metric scores what."""
     budget: Budget
     """How much is removed."""
-    normalise: bool = False
-    """Divide the scores of a kind of unit in each layer by their L2 norm."""
+    normalise: bool | None = Field(None, validate_default=True)
+    """Divide the scores of a kind of unit in each layer by their L2 norm (null: true for `activation` and
+    `contribution` where layers compete, that is with scope global, and otherwise false)."""
     objective: Objective | None = None
     """What the scores are taken on (null: as in `importance`)."""
+
+    @field_validator("normalise")
+    @classmethod
+    def _resolved(cls, value: bool | None, info: ValidationInfo) -> bool:
+        """The value that null stands for, so that the canonical settings hold what is done."""
+        if value is not None:
+            return value
+        return info.data.get("metric") in NORMALISED and info.data.get("scope") == "global"
 
     @property
     def units(self) -> tuple[UnitKind, ...]:
@@ -171,7 +243,5 @@ class Prune(Selection):
                 "budget: units of several kinds cannot be counted together; give flops or parameters"
             )
         if self.normalise and "layers" in self.units:
-            raise ValueError(
-                "normalise: it compares units within a layer, so it is not for layers themselves"
-            )
+            raise ValueError(NOT_FOR_LAYERS)
         return self

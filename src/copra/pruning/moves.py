@@ -75,7 +75,9 @@ def blocks(settings: Prune, shape: ModelShape, scores: "pandas.DataFrame | None"
     layers = len(shape.layers)
     expected = [(start, length) for length in range(1, layers + 1) for start in range(layers - length + 1)]
     rows = _rows(settings, "block", scores)
-    distances = _whole("angular", zip(rows["layer"], rows["length"], rows["score"], strict=True), expected)
+    distances = _whole(
+        settings.metric, zip(rows["layer"], rows["length"], rows["score"], strict=True), expected
+    )
     chosen: dict[int, list[Move]] = {}
     for length in range(1, layers):
         starts = [

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from copra.cost.parameters import matrix_parameters
 from copra.errors import CopraError
+from copra.importance.metrics import OF_BLOCKS
 from copra.models.shape import ModelShape
 from copra.pruning.budget import Prune
 from copra.pruning.cut import NAMES, Cut, UnitKind, units_of
@@ -32,8 +33,8 @@ def make_plan(
     `seed` draws the random order. Units with equal scores go in the order of their layers and indices.
 
     Raises:
-        CopraError: the budget cannot be met, a protected layer does not exist, or the table does not score
-            a model of this shape.
+        CopraError: the budget cannot be met, nothing would be removed, a protected layer does not exist, or
+            the table does not score a model of this shape.
     """
     for layer in settings.protect:
         if layer >= len(shape.layers):
@@ -49,14 +50,18 @@ def make_plan(
 
     total = sum(len(units_of(kind, shape)) for kind in settings.units)
     names = " and ".join(NAMES[kind] for kind in settings.units)
-    removed = moves_to(settings.budget.choose(sorted(shapes), total, share, names))
+    number = settings.budget.choose(sorted(shapes), total, share, names)
+    removed = moves_to(number)
     cut = Cut.whole(shape).without(shape, (unit for move in removed for unit in move.units))
     left = cut.shape(shape)
     return {
         "units": list(settings.units),
         "metric": settings.scored_as,
         "scope": settings.scope,
+        "normalise": settings.normalise,
         "budget": settings.budget.model_dump(exclude_none=True),
+        "budget_missed": settings.budget.missed(number, total, share),
+        "warning": settings.budget.warning(number, total, share, names),
         "removed": _summary(removed),
         "kept": cut.to_json(),
         "shape_before": shape.to_json(),
@@ -88,7 +93,7 @@ def _removals(
     seed: int | None,
 ) -> tuple[dict[int, ModelShape], Callable[[int], list[Move]]]:
     """The legal numbers of units to remove with the shape that each leaves, and the moves behind a number."""
-    if settings.metric == "angular":
+    if settings.metric in OF_BLOCKS:
         found = {0: [], **blocks(settings, shape, scores)}
         shapes = {number: next(shapes_along(shape, [moves])) for number, moves in found.items()}
         return shapes, found.__getitem__

@@ -1,7 +1,6 @@
 """The proof of a surgery: the cut model computes what the dense one does with the same units masked."""
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +13,15 @@ from copra.errors import CopraError
 from copra.models.anatomy import attention_output, blocks, ffn_output
 from copra.models.shape import shape_of
 from copra.pruning.cut import Cut
-from copra.pruning.surgery import assemble, check_fits
+from copra.pruning.surgery import check_fits
 
-TOLERANCE = 1e-4
-"""The largest difference of two logits in float32 that rounding is believed to make."""
+LIMIT = 1e-3
+"""The largest difference of two logits in float64 that rounding is believed to make.
+
+transformers rounds the input of an RMS norm to float32, which hides what float64 leaves (1e-13) in nearly all
+cuts: of SmolLM2 135M, with logits up to 38, all differ by exactly 0. Where such a rounding flips, later ones
+follow, and logits differ by 1e-5. A single wrong neuron or head changes them by 0.5 to 30. In float32 right
+cuts differ by up to 5e-3."""
 
 
 @contextlib.contextmanager
@@ -64,38 +68,64 @@ def prove(
     input_ids: Tensor,
     attention_mask: Tensor,
 ) -> float:
-    """The largest difference between logits of the cut and the masked model, over all tokens.
+    """The largest difference between logits of the cut and the masked model, over all tokens, in float64.
 
-    `input_ids` and `attention_mask` are [B, T]; padding is left out. Both models are compared in float32
-    and evaluation mode through copies that live one after the other; they stay as they are.
+    `input_ids` and `attention_mask` are [B, T]; padding is left out. Both models run in evaluation mode and
+    stay as they are. No model is copied: beside the two the memory holds the largest matrix in float64 (the
+    LM head: 2.1 GB for Llama 3.2 1B, whose copy would take 9.9 GB) and the activations of one row.
 
     Raises:
-        CopraError: the difference is above 1e-4 or not a number, or the plan is of another model.
+        CopraError: the difference is above `LIMIT` or not a number, or the plan is of another model.
     """
     check_fits(dense, plan)
-    inputs = {"input_ids": input_ids.to(dense.device), "attention_mask": attention_mask.to(dense.device)}
-    copied = _float_copy(dense)
-    with masked(copied, Cut.from_json(plan["kept"])):
-        expected = _logits(copied, inputs)
-    del copied
-    difference = float((_logits(_float_copy(pruned), inputs) - expected).abs().max())
-    if not difference <= TOLERANCE:
-        raise CopraError(
-            f"surgery: logits of the cut model differ by {difference:.3g} from those of the dense model with "
-            f"the same units masked, and {TOLERANCE:.0e} is allowed. The cut is wrong, so it is not saved."
-        )
+    difference = 0.0
+    for ids, mask in zip(input_ids, attention_mask, strict=True):
+        tokens = ids[mask.bool()][None].to(dense.device)
+        with masked(dense, Cut.from_json(plan["kept"])):
+            expected = _logits(dense, tokens)
+        row = float((_logits(pruned, tokens) - expected).abs().max())
+        if not row <= LIMIT:
+            raise CopraError(
+                f"surgery: logits of the cut model differ by {row:.3g} from those of the dense model with "
+                f"the same units masked, and {LIMIT:.0e} is allowed in float64. The cut is wrong, so it is "
+                "not saved."
+            )
+        difference = max(difference, row)
     return difference
 
 
-def _logits(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Logits at all tokens that are not padding, [N, V]."""
-    return model(**inputs, use_cache=False).logits[inputs["attention_mask"].bool()]
+def _logits(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    """Logits [1, T, V] in float64."""
+    with _in_float64(model):
+        # With a cache, two layers of one number would read each other's keys and values.
+        return model(input_ids=tokens, use_cache=True).logits
 
 
-def _float_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """The model in float32 and evaluation mode; weights that are in float32 already are shared."""
-    state = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
-    return assemble(model, type(model), copy.deepcopy(model.config), state).eval()
+@contextlib.contextmanager
+def _in_float64(model: PreTrainedModel) -> Iterator[None]:
+    """The model in evaluation mode and computing in float64, with the weights of one module at a time in
+    float64: each module's are replaced while it runs."""
+    training, hooks = model.training, []
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            hooks.append(module.register_forward_hook(lambda _, args, output: output.double()))
+        elif own := list(module.parameters(recurse=False)):
+            tensors = [parameter.data for parameter in own]
+
+            def widen(*_, own=own):
+                for parameter in own:
+                    parameter.data = parameter.data.double()
+
+            def restore(*_, own=own, tensors=tensors):
+                for parameter, tensor in zip(own, tensors, strict=True):
+                    parameter.data = tensor
+
+            hooks.append(module.register_forward_pre_hook(widen))
+            hooks.append(module.register_forward_hook(restore, always_call=True))
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()

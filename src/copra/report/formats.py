@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from copra.files import replacing
+from copra.pruning.budget import MISS
 from copra.pruning.cut import NAMES
 from copra.report.quantised import SMALLER, bytes_a_parameter
 
@@ -70,6 +71,8 @@ def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
     if column == "checkpoint_bytes":  # without quantised weights the parameters say the same
         widths = bytes_a_parameter(frame)
         return widths.min() >= SMALLER * widths.max()
+    if column == "budget_missed":
+        return frame[column].abs().max() <= MISS
     return column in ("seed", *NAMES) and frame[column].nunique() == 1
 
 
@@ -86,6 +89,10 @@ def _flag(frame, column) -> tuple[list[str], str]:
 
 def _percent(frame, column) -> tuple[list[str], str]:
     return [_or_dash(value, lambda v: f"{100 * v:.1f}") for value in frame[column]], "%"
+
+
+def _signed_percent(frame, column) -> tuple[list[str], str]:
+    return [_or_dash(value, lambda v: f"{100 * v:+.1f}") for value in frame[column]], "%"
 
 
 def _points(frame, column) -> tuple[list[str], str]:
@@ -193,6 +200,7 @@ COLUMNS: dict[str, tuple[str, Callable]] = {
     "p_value": ("p", _p_value),
     "loss": ("Loss", _three_decimals),
     **{kind: (name[:1].upper() + name[1:], _whole) for kind, name in NAMES.items()},
+    "budget_missed": ("Removed against the budget", _signed_percent),
     "flops": ("FLOPs an answer", _scaled()),
     "flops_ratio": ("FLOPs ratio", _three_decimals),
     "attention_flops": ("Attention FLOPs", _scaled()),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from copra.files import read_parquet
 from copra.importance.baselines import deepest
 from copra.importance.curves import Curve, Line, NamedCurve
-from copra.importance.metrics import SCORED_AS
+from copra.importance.metrics import OF_BLOCKS, SCORED_AS
 from copra.importance.scores import score_table
 from copra.models.shape import ModelShape
 from copra.pruning.moves import blocks
@@ -41,7 +41,7 @@ def _ranks(
     curve: Curve, line: Line, shape: ModelShape, scores: "pandas.DataFrame | None"
 ) -> dict[tuple[int, int], float]:
     settings = curve.step(line)
-    if line.metric == "angular":
+    if line.metric in OF_BLOCKS:
         layers = len(shape.layers)
         first = {(layer, layer): float(layers) for layer in range(layers)}
         for length, moves in sorted(blocks(settings, shape, scores).items(), reverse=True):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LOOKS = {
     "cosine": ("#0072B2", "o"),
     "angular": ("#56B4E9", "s"),
+    "angular_mean": ("#332288", "h"),
     "deepest": ("#8C564B", "D"),
     "gradient": ("#E69F00", "X"),
     "taylor": ("#D55E00", "^"),

@@ -11,6 +11,7 @@ pooling them into one sample would make every interval too narrow. In a row over
 - the p-value is the median over the seeds' McNemar tests, seed i against the reference's seed i.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,7 +82,7 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
     """Each pruned node right after surgery, before any healing, against its unpruned parent.
 
     `settings["rows"]` lists recipe, pruning, parent_node and node. Units as in `accuracy_vs_flops`;
-    differences and ratios are to the parent.
+    differences and ratios are to the parent. `budget_missed` is that of the plan.
 
     Raises:
         CopraError: an evaluation is missing, was changed by hand, or holds other questions than its
@@ -100,6 +101,7 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
             | {"parent_accuracy": parent.mean("correct")}
             | accuracy
             | {kind: pruned.metrics["units"][kind] for kind in NAMES}
+            | {"budget_missed": pruned.metrics.get("budget_missed", math.nan)}
             | {"flops": pruned.mean("flops"), "flops_ratio": pruned.mean("flops") / parent.mean("flops")}
             | {"attention_flops": pruned.mean("flops_attention")}
             | {"attention_flops_ratio": pruned.mean("flops_attention") / parent.mean("flops_attention")}

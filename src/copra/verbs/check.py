@@ -3,7 +3,10 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from copra.errors import CopraError
 from copra.files import read_yaml
+from copra.forecast.budgets import budget_warnings
+from copra.forecast.estimate import Estimate
 from copra.workflow import Workflow
 
 
@@ -13,7 +16,18 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     for path in options.configs:
-        tree = Workflow(read_yaml(path), str(path)).tree
+        workflow = Workflow(read_yaml(path), str(path))
+        tree = workflow.tree
+        warnings = _budget_warnings(workflow, str(path))
         print(f"{path}: {len(tree.recipes)} recipes, {len(tree.nodes)} models")
         for end in tree.recipes:
             print(f"  {end.recipe}")
+        for warning in warnings:
+            print(f"  warning: {warning}")
+
+
+def _budget_warnings(workflow: Workflow, source: str) -> list[str]:
+    try:
+        return budget_warnings(Estimate(workflow, Path("results"), made=set()))
+    except CopraError as error:
+        raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None

@@ -37,5 +37,7 @@ def run(options: Namespace) -> None:
         lambda shape: of_typical_answer(shape, typical).total,
         settings.seed,
     )
+    if plan["warning"]:
+        print(f"Warning: {plan['warning']}.")
     made_for = {"typical_answer": typical, "parent": manifest["weights"]["sha256"]}
     write_sealed_json(options.output, {**plan, **made_for})

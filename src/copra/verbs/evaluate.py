@@ -97,4 +97,5 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
             checkpoint.shape, 2 if checkpoint.manifest["weights"]["dtype"] == "bfloat16" else 4
         ),
         "training_flops": checkpoint.manifest["training_flops"],
+        "budget_missed": checkpoint.manifest.get("budget_missed"),
     }

@@ -29,7 +29,7 @@ def run(options: Namespace) -> None:
     use_threads(options)
     from copra.importance.calibration import text_batch
     from copra.models.checkpoint import load_unquantised, save_changed
-    from copra.pruning.proof import prove
+    from copra.pruning.proof import LIMIT, prove
     from copra.pruning.surgery import prune
 
     parent = load_unquantised(options.parent)
@@ -45,6 +45,11 @@ def run(options: Namespace) -> None:
         "plan": digest(plan),
         "removed": plan["removed"],
         "parent": plan["parent"],
-        "proof": {"rows": len(rows), "largest_logit_difference": difference},
+        "proof": {
+            "rows": len(rows),
+            "dtype": "float64",
+            "largest_logit_difference": difference,
+            "limit": LIMIT,
+        },
     }
-    save_changed(options.output, pruned, parent, settings.node, step)
+    save_changed(options.output, pruned, parent, settings.node, step, budget_missed=plan["budget_missed"])
