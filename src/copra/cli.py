@@ -3,13 +3,12 @@
 import argparse
 import errno
 import importlib
-import logging
-import os
 import sys
 from collections.abc import Sequence
 
 from copra import __version__, processes
 from copra.errors import CopraError
+from copra.forking import quiet_libraries, run_in_fork
 
 VERBS = {
     "data": "prepare a task's splits",
@@ -40,20 +39,22 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errn
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status: 0, or 1 after a message for the user on stderr."""
+    """Run one verb; returns the exit status: 0, or 1 after a message for the user on stderr.
+
+    Without arguments of its own it takes those of this process, and may have a fork do the work.
+    """
+    own = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] not in VERBS:
         return _help(arguments)
     verb = arguments[0]
+    if own and (status := run_in_fork(verb)) is not None:
+        return status
     module = importlib.import_module(f"copra.verbs.{verb}")
     parser = argparse.ArgumentParser(prog=f"copra {verb}", description=module.__doc__)
     module.arguments(parser)
     options = parser.parse_args(arguments[1:])
-    # Set before the tokenizers library is loaded: it warns when it meets a fork.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # transformers loads torchao where it is there, which then warns of kernels for GPUs that are not.
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet_libraries()
     try:
         if getattr(options, "processes", 1) > 1 and processes.count() == 1:
             return processes.launch(options.processes, arguments)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from copra.errors import CopraError
 from copra.files import canonical_json, read_yaml
+from copra.forking import fork_jobs
 from copra.importance.metrics import SCORINGS
 from copra.models.pack import put_pack_beside_checkpoints
 from copra.workflow import Workflow, put_copra_on_path
@@ -48,6 +49,10 @@ def above(files, levels):
 def growing(amount):
     """A resource that grows with each attempt: a job that ran out of it gets more when it is tried again."""
     return lambda wildcards, attempt: amount * attempt
+
+
+onstart:
+    fork_jobs(workflow)
 
 
 wildcard_constraints:
