@@ -3,13 +3,17 @@ torch)."""
 
 import importlib.util
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from copra.models.settings import Base
+from copra.tasks.task import expand_path
 
 INDEX = "model.safetensors.index.json"
+TOKENIZERS = ("tokenizer", "vocab", "spiece", "sentencepiece", "tiktoken", "tekken")
+"""Parts of the names of files that hold a tokenizer, in its own forms and in those of its makers."""
 TO_SAFETENSORS = (
     "from transformers import AutoModelForCausalLM as M; "
     "M.from_pretrained('{0}', weights_only=True).save_pretrained('{0}')"
@@ -21,7 +25,7 @@ MERGE = (
 
 
 def base_fault(base: Base) -> str | None:
-    """What is wrong with the files of a local base, or None; what is not there (yet) is not judged."""
+    """Says what is wrong with the files of a local base; None if nothing is, or they are not there (yet)."""
     if (file := base.gguf) is not None:
         return _gguf_fault(file)
     if base.local is not None and base.local.is_file():
@@ -30,6 +34,15 @@ def base_fault(base: Base) -> str | None:
         return None
     fault = _folder_fault(base.folder)
     return fault and f"path: {base.path!r} {fault}"
+
+
+def absence_fault(base: Base) -> str | None:
+    """Says so if the path of a base can only be a local one and is not there."""
+    is_hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base.path or "") and not base.path.endswith(".gguf")
+    if is_hub_id or base.local is None or base.local.exists():
+        return None
+    expand_path("path", base.path)
+    return f"path: {base.path!r} is not there. Give a local folder, a .gguf file, or a Hub id such as gpt2."
 
 
 def quantisation_fault(config: Mapping[str, Any]) -> str | None:
@@ -65,7 +78,7 @@ def _folder_fault(folder: Path) -> str | None:
             raise ValueError("not a mapping of keys to values")
     except (OSError, ValueError) as error:
         return f"has a config.json that cannot be read ({error}). Take a complete copy of the model."
-    return quantisation_fault(config) or _weights_fault(folder, names)
+    return quantisation_fault(config) or _weights_fault(folder, names) or _tokenizer_fault(names)
 
 
 def _without_config(folder: Path, names: list[str]) -> str:
@@ -87,10 +100,16 @@ def _weights_fault(folder: Path, names: list[str]) -> str | None:
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
     if pickles:
         return (
-            f"has its weights in {pickles[0]}, a pickle, which could run code when it is opened. If you trust "
-            f'it, convert it once: python -c "{TO_SAFETENSORS.format(folder)}".'
+            f"has its weights in {pickles[0]}, a pickle, which could run code when it is opened. If you "
+            f'trust it, convert it once: python -c "{TO_SAFETENSORS.format(folder)}".'
         )
     return "has no weights (no file *.safetensors). Take a complete copy of the model."
+
+
+def _tokenizer_fault(names: list[str]) -> str | None:
+    if any(any(word in name for word in TOKENIZERS) for name in names):
+        return None
+    return "has no tokenizer (no tokenizer.json). Copy it from the model that this one was made of."
 
 
 def _shards_fault(folder: Path, names: list[str]) -> str | None:

@@ -8,6 +8,7 @@ from transformers import (
     AutoConfig,
     AutoTokenizer,
     GenerationConfig,
+    GgufConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -20,7 +21,7 @@ from transformers import (
 
 from copra.errors import CopraError
 from copra.files import MANIFEST, read_json
-from copra.models.base_files import base_fault, quantisation_fault
+from copra.models.base_files import absence_fault, base_fault, quantisation_fault
 from copra.models.checkpoint import has_trained_markers, register
 from copra.models.loading import load_language_model
 from copra.models.settings import Base, FromScratch
@@ -106,9 +107,9 @@ def _set_rows(
 
 
 def _pretrained(base: Base) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    name = f"base model {base.path!r}"
-    if fault := base_fault(base):
-        raise CopraError(f"base model: {fault}")
+    name = f"bases.<name>.path: {base.path!r}"
+    if fault := absence_fault(base) or base_fault(base):
+        raise CopraError(f"bases.<name>.{fault}")
     register()
     place, options = _source(base)
     try:
@@ -118,18 +119,26 @@ def _pretrained(base: Base) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         shape_of(config.to_dict())
         _leave_out_unusable_pad(config)
         tokenizer = _tokenizer(base)
-        model = load_language_model(place, name, config=config, dtype=getattr(torch, base.dtype), **options)
+        model = _load(base, name, config)
     except CopraError:
         raise
     except Exception as error:  # loading raises a dozen unrelated kinds, as folders are damaged in many ways
         raise CopraError(
-            f"{name} could not be loaded: {error}\nGive a local folder or a Hub id under "
-            "bases.<name>.path; for a gated model log in with `hf auth login` first."
+            f"{name} could not be loaded: {error}\nGive a whole local folder, a .gguf file or a Hub id; for "
+            "a gated model log in with `hf auth login` first."
         ) from error
     if tokenizer.eos_token_id is None:
         raise CopraError(f"{name}: its tokenizer has no end token, so answers cannot end.")
     _decode_greedily(model)
     return model, tokenizer
+
+
+def _load(base: Base, name: str, config: PreTrainedConfig) -> PreTrainedModel:
+    place, options = _source(base)
+    if base.gguf is not None:
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    dtype = getattr(torch, base.dtype)
+    return load_language_model(place, name, config=config, dtype=dtype, **options)
 
 
 def _source(base: Base) -> tuple[str, dict[str, Any]]:

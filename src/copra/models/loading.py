@@ -74,8 +74,8 @@ def _remedy(missing: list[str], unexpected: list[str]) -> str:
     for wrapper in WRAPPERS:
         if any(wrapper in key and key.replace(wrapper, "") in wanted for key in unexpected):
             return (
-                f"It was saved from a compiled or wrapped model: strip {wrapper!r} from the keys of the file, "
-                "or save the model inside the wrapper."
+                f"It was saved from a compiled or wrapped model: strip {wrapper!r} from the keys of the "
+                "file, or save the model inside the wrapper."
             )
     if any("lora_" in key or ".base_layer." in key for key in unexpected):
         return "It holds adapters that were not merged: merge them into the weights and save the whole model."
