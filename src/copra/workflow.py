@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from copra.base_faults import check_bases
 from copra.config import Experiment, parse
 from copra.curve_faults import check_curves
 from copra.errors import CopraError
@@ -40,6 +41,7 @@ class Workflow:
         try:
             self.tree: Tree = build_tree(self.experiment)
             check_curves(self.experiment, self.tree)
+            check_bases(self.experiment)
         except CopraError as error:
             raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
 

@@ -1,5 +1,6 @@
 """GSM8K from small files of both forms, and from the published files where they are at hand."""
 
+import gzip
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import pandas
 import pytest
 from pydantic import ValidationError
 
@@ -137,6 +139,79 @@ def test_bad_icot_rows_say_where_and_why(task_of, tmp_path, line, reason):
     assert rows_of(task)[1] == BadRow(str(tmp_path / "train.txt"), 2, reason)
 
 
+SHELF = {"question": "Shelf?", "steps": ["<<3*4=12>>", "<<12-5=7>>"], "answer": "7", "idx": 0}
+TICKET = {"question": "Ticket?", "steps": ["<<6*7=42>>"], "answer": "42", "idx": 1}
+COCONUT = [Row("Shelf?", ("<<3*4=12>>", "<<12-5=7>>"), "7"), Row("Ticket?", ("<<6*7=42>>",), "42")]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_array_as_coconut_publishes_it(task_of, indent):
+    assert rows_of(task_of(json.dumps([SHELF, TICKET], indent=indent), suffix="json")) == COCONUT
+    assert rows_of(task_of("[]", suffix="json")) == []
+
+
+@pytest.mark.parametrize(
+    ("record", "steps"),
+    [
+        ({"steps": ["<<6*7=42>>", "<< 42+0 = 42 >>"]}, ("<<6*7=42>>", "<<42+0 = 42>>")),
+        ({"steps": []}, ()),
+        ({"cot": "<<6*7=42>> <<42+0=42>>"}, ("<<6*7=42>>", "<<42+0=42>>")),
+        ({"cot": ""}, ()),
+        ({"cot": "Six is <<6*7=42>>42.", "answer": "#### 1,042"}, ("<<6*7=42>>",)),
+    ],
+)
+def test_steps_beside_a_bare_answer(task_of, record, steps):
+    answer = "1042" if "answer" in record else "42"
+    record = {"question": "q?", "answer": "42", **record}
+    assert rows_of(task_of(json.dumps(record))) == [Row("q?", steps, answer)]
+
+
+def test_sentences_beside_a_bare_answer(task_of):
+    record = {"question": "q?", "steps": ["Six by 7 is <<6*7=42>>42.", "So 42."], "answer": "42"}
+    (found,) = rows_of(task_of(json.dumps(record), steps="sentences"))
+    assert found.steps == ("Six by 7 is 42.", "So 42.")
+
+
+@pytest.mark.parametrize(
+    ("record", "kind", "reason"),
+    [
+        ({"steps": None}, "equations", "'steps' is neither a text nor a list of texts"),
+        ({"steps": [1]}, "equations", "'steps' is neither a text nor a list of texts"),
+        ({"cot": {"a": 1}}, "equations", "'cot' is neither a text nor a list of texts"),
+        ({"steps": ["Six by 7."]}, "equations", "no <<equation>> in its steps; write steps: sentences"),
+        ({"cot": "<<6*7=42>>"}, "sentences", "equations only in its steps; write steps: equations"),
+        ({"cot": "", "answer": 42}, "equations", "'answer' is not a string"),
+        ({"cot": "", "answer": "forty"}, "equations", "the answer 'forty' is not a number"),
+    ],
+)
+def test_bad_steps_say_why(task_of, record, kind, reason):
+    record = {"question": "q?", "answer": "42", **record}
+    (bad,) = rows_of(task_of(json.dumps(record), steps=kind))
+    assert bad.reason == reason
+
+
+def test_an_array_has_bad_rows_too(task_of):
+    good, bad = rows_of(task_of(json.dumps([SHELF, 7])))
+    assert (good, bad.row, bad.reason) == (
+        COCONUT[0],
+        2,
+        "not a JSON object with the keys question and answer",
+    )
+
+
+def test_parquet(task_of, tmp_path):
+    pandas.DataFrame([SHELF, TICKET]).to_parquet(tmp_path / "made")
+    assert rows_of(task_of((tmp_path / "made").read_bytes(), suffix="parquet")) == COCONUT
+
+
+def test_gzip(task_of):
+    packed = [gzip.compress(text.encode()) for text in (json.dumps(NATALIA), TEST)]
+    (found,) = rows_of(task_of(*packed, suffix="jsonl.gz"))
+    assert found.answer == "72"
+    packed = [gzip.compress(b"Q one?||<<4-2=2>> #### 2\n")] * 2
+    assert rows_of(task_of(*packed, suffix="txt.gz")) == [Row("Q one?", ("<<4-2=2>>",), "2")]
+
+
 def test_only_newlines_end_a_row(task_of):
     text = '{"question": "a\u2028b?", "answer": "#### 1"}'
     assert [found.question for found in rows_of(task_of(text))] == ["a\u2028b?"]
@@ -205,17 +280,24 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A stand-in for the `datasets` package that records what is asked of it."""
-    asked = []
+    """A stand-in for the `datasets` package: records what is asked of it, and answers from `data_sets`."""
+    asked, data_sets = [], {}
 
-    def load_dataset(name, config, split):
-        asked.append((name, config, split))
-        if name != "openai/gsm8k":
+    def load_dataset(name, config=None):
+        asked.append((name, config))
+        if name not in data_sets:
             raise ConnectionError("no route")
-        return [NATALIA, {"question": "", "answer": "#### 1"}]
+        configs = data_sets[name]
+        if config is None and len(configs) == 1:
+            return next(iter(configs.values()))
+        if config not in configs:
+            raise ValueError(f"BuilderConfig {config!r} not found. Available: {list(configs)}")
+        return configs[config]
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    return asked
+    rows = [NATALIA, {"question": "", "answer": "#### 1"}]
+    data_sets["openai/gsm8k"] = {"main": {"train": rows, "test": rows}, "socratic": {}}
+    return types.SimpleNamespace(asked=asked, data_sets=data_sets)
 
 
 def test_rows_from_the_hub(hub):
@@ -227,8 +309,37 @@ def test_rows_from_the_hub(hub):
         ("test", natalia),
         ("test", BadRow("openai/gsm8k, split test", 2, "empty question")),
     ]
-    assert hub == [("openai/gsm8k", "main", "train"), ("openai/gsm8k", "main", "test")]
+    assert hub.asked == [("openai/gsm8k", "main")]
     assert Gsm8k().files() == []
+
+
+def test_a_copy_on_the_hub_with_a_config_and_a_validation_split_of_its_own(hub):
+    rows = [{"question": f"{name}?", "steps": ["<<6*7=42>>"], "answer": "42"} for name in "abcd"]
+    copy = {"train": rows[:2], "validation": rows[2:3], "test": rows[3:]}
+    hub.data_sets["some/copy"] = {"default": copy}
+    found = [(split, row.question) for split, row in Gsm8k(hub_name="some/copy").rows()]
+    assert found == [("train", "a?"), ("train", "b?"), ("valid", "c?"), ("test", "d?")]
+    assert hub.asked == [("some/copy", "main"), ("some/copy", None)]
+    hub.data_sets["some/copy"] = {"a": {}, "b": copy}
+    assert len(list(Gsm8k(hub_name="some/copy", hub_subset="b").rows())) == 4
+    with pytest.raises(
+        CopraError, match=r"hub_name: 'some/copy' could not be loaded .*not found.*hub_subset"
+    ):
+        list(Gsm8k(hub_name="some/copy").rows())
+
+
+def test_a_file_comes_before_the_validation_split_of_the_hub(hub, task_of, tmp_path):
+    task_of(valid=row("of the file?"))
+    rows = [{"question": "of the Hub?", "cot": "<<6*7=42>>", "answer": "42"}]
+    hub.data_sets["some/copy"] = {"default": dict.fromkeys(("train", "validation", "test"), rows)}
+    task = Gsm8k(hub_name="some/copy", valid=str(tmp_path / "valid.jsonl"))
+    assert [found.question for found in rows_of(task, "valid")] == ["of the file?"]
+
+
+def test_a_data_set_without_a_test_split_is_refused(hub):
+    hub.data_sets["some/copy"] = {"main": {"train": [NATALIA], "valid": [NATALIA]}}
+    with pytest.raises(CopraError, match=r"^hub_name: 'some/copy' has no split test, only train, valid"):
+        list(Gsm8k(hub_name="some/copy").rows())
 
 
 def test_a_hub_that_does_not_answer(hub):

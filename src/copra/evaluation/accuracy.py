@@ -11,7 +11,7 @@ from copra.evaluation.answers import extract_answer, same_answer
 from copra.evaluation.statistics import proportion
 from copra.inference.decode import Answer, Keep, decode
 from copra.inference.prompts import Prompts, prompts_of, until_stop
-from copra.models.tokens import ANSWER, pad_id
+from copra.models.tokens import ANSWER, first_token, pad_id
 from copra.reasoning.layout import Decoding
 from copra.tasks.task import Row
 
@@ -53,7 +53,7 @@ def predictions(
         keep=keep,
     )
     texts = tokenizer.batch_decode([answer.tokens for answer in decoded], skip_special_tokens=True)
-    mark = tokenizer(ANSWER, add_special_tokens=False)["input_ids"][0]
+    mark = first_token(tokenizer, ANSWER + "7")
     counter = FlopCounter(checkpoint.shape)
     table = []
     for row, prompt, answer, text in zip(rows, asked.prompts, decoded, texts, strict=True):
@@ -119,7 +119,7 @@ def check_length(
         )
 
 
-def _counts(prompt: int, answer: Answer, decoding: Decoding, mark: int) -> dict[str, Any]:
+def _counts(prompt: int, answer: Answer, decoding: Decoding, mark: int | None) -> dict[str, Any]:
     """Token counts of one answer. The chain ends where the last answer mark begins."""
     generated = len(answer.tokens)
     marked = mark in answer.tokens

@@ -15,6 +15,7 @@ from copra.errors import CopraError
 from copra.files import read_json
 from copra.models.settings import Base
 from copra.reasoning.layout import TokenRow
+from copra.tasks.containers import count_records
 from copra.tasks.gsm8k import Gsm8k
 from copra.tasks.task import SPLITS, Row, Split, Task, expand_path
 
@@ -176,20 +177,14 @@ def _sizes(name: str, task: Task) -> tuple[dict[Split, int], list[str]]:
             sizes[split] = PUBLISHED[task.kind][split]
         else:
             try:
-                sizes[split] = _count(expand_path(split, source))
-            except (CopraError, OSError):
+                sizes[split] = count_records(expand_path(split, source))
+            except CopraError:
                 sizes[split] = PUBLISHED[task.kind][split]
                 assumed.append(f"{name}: {sizes[split]:,} rows in {split}, as published; no {source} yet")
     if isinstance(task, Gsm8k) and task.valid is None:
         sizes["valid"] = task.validation_rows
         sizes["train"] = max(1, sizes["train"] - task.validation_rows)
     return {split: min(size, task.limit.get(split, size)) for split, size in sizes.items()}, assumed
-
-
-def _count(file: Path) -> int:
-    """The rows of a file: of JSON those that ask a question, of text its lines."""
-    content = file.read_bytes()
-    return content.count(b'"question"') or content.rstrip().count(b"\n") + 1
 
 
 def _tokens(row: Row, kind: Tokenizer) -> TokenRow:

@@ -1,26 +1,32 @@
 """Base models: from the Hub, from a folder, or made from scratch; given the latent markers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
-    AutoModelForCausalLM,
+    AutoConfig,
     AutoTokenizer,
+    GenerationConfig,
+    GgufConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
 )
 
 from copra.errors import CopraError
-from copra.models.checkpoint import register
+from copra.files import MANIFEST, read_json
+from copra.models.base_files import absence_fault, base_fault, quantisation_fault
+from copra.models.checkpoint import has_trained_markers, register
+from copra.models.loading import load_language_model
 from copra.models.settings import Base, FromScratch
 from copra.models.shape import shape_of
-from copra.models.tokens import MARKERS, pad_id, train_tokenizer
+from copra.models.tokens import MARKERS, first_token, pad_id, train_tokenizer
 from copra.tasks.task import Row
 
 
@@ -41,53 +47,132 @@ def make_base(
         set_seed(seed or 0)
         return _random_model(base.from_scratch, tokenizer).to(getattr(torch, base.dtype)), tokenizer
     model, tokenizer = _pretrained(base)
-    shape_of(model.config.to_dict())
     add_markers(model, tokenizer)
     return model, tokenizer
 
 
+def brings_trained_markers(base: Base) -> bool:
+    """True if a base was trained to read the latent markers before it became one.
+
+    A checkpoint of copra says so itself. Of any other model whose tokenizer has the markers it is assumed:
+    it comes from a copy of such a checkpoint, or from the reference code of 2412.06769.
+    """
+    if base.from_scratch is not None:
+        return False
+    if base.folder is not None and (base.folder / MANIFEST).is_file():
+        return has_trained_markers(read_json(base.folder / MANIFEST))
+    vocabulary = _tokenizer(base).get_vocab()
+    return all(marker in vocabulary for marker in MARKERS)
+
+
 def add_markers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add the latent markers as new tokens, in the tokenizer and in the embedding."""
+    """Add the latent markers that are not there yet as new tokens, in the tokenizer and in the embedding.
+
+    Rows that other tokens of the tokenizer lack become the mean of all rows.
+    """
+    known, rows = tokenizer.get_vocab(), model.get_input_embeddings().num_embeddings
     tokenizer.add_special_tokens(
         {"additional_special_tokens": list(MARKERS)}, replace_extra_special_tokens=False
     )
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    start_markers(model, tokenizer)
+    needed = max(tokenizer.get_vocab().values()) + 1
+    if needed > rows:
+        model.resize_token_embeddings(needed, mean_resizing=False)
+        _set_rows(model, slice(rows, None), lambda weight: weight[:rows].float().mean(0))
+    start_markers(model, tokenizer, [marker for marker in MARKERS if known.get(marker, rows) >= rows])
 
 
-@torch.no_grad()
-def start_markers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def start_markers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, markers: Sequence[str] = MARKERS
+) -> None:
     """Set the markers' rows, in the embedding and in an untied LM head, to the row of `<<`.
 
     Done when markers are first trained, as in the reference code of 2412.06769. A tokenizer that does not
-    know `<<` gives its first piece, or else the line break, which a step begins after just as well.
+    know `<<` gives its first piece, or else the line break, which a step begins after just as well, or the
+    end token where it drops line breaks too.
     """
-    first = tokenizer("<<", add_special_tokens=False)["input_ids"][0]
-    if first == tokenizer.unk_token_id:
-        first = tokenizer("\n", add_special_tokens=False)["input_ids"][0]
-    ids = tokenizer.convert_tokens_to_ids(list(MARKERS))
+    unknown = (None, tokenizer.unk_token_id)
+    found = (first_token(tokenizer, text) for text in ("<<", "\n"))
+    first = next((token for token in found if token not in unknown), tokenizer.eos_token_id)
+    ids = tokenizer.convert_tokens_to_ids(list(markers))
+    _set_rows(model, ids, lambda weight: weight[first].clone())
+
+
+@torch.no_grad()
+def _set_rows(
+    model: PreTrainedModel, ids: list[int] | slice, value: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """Set rows of the embedding, and of an untied LM head, to a value made of its weight."""
     for module in {model.get_input_embeddings(), model.get_output_embeddings()}:
-        module.weight[ids] = module.weight[first].clone()
+        module.weight[ids] = value(module.weight).to(module.weight.dtype)
 
 
 def _pretrained(base: Base) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    place = str(base.folder or base.path)
-    options = {"revision": base.revision or "main", "trust_remote_code": base.trust_remote_code}
+    name = f"bases.<name>.path: {base.path!r}"
+    if fault := absence_fault(base) or base_fault(base):
+        raise CopraError(f"bases.<name>.{fault}")
     register()
+    place, options = _source(base)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            place, dtype=getattr(torch, base.dtype), use_safetensors=True, **options
-        )
-    except (OSError, ValueError, SafetensorError) as error:
+        config = AutoConfig.from_pretrained(place, **options)
+        if fault := quantisation_fault(config.to_dict()) if base.gguf is None else None:
+            raise CopraError(f"{name} {fault}")
+        shape_of(config.to_dict())
+        _leave_out_unusable_pad(config)
+        tokenizer = _tokenizer(base)
+        model = _load(base, name, config)
+    except CopraError:
+        raise
+    except Exception as error:  # loading raises a dozen unrelated kinds, as folders are damaged in many ways
         raise CopraError(
-            f"base model {base.path!r} could not be loaded: {error}\nGive a local folder or a Hub id under "
-            "bases.<name>.path; for a gated model log in with `hf auth login` first."
+            f"{name} could not be loaded: {error}\nGive a whole local folder, a .gguf file or a Hub id; for "
+            "a gated model log in with `hf auth login` first."
         ) from error
     if tokenizer.eos_token_id is None:
-        raise CopraError(f"base model {base.path!r}: its tokenizer has no end token, so answers cannot end.")
+        raise CopraError(f"{name}: its tokenizer has no end token, so answers cannot end.")
+    _decode_greedily(model)
     return model, tokenizer
+
+
+def _load(base: Base, name: str, config: PreTrainedConfig) -> PreTrainedModel:
+    place, options = _source(base)
+    if base.gguf is not None:
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    dtype = getattr(torch, base.dtype)
+    return load_language_model(place, name, config=config, dtype=dtype, **options)
+
+
+def _source(base: Base) -> tuple[str, dict[str, Any]]:
+    """Where a base is loaded from, and how."""
+    options = {"revision": base.revision or "main", "trust_remote_code": base.trust_remote_code}
+    if base.gguf is not None:
+        return str(base.gguf.parent), {**options, "gguf_file": base.gguf.name}
+    return str(base.folder or base.path), options
+
+
+def _tokenizer(base: Base) -> PreTrainedTokenizerBase:
+    place, options = _source(base)
+    return AutoTokenizer.from_pretrained(place, **options)
+
+
+def _leave_out_unusable_pad(config: PreTrainedConfig) -> None:
+    """Take a pad token that is no row of the embedding out of a config; padding is masked, see `pad_id`.
+
+    Llama conversions have -1, which would freeze the last row of the embedding, or a token after the last.
+    """
+    if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
+        config.pad_token_id = None
+
+
+def _decode_greedily(model: PreTrainedModel) -> None:
+    """Replace generation settings by greedy decoding with the same special tokens.
+
+    Answers are greedy, and settings of sampling without `do_sample` make a checkpoint that cannot be saved.
+    """
+    old, vocabulary = model.generation_config, model.config.vocab_size
+    pad = old.pad_token_id if old.pad_token_id is not None and 0 <= old.pad_token_id < vocabulary else None
+    model.generation_config = GenerationConfig(
+        bos_token_id=old.bos_token_id, eos_token_id=old.eos_token_id, pad_token_id=pad
+    )
 
 
 def _random_model(spec: FromScratch, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

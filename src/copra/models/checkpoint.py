@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,21 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import copra
 from copra.errors import CopraError
 from copra.files import MANIFEST, file_sha256, read_json, read_sealed_json, replacing, write_sealed_json
 from copra.models import per_layer
+from copra.models.loading import load_language_model
 from copra.models.pack import PACK, pack, unpack
 from copra.models.parts import make_parts
 from copra.models.quantised import need_torchao, sort_metadata, unquantised
 from copra.models.shape import ModelShape, shape_of
 from copra.reasoning.layout import Decoding
 
+TRAINED_MARKERS = "trained_markers"
+"""The key of a manifest that says whether the rows of the latent markers were trained."""
 WEIGHTS = "model.safetensors"
 PARTS = "parts.safetensors"
 
@@ -59,6 +63,12 @@ class Checkpoint:
         }
 
 
+def has_trained_markers(manifest: Mapping[str, Any]) -> bool:
+    """True if the checkpoint, or one that it was made of, was trained to read the latent markers."""
+    answers = manifest.get("decoding")
+    return bool(manifest.get(TRAINED_MARKERS) or (answers and (answers["before"] or answers["latents"])))
+
+
 def device() -> torch.device:
     """The device that work is done on: the first visible GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -84,8 +94,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     The weights are in their own type, but in float32 where that is bfloat16 and the device has none.
 
     Raises:
-        CopraError: something is missing, or the weights are not those that the manifest names, or they are
-            int8 and torchao is not there.
+        CopraError: something is missing, or the weights are not those that the manifest names or that the
+            config describes, or they are int8 and torchao is not there.
     """
     folder = Path(folder)
     manifest = read_sealed_json(folder / MANIFEST)
@@ -96,7 +106,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     if quantised:
         need_torchao()
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True)
+        model = load_language_model(folder, str(folder), dtype="auto")
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise CopraError(f"{folder}: cannot be loaded ({error}). Delete it and run again.") from error
@@ -203,6 +213,7 @@ def save_changed(
     kept = ("base", "seed", "method", "decoding", "dense_shape", "typical_answer", "training_flops")
     manifest = {
         **{name: parent.manifest[name] for name in kept},
+        TRAINED_MARKERS: has_trained_markers(parent.manifest),
         "node": node,
         "lineage": [*parent.manifest["lineage"], {"step": node.rsplit("+", 1)[-1], **step}],
         **more,

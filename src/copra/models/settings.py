@@ -54,7 +54,8 @@ class Base(Settings):
     """A starting model: exactly one of `path` and `from_scratch`."""
 
     path: str | None = None
-    """A Hub id, or a local folder (environment variables such as ${MODELS} are filled in)."""
+    """A Hub id, or a local folder or GGUF file (environment variables such as ${MODELS} are filled in). The
+    weights of a GGUF file are dequantised; that needs the package gguf."""
     revision: str | None = None
     """Branch, tag or commit of a Hub model; give a commit to pin it."""
     from_scratch: FromScratch | None = None
@@ -71,15 +72,25 @@ class Base(Settings):
         return self
 
     @property
+    def local(self) -> Path | None:
+        """`path` as a local path, which need not exist, or None for a model made here."""
+        return None if self.path is None else Path(os.path.expandvars(self.path)).expanduser()
+
+    @property
     def folder(self) -> Path | None:
-        """The local folder behind `path`, or None for a Hub id."""
-        if self.path is None:
-            return None
-        folder = Path(os.path.expandvars(self.path)).expanduser()
-        return folder if folder.is_dir() else None
+        """The local folder behind `path`, or None for a Hub id or a file."""
+        return self.local if self.local is not None and self.local.is_dir() else None
+
+    @property
+    def gguf(self) -> Path | None:
+        """The local GGUF file behind `path`, or None for all else."""
+        is_gguf = self.local is not None and self.local.suffix == ".gguf" and self.local.is_file()
+        return self.local if is_gguf else None
 
     def files(self) -> list[str]:
         """The local files that a change of the base model would change: the workflow watches them."""
+        if self.gguf is not None:
+            return [str(self.gguf)]
         if self.folder is None:
             return []
         return sorted(str(file) for file in self.folder.iterdir() if file.suffix in (".json", ".safetensors"))

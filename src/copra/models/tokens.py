@@ -6,6 +6,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from copra.errors import CopraError
+from copra.models.lines import cut_at_lines
 from copra.models.settings import FromScratch
 from copra.reasoning.layout import Markers, TokenRow
 from copra.tasks.task import Row
@@ -78,62 +79,58 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[TokenRow]:
-    """Rows in tokens. Each piece is tokenised with its own line break, equal pieces once, in one batch.
+    """Rows in tokens: those of the whole text, cut at its line ends.
 
     Raises:
-        CopraError: pieces and whole text disagree, so that this tokenizer cannot be cut at lines.
+        CopraError: a token spans the end of a line, so that this tokenizer cannot be cut at lines.
     """
-    pieces: list[str] = []
-    for row in rows:
-        pieces += [row.question + "\n", *(step + "\n" for step in row.steps), ANSWER + row.answer]
-    unique = list(dict.fromkeys(pieces))
-    tokens = tokenizer(unique, add_special_tokens=False)["input_ids"] if unique else []
-    ids = dict(zip(unique, tokens, strict=True))
-    encoded = (list(ids[piece]) for piece in pieces)
+    pieces = [
+        [row.question + "\n", *(step + "\n" for step in row.steps), ANSWER + row.answer] for row in rows
+    ]
+    cut = cut_at_lines(tokenizer, pieces, lambda number: f"row {rows[number].id}")
     start, mark = beginning(tokenizer), mark_length(tokenizer)
-    token_rows = [
+    return [
         TokenRow(
             id=row.id,
-            question=start + next(encoded),
-            steps=[next(encoded) for _ in row.steps],
-            answer=[*next(encoded), tokenizer.eos_token_id],
+            question=start + question,
+            steps=steps,
+            answer=[*answer, tokenizer.eos_token_id],
             mark=mark,
         )
-        for row in rows
+        for row, (question, *steps, answer) in zip(rows, cut, strict=True)
     ]
-    _check_pieces(tokenizer, rows[:100], token_rows[:100])
-    return token_rows
 
 
 def mark_length(tokenizer: PreTrainedTokenizerBase) -> int:
     """The number of tokens of `### ` that do not depend on the answer, which may take the space."""
-    number, word = tokenizer([ANSWER + "7", ANSWER + "x"], add_special_tokens=False)["input_ids"]
+    number, word = (_line(tokenizer, ANSWER + answer) for answer in ("7", "x"))
     same = sum(a == b for a, b in zip(number, word, strict=False))
     # Where neither is known to the tokenizer, both are its token for the unknown.
     return min(same, len(number) - 1, len(word) - 1)
 
 
+def first_token(tokenizer: PreTrainedTokenizerBase, line: str) -> int | None:
+    """The token that `line` begins with after a line break; None where the tokenizer drops all of it."""
+    return next(iter(_line(tokenizer, line)), None)
+
+
 def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that the tokenizer itself puts before every text (a begin token, or nothing)."""
-    with_special = tokenizer("x")["input_ids"]
-    bare = tokenizer("x", add_special_tokens=False)["input_ids"]
-    return with_special[: -len(bare)] if with_special[-len(bare) :] == bare else []
+    """The tokens that the tokenizer itself puts before every text (a begin token, or nothing).
 
-
-def _check_pieces(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], token_rows: Sequence[TokenRow]
-) -> None:
-    start = len(beginning(tokenizer))
-    for row, tokens in zip(rows, token_rows, strict=True):
-        text = "".join([row.question + "\n", *(step + "\n" for step in row.steps), ANSWER + row.answer])
-        whole = tokenizer(text, add_special_tokens=False)["input_ids"]
-        joined = [*tokens.question[start:], *(t for step in tokens.steps for t in step), *tokens.answer[:-1]]
-        if whole != joined:
-            raise CopraError(
-                f"row {row.id}: the tokenizer reads the text as a whole otherwise than line by line, so its "
-                f"lines cannot be replaced by latents. Whole: {tokenizer.convert_ids_to_tokens(whole)}; "
-                f"by lines: {tokenizer.convert_ids_to_tokens(joined)}."
-            )
+    Raises:
+        CopraError: the tokens of a text are not found again among those with special tokens.
+    """
+    text = "x 1\n"
+    whole = tokenizer(text)["input_ids"]
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    for first in range(len(whole) - len(bare) + 1):
+        if whole[first : first + len(bare)] == bare:
+            return whole[:first]
+    raise CopraError(
+        f"the tokenizer reads {text!r} as {tokenizer.convert_ids_to_tokens(whole)} with its special tokens "
+        f"and as {tokenizer.convert_ids_to_tokens(bare)} without, so what it begins a text with is unknown. "
+        "Take a base whose tokenizer only adds tokens before and after a text."
+    )
 
 
 def typical_lengths(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> dict[str, int]:
@@ -145,3 +142,9 @@ def typical_lengths(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> 
     prompt = sum(len(row.question) for row in token_rows)
     generated = sum(sum(map(len, row.steps)) + len(row.answer) for row in token_rows)
     return {"prompt": round(prompt / len(rows)), "generated": round(generated / len(rows))}
+
+
+def _line(tokenizer: PreTrainedTokenizerBase, line: str) -> list[int]:
+    """The tokens of a line that other text precedes."""
+    ((_, tokens),) = cut_at_lines(tokenizer, [["x\n", line]], lambda _: f"line {line!r}")
+    return tokens

@@ -1,6 +1,5 @@
 """GSM8K (Cobbe 2021, arXiv 2110.14168), from the Hub or from files in one of its published forms."""
 
-import codecs
 import json
 import os
 import re
@@ -11,10 +10,13 @@ from typing import Any, Literal, Self
 from pydantic import NonNegativeInt, model_validator
 
 from copra.errors import CopraError
+from copra.tasks.containers import read_records
 from copra.tasks.task import BadRow, Row, Split, Task, expand_path
 
 ANNOTATION = re.compile(r"<<(.*?)>>", re.DOTALL)
 THOUSANDS_COMMA = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+Steps = str | list[str]
+"""A chain of thought: a text with annotations, or steps that stand apart."""
 NUMBER = re.compile(r"-?[0-9]*\.?[0-9]+(/[0-9]+)?")
 
 
@@ -22,8 +24,10 @@ class Gsm8k(Task):
     """Grade-school word problems: 7,473 training and 1,319 test rows, answers are numbers.
 
     A file is read by its suffix: `.txt` holds iCoT text (Deng 2024, arXiv 2405.14838), one
-    `question||<<a>> <<b>> #### answer` a line; any other holds JSON lines with `question` and
-    `answer`, OpenAI's form.
+    `question||<<a>> <<b>> #### answer` a line; any other holds rows as JSON lines, a JSON array (Coconut's
+    form) or Parquet. Files may be gzipped (`.gz`). A row has a `question` and an `answer` that ends in
+    `#### number`, OpenAI's form; or the bare number as `answer`, and its steps under `steps` (a list) or
+    `cot` (a text), GSM8k-Aug's forms.
     """
 
     kind: Literal["gsm8k"] = "gsm8k"
@@ -31,17 +35,21 @@ class Gsm8k(Task):
     source: Literal["hub", "files"] = "hub"
     """Where the training and test rows come from: the Hugging Face Hub, or `train` and `test`."""
     hub_name: str = "openai/gsm8k"
-    """The data set's name on the Hub; its config `main` with splits `train` and `test` is read."""
+    """The data set's name on the Hub; its splits `train` and `test` are read, and `validation` if it has
+    one and no `valid` file is named."""
+    hub_subset: str | None = None
+    """Which config (subset) of the data set on the Hub (null: `main`, or its only one)."""
     train: str | None = None
     """File of the training rows. Environment variables such as ${COPRA_DATA} are filled in."""
     valid: str | None = None
-    """File of the validation rows; without it, training rows are set aside (`validation_rows`)."""
+    """File of the validation rows; without it, and without a validation split on the Hub, training rows are
+    set aside (`validation_rows`)."""
     test: str | None = None
     """File of the test rows."""
     steps: Literal["equations", "sentences"] = "equations"
     """What a step is: an annotation such as <<48/2=24>>, or a line of the solution without them."""
     validation_rows: NonNegativeInt = 500
-    """Without a `valid` file, as many training rows become the validation split: those whose
+    """Without validation rows of its own, as many training rows become the validation split: those whose
     question's hash sorts lowest, so that the choice depends on nothing but the questions."""
 
     @model_validator(mode="after")
@@ -73,32 +81,36 @@ class Gsm8k(Task):
         Raises:
             CopraError: a file or the Hub cannot be read, naming the config key and the place.
         """
-        train = list(self._read("train"))
+        sources = self._sources()
+        train = list(self._read("train", sources))
         validation: set[str] = set()
-        if self.valid is None:
+        if "valid" not in sources:
             ids = {row.id for row in train if isinstance(row, Row)}
             validation = set(sorted(ids)[: self.validation_rows])
         for row in train:
             yield "valid" if isinstance(row, Row) and row.id in validation else "train", row
-        if self.valid is not None:
-            for row in self._read("valid"):
+        if "valid" in sources:
+            for row in self._read("valid", sources):
                 yield "valid", row
-        for row in self._read("test"):
+        for row in self._read("test", sources):
             yield "test", row
 
     def _paths(self) -> dict[Split, str]:
         paths = {"train": self.train, "valid": self.valid, "test": self.test}
         return {key: path for key, path in paths.items() if path}
 
-    def _read(self, split: Split) -> Iterator[Row | BadRow]:
-        path = self._paths().get(split)
-        if path is None:
-            place, records = f"{self.hub_name}, split {split}", _hub(self.hub_name, split)
-            fields = _fields
+    def _sources(self) -> dict[Split, Any]:
+        """Where each split is read from: a file, or the rows of the Hub's data set."""
+        hub = _hub(self.hub_name, self.hub_subset) if self.source == "hub" else {}
+        return hub | {split: expand_path(split, path) for split, path in self._paths().items()}
+
+    def _read(self, split: Split, sources: dict[Split, Any]) -> Iterator[Row | BadRow]:
+        source = sources[split]
+        if isinstance(source, Path):
+            place, records = str(source), read_records(split, source, by_line=_is_icot(source))
         else:
-            file = expand_path(split, path)
-            place, records = str(file), _lines(split, file)
-            fields = _icot_fields if _is_icot(file) else _json_fields
+            place, records = f"{self.hub_name}, split {split}", source
+        fields = _icot_fields if isinstance(source, Path) and _is_icot(source) else _fields
         for number, record in enumerate(records, start=1):
             try:
                 yield _row(*fields(record), self.steps)
@@ -107,42 +119,45 @@ class Gsm8k(Task):
 
 
 def _is_icot(path: str | Path) -> bool:
-    return Path(path).suffix == ".txt"
+    return Path(str(path).removesuffix(".gz")).suffix == ".txt"
 
 
-def _hub(name: str, split: Split) -> Iterator[Any]:
+def _hub(name: str, subset: str | None) -> dict[Split, Any]:
+    """The rows of each split of a data set on the Hub."""
     import datasets
 
     try:
-        return iter(datasets.load_dataset(name, "main", split=split))
+        try:
+            found = datasets.load_dataset(name, subset or "main")
+        except ValueError:
+            # Copies have one config with a name of their own: ask for the only one.
+            if subset is not None:
+                raise
+            found = datasets.load_dataset(name)
     except Exception as error:  # the Hub's client raises a dozen unrelated kinds
         raise CopraError(
-            f"hub_name: the {split} split of {name!r} could not be loaded from the Hub ({error}). "
-            "Check the name and the network, or write source: files and the paths train and test."
+            f"hub_name: {name!r} could not be loaded from the Hub ({error}). Check the name, hub_subset and "
+            "the network, or write source: files and the paths train and test."
         ) from error
+    if missing := [split for split in ("train", "test") if split not in found]:
+        raise CopraError(
+            f"hub_name: {name!r} has no split {' and '.join(missing)}, only {', '.join(found)}. Name another "
+            "data set, or write source: files."
+        )
+    names = {"train": "train", "valid": "validation", "test": "test"}
+    return {split: found[stored] for split, stored in names.items() if stored in found}
 
 
-def _lines(key: str, path: Path) -> list[bytes]:
-    try:
-        text = path.read_bytes().removeprefix(codecs.BOM_UTF8).rstrip()
-    except OSError as error:
-        raise CopraError(f"{key}: {path} cannot be read ({error.strerror}). Correct the path.") from None
-    return text.split(b"\n") if text else []
-
-
-# The readers of one record return (question, solution), and raise ValueError with the reason
+# The readers of one record return (question, steps, answer), and raise ValueError with the reason
 # where the record cannot be used.
 
 
-def _json_fields(line: bytes) -> tuple[str, str]:
-    try:
-        record = json.loads(_decoded(line))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"invalid JSON ({error})") from None
-    return _fields(record)
-
-
-def _fields(record: Any) -> tuple[str, str]:
+def _fields(record: Any) -> tuple[str, Steps, str]:
+    if isinstance(record, bytes):
+        try:
+            record = json.loads(_decoded(record))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"invalid JSON ({error})") from None
     if not isinstance(record, dict):
         raise ValueError("not a JSON object with the keys question and answer")
     for key in ("question", "answer"):
@@ -150,14 +165,36 @@ def _fields(record: Any) -> tuple[str, str]:
             raise ValueError(f"no key {key!r}")
         if not isinstance(record[key], str):
             raise ValueError(f"{key!r} is not a string")
-    return record["question"], record["answer"]
+    question, solution = record["question"], record["answer"]
+    for key in ("steps", "cot"):
+        if key in record:
+            return question, _written(key, record[key]), solution.rpartition("####")[2]
+    chain, answer = _parted(solution)
+    return question, chain, answer
 
 
-def _icot_fields(line: bytes) -> tuple[str, str]:
+def _written(key: str, steps: Any) -> Steps:
+    """The steps of a row that has them beside its answer: a list, or one text."""
+    if isinstance(steps, str):
+        return [steps] if steps.strip() else []
+    if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
+        raise ValueError(f"{key!r} is neither a text nor a list of texts")
+    return steps
+
+
+def _parted(solution: str) -> tuple[str, str]:
+    """The chain of a solution, and its answer."""
+    chain, mark, answer = solution.rpartition("####")
+    if not mark:
+        raise ValueError("no '####' before the answer")
+    return chain, answer
+
+
+def _icot_fields(line: bytes) -> tuple[str, Steps, str]:
     question, bars, solution = _decoded(line).partition("||")
     if not bars:
         raise ValueError("no '||' between question and steps")
-    return question, solution
+    return question, *_parted(solution)
 
 
 def _decoded(line: bytes) -> str:
@@ -167,22 +204,34 @@ def _decoded(line: bytes) -> str:
         raise ValueError(f"not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def _row(question: str, solution: str, kind_of_steps: Literal["equations", "sentences"]) -> Row:
+def _row(question: str, chain: Steps, answer: str, kind_of_steps: Literal["equations", "sentences"]) -> Row:
     if not question.strip():
         raise ValueError("empty question")
-    chain, mark, answer = solution.rpartition("####")
-    if not mark:
-        raise ValueError("no '####' before the answer")
     number = THOUSANDS_COMMA.sub("", answer.strip())
     if not NUMBER.fullmatch(number):
         raise ValueError(f"the answer {answer.strip()!r} is not a number")
-    if kind_of_steps == "equations":
-        steps = [f"<<{' '.join(inside.split())}>>" for inside in ANNOTATION.findall(chain)]
-    else:
-        steps = [line.strip() for line in ANNOTATION.sub("", chain).splitlines() if line.strip()]
-    row = Row(question.strip(), tuple(steps), number)
+    row = Row(question.strip(), tuple(_steps(chain, kind_of_steps)), number)
     try:
         "\n".join((row.question, *row.steps)).encode()
     except UnicodeEncodeError:
         raise ValueError("text with half of a surrogate pair, which is no character") from None
     return row
+
+
+def _steps(chain: Steps, kind: Literal["equations", "sentences"]) -> list[str]:
+    """The steps in a chain of thought, as equations or as sentences.
+
+    Raises:
+        ValueError: the chain is a list, and has steps of the other kind only.
+    """
+    text = chain if isinstance(chain, str) else "\n".join(chain)
+    if kind == "equations":
+        steps = [f"<<{' '.join(inside.split())}>>" for inside in ANNOTATION.findall(text)]
+    else:
+        steps = [line.strip() for line in ANNOTATION.sub("", text).splitlines() if line.strip()]
+    if isinstance(chain, list) and chain and not steps:
+        there, right = (
+            ("no <<equation>>", "sentences") if kind == "equations" else ("equations only", "equations")
+        )
+        raise ValueError(f"{there} in its steps; write steps: {right}")
+    return steps

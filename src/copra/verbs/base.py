@@ -25,8 +25,8 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     settings = settings_of(options, BaseSettings)
     use_threads(options)
-    from copra.models.bases import make_base
-    from copra.models.checkpoint import save_checkpoint
+    from copra.models.bases import brings_trained_markers, make_base
+    from copra.models.checkpoint import TRAINED_MARKERS, save_checkpoint
     from copra.models.shape import shape_of
     from copra.models.tokens import typical_lengths
 
@@ -42,5 +42,6 @@ def run(options: Namespace) -> None:
         "dense_shape": shape_of(model.config.to_dict()).to_json(),
         "typical_answer": typical_lengths(tokenizer, rows_of(options.data, "valid", 500)),
         "training_flops": 0,
+        TRAINED_MARKERS: brings_trained_markers(settings.base),
     }
     save_checkpoint(options.output, model, tokenizer, manifest)

@@ -80,7 +80,13 @@ def run(options: Namespace) -> None:
 
     from copra.evaluation.accuracy import share_correct
     from copra.models.bases import start_markers
-    from copra.models.checkpoint import has_bfloat16, load_unquantised, save_checkpoint
+    from copra.models.checkpoint import (
+        TRAINED_MARKERS,
+        has_bfloat16,
+        has_trained_markers,
+        load_unquantised,
+        save_checkpoint,
+    )
     from copra.models.parts import make_parts
     from copra.models.tokens import markers_of, pad_id, tokenise
     from copra.reasoning.thinker import Thinker
@@ -98,7 +104,7 @@ def run(options: Namespace) -> None:
     # A teacher that never read markers gets the same rows for them as its student.
     readers = [parent] if teacher is None else [parent, teacher]
     for reader in readers:
-        if _first_with_markers(decoding, reader.manifest["decoding"]):
+        if _reads_markers(decoding) and not has_trained_markers(reader.manifest):
             start_markers(reader.model, reader.tokenizer)
     torch.manual_seed(settings.seed)
     parts = make_parts(parent.model, stage.parts(), parent.parts)
@@ -150,7 +156,10 @@ def run(options: Namespace) -> None:
         options.output,
         parent.model,
         parent.tokenizer,
-        _manifest(settings, parent.manifest, decoding, done),
+        {
+            **_manifest(settings, parent.manifest, decoding, done),
+            TRAINED_MARKERS: _reads_markers(decoding) or has_trained_markers(parent.manifest),
+        },
         {LOG: trainer.log_text()},
         parts,
         stage.parts(),
@@ -220,10 +229,9 @@ def _teacher(folder: Path | None, student: Any, stage: Stage) -> Any:
     return teacher
 
 
-def _first_with_markers(decoding: Any, known: dict[str, Any] | None) -> bool:
-    """Whether the markers' embeddings are trained for the first time."""
-    used = decoding is not None and (decoding.before or decoding.latents)
-    return bool(used and not (known and (known["before"] or known["latents"])))
+def _reads_markers(decoding: Any) -> bool:
+    """True if a model that answers like this was trained to read the latent markers."""
+    return decoding is not None and bool(decoding.before or decoding.latents)
 
 
 def _check_length(context: int, trainer: Any) -> None:

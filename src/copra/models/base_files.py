@@ -1,0 +1,126 @@
+"""What can be known of a local base from its files' names and its config.json, before any weight is read (no
+torch)."""
+
+import importlib.util
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from copra.models.settings import Base
+from copra.tasks.task import expand_path
+
+INDEX = "model.safetensors.index.json"
+TOKENIZERS = ("tokenizer", "vocab", "spiece", "sentencepiece", "tiktoken", "tekken")
+"""Parts of the names of files that hold a tokenizer, in its own forms and in those of its makers."""
+TO_SAFETENSORS = (
+    "from transformers import AutoModelForCausalLM as M; "
+    "M.from_pretrained('{0}', weights_only=True).save_pretrained('{0}')"
+)
+MERGE = (
+    "from peft import AutoPeftModelForCausalLM as M; "
+    "M.from_pretrained('{0}').merge_and_unload().save_pretrained('{0}-merged')"
+)
+
+
+def base_fault(base: Base) -> str | None:
+    """Says what is wrong with the files of a local base; None if nothing is, or they are not there (yet)."""
+    if (file := base.gguf) is not None:
+        return _gguf_fault(file)
+    if base.local is not None and base.local.is_file():
+        return f"path: {base.path!r} is a file. Give the folder that it is in, or a .gguf file."
+    if base.folder is None:
+        return None
+    fault = _folder_fault(base.folder)
+    return fault and f"path: {base.path!r} {fault}"
+
+
+def absence_fault(base: Base) -> str | None:
+    """Says so if the path of a base can only be a local one and is not there."""
+    is_hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base.path or "") and not base.path.endswith(".gguf")
+    if is_hub_id or base.local is None or base.local.exists():
+        return None
+    expand_path("path", base.path)
+    return f"path: {base.path!r} is not there. Give a local folder, a .gguf file, or a Hub id such as gpt2."
+
+
+def quantisation_fault(config: Mapping[str, Any]) -> str | None:
+    """Says by which method the weights behind a config are quantised; None if they are not."""
+    settings = config.get("quantization_config") or config.get("compression_config")
+    if not settings:
+        return None
+    method = settings.get("quant_method", "an unnamed method")
+    return (
+        f"has weights quantised by {method}, which can be neither trained, scored nor pruned. Take the model "
+        "in full precision, and quantise last with a step of kind quantise."
+    )
+
+
+def _gguf_fault(file: Path) -> str | None:
+    if importlib.util.find_spec("gguf") is None:
+        return f"path: {file.name!r} is a GGUF file, which needs the package gguf. Run pip install gguf."
+    return None
+
+
+def _folder_fault(folder: Path) -> str | None:
+    names = sorted(file.name for file in folder.iterdir() if file.is_file())
+    if "adapter_config.json" in names:
+        return (
+            f"is a LoRA adapter (it has adapter_config.json), not a whole model. Merge it first: python -c "
+            f'"{MERGE.format(folder)}", and copy the tokenizer there.'
+        )
+    if "config.json" not in names:
+        return f"has no config.json. {_without_config(folder, names)}"
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("not a mapping of keys to values")
+    except (OSError, ValueError) as error:
+        return f"has a config.json that cannot be read ({error}). Take a complete copy of the model."
+    return quantisation_fault(config) or _weights_fault(folder, names) or _tokenizer_fault(names)
+
+
+def _without_config(folder: Path, names: list[str]) -> str:
+    """What to do about a folder without a config.json."""
+    gguf = [name for name in names if name.endswith(".gguf")]
+    if gguf:
+        return f"To use its GGUF file, name it: path: {folder / gguf[0]}."
+    if "rest.tar" in names and "copra.json" in names:
+        return f"It is a packed checkpoint of copra: run tar xf rest.tar in {folder}."
+    return (
+        "Give a folder in Hugging Face form: config.json, tokenizer.json and model.safetensors side by side, "
+        "as save_pretrained writes them."
+    )
+
+
+def _weights_fault(folder: Path, names: list[str]) -> str | None:
+    if any(name.endswith(".safetensors") for name in names):
+        return _shards_fault(folder, names)
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+    if pickles:
+        return (
+            f"has its weights in {pickles[0]}, a pickle, which could run code when it is opened. If you "
+            f'trust it, convert it once: python -c "{TO_SAFETENSORS.format(folder)}".'
+        )
+    return "has no weights (no file *.safetensors). Take a complete copy of the model."
+
+
+def _tokenizer_fault(names: list[str]) -> str | None:
+    if any(any(word in name for word in TOKENIZERS) for name in names):
+        return None
+    return "has no tokenizer (no tokenizer.json). Copy it from the model that this one was made of."
+
+
+def _shards_fault(folder: Path, names: list[str]) -> str | None:
+    """Names the shards that an index lists and the folder lacks."""
+    if INDEX not in names or "model.safetensors" in names:
+        return None
+    try:
+        shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        return f"has a {INDEX} that cannot be read ({error}). Take a complete copy of the model."
+    absent = sorted(shards - set(names))
+    if not absent:
+        return None
+    return f"lacks {len(absent)} of {len(shards)} shards ({', '.join(absent[:3])}). Take a complete copy."

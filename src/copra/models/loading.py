@@ -1,0 +1,122 @@
+"""Load the weights of a language model, exactly those that its config describes and no random ones."""
+
+import contextlib
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from copra.errors import CopraError
+
+WRAPPERS = (
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "_checkpoint_wrapped_module.",
+    "module.",
+    "base_model.model.",
+)
+"""What torch.compile, FSDP, activation checkpointing, DDP and peft put into the names of weights."""
+HARMLESS_KEYS = re.compile(r"(\.attn\.masked_bias|rotary_emb\.(inv_freq|cos_cached|sin_cached))$")
+"""Buffers that old versions of transformers saved and that hold nothing learned."""
+QUANTISED_KEYS = re.compile(r"\.(qweight|qzeros|scales|g_idx|weight_scale(_inv)?|weight_packed|absmax)$")
+"""Keys that only quantised weights have: those of GPTQ, AWQ, fp8, compressed-tensors and bitsandbytes."""
+SHOWN = 3
+
+
+def load_language_model(place: str | Path, name: str, **options: Any) -> PreTrainedModel:
+    """Load a causal language model from a folder or the Hub; `options` are those of `from_pretrained`.
+
+    Raises:
+        CopraError: weights are missing, unexpected, of another shape, or not finite; it begins with `name`.
+    """
+    with _only_errors_logged():
+        model, found = AutoModelForCausalLM.from_pretrained(
+            place, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    missing = sorted(found["missing_keys"])
+    unexpected = sorted(key for key in found["unexpected_keys"] if not HARMLESS_KEYS.search(key))
+    mismatched = sorted(found["mismatched_keys"])
+    faults = [
+        f"{_listed(missing)} missing" if missing else "",
+        f"{_listed(unexpected)} unexpected" if unexpected else "",
+        f"{_listed([_sizes(*each) for each in mismatched])} of another shape" if mismatched else "",
+    ]
+    if any(faults):
+        raise CopraError(
+            f"{name}: its weights are not those that its config.json describes: "
+            f"{'; '.join(filter(None, faults))}. {_remedy(missing, unexpected)}"
+        )
+    if broken := [key for key, weight in model.state_dict().items() if not _is_finite(weight)]:
+        raise CopraError(
+            f"{name}: {_listed(broken)} not finite (infinity or not a number), so the file is damaged or the "
+            "training that wrote it broke down. Take an earlier or another checkpoint."
+        )
+    return model
+
+
+def _listed(keys: list[str]) -> str:
+    more = ", ..." if len(keys) > SHOWN else ""
+    return f"{len(keys)} ({', '.join(keys[:SHOWN])}{more}) {'is' if len(keys) == 1 else 'are'}"
+
+
+def _sizes(key: str, stored: Collection[int], expected: Collection[int]) -> str:
+    return f"{key} {list(stored)} instead of {list(expected)}"
+
+
+def _remedy(missing: list[str], unexpected: list[str]) -> str:
+    """The likely cause of keys that do not match, and what to do about it."""
+    wanted = set(missing)
+    for wrapper in WRAPPERS:
+        if any(wrapper in key and key.replace(wrapper, "") in wanted for key in unexpected):
+            return (
+                f"It was saved from a compiled or wrapped model: strip {wrapper!r} from the keys of the "
+                "file, or save the model inside the wrapper."
+            )
+    if any("lora_" in key or ".base_layer." in key for key in unexpected):
+        return "It holds adapters that were not merged: merge them into the weights and save the whole model."
+    if any(map(QUANTISED_KEYS.search, unexpected)):
+        return "The weights are quantised: take the model in full precision."
+    if prefix := _common_prefix(wanted, unexpected):
+        return f"The keys of the file have {prefix!r} in front: strip it."
+    if missing and not unexpected and all("lm_head" in key for key in missing):
+        return (
+            "An untied LM head needs weights of its own: take a complete copy, or set tie_word_embeddings: "
+            "true in config.json if the model shares them with the embedding."
+        )
+    return "Take a complete copy of the model, with the config.json that belongs to it."
+
+
+def _common_prefix(missing: Collection[str], unexpected: list[str]) -> str:
+    """What stands before a missing key in an unexpected one ("" if nothing does)."""
+    for key in unexpected:
+        for dot in (place.end() for place in re.finditer(r"\.", key)):
+            if key[dot:] in missing:
+                return key[:dot]
+    return ""
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    """False if a plain tensor of floats has an infinity or NaN, found without a copy of it."""
+    if (
+        type(weight) not in (torch.Tensor, nn.Parameter)
+        or not weight.is_floating_point()
+        or not weight.numel()
+    ):
+        return True
+    return bool(torch.stack(torch.aminmax(weight)).isfinite().all())
+
+
+@contextlib.contextmanager
+def _only_errors_logged() -> Iterator[None]:
+    """Keep transformers' report of mismatching keys from the log: the error has what matters of it."""
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
