@@ -15,6 +15,7 @@ from typing import Any
 from copra.config import Experiment, parse
 from copra.curve_faults import check_curves
 from copra.errors import CopraError
+from copra.family_faults import check_families
 from copra.files import canonical_json
 from copra.fingerprint import fingerprint
 from copra.importance.curves import Curve
@@ -40,6 +41,7 @@ class Workflow:
         try:
             self.tree: Tree = build_tree(self.experiment)
             check_curves(self.experiment, self.tree)
+            check_families(self.experiment, self.tree)
         except CopraError as error:
             raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
 

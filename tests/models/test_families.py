@@ -111,7 +111,7 @@ def test_the_shape_is_that_of_the_weights(case):
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_sizes_that_a_config_leaves_out_are_those_of_transformers(model_type):
     family = family_of(model_type)
-    written = {family.width: 64, family.layers: 3, family.query_heads: 8, "vocab_size": 40}
+    written = {family.width: 64, family.layers: 8, family.query_heads: 8, "vocab_size": 40}
     if not family.ffn_per_width:
         written[family.ffn] = 100
     whole = CONFIG_MAPPING[model_type](**written).to_dict()
@@ -218,6 +218,29 @@ def test_logits_are_those_of_the_model(case):
     with torch.no_grad():
         states = model.base_model(INPUT_IDS).last_hidden_state
         assert torch.equal(read_logits(model, states), model(INPUT_IDS).logits)
+
+
+def test_gemma2_caps_the_scores_of_attention_as_transformers_loads_it(monkeypatch, tmp_path):
+    """Not even one that was pruned is given an attention that leaves the caps out."""
+    pruned = cut_model(model := make("gemma2").float(), cut_of(model, "mixed"))
+    pruned.save_pretrained(tmp_path)
+    monkeypatch.undo()
+    register()
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert again.config._attn_implementation == pruned.config._attn_implementation == "eager"
+    capped = logits(again)
+    for block in blocks(again):
+        block.self_attn.attn_logit_softcapping = None
+    assert not torch.allclose(logits(again), capped, atol=1e-3)
+
+
+@pytest.mark.parametrize("case", ["gemma", "gemma2", "gemma3_text"])
+def test_new_tokens_are_scaled_as_the_others_are(case):
+    model = make(case)
+    model.resize_token_embeddings(43, mean_resizing=False)
+    embedding = model.get_input_embeddings()
+    assert torch.allclose(embedding(torch.arange(43)), embedding.weight * 32**0.5, rtol=1e-6)
+    assert shape_of(model.config.to_dict()).vocabulary == 43
 
 
 LATENT = 39

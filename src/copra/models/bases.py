@@ -11,6 +11,7 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
@@ -41,7 +42,6 @@ def make_base(
         set_seed(seed or 0)
         return _random_model(base.from_scratch, tokenizer).to(getattr(torch, base.dtype)), tokenizer
     model, tokenizer = _pretrained(base)
-    shape_of(model.config.to_dict())
     add_markers(model, tokenizer)
     return model, tokenizer
 
@@ -76,6 +76,7 @@ def _pretrained(base: Base) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     options = {"revision": base.revision or "main", "trust_remote_code": base.trust_remote_code}
     register()
     try:
+        _check_type(place, options["revision"])
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
         model = AutoModelForCausalLM.from_pretrained(
             place, dtype=getattr(torch, base.dtype), use_safetensors=True, **options
@@ -88,6 +89,16 @@ def _pretrained(base: Base) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if tokenizer.eos_token_id is None:
         raise CopraError(f"base model {base.path!r}: its tokenizer has no end token, so answers cannot end.")
     return model, tokenizer
+
+
+def _check_type(place: str, revision: str) -> None:
+    """Refuse a model of an unknown type before its weights are fetched."""
+    config, _ = PreTrainedConfig.get_config_dict(place, revision=revision)
+    try:
+        if config:
+            shape_of(config)
+    except CopraError as error:
+        raise CopraError(f"base model {place!r}: {error}") from None
 
 
 def _random_model(spec: FromScratch, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
