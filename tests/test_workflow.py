@@ -13,7 +13,7 @@ CONFIG = {
     "task": "sums",
     "tasks": {"sums": {"kind": "word_sums"}},
     "base": "llama",
-    "bases": {"llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "ffn_size": 32}}},
+    "bases": {"llama": {"from_scratch": {"hidden_size": 16, "layers": 3, "heads": 4, "ffn_size": 128}}},
     "steps": {
         "cot": {"kind": "cot", "training": TRAINING},
         "cot-2": {"kind": "cot", "training": TRAINING},

@@ -16,6 +16,7 @@ from copra.base_faults import check_bases
 from copra.config import Experiment, parse
 from copra.curve_faults import check_curves
 from copra.errors import CopraError
+from copra.family_faults import check_families
 from copra.files import canonical_json
 from copra.fingerprint import fingerprint
 from copra.importance.curves import Curve
@@ -42,6 +43,7 @@ class Workflow:
             self.tree: Tree = build_tree(self.experiment)
             check_curves(self.experiment, self.tree)
             check_bases(self.experiment)
+            check_families(self.experiment, self.tree)
         except CopraError as error:
             raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
 

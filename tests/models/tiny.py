@@ -20,6 +20,7 @@ GEMMA = {**GROUPED, "head_dim": 6}
 WINDOW = {"sliding_window": 4}
 WINDOWS = {**WINDOW, "layer_types": ["sliding_attention", "full_attention"] * 2}
 CAPS = {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0, "query_pre_attn_scalar": 6}
+LONG = {"rope_type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 2.1, 2.2, 2.3]}
 GPT2 = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_inner": 12, "n_positions": 64, "initializer_range": 0.15}
 
 # Windows are shorter than the texts of the tests, so that they matter.
@@ -35,6 +36,7 @@ CASES = {
     "gemma2": ("gemma2", {**GEMMA, **WINDOWS, **CAPS}),
     "gemma3_text": ("gemma3_text", {**GEMMA, **WINDOWS, "query_pre_attn_scalar": 6}),
     "phi3": ("phi3", {**GROUPED, **WINDOW, "partial_rotary_factor": 0.5}),
+    "phi3 with long texts": ("phi3", {**GROUPED, "rope_parameters": LONG}),
     "gpt_neox": ("gpt_neox", SIZES),
     "gpt_neox in series": ("gpt_neox", {**SIZES, "use_parallel_residual": False, "rotary_pct": 0.5}),
     "gpt2": ("gpt2", GPT2),

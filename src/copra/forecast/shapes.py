@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from copra.cost.flops import of_typical_answer
 from copra.cost.parameters import block_parameters, matrix_parameters
-from copra.files import read_json
+from copra.models.base_config import config_of
+from copra.models.families import family_of
 from copra.models.settings import Base, FromScratch
 from copra.models.shape import LayerShape, ModelShape, shape_of
 from copra.pruning.budget import Prune
@@ -43,15 +43,15 @@ def base_size(base: Base, words: int | None) -> Size | None:
     """
     if base.from_scratch is not None:
         return _from_scratch(base.from_scratch, words)
-    file = base.folder / "config.json" if base.folder else _cached_config(base)
-    return None if file is None or not file.is_file() else size_of(read_json(file))
+    config = config_of(base)
+    return None if config is None else size_of(config)
 
 
 def size_of(config: Mapping[str, Any]) -> Size:
     """The size of a model by its config.json."""
-    # GPT-2's config does not say that its head is tied, which it is.
-    tied = config.get("tie_word_embeddings", True)
-    return _size(shape_of(config), tied, config.get("n_positions", 0))
+    shape = shape_of(config)
+    tied = config.get("tie_word_embeddings", family_of(shape.family).tied)
+    return _size(shape, tied, config.get("n_positions", 0))
 
 
 def recorded_size(manifest: Mapping[str, Any]) -> Size:
@@ -97,17 +97,6 @@ def _from_scratch(spec: FromScratch, words: int | None) -> Size:
     matrices = 3 if spec.architecture == "llama" else 2
     shape = ModelShape(spec.architecture, spec.hidden_size, vocabulary, matrices, (layer,) * spec.layers)
     return _size(shape, spec.tied, spec.context if spec.architecture == "gpt2" else 0)
-
-
-def _cached_config(base: Base) -> Path | None:
-    """The config.json of a Hub model, if it has been fetched before."""
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        found = try_to_load_from_cache(base.path, "config.json", revision=base.revision)
-    except ValueError:  # no id of the Hub, as a folder that is not there
-        return None
-    return Path(found) if isinstance(found, str) else None
 
 
 def _size(shape: ModelShape, tied: bool, positions: int) -> Size:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from copra import processes
 from copra.inference.run import Run, read_prefix
+from copra.models.shape import shape_of
 from copra.reasoning.layout import Decoding
 
 Ends = Callable[[Sequence[int]], int | None]
@@ -60,6 +61,9 @@ def decode(
     Several processes (`copra.processes`) share out the batches, which stay as they are: each must call this,
     and each gets all answers.
     """
+    if prefix and _is_past_window(model, prompts, decoding, len(prefix) + max_new_tokens):
+        # Padding between the prefix and shorter prompts would take the places of tokens in a window.
+        prompts, prefix = [[*prefix, *prompt] for prompt in prompts], ()
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     depends = [decoding and decoding.to_json(), list(prefix), stop, max_new_tokens, force_length]
@@ -77,6 +81,16 @@ def decode(
         answers |= zip(batch, found, strict=True)
     answers = {i: found for part in processes.gather(answers) for i, found in part.items()}
     return [answers[i] for i in range(len(prompts))]
+
+
+def _is_past_window(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], decoding: Decoding | None, more: int
+) -> bool:
+    """True if the longest prompt, what the decoding adds, and `more` tokens outgrow a layer's window."""
+    added = len(decoding.before) + decoding.latents + len(decoding.after) if decoding else 0
+    longest = max(map(len, prompts), default=0) + added + more
+    windows = (layer.window for layer in shape_of(model.config.to_dict()).layers)
+    return any(window is not None and longest > window for window in windows)
 
 
 def cut(tokens: list[int], stop: int, force_length: bool = False, ends: Ends | None = None) -> Answer:

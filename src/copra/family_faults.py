@@ -1,0 +1,107 @@
+"""What the models of a config's recipes cannot lose, known from their bases' configs (no torch)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from copra.config import Experiment
+from copra.errors import CopraError
+from copra.models.base_config import config_of
+from copra.models.families import family_of
+from copra.models.limits import cannot_lose, limits_of
+from copra.models.settings import Quantise
+from copra.models.shape import ModelShape, shape_of
+from copra.pruning.budget import Prune, Selection
+from copra.pruning.cut import NAMES
+from copra.recipes import Tree, without_seed
+
+
+def check_families(experiment: Experiment, tree: Tree) -> None:
+    """Check the bases of a config, and what its steps and curves remove of them, as far as configs tell.
+
+    A step that a base does not allow is impossible after other steps too: these only make models smaller.
+
+    Raises:
+        CopraError: a line for every fault, with the path of its key.
+    """
+    bases = {_base(name): None for name in tree.nodes}
+    configs = {name: config for name in bases if (config := config_of(experiment.bases[name])) is not None}
+    faults = [f"bases.{name}.path: {fault}" for name, config in configs.items() for fault in _unknown(config)]
+    if not faults:
+        steps = {(node.step, _base(node.name)): None for node in tree.nodes.values() if node.step}
+        for step, base in steps:
+            if base in configs:
+                found = _step_faults(experiment.steps[step], base, configs[base])
+                faults += [f"steps.{step}.{fault}" for fault in found]
+        for name, curve in experiment.curves.items():
+            if (base := _base(curve.model)) in configs:
+                found = _removal_faults(
+                    curve, (curve.unit,), max(curve.remove), "remove", base, configs[base]
+                )
+                faults += [f"curves.{name}.{fault}" for fault in found]
+    if faults:
+        raise CopraError("\n".join(dict.fromkeys(faults)))
+
+
+def _base(node: str) -> str:
+    """The name of the base that a node or recipe begins with."""
+    return without_seed(node).split("+")[0]
+
+
+def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
+    """Why copra cannot work with a base of this config at all."""
+    try:
+        limits_of(config)
+    except CopraError as error:
+        yield str(error)
+
+
+def _step_faults(step: Any, base: str, config: Mapping[str, Any]) -> Iterator[str]:
+    if isinstance(step, Prune):
+        count = step.budget.count if len(step.units) == 1 else None
+        yield from _removal_faults(step, step.units, count, "budget.count", base, config)
+    elif isinstance(step, Quantise) and family_of(config["model_type"]).layout.transposed:
+        yield (
+            f"weights: {config['model_type']} models cannot have {step.weights} weights (theirs are in no "
+            "linear layers). Leave the step out."
+        )
+
+
+def _removal_faults(
+    selection: Selection,
+    units: tuple[str, ...],
+    count: int | None,
+    key: str,
+    base: str,
+    config: Mapping[str, Any],
+) -> Iterator[str]:
+    """What a selection asks for that a model of this config does not have; `key` names its count of units."""
+    impossible = [fault for unit in units if (fault := cannot_lose(config, unit))]
+    yield from (f"unit: {fault}" for fault in impossible)
+    shape = shape_of(config)
+    strangers = [layer for layer in selection.protect if layer >= len(shape.layers)]
+    if strangers:
+        yield (
+            f"protect: there is no layer {strangers[0]}. {base} has {len(shape.layers)} layers, counted from "
+            "0."
+        )
+    if impossible or strangers:
+        return
+    if "neurons" in units and not _most(selection, "neurons", shape):
+        yield (
+            f"multiple_of: {selection.multiple_of} leaves no narrower FFN, as those of {base} have "
+            f"{max(layer.ffn for layer in shape.layers)} neurons. Lower it."
+        )
+    elif count is not None and count > (most := _most(selection, units[0], shape)):
+        yield f"{key}: {count} {NAMES[units[0]]} cannot go, as {base} can lose {most} at most. Lower it."
+
+
+def _most(selection: Selection, unit: str, shape: ModelShape) -> int:
+    """The most units of a kind that can go from a model of this shape."""
+    free = [layer for index, layer in enumerate(shape.layers) if index not in selection.protect]
+    if unit == "layers":
+        return min(len(free), len(shape.layers) - 1)
+    if unit == "kv_groups":
+        return sum(layer.kv_heads - 1 for layer in free)
+    if unit == "heads":
+        return sum(layer.query_heads - layer.kv_heads for layer in free)
+    return sum(max(0, layer.ffn - selection.multiple_of) for layer in free)

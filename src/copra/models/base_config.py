@@ -1,0 +1,42 @@
+"""The config of a base model, known without making or fetching the model (no torch)."""
+
+from pathlib import Path
+from typing import Any
+
+from copra.files import read_json
+from copra.models.families import family_of
+from copra.models.settings import Base, FromScratch
+
+
+def config_of(base: Base) -> dict[str, Any] | None:
+    """The config of a base as in its config.json: of its settings, its folder or the Hub's cache; None where
+    none of them tells."""
+    if base.from_scratch is not None:
+        return _from_scratch(base.from_scratch)
+    file = base.folder / "config.json" if base.folder else _cached(base)
+    return None if file is None or not file.is_file() else read_json(file)
+
+
+def _from_scratch(spec: FromScratch) -> dict[str, Any]:
+    family = family_of(spec.architecture)
+    return {
+        "model_type": spec.architecture,
+        family.width: spec.hidden_size,
+        family.layers: spec.layers,
+        family.query_heads: spec.heads,
+        **({family.kv_heads: spec.kv_heads or spec.heads} if family.kv_heads else {}),
+        family.ffn: spec.ffn_size,
+        "vocab_size": spec.vocabulary,
+        "tie_word_embeddings": spec.tied,
+    }
+
+
+def _cached(base: Base) -> Path | None:
+    """The config.json of a Hub model, if it has been fetched before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(base.path, "config.json", revision=base.revision)
+    except ValueError:  # no id of the Hub, as a folder that is not there
+        return None
+    return Path(found) if isinstance(found, str) else None
