@@ -175,14 +175,33 @@ def test_forty_nodes_make_small_multiples_and_none_makes_a_note():
 
 
 def test_layer_distances_mark_the_least_of_each_length():
+    """By rank in each row: one scale for all shows short blocks in one colour and long ones in another."""
     figure = layer_distances(SCORES)
-    heat, bars = figure.axes[:2]
+    heat, dots = figure.axes[:2]
     data = numpy.ma.filled(heat.images[0].get_array().astype(float), math.nan)
-    expected = [[2, 1, 2, 3], [3, 2, 3, math.nan], [4, 3, math.nan, math.nan]]
-    numpy.testing.assert_array_equal(data, expected)
+    nan = math.nan
+    # Distances, by hand: 2 1 2 3, then 3 2 3, then 4 3.
+    numpy.testing.assert_array_equal(data, [[1 / 3, 0, 1 / 3, 1], [0.5, 0, 0.5, nan], [1, 0, nan, nan]])
     framed = [(patch.get_x() + 0.5, patch.get_y() + 0.5) for patch in heat.patches]
     assert framed == [(1, 0), (1, 1), (1, 2)]
-    assert [bar.get_height() for bar in bars.patches] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert [text.get_text() for text in heat.texts] == ["1.000", "2.000", "3.000"]
+    assert dots.lines[0].get_xydata() == pytest.approx(numpy.array([[n, 0.1 * n] for n in range(4)]))
+
+
+def test_a_first_layer_far_from_the_others_flattens_neither_panel():
+    far = SCORES.copy()
+    far.loc[(far["layer"] == 0) & (far["unit"] != "head"), "score"] = 100.0
+    far.loc[(far["metric"] == "cosine") & (far["layer"] > 0), "score"] += 0.01
+    heat, dots = layer_distances(far).axes[:2]
+    data = numpy.ma.filled(heat.images[0].get_array().astype(float), math.nan)
+    assert data[0].tolist() == pytest.approx([1, 0, 1 / 3, 2 / 3])
+    assert dots.get_yscale() == "log"
+
+
+def test_layer_distances_have_a_panel_for_the_mean_over_tokens_too():
+    mean = SCORES[SCORES["metric"] == "angular"].assign(metric="angular_mean")
+    titles = [axes.get_title() for axes in layer_distances(pandas.concat([SCORES, mean])).axes]
+    assert [title.split(":")[0] for title in titles if title] == ["angular", "angular_mean", "cosine"]
 
 
 def test_head_importance_parts_the_groups():
@@ -231,7 +250,11 @@ def test_curriculum_draws_a_line_a_recipe_and_averages_seeds():
     assert first.get_label() == "llama + a"
     assert first.lines[0].get_ydata() == pytest.approx([50, 40])
     assert second.lines[0].get_ydata() == pytest.approx([40, 30])
-    assert numpy.rint(second.lines[0].get_xdata().astype(float)).tolist() == [0, 1]
+    # Points stand at their stages, moved by points of the page alone.
+    places = [line.lines[0].get_xdata().tolist() for line in (first, second)]
+    assert places == [[0, 1], [0, 1]]
+    drawn = [line.lines[0].get_transform().transform((1, 0.4)) for line in (first, second)]
+    assert drawn[1][0] - drawn[0][0] == pytest.approx(3 / 72 * first.lines[0].figure.dpi)
     assert second.lines[2][0].get_segments()[1][:, 1] == pytest.approx([28, 34])
     assert curriculum([]).axes[0].texts
 

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from copra.importance.curves import Curve, NamedCurve
+from copra.importance.metrics import OF_BLOCKS
 from copra.importance.scores import score_row, score_table
 from copra.models.shape import LayerShape, ModelShape
 from copra.report.orders import drop_orders, orders_figure, rank_correlation, ranks
@@ -23,7 +24,8 @@ def scores(tmp_path):
     rows += [score_row("taylor", score, "layer", layer) for layer, score in enumerate(TAYLOR)]
     rows += [score_row("gradient_token", -score, "layer", layer) for layer, score in enumerate(COSINE)]
     rows += [
-        score_row("angular", ANGULAR.get((layer, length), 0.9), "block", layer, length=length)
+        score_row(metric, ANGULAR.get((layer, length), 0.9), "block", layer, length=length)
+        for metric in OF_BLOCKS
         for length in range(1, 5)
         for layer in range(5 - length)
     ]
@@ -49,7 +51,7 @@ def _curve(*metrics, **changes) -> Curve:
 
 def test_each_metric_ranks_the_layers(scores):
     curve = _curve(
-        "cosine", "angular", "deepest", "taylor", "greedy_loss", "random", "gradient", abs_over="token"
+        "cosine", *OF_BLOCKS, "deepest", "taylor", "greedy_loss", "random", "gradient", abs_over="token"
     )
     table = ranks(curve, SHAPE, scores / "node")
     assert list(table.columns) == [(layer, layer) for layer in range(4)]
@@ -57,6 +59,7 @@ def test_each_metric_ranks_the_layers(scores):
     expected = {
         "cosine": [4, 1, 3, 2],
         "angular": [3, 2, 2, 1],
+        "angular_mean": [3, 2, 2, 1],
         "deepest": [3, 2, 1, 4],
         "taylor": [3, 1, 2, 4],
         "greedy_loss": [2, nan, 1, nan],

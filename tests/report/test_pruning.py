@@ -1,6 +1,5 @@
 import math
 
-import numpy
 import pandas
 import pytest
 from matplotlib.colors import to_rgb
@@ -48,14 +47,22 @@ def test_accuracy_and_loss_have_a_line_a_metric():
     assert list(found) == ["cosine", "taylor", "random, 2 orders"]
     assert found["cosine"].get_ydata() == pytest.approx([60, 50, 20])
     assert _lines(right)["taylor"].get_ydata() == pytest.approx([1, 1.5, 4])
-    # Moved apart, and by less than would make one number look like another.
-    places = [line.get_xdata() for line in found.values()]
-    assert numpy.rint(places).tolist() == [[0, 1, 2]] * 3
-    assert places[0][0] < places[1][0] < places[2][0]
+    # At the very numbers, and each line thinner than those that it may hide.
+    assert [line.get_xdata().tolist() for line in found.values()] == [[0, 1, 2]] * 3
+    widths = [(line.get_linewidth(), line.get_markersize()) for line in found.values()]
+    assert widths == sorted(widths, reverse=True)
+    assert len(set(widths)) == 3
     for axes in (left, right):
         looks = {name: (line.get_color(), line.get_marker()) for name, line in _lines(axes).items()}
         assert looks["cosine"] == LOOKS["cosine"]
         assert len(set(looks.values())) == 3
+
+
+def test_numbers_far_apart_are_drawn_where_they_are():
+    """In steps of thousands a shift by a part of a step makes 13,824 neurons look like 12,900."""
+    far = TABLE.assign(removed=TABLE["removed"] * 6912, unit="neurons")
+    lines = _lines(pruning_figure(far).axes[0]).values()
+    assert [line.get_xdata().tolist() for line in lines] == [[0, 6912, 13824]] * 3
 
 
 def test_random_orders_are_a_band_with_their_mean():

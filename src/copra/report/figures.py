@@ -133,6 +133,7 @@ def curriculum(points: Sequence[Mapping[str, Any]]) -> "Figure":
     import pandas
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
+    from matplotlib.transforms import ScaledTranslation
 
     frame = pandas.DataFrame(points, columns=["recipe", "stage", "accuracy", "low", "high"])
     recipes = list(dict.fromkeys(frame["recipe"]))
@@ -146,10 +147,11 @@ def curriculum(points: Sequence[Mapping[str, Any]]) -> "Figure":
         rows = frame[frame["recipe"] == recipe]
         stages = 100 * rows.groupby("stage")[["accuracy", "low", "high"]].mean()
         below, above = stages["accuracy"] - stages["low"], stages["high"] - stages["accuracy"]
-        # Moved apart a little, so that intervals at the same stage do not hide each other.
-        shift = 0.24 * ((index + 0.5) / len(recipes) - 0.5)
+        # Moved apart by points of the page, not of the axis, so that intervals at the same stage do not hide
+        # each other and every point still reads as its stage.
+        apart = ScaledTranslation((index - (len(recipes) - 1) / 2) * 3 / 72, 0, figure.dpi_scale_trans)
         axes.errorbar(
-            stages.index + shift,
+            stages.index,
             stages["accuracy"],
             yerr=[below.clip(lower=0), above.clip(lower=0)],
             color=colour,
@@ -157,6 +159,7 @@ def curriculum(points: Sequence[Mapping[str, Any]]) -> "Figure":
             markersize=5,
             elinewidth=0.9,
             label=recipe.replace("+", " + "),
+            transform=axes.transData + apart,
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="stage", ylabel="accuracy (%), 95% interval")

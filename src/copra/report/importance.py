@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from copra.errors import CopraError
+from copra.importance.metrics import OF_BLOCKS
 from copra.report.style import COLOURS, note, styled
 
 if TYPE_CHECKING:
@@ -18,44 +19,63 @@ HEAD_METRICS = ("gradient", "activation", "contribution", "taylor", "magnitude")
 
 @styled
 def layer_distances(scores: "pandas.DataFrame") -> "Figure":
-    """Angular distance of every block (length n, first layer l), and the cosine score of every layer.
+    """Angular distances of every block (length n, first layer l), and the cosine score of every layer.
 
-    `scores` is a scores table; a frame marks the block with the least distance of each length, the one
-    that is deleted (Gromov 2024, arXiv 2403.17887, section 3).
+    `scores` is a scores table. Blocks have the colour of their rank among those of their length, since longer
+    ones are further everywhere, and those with the first layer many times as far as the rest. A frame marks
+    the block with the least distance, the one that is deleted (Gromov 2024, arXiv 2403.17887, section 3), and
+    the distance stands beside the row. Scores of layers have a log axis, for the sake of the first layer's.
 
     Raises:
-        CopraError: the table holds neither metric.
+        CopraError: the table holds none of these metrics.
     """
     from matplotlib.figure import Figure
+
+    layers = scores[(scores["metric"] == "cosine") & (scores["unit"] == "layer")].sort_values("layer")
+    metrics = [name for name in OF_BLOCKS if (scores["metric"] == name).any()]
+    number = len(metrics) + bool(len(layers))
+    if not number:
+        raise CopraError(
+            f"The scores hold neither {' nor '.join(OF_BLOCKS)} of blocks nor 'cosine' of layers to draw."
+        )
+    figure = Figure(figsize=(4.9 * number, 3.8), layout="constrained")
+    panels = list(figure.subplots(1, number, squeeze=False)[0])
+    for metric, axes in zip(metrics, panels, strict=False):
+        _distances(axes, scores[(scores["metric"] == metric) & (scores["unit"] == "block")], metric)
+    if len(layers):
+        _influence(panels[-1], layers)
+    return figure
+
+
+def _distances(axes: "Axes", blocks: "pandas.DataFrame", metric: str) -> None:
+    """Draw the distances of all blocks by their lengths and first layers."""
     from matplotlib.patches import Rectangle
+
+    table = blocks.pivot(index="length", columns="layer", values="score")
+    ranks = table.rank(axis=1, method="min").sub(1).div((table.count(axis=1) - 1).clip(lower=1), axis=0)
+    _heat_map(axes, ranks, "rank in the row (0: least distance)")
+    look = {"fill": False, "ec": COLOURS[1], "lw": 1.6, "clip_on": False}
+    every = math.ceil(len(table) / 16)
+    for row, (_, distances) in enumerate(table.iterrows()):
+        column = table.columns.get_loc(distances.idxmin())
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **look))
+        if row % every == 0:
+            last = int(distances.count()) - 0.3
+            axes.text(last, row, f"{distances.min():.3f}", va="center", fontsize=6, color=COLOURS[1])
+    axes.set(xlabel="first layer of the block, l", ylabel="layers in the block, n")
+    axes.set_title(f"{metric}: distances across blocks (framed: least)")
+
+
+def _influence(axes: "Axes", layers: "pandas.DataFrame") -> None:
+    """Draw the cosine scores of layers."""
     from matplotlib.ticker import MaxNLocator
 
-    blocks = scores[(scores["metric"] == "angular") & (scores["unit"] == "block")]
-    layers = scores[(scores["metric"] == "cosine") & (scores["unit"] == "layer")].sort_values("layer")
-    parts = [part for part, rows in (("blocks", blocks), ("layers", layers)) if len(rows)]
-    if not parts:
-        raise CopraError("The scores hold neither 'angular' of blocks nor 'cosine' of layers to draw.")
-    figure = Figure(figsize=(4.9 * len(parts), 3.8), layout="constrained")
-    panels = dict(zip(parts, figure.subplots(1, len(parts), squeeze=False)[0], strict=True))
-    if "blocks" in panels:
-        axes = panels["blocks"]
-        table = blocks.pivot(index="length", columns="layer", values="score")
-        _heat_map(axes, table, "angular distance")
-        for row, (_, distances) in enumerate(table.iterrows()):
-            column = int(distances.reset_index(drop=True).idxmin())
-            axes.add_patch(
-                Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=COLOURS[1], lw=1.6, clip_on=False)
-            )
-        axes.set(xlabel="first layer of the block, l", ylabel="layers in the block, n")
-        axes.set_title("Distance across a block (framed: least of its length)")
-    if "layers" in panels:
-        axes = panels["layers"]
-        axes.bar(layers["layer"], layers["score"], color=COLOURS[0], width=0.75)
-        axes.grid(False, axis="x")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlim(layers["layer"].min() - 0.7, layers["layer"].max() + 0.7)
-        axes.set(xlabel="layer", ylabel="1 - cosine of input and output", title="Influence of a layer")
-    return figure
+    axes.plot(layers["layer"], layers["score"], "o-", color=COLOURS[0], linewidth=0.8, markersize=4)
+    if layers["score"].min() > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="layer", ylabel="1 - cosine of input and output", title="cosine: influence of a layer")
 
 
 @styled

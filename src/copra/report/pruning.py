@@ -1,6 +1,5 @@
 """The figure of a pruning curve: accuracy and loss as units go, a line a metric."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -49,8 +48,13 @@ class _Line:
     colour: str
     marker: str
     style: str
-    shift: float
-    """To the right, so that lines which go the same way do not hide each other."""
+    size: float
+    """Of its markers in points. Each line is thinner, with smaller markers, than those before it, so that of
+    lines which go the same way all are seen."""
+
+    @property
+    def width(self) -> float:
+        return self.size / 3.5
 
 
 @styled
@@ -59,7 +63,8 @@ def pruning_figure(table: "pandas.DataFrame") -> "Figure":
 
     A colour and marker a metric, a line style an objective; of random orders the band from worst to best with
     their mean. Several seeds of a model are averaged. The broken line is the whole model, on the grey of its
-    95% interval. Names stand where the lines end.
+    95% interval. Names stand where the lines end. Points stand at the numbers that they are of, however near
+    to each other.
     """
     from matplotlib.figure import Figure
 
@@ -79,8 +84,6 @@ def pruning_figure(table: "pandas.DataFrame") -> "Figure":
 def _lines(table: "pandas.DataFrame") -> list[_Line]:
     objectives = list(table["objective"].dropna().unique())
     styles = assign(objectives, STYLES)
-    numbers = sorted(table["removed"].unique())
-    step = min(high - low for low, high in itertools.pairwise(numbers))
     groups = table.groupby(["metric", "objective"], sort=False, dropna=False)
     found = []
     for index, ((metric, objective), rows) in enumerate(groups):
@@ -89,8 +92,8 @@ def _lines(table: "pandas.DataFrame") -> list[_Line]:
             name = f"random, {rows['random_seed'].nunique()} orders"
         elif len(objectives) > 1 and objective in styles:
             name = f"{metric} ({objective})"
-        shift = 0.2 * step * ((index + 0.5) / len(groups) - 0.5)
-        found.append(_Line(name, rows, *LOOKS[metric], styles.get(objective, "-"), shift))
+        size = 7.5 - 3.5 * index / max(1, len(groups) - 1)
+        found.append(_Line(name, rows, *LOOKS[metric], styles.get(objective, "-"), size))
     return found
 
 
@@ -129,12 +132,13 @@ def _draw(axes: "Axes", line: _Line, column: str) -> None:
     if line.rows["random_seed"].notna().any():
         axes.fill_between(mean.index, points.min(), points.max(), color=line.colour, alpha=0.22, linewidth=0)
     axes.plot(
-        mean.index + line.shift,
+        mean.index,
         mean,
         color=line.colour,
         linestyle=line.style,
+        linewidth=line.width,
         marker=line.marker,
-        markersize=5.5,
+        markersize=line.size,
         mec="white",
         mew=0.5,
         label=line.name,
@@ -147,10 +151,7 @@ def _name(axes: "Axes", lines: Sequence[_Line], column: str) -> None:
     axes.set_ylim(axes.get_ylim())
     place = axes.transScale + axes.transLimits
     ends = [line.rows.groupby("removed")[column].mean() for line in lines]
-    starts = [
-        place.transform((end.index[-1] + line.shift, end.iloc[-1]))
-        for line, end in zip(lines, ends, strict=True)
-    ]
+    starts = [place.transform((end.index[-1], end.iloc[-1])) for end in ends]
     heights = apart([y for _, y in starts], 0.052)
     for line, start, height in zip(lines, starts, heights, strict=True):
         look = {"color": line.colour, "transform": axes.transAxes, "clip_on": False}
