@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
+from copra.models.attention import shortest_window
 from copra.reasoning.layout import IGNORED, LatentInput, Sample, Thought
 
 Terms = dict[str, tuple[Tensor, Tensor | int]]
@@ -217,7 +218,7 @@ class _Masks:
         self.padding = batch.mask
         self.full_columns = batch.full_columns
         self.whole = None
-        if batch.full_columns < embeddings.shape[1] and not has_windows(model, embeddings.shape[1]):
+        if batch.full_columns < embeddings.shape[1] and embeddings.shape[1] <= shortest_window(model):
             self.whole = create_causal_mask(
                 model.config, embeddings, batch.mask, past_key_values=None, allow_is_causal_skip=False
             )
@@ -228,12 +229,6 @@ class _Masks:
         if stop <= self.full_columns:
             return None
         return self.padding[:, :stop] if self.whole is None else self.whole[:, :, start:stop, :stop]
-
-
-def has_windows(model: PreTrainedModel, length: int) -> bool:
-    """Whether a layer attends to less than `length` positions before its own."""
-    layers = DynamicCache(config=model.config).layers
-    return any(layer.is_sliding and layer.sliding_window < length for layer in layers)
 
 
 def _body(
