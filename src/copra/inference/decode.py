@@ -57,8 +57,8 @@ def decode(
     Prompts of similar length share a batch. `force_length` generates `max_new_tokens` for every prompt
     whatever comes, for timing. `parts` are the modules that the decoding names. `prefix` stands before every
     prompt and is read once. `ends` finds the end of a text that has no end token. With `keep` a batch is
-    answered once. `compiled` is the model for batches of this size and prompts of this length
-    (`copra.inference.compiled`).
+    answered once. `compiled` is the model in the form of `copra.inference.compiled`, for batches of at least
+    this size and prompts of this length.
 
     Several processes (`copra.processes`) share out the batches, which stay as they are: each must call this,
     and each gets all answers.
@@ -72,7 +72,7 @@ def decode(
         asked = [prompts[i] for i in batch]
 
         def answer(asked: list[Sequence[int]] = asked) -> list[Answer]:
-            empty = 0 if compiled is None else batch_size - len(asked)
+            empty = 0 if compiled is None else compiled.batch_size - len(asked)
             run = Run(model, [*asked, *asked[:1] * empty], decoding, pad, parts, shared(), compiled)
             tokens = generate(run, run.prefill(), stop, max_new_tokens, force_length, ends)
             return [cut(row, stop, force_length, ends) for row in tokens[: len(asked)]]
