@@ -7,12 +7,10 @@ elsewhere; the ratios travel better.
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from random import Random
 
 import torch
+from measuring import seconds
 from sizes import SIZES
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -38,19 +36,19 @@ def main() -> None:
     prompts = [row.question for row in rows]
 
     print(f"{torch.get_num_threads()} thread(s), {sum(p.numel() for p in model.parameters()):,} parameters")
-    labelled = _seconds(lambda: _step(model, latent))
+    labelled = seconds(lambda: _step(model, latent))
     print("training step, no-CoT with latents (copra: 1.0)")
-    print(f"  logits at every position       {_seconds(lambda: _all_logits(model, latent)) / labelled:6.2f}")
-    print(f"  prefix recomputed each latent  {_seconds(lambda: _recomputed(model, latent)) / labelled:6.2f}")
-    chain = _seconds(lambda: _step(model, text))
+    print(f"  logits at every position       {seconds(lambda: _all_logits(model, latent)) / labelled:6.2f}")
+    print(f"  prefix recomputed each latent  {seconds(lambda: _recomputed(model, latent)) / labelled:6.2f}")
+    chain = seconds(lambda: _step(model, text))
     print(f"  CoT on the same rows           {chain / labelled:6.2f}")
 
     decoding = Decoding((1,), LATENTS, "hidden", 2, (3,))
-    batched = _seconds(lambda: _decode(model, prompts, decoding, len(prompts)))
+    batched = seconds(lambda: _decode(model, prompts, decoding, len(prompts)))
     print("decoding 16 answers of 16 tokens after 6 latents (copra: 1.0)")
-    single = _seconds(lambda: _decode(model, prompts, decoding, 1))
+    single = seconds(lambda: _decode(model, prompts, decoding, 1))
     print(f"  one by one                     {single / batched:6.2f}")
-    print(f"  without a cache, batched       {_seconds(lambda: _uncached(model, text)) / batched:6.2f}")
+    print(f"  without a cache, batched       {seconds(lambda: _uncached(model, text)) / batched:6.2f}")
 
 
 def _rows(count: int, vocabulary: int, draw: Random) -> list[TokenRow]:
@@ -115,16 +113,6 @@ def _uncached(model: LlamaForCausalLM, batch: Batch) -> None:
         model.base_model(
             input_ids=batch.tokens[:, :width], attention_mask=batch.mask[:, :width], use_cache=False
         )
-
-
-def _seconds(work: Callable[[], None], repetitions: int = 3) -> float:
-    work()
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-NO_BENCHMARK = {"sizes"}
+NO_BENCHMARK = {"measuring", "sizes"}
 
 
 @pytest.fixture
@@ -48,6 +48,30 @@ def test_speed(run):
     printed = run("speed", "--threads", "1", "--size", "tiny").splitlines()
     ratios = [line.split()[-1] for line in printed if line.startswith("  ")]
     assert len([float(ratio) for ratio in ratios]) == 5
+
+
+def test_gpu(run):
+    sizes = ("--size", "tiny", "--set", "num_hidden_layers=1", "--batch-size", "4", "--steps", "4")
+    decoding = ("--batches", "1", "2", "--tokens", "3", "--backend", "eager")
+    parts = ("training", "decoding", "nan", "profile")
+    printed = run("gpu", *parts, *sizes, *decoding, "--rows", "8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in printed if line.startswith("| ")]
+    assert [row[0] for row in rows[:4]] == ["method", "cot", "no_cot", "coconut, 6 latents"]
+    assert all(float(cell) > 0 for row in rows[1:4] for cell in row[2:6])
+    assert [row[1:4] for row in rows[5:9]] == [
+        ["growing", thought, batch] for batch in "12" for thought in ("none", "6 latents")
+    ]
+    assert [row[1] for row in rows[9:13]] == ["compiled"] * 4
+    assert rows[14][:4] == ["PyTorch's choice", "1", "8", "0"]
+    # Operations with their calls, after the table of ten kernels and sizes.
+    assert int(rows[-1][1]) > 0
+    assert len(rows) == 4 + 9 + 11 + 21
+
+
+def test_gpu_knows_its_parts(run, capsys):
+    with pytest.raises(SystemExit):
+        run("gpu", "trainig")
+    assert "no such part: trainig" in capsys.readouterr().err
 
 
 def test_scale(run):
