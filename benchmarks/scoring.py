@@ -1,6 +1,6 @@
 """Seconds and memory of the scoring run `passes` on a model of Llama 3.2 1B's shape with random weights.
 
-    python benchmarks/scoring.py --data /path/to/gsm8k [--rows 32] [--batch-size 8] [--threads 1]
+    python benchmarks/scoring.py --data /path/to/gsm8k [--rows 32] [--batch-size 8] [--threads 1] [--size 1b]
 
 The folder holds GSM8K's train.jsonl and test.jsonl. Weights are in float32.
 """
@@ -12,13 +12,13 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from random_llama import LLAMA_3_2_1B
+from random_llama import text_tokenizer
+from sizes import SIZES
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from copra.importance.calibration import calibration_batches
 from copra.importance.passes import pass_scores
-from copra.models.settings import FromScratch
 from copra.models.tokens import train_tokenizer
 from copra.tasks.gsm8k import Gsm8k
 from copra.tasks.task import Row
@@ -30,18 +30,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--size", choices=SIZES, default="1b")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
 
     files = {split: str(options.data / f"{split}.jsonl") for split in ("train", "test")}
     rows = [row for _, row in islice(Gsm8k(source="files", **files).rows(), 3000) if isinstance(row, Row)]
-    spec = FromScratch(
-        hidden_size=2048, layers=16, heads=32, ffn_size=8192, tokenizer="bpe", vocabulary=16384
-    )
-    tokenizer = train_tokenizer(spec, rows)
+    tokenizer = train_tokenizer(text_tokenizer(SIZES[options.size]), rows)
     batches = list(calibration_batches(tokenizer, rows[: options.rows], "cot", options.batch_size, None))
-    model = LlamaForCausalLM(LlamaConfig(**LLAMA_3_2_1B, bos_token_id=None, eos_token_id=None))
+    model = LlamaForCausalLM(LlamaConfig(**SIZES[options.size], bos_token_id=None, eos_token_id=None))
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     print(f"{sum(int(batch.mask.sum()) for batch in batches):,} tokens in {options.rows} rows", flush=True)
     print(f"{_peak():.1f} GiB before", flush=True)

@@ -1,68 +1,59 @@
 """Speed as ratios within one run: what copra does against the plain way of doing it.
 
-    python benchmarks/speed.py [--threads N]
+    python benchmarks/speed.py [--threads N] [--size tiny]
 
 A ratio of 3 means that the plain way takes three times as long on this machine. Seconds mean nothing
 elsewhere; the ratios travel better.
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from random import Random
 
 import torch
+from measuring import seconds
+from sizes import SIZES
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from copra.inference.decode import decode
-from copra.reasoning.forward import collate, cross_entropy
+from copra.reasoning.forward import Batch, collate, cross_entropy, hidden_states
 from copra.reasoning.layout import IGNORED, Decoding, Markers, TokenRow, lay_out
 
-VOCABULARY, LATENTS, MARKERS = 32000, 6, Markers(1, 2, 3)
+LATENTS, MARKERS = 6, Markers(1, 2, 3)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    torch.set_num_threads(parser.parse_args().threads)
+    parser.add_argument("--size", choices=SIZES, default="13m")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=256,
-            intermediate_size=768,
-            num_hidden_layers=6,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            tie_word_embeddings=True,
-        )
-    )
-    rows = _rows(16, Random(0))
+    model = LlamaForCausalLM(LlamaConfig(**SIZES[options.size]))
+    rows = _rows(16, SIZES[options.size]["vocab_size"], Random(0))
     text = collate([lay_out(row, 0, 0, None) for row in rows], 0)
     latent = collate([lay_out(row, None, LATENTS, MARKERS) for row in rows], 0)
     prompts = [row.question for row in rows]
 
     print(f"{torch.get_num_threads()} thread(s), {sum(p.numel() for p in model.parameters()):,} parameters")
-    labelled = _seconds(lambda: _backward(model, cross_entropy(model, latent, "hidden")[0]))
+    labelled = seconds(lambda: _step(model, latent))
     print("training step, no-CoT with latents (copra: 1.0)")
-    print(f"  logits at every position       {_seconds(lambda: _all_logits(model, latent)) / labelled:6.2f}")
-    print(f"  prefix recomputed each latent  {_seconds(lambda: _recomputed(model, latent)) / labelled:6.2f}")
-    chain = _seconds(lambda: _backward(model, cross_entropy(model, text, "hidden")[0]))
+    print(f"  logits at every position       {seconds(lambda: _all_logits(model, latent)) / labelled:6.2f}")
+    print(f"  prefix recomputed each latent  {seconds(lambda: _recomputed(model, latent)) / labelled:6.2f}")
+    chain = seconds(lambda: _step(model, text))
     print(f"  CoT on the same rows           {chain / labelled:6.2f}")
 
     decoding = Decoding((1,), LATENTS, "hidden", 2, (3,))
-    batched = _seconds(lambda: _decode(model, prompts, decoding, len(prompts)))
+    batched = seconds(lambda: _decode(model, prompts, decoding, len(prompts)))
     print("decoding 16 answers of 16 tokens after 6 latents (copra: 1.0)")
-    single = _seconds(lambda: _decode(model, prompts, decoding, 1))
+    single = seconds(lambda: _decode(model, prompts, decoding, 1))
     print(f"  one by one                     {single / batched:6.2f}")
-    print(f"  without a cache, batched       {_seconds(lambda: _uncached(model, text)) / batched:6.2f}")
+    print(f"  without a cache, batched       {seconds(lambda: _uncached(model, text)) / batched:6.2f}")
 
 
-def _rows(count: int, draw: Random) -> list[TokenRow]:
+def _rows(count: int, vocabulary: int, draw: Random) -> list[TokenRow]:
     def tokens(n: int) -> list[int]:
-        return [draw.randrange(10, VOCABULARY) for _ in range(n)]
+        return [draw.randrange(10, vocabulary) for _ in range(n)]
 
     return [
         TokenRow(str(i), tokens(draw.randrange(50, 70)), [tokens(12) for _ in range(5)], tokens(4))
@@ -70,14 +61,17 @@ def _rows(count: int, draw: Random) -> list[TokenRow]:
     ]
 
 
+def _step(model: LlamaForCausalLM, batch: Batch) -> None:
+    """Forward and backward pass, as training takes them."""
+    _backward(model, cross_entropy(model, batch, hidden_states(model, batch, "hidden"))[0])
+
+
 def _backward(model: LlamaForCausalLM, loss: torch.Tensor) -> None:
     loss.backward()
     model.zero_grad()
 
 
-def _all_logits(model: LlamaForCausalLM, batch) -> None:
-    from copra.reasoning.forward import hidden_states
-
+def _all_logits(model: LlamaForCausalLM, batch: Batch) -> None:
     logits = model.get_output_embeddings()(hidden_states(model, batch, "hidden"))[:, :-1].float()
     _backward(
         model,
@@ -85,7 +79,7 @@ def _all_logits(model: LlamaForCausalLM, batch) -> None:
     )
 
 
-def _recomputed(model: LlamaForCausalLM, batch) -> None:
+def _recomputed(model: LlamaForCausalLM, batch: Batch) -> None:
     """One pass over everything so far for each latent, as in an implementation without a cache."""
     embeddings = model.get_input_embeddings()(batch.tokens)
     for i in range(batch.max_latents):
@@ -112,23 +106,13 @@ def _decode(model: LlamaForCausalLM, prompts: list[list[int]], decoding: Decodin
 
 
 @torch.inference_mode()
-def _uncached(model: LlamaForCausalLM, batch) -> None:
+def _uncached(model: LlamaForCausalLM, batch: Batch) -> None:
     """As many whole passes as decoding makes, each over a prompt that grows by one token."""
     for step in range(LATENTS + 16):
         width = min(70 + step, batch.tokens.shape[1])
         model.base_model(
             input_ids=batch.tokens[:, :width], attention_mask=batch.mask[:, :width], use_cache=False
         )
-
-
-def _seconds(work: Callable[[], None], repetitions: int = 3) -> float:
-    work()
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 if __name__ == "__main__":

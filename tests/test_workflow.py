@@ -180,6 +180,7 @@ def test_tables_and_figures_about_latents_are_asked_for_where_there_is_something
         ({"split": "valid"}, {"lens", "sweep", "evaluate"}),
         ({"max_new_tokens": 7}, {"lens", "sweep", "evaluate"}),
         ({"batch_size": 7}, {"lens", "sweep", "evaluate"}),
+        ({"compile": True}, {"sweep", "evaluate"}),
         ({"stages": True}, set()),
     ],
 )

@@ -75,6 +75,10 @@ class Evaluation(Settings):
     """Longest generated text in tokens."""
     batch_size: int = Field(128, ge=1)
     """Questions decoded together."""
+    compile: bool = False
+    """Compile the pass over one token (torch.compile; CUDA graphs on a GPU), in evaluations and sweeps. It
+    takes a minute or more, once a job, and pays on a GPU with many questions: there a token of a small batch
+    costs mostly what starts its thousands of operations. Memory is held for the longest possible answer."""
     stages: bool = False
     """Also evaluate after each stage of a staged method, for its curve."""
     latents: list[NonNegativeInt] = Field(default_factory=list)
@@ -95,6 +99,8 @@ class Latency(Settings):
     """Runs of which the median is taken, after one to warm up."""
     forced_tokens: int = Field(16, ge=1)
     """Generated tokens where the length is forced to be the same for all."""
+    compile: bool = False
+    """Measure compiled code, as `evaluation.compile` has it; compiling is not measured."""
 
 
 class Compute(Settings):

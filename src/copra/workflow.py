@@ -267,12 +267,13 @@ class Workflow:
         task = self.node(name).task
         value = {"node": name, "task": task, "answers": self._answers(task)}
         return self.settings(
-            "evaluate", value | self._decoded("split", "limit", "max_new_tokens", "batch_size")
+            "evaluate",
+            value | self._decoded("split", "limit", "max_new_tokens", "batch_size", "compile"),
         )
 
     def sweep_settings(self, name: str) -> str:
         value = {"node": name, "answers": self._answers(self.node(name).task)}
-        value |= self._decoded("latents", "split", "limit", "max_new_tokens", "batch_size")
+        value |= self._decoded("latents", "split", "limit", "max_new_tokens", "batch_size", "compile")
         return self.settings("sweep", value)
 
     def lens_settings(self, name: str) -> str:

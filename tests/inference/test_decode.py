@@ -7,50 +7,14 @@ from itertools import pairwise, product
 
 import pytest
 import torch
+from decodings import DECODINGS, HIDDEN, LENGTHS, LIMIT, PAD
 
 from copra.inference import decode as module
 from copra.inference.decode import Answer, decode
-from copra.models.parts import make_parts
 from copra.reasoning.layout import Decoding
 
-PAD, LENGTHS, LIMIT = 0, (3, 11, 6, 6, 1, 8, 14, 2), 10
-HIDDEN = Decoding(before=(47,), latents=3, thought="hidden", latent_token=48, after=(49,))
-DECODINGS = {
-    "none": None,
-    "hidden": HIDDEN,
-    "scaled": Decoding((47,), 3, "hidden", 48, (49,), "scaled"),
-    "one hidden": Decoding((47,), 1, "hidden", 48, (49,)),
-    "bare hidden": Decoding((), 2, "hidden", 48, ()),
-    "embedding": Decoding((47,), 3, "embedding", 48, (49,)),
-    "zero latents": Decoding((47,), 0, "hidden", 48, (49,)),
-    "no thought": Decoding((), 0, "hidden", 48, ()),
-    "projected": Decoding((47,), 3, "hidden", 48, (49,), "projected"),
-    "jacobi 1": replace(HIDDEN, iterations=1),
-    "jacobi 2": replace(HIDDEN, iterations=2),
-    "jacobi 3": replace(HIDDEN, iterations=3),
-    "jacobi 9": replace(HIDDEN, iterations=9),
-    "jacobi projected": Decoding((47,), 4, "hidden", 48, (49,), "projected", iterations=2),
-    "bare jacobi": Decoding((), 2, "hidden", 48, (), "scaled", iterations=1),
-    "emulated": Decoding((), 0, "hidden", 48, (), emulated=True),
-}
 # As many iterations as latents, or more, are the sequential chain.
 EQUAL = {"jacobi 3": "hidden", "jacobi 9": "hidden"}
-
-
-@pytest.fixture
-def prompts():
-    generator = torch.Generator().manual_seed(7)
-    return [torch.randint(1, 47, (length,), generator=generator).tolist() for length in LENGTHS]
-
-
-@pytest.fixture
-def parts(any_model):
-    torch.manual_seed(5)
-    made = make_parts(any_model, {"projection": {}, "mind_reader": {}, "emulator": {}})
-    with torch.no_grad():
-        for parameter in made["mind_reader"].parameters():
-            parameter *= 8  # what it says must count beside the model's large states
-    return made
 
 
 def plain_latents(last, vectors: list, decoding: Decoding, feed: Callable, embedding) -> list:

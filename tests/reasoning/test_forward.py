@@ -1,7 +1,10 @@
 """The forward pass with latents against a plain one: a row at a time, no cache, no padding, in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from devices import waits
 from references import (
     MARKERS,
     PAD,
@@ -11,9 +14,16 @@ from references import (
     plain_hidden,
     projected,
 )
+from transformers import MistralConfig, MistralForCausalLM
 
 from copra.models.parts import Projection
-from copra.reasoning.forward import collate, cross_entropy, hidden_states, weighted
+from copra.reasoning.forward import (
+    collate,
+    cross_entropy,
+    hidden_states,
+    weighted,
+    width_multiple,
+)
 from copra.reasoning.layout import IGNORED, TokenRow, lay_out
 
 # Length of the question, lengths of the steps, steps left out, latents, with markers or without.
@@ -264,6 +274,59 @@ def test_collate_pads_on_the_right_where_there_are_no_latents(samples):
 def test_what_a_pad_is_does_not_matter(any_model, samples):
     losses = {pad: ours_loss(any_model, samples, "hidden", pad=pad)[0].item() for pad in (0, 31)}
     assert losses[0] == losses[31]
+
+
+@pytest.mark.parametrize(("thought", "iterations"), [("hidden", 0), ("hidden", 2), ("embedding", 0)])
+@pytest.mark.parametrize("chosen", [slice(6), slice(2, 5, 2), slice(1)])
+def test_the_device_is_asked_nothing(make_model, samples, thought, iterations, chosen):
+    """With padding on both sides, on the right alone, and without any."""
+    model, batch = make_model("llama"), collate(samples[chosen], PAD)
+    with waits() as found:
+        loss, _ = cross_entropy(model, batch, hidden_states(model, batch, thought, iterations=iterations))
+        loss.backward()
+    assert found == []
+
+
+@pytest.mark.parametrize("thought", ["hidden", "embedding"])
+def test_wider_padding_changes_nothing(any_model, samples, thought):
+    narrow, wide = collate(samples, PAD), collate(samples, PAD, multiple=8)
+    assert (narrow.first_latent, narrow.tokens.shape[1]) == (10, 22)
+    assert (wide.first_latent, wide.tokens.shape[1]) == (16, 32)
+    assert (wide.max_latents, wide.mask.sum()) == (narrow.max_latents, narrow.mask.sum())
+    states = [hidden_states(any_model, batch, thought) for batch in (narrow, wide)]
+    found, expected = states[1][wide.mask.bool()], states[0][narrow.mask.bool()]
+    assert torch.allclose(found, expected, rtol=0, atol=1e-10)
+    losses = [
+        cross_entropy(any_model, batch, hidden)[0]
+        for batch, hidden in zip((narrow, wide), states, strict=True)
+    ]
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-6)
+    plain, ours = (gradients(any_model, loss) for loss in losses)
+    assert_same_gradients(ours, plain, 1e-6)
+
+
+def test_teachers_are_padded_to_the_same_multiple(samples):
+    taught = [replace(sample, teacher=samples[4]) for sample in samples]
+    assert collate(taught, PAD, multiple=8).teacher.tokens.shape == (6, 16)
+
+
+def test_only_a_gpu_gets_wider_padding():
+    assert [width_multiple(torch.device(kind)) for kind in ("cpu", "cuda")] == [1, 8]
+
+
+@pytest.mark.parametrize("window", [5, 40])
+def test_layers_that_attend_within_a_window(samples, window):
+    sizes = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "vocab_size": 50}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**sizes, **heads, sliding_window=window)).double().eval()
+    batch = collate(samples, PAD)
+    assert batch.tokens.shape[1] == 22
+    hidden = hidden_states(model, batch, "hidden")
+    for row, sample in enumerate(samples):
+        expected = plain_hidden(model, sample)
+        # Mistral's norm computes in float32.
+        assert torch.allclose(hidden[row][batch.mask[row].bool()], expected, rtol=0, atol=1e-4)
 
 
 def test_terms_are_weighted_and_divided_by_the_counts_of_the_whole_batch():

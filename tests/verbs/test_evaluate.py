@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from copra.errors import CopraError
 from copra.files import read_parquet
+from copra.inference import compiled
 from copra.inference import decode as module
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.parts import make_parts
@@ -220,3 +222,12 @@ def test_two_processes_answer_as_one(place, batches):
     assert states(place) == []
     # Otherwise answers in another order would pass.
     assert read_parquet(place / "together" / "predictions.parquet")["generated"].nunique() > 4
+
+
+def test_compiled_answers_equal_plain_ones(place, monkeypatch):
+    counter, made = CompileCounter(), compiled.Compiled.__init__
+    monkeypatch.setattr(compiled.Compiled, "__init__", lambda *given: made(*given, backend=counter))
+    plain = run(place, evaluate, "plain")
+    assert run(place, evaluate, "compiled", compile=True) == plain
+    assert counter.frame_count == 1
+    torch.compiler.reset()

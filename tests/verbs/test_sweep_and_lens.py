@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pandas
 import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
 
 from copra.errors import CopraError
 from copra.evaluation.accuracy import predictions
+from copra.inference import compiled
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.tokens import markers_of
 from copra.reasoning.layout import Decoding
@@ -53,6 +56,15 @@ def test_a_sweep_equals_single_evaluations(place, rows):
         assert row.low <= row.accuracy <= row.high
     # Without a latent the markers stay: question, start and end in one pass.
     assert table["flops"].is_monotonic_increasing
+
+
+def test_a_compiled_sweep_compiles_once_and_equals_a_plain_one(place, monkeypatch):
+    counter, made = CompileCounter(), compiled.Compiled.__init__
+    monkeypatch.setattr(compiled.Compiled, "__init__", lambda *given: made(*given, backend=counter))
+    plain = run(sweep, place, "thinking", latents=[3, 0])
+    pandas.testing.assert_frame_equal(run(sweep, place, "thinking", latents=[3, 0], compile=True), plain)
+    assert counter.frame_count == 1
+    torch.compiler.reset()
 
 
 def test_a_lens_has_a_row_for_each_token(place, rows):

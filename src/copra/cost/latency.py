@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from copra.inference.compiled import Compiled, positions
 from copra.inference.decode import decode
 from copra.inference.prompts import prompts_of
 from copra.models.checkpoint import Checkpoint
@@ -23,21 +24,33 @@ def measure(
     batch_size: int,
     questions: int,
     repetitions: int,
+    compile: bool = False,
 ) -> list[dict[str, Any]]:
     """Median seconds an answer at batch 1 and in a full batch, of natural and of forced length.
 
     One unmeasured run warms up; the device is synchronised around every run. A forced length takes
     the model's knowledge out of the comparison: every model writes the same number of tokens. Worked examples
-    before all questions are read once a run. `dtype` is the type of the decoder layers' weights.
+    before all questions are read once a run. `dtype` is the type of the decoder layers' weights. With
+    `compile` the pass over one token is compiled, once for each size of a batch, before the measured runs.
     """
     tokenizer = checkpoint.tokenizer
     decoding = checkpoint.decoding
     asked = prompts_of(tokenizer, rows, decoding)
     table = []
     for batch, chosen in ((1, asked.prompts[:questions]), (batch_size, asked.prompts[:batch_size])):
+        compiled = None
+        if compile:
+            longest = positions(chosen, decoding, asked.prefix, max(max_new_tokens, forced_tokens))
+            compiled = Compiled(checkpoint.model, min(batch, len(chosen)), longest)
         for length, limit in (("natural", max_new_tokens), ("forced", forced_tokens)):
 
-            def answer(batch: int = batch, chosen: list = chosen, length: str = length, limit: int = limit):
+            def answer(
+                batch: int = batch,
+                chosen: list = chosen,
+                length: str = length,
+                limit: int = limit,
+                compiled: Compiled | None = compiled,
+            ):
                 decode(
                     checkpoint.model,
                     chosen,
@@ -50,6 +63,7 @@ def measure(
                     parts=checkpoint.parts,
                     prefix=asked.prefix,
                     ends=asked.ends,
+                    compiled=compiled,
                 )
 
             table.append(
@@ -59,6 +73,7 @@ def measure(
                     "dtype": weights_type(checkpoint),
                     "batch": len(chosen) if batch > 1 else 1,
                     "length": length,
+                    "compiled": compile,
                     "seconds_per_answer": _median_seconds(answer, repetitions) / len(chosen),
                     "answers": len(chosen),
                     "repetitions": repetitions,

@@ -9,6 +9,7 @@ from copra.cost.flops import PARTS, PHASES, FlopCounter
 from copra.errors import CopraError
 from copra.evaluation.answers import extract_answer, same_answer
 from copra.evaluation.statistics import proportion
+from copra.inference.compiled import Compiled, positions
 from copra.inference.decode import Answer, Keep, decode
 from copra.inference.prompts import Prompts, prompts_of, until_stop
 from copra.models.tokens import ANSWER, first_token, pad_id
@@ -27,11 +28,13 @@ def predictions(
     answers: Literal["number", "text"],
     batch_size: int = 128,
     keep: Keep | None = None,
+    compiled: Compiled | None = None,
 ) -> pandas.DataFrame:
     """A row a question: what was generated, whether it is right, its token counts and its FLOPs.
 
     Several processes share out the questions: each must call this, and each gets all rows. With `keep` a
-    batch of questions is answered once.
+    batch of questions is answered once. `compiled` is the checkpoint's model in compiled form, see
+    `compiled_for`.
 
     Raises:
         CopraError: the longest question leaves too few positions for `max_new_tokens`.
@@ -51,6 +54,7 @@ def predictions(
         prefix=asked.prefix,
         ends=asked.ends,
         keep=keep,
+        compiled=compiled,
     )
     texts = tokenizer.batch_decode([answer.tokens for answer in decoded], skip_special_tokens=True)
     mark = first_token(tokenizer, ANSWER + "7")
@@ -72,6 +76,19 @@ def predictions(
             }
         )
     return pandas.DataFrame(table)
+
+
+def compiled_for(
+    checkpoint: "Checkpoint",
+    decoding: Decoding,
+    rows: Sequence[Row],
+    max_new_tokens: int,
+    batch_size: int,
+) -> Compiled:
+    """A checkpoint's model, compiled to answer the questions of these rows."""
+    asked = prompts_of(checkpoint.tokenizer, rows, decoding)
+    length = positions(asked.prompts, decoding, asked.prefix, max_new_tokens)
+    return Compiled(checkpoint.model, min(batch_size, len(rows)), length)
 
 
 def accuracy_of(table: pandas.DataFrame) -> dict[str, int | float]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from copra import processes
+from copra.inference.compiled import Compiled
 from copra.inference.run import Run, read_prefix
 from copra.models.shape import shape_of
 from copra.reasoning.layout import Decoding
@@ -50,13 +51,15 @@ def decode(
     prefix: Sequence[int] = (),
     ends: Ends | None = None,
     keep: Keep | None = None,
+    compiled: Compiled | None = None,
 ) -> list[Answer]:
     """Answer every prompt greedily; the order of the answers is that of the prompts.
 
     Prompts of similar length share a batch. `force_length` generates `max_new_tokens` for every prompt
     whatever comes, for timing. `parts` are the modules that the decoding names. `prefix` stands before every
     prompt and is read once. `ends` finds the end of a text that has no end token. With `keep` a batch is
-    answered once.
+    answered once. `compiled` is the model in the form of `copra.inference.compiled`, for batches of at least
+    this size and prompts of this length.
 
     Several processes (`copra.processes`) share out the batches, which stay as they are: each must call this,
     and each gets all answers.
@@ -73,9 +76,10 @@ def decode(
         asked = [prompts[i] for i in batch]
 
         def answer(asked: list[Sequence[int]] = asked) -> list[Answer]:
-            run = Run(model, asked, decoding, pad, parts, shared())
+            empty = 0 if compiled is None else compiled.batch_size - len(asked)
+            run = Run(model, [*asked, *asked[:1] * empty], decoding, pad, parts, shared(), compiled)
             tokens = generate(run, run.prefill(), stop, max_new_tokens, force_length, ends)
-            return [cut(row, stop, force_length, ends) for row in tokens]
+            return [cut(row, stop, force_length, ends) for row in tokens[: len(asked)]]
 
         found = keep([*depends, asked], answer) if keep else answer()
         answers |= zip(batch, found, strict=True)
@@ -130,7 +134,7 @@ def generate(
             going = (~ended).nonzero().flatten()
             if not len(going):
                 break
-            if len(going) <= len(ended) // 2:
+            if len(going) <= len(ended) // 2 and run.compiled is None:
                 run.keep(going)
                 alive, ended, token = alive[going], ended[going], token[going]
         logits = run.step(token)

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
+from transformers.masking_utils import create_causal_mask
 
+from copra.models.attention import shortest_window
 from copra.models.families import family_of
 from copra.models.logits import read_logits
 from copra.reasoning.layout import IGNORED, LatentInput, Sample, Thought
@@ -23,6 +26,10 @@ class Batch:
     `mask` is 1 on tokens and 0 on padding, `positions` counts the tokens of each row from 0, `latent`
     marks latent positions, `read` [B, R] are the columns that the loss looks at. `teacher` holds the
     teacher's sequences in the same order, `explained` the texts to be told from the latents.
+
+    Asking the device for what its tensors hold makes the host wait for all work that it was given, so two
+    things are kept that are known before: `supervised` [S] are the places in `tokens.flatten()` whose next
+    token is a label, in order, and no row has padding in the first `full_columns` columns.
     """
 
     ids: list[str]
@@ -32,6 +39,8 @@ class Batch:
     labels: Tensor
     latent: Tensor
     read: Tensor
+    supervised: Tensor
+    full_columns: int
     first_latent: int
     max_latents: int
     teacher: "Batch | None" = None
@@ -51,28 +60,27 @@ class Batch:
         return len(self.ids)
 
 
-def collate(samples: Sequence[Sample], pad: int, latents: int = 0) -> Batch:
+def collate(samples: Sequence[Sample], pad: int, latents: int = 0, multiple: int = 1) -> Batch:
     """Pad samples to one width, with the first latents below each other.
 
     Without latents every row starts in column 0 (padding on the right only); with latents the
     prefixes are padded on the left, so that one pass serves the i-th latent of all rows. The batch is read
-    in as many passes as if a row had `latents` latents, should none have so many.
+    in as many passes as if a row had `latents` latents, should none have so many. The width, and the first
+    latent's column, are rounded up to a multiple of `multiple` (see `width_multiple`).
     """
     max_latents = max(latents, *(sample.n_latents for sample in samples))
-    column = max(sample.first_latent for sample in samples) if max_latents else 0
+    column = _rounded_up(max(sample.first_latent for sample in samples), multiple) if max_latents else 0
     starts = [column - sample.first_latent if max_latents else 0 for sample in samples]
     ends = [start + len(sample.tokens) for start, sample in zip(starts, samples, strict=True)]
-    width = max(column + max_latents, *ends)
+    width = _rounded_up(max(column + max_latents, *ends), multiple)
+    columns = torch.arange(width)
+    inside = (columns >= torch.tensor(starts)[:, None]) & (columns < torch.tensor(ends)[:, None])
     tokens = torch.full((len(samples), width), pad)
+    tokens[inside] = torch.tensor([token for sample in samples for token in sample.tokens])
     labels = torch.full_like(tokens, IGNORED)
-    mask = torch.zeros_like(tokens)
-    latent = torch.zeros_like(tokens, dtype=torch.bool)
-    for row, (start, sample) in enumerate(zip(starts, samples, strict=True)):
-        span = slice(start, start + len(sample.tokens))
-        tokens[row, span] = torch.tensor(sample.tokens)
-        labels[row, span] = torch.tensor(sample.labels)
-        mask[row, span] = 1
-        latent[row, column : column + sample.n_latents] = True
+    labels[inside] = torch.tensor([label for sample in samples for label in sample.labels])
+    mask = inside.long()
+    last_latents = column + torch.tensor([sample.n_latents for sample in samples])
     read = [[start + place for place in sample.read] for start, sample in zip(starts, samples, strict=True)]
     teachers = [sample.teacher for sample in samples if sample.teacher is not None]
     return Batch(
@@ -81,14 +89,29 @@ def collate(samples: Sequence[Sample], pad: int, latents: int = 0) -> Batch:
         mask=mask,
         positions=(mask.cumsum(1) - 1).clamp(min=0),
         labels=labels,
-        latent=latent,
+        latent=(columns >= column) & (columns < last_latents[:, None]),
         read=torch.tensor(read, dtype=torch.long),
+        supervised=functional.pad(labels[:, 1:] != IGNORED, (0, 1)).flatten().nonzero().flatten(),
+        full_columns=0 if any(starts) else min(ends),
         first_latent=column,
         max_latents=max_latents,
-        teacher=collate(teachers, pad) if teachers else None,
+        teacher=collate(teachers, pad, multiple=multiple) if teachers else None,
         explained=tuple(sample.explained for sample in samples),
         latents_a_text=samples[0].latents_a_text,
     )
+
+
+def width_multiple(device: torch.device) -> int:
+    """The multiple that batches on a device are padded to.
+
+    A GPU's allocator reuses memory of sizes that it has seen, and its attention kernels copy masks whose
+    rows do not begin at a multiple of 8 elements. On a CPU padding only costs.
+    """
+    return 8 if device.type == "cuda" else 1
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 def hidden_states(
@@ -112,15 +135,16 @@ def hidden_states(
     before it. The first T of them then are what the sequential chain makes them.
     """
     embeddings = model.get_input_embeddings()(batch.tokens)
+    masks = _Masks(model, batch, embeddings)
     if thought == "embedding" or not batch.max_latents:
-        return _body(model, embeddings, batch, 0, None)
+        return _body(model, embeddings, batch, 0, Uncached(config=model.config), masks)
     feed = latent_feed(model, latent_input, projection)
     cache = DynamicCache(config=model.config)
     if iterations:
         # A layer with a window forgets what lies before it, and each iteration takes positions back.
         cache.activate_past_recording()
-        return _jacobi(model, batch, embeddings, feed, cache, iterations)
-    parts = [_body(model, embeddings[:, : batch.first_latent], batch, 0, cache)]
+        return _jacobi(model, batch, embeddings, feed, cache, masks, iterations)
+    parts = [_body(model, embeddings[:, : batch.first_latent], batch, 0, cache, masks)]
     for i in range(batch.max_latents):
         column = batch.first_latent + i
         last = i == batch.max_latents - 1
@@ -128,7 +152,7 @@ def hidden_states(
         previous = feed(parts[-1][:, -1:]).to(embeddings.dtype)
         here = torch.where(batch.latent[:, column, None, None], previous, embeddings[:, column : column + 1])
         inputs = torch.cat([here, embeddings[:, column + 1 : stop]], dim=1)
-        parts.append(_body(model, inputs, batch, column, cache))
+        parts.append(_body(model, inputs, batch, column, cache, masks))
     return torch.cat(parts, dim=1)
 
 
@@ -138,12 +162,13 @@ def _jacobi(
     embeddings: Tensor,
     feed: Callable[[Tensor], Tensor],
     cache: DynamicCache,
+    masks: "_Masks",
     iterations: int,
 ) -> Tensor:
     """Hidden states [B, N, d] where the latents are iterated side by side."""
     first, stop = batch.first_latent, batch.first_latent + batch.max_latents
     latent = batch.latent[:, first:stop, None]
-    hidden = _body(model, embeddings[:, :stop], batch, 0, cache)
+    hidden = _body(model, embeddings[:, :stop], batch, 0, cache, masks)
     prefix, latents = hidden[:, :first], hidden[:, first:]
     for iteration in range(iterations):
         cache.crop(-batch.max_latents)
@@ -151,8 +176,8 @@ def _jacobi(
         inputs = torch.where(latent, previous, embeddings[:, first:stop])
         if iteration == iterations - 1:
             rest = torch.cat([inputs, embeddings[:, stop:]], dim=1)
-            return torch.cat([prefix, _body(model, rest, batch, first, cache)], dim=1)
-        latents = _body(model, inputs, batch, first, cache)
+            return torch.cat([prefix, _body(model, rest, batch, first, cache, masks)], dim=1)
+        latents = _body(model, inputs, batch, first, cache, masks)
     raise ValueError("iterations must be at least 1")
 
 
@@ -179,29 +204,63 @@ def latent_feed(
     return lambda hidden: hidden * (norm / hidden.float().norm(dim=-1, keepdim=True)).to(hidden.dtype)
 
 
+class Uncached(DynamicCache):
+    """A cache that keeps nothing, for a single pass. Given a cache, transformers takes a batch without a mask
+    for plain sequences; without one it asks the device whether their positions jump."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
+
+
+class _Masks:
+    """The attention masks of the passes over a batch, of which the device is asked nothing.
+
+    From a mask [B, N] transformers would make each pass its own, once it has seen whether anything is
+    masked. Only where layers attend within windows shorter than the batch it has to.
+    """
+
+    def __init__(self, model: PreTrainedModel, batch: Batch, embeddings: Tensor):
+        self.padding = batch.mask
+        self.full_columns = batch.full_columns
+        self.whole = None
+        if batch.full_columns < embeddings.shape[1] and embeddings.shape[1] <= shortest_window(model):
+            self.whole = create_causal_mask(
+                model.config, embeddings, batch.mask, past_key_values=None, allow_is_causal_skip=False
+            )
+
+    def of(self, start: int, stop: int) -> Tensor | None:
+        """The mask of a pass over columns `start` to `stop` that attends to all before: [B, 1, T, stop], or
+        [B, stop] (see above), or None without padding."""
+        if stop <= self.full_columns:
+            return None
+        return self.padding[:, :stop] if self.whole is None else self.whole[:, :, start:stop, :stop]
+
+
 def _body(
-    model: PreTrainedModel, inputs: Tensor, batch: Batch, start: int, cache: DynamicCache | None
+    model: PreTrainedModel, inputs: Tensor, batch: Batch, start: int, cache: DynamicCache, masks: _Masks
 ) -> Tensor:
     """One pass of the decoder stack over the columns from `start` on whose embeddings are given."""
     stop = start + inputs.shape[1]
     return model.base_model(
         inputs_embeds=inputs,
-        attention_mask=batch.mask[:, :stop],
+        attention_mask=masks.of(start, stop),
         position_ids=batch.positions[:, start:stop],
         past_key_values=cache,
-        use_cache=cache is not None,
+        use_cache=True,
     ).last_hidden_state
 
 
 def supervised_logits(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> Tensor:
     """Logits [S, V] in float32 at the S positions of `hidden` [B, N, d] whose next token is a label."""
-    return read_logits(model, hidden[:, :-1][batch.labels[:, 1:] != IGNORED]).float()
+    return read_logits(model, hidden.flatten(0, 1)[batch.supervised]).float()
 
 
 def label_loss(batch: Batch, logits: Tensor) -> tuple[Tensor, int]:
     """Sum of next-token cross-entropy over the supervised positions, from their logits [S, V], and S."""
-    labels = batch.labels[:, 1:]
-    return functional.cross_entropy(logits, labels[labels != IGNORED], reduction="sum"), len(logits)
+    targets = batch.labels.flatten()[batch.supervised + 1]
+    return functional.cross_entropy(logits, targets, reduction="sum"), len(logits)
 
 
 def cross_entropy(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> tuple[Tensor, int]:

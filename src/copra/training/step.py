@@ -11,7 +11,7 @@ from torch import nn
 
 from copra import processes
 from copra.errors import CopraError
-from copra.reasoning.forward import Batch, Terms, collate, weighted
+from copra.reasoning.forward import Batch, Terms, collate, weighted, width_multiple
 from copra.reasoning.layout import Sample
 from copra.reasoning.method import Stage
 from copra.reasoning.thinker import Thinker
@@ -54,9 +54,10 @@ def accumulate(
     total = torch.zeros((), device=accelerator.device)
     means = Means()
     parts = list(micro_batches(batch, size))
+    multiple = width_multiple(accelerator.device)
     for number, (samples, counted, latents) in enumerate(parts, 1):
         with contextlib.nullcontext() if number == len(parts) else _alone(objective, accelerator):
-            terms = objective(collate(samples, pad, latents).to(accelerator.device))
+            terms = objective(collate(samples, pad, latents, multiple).to(accelerator.device))
             loss = weighted(terms, weights, counts) * counted
             # Gradients are averaged over processes, and the loss is a sum.
             accelerator.backward(loss * processes.count())
@@ -78,7 +79,7 @@ def look(objective: nn.Module, samples: Sequence[Sample], *, pad: int, size: int
     means = Means()
     device = next(objective.parameters()).device
     for part, counted, latents in micro_batches(sorted(samples, key=lambda one: len(one.tokens)), size):
-        terms = objective(collate(part, pad, latents).to(device))
+        terms = objective(collate(part, pad, latents, width_multiple(device)).to(device))
         if counted:
             means.add(terms)
     return means.values()

@@ -25,6 +25,8 @@ METRICS = "metrics.json"
 class EvaluateSettings(Answering):
     task: str
     """The task's name."""
+    compile: bool = False
+    """Compile the pass over one token."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -44,7 +46,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     settings = settings_of(options, EvaluateSettings)
     use_threads(options)
-    from copra.evaluation.accuracy import predictions
+    from copra.evaluation.accuracy import compiled_for, predictions
     from copra.evaluation.kept import KeptAnswers
     from copra.models.checkpoint import load_checkpoint
 
@@ -54,6 +56,11 @@ def run(options: Namespace) -> None:
     rows = rows_of(options.data, settings.split, settings.limit)
     questions = options.data / f"{settings.split}.parquet"
     kept = KeptAnswers(options.state, checkpoint, settings.canonical(), questions, len(rows))
+    compiled = None
+    if settings.compile:
+        compiled = compiled_for(
+            checkpoint, checkpoint.decoding, rows, settings.max_new_tokens, settings.batch_size
+        )
     table = predictions(
         checkpoint,
         checkpoint.decoding,
@@ -62,6 +69,7 @@ def run(options: Namespace) -> None:
         settings.answers,
         settings.batch_size,
         kept.keep,
+        compiled,
     )
     if processes.rank():
         return

@@ -18,6 +18,8 @@ class LatencySettings(Coded):
     """Generated tokens where the length is forced."""
     max_new_tokens: int
     """Longest answer where it is not."""
+    compile: bool = False
+    """Measure compiled code."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -47,5 +49,6 @@ def run(options: Namespace) -> None:
             batch_size=settings.batch_size,
             questions=settings.questions,
             repetitions=settings.repetitions,
+            compile=settings.compile,
         )
     write_parquet(options.output, pandas.DataFrame(table))

@@ -23,6 +23,8 @@ from copra.verbs.common import (
 class SweepSettings(Answering):
     latents: list[int]
     """Numbers of latents; the one that the checkpoint was trained with is added."""
+    compile: bool = False
+    """Compile the pass over one token."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -42,6 +44,7 @@ def run(options: Namespace) -> None:
     use_threads(options)
     import pandas
 
+    from copra.evaluation.accuracy import compiled_for
     from copra.evaluation.kept import KeptAnswers
     from copra.models.checkpoint import load_checkpoint
 
@@ -55,9 +58,13 @@ def run(options: Namespace) -> None:
     numbers = sorted({*settings.latents, decoding.latents})
     questions = options.data / f"{settings.split}.parquet"
     kept = KeptAnswers(options.state, checkpoint, settings.canonical(), questions, len(numbers) * len(rows))
+    compiled = None
+    if settings.compile:
+        longest = replace(decoding, latents=max(numbers))
+        compiled = compiled_for(checkpoint, longest, rows, settings.max_new_tokens, settings.batch_size)
     table = [
         {"node": settings.node, "latents": number, "trained": number == decoding.latents}
-        | _answered(checkpoint, replace(decoding, latents=number), rows, settings, kept)
+        | _answered(checkpoint, replace(decoding, latents=number), rows, settings, kept, compiled)
         for number in numbers
     ]
     if processes.rank():
@@ -67,7 +74,7 @@ def run(options: Namespace) -> None:
 
 
 def _answered(
-    checkpoint: Any, decoding: Any, rows: list, settings: SweepSettings, kept: Any
+    checkpoint: Any, decoding: Any, rows: list, settings: SweepSettings, kept: Any, compiled: Any
 ) -> dict[str, Any]:
     from copra.evaluation.accuracy import accuracy_of, predictions
 
@@ -79,6 +86,7 @@ def _answered(
         settings.answers,
         settings.batch_size,
         kept.keep,
+        compiled,
     )
     return accuracy_of(table) | {
         "flops": float(table["flops"].mean()),

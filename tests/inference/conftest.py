@@ -1,0 +1,23 @@
+"""What tests of decoding share: prompts of unlike lengths, and parts for any way to answer."""
+
+import pytest
+import torch
+from decodings import LENGTHS
+
+
+@pytest.fixture
+def prompts():
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randint(1, 47, (length,), generator=generator).tolist() for length in LENGTHS]
+
+
+@pytest.fixture
+def parts(any_model):
+    from copra.models.parts import make_parts
+
+    torch.manual_seed(5)
+    made = make_parts(any_model, {"projection": {}, "mind_reader": {}, "emulator": {}})
+    with torch.no_grad():
+        for parameter in made["mind_reader"].parameters():
+            parameter *= 8  # what it says must count beside the model's large states
+    return made
