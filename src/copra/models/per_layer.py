@@ -86,7 +86,7 @@ class PerLayerConfig:
 
     @property
     def per_layer_config(self) -> "list[PerLayerConfig]":
-        """The config of each layer, which transformers reads where layers may differ, as for a static cache."""
+        """The config of each layer, which transformers reads where layers may differ."""
         return [self.layer_config(index) for index in range(self.num_hidden_layers)]
 
 
