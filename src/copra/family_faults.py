@@ -1,4 +1,4 @@
-"""What the models of a config's recipes cannot lose, known from their bases' configs (no torch)."""
+"""Steps and curves of a config that their bases do not allow, known from the bases' configs (no torch)."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from copra.recipes import Tree, without_seed
 
 
 def check_families(experiment: Experiment, tree: Tree) -> None:
-    """Check the bases of a config, and what its steps and curves remove of them, as far as configs tell.
+    """Check the bases of a config, and the units that its steps and curves remove, as far as configs tell.
 
     A step that a base does not allow is impossible after other steps too: these only make models smaller.
 
@@ -48,7 +48,7 @@ def _base(node: str) -> str:
 
 
 def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
-    """Why copra cannot work with a base of this config at all."""
+    """The fault of a base that copra cannot work with."""
     try:
         limits_of(config)
     except CopraError as error:
@@ -74,7 +74,7 @@ def _removal_faults(
     base: str,
     config: Mapping[str, Any],
 ) -> Iterator[str]:
-    """What a selection asks for that a model of this config does not have; `key` names its count of units."""
+    """Faults of a selection of units that a model of this config does not have; `key` names their count."""
     impossible = [fault for unit in units if (fault := cannot_lose(config, unit))]
     yield from (f"unit: {fault}" for fault in impossible)
     shape = shape_of(config)

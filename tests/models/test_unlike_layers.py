@@ -1,15 +1,15 @@
 """What holds of both classes whose layers differ, copra's Llama and its GPT-2, in caches, types and files."""
 
 import pytest
-import test_copra_gpt2
-import test_copra_llama
+import test_per_layer_gpt2
+import test_per_layer_llama
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from copra.models.checkpoint import register
 
 
-@pytest.fixture(params=[test_copra_llama, test_copra_gpt2], ids=["llama", "gpt2"])
+@pytest.fixture(params=[test_per_layer_llama, test_per_layer_gpt2], ids=["llama", "gpt2"])
 def family(request):
     """The tests of one class, for its `make`, `config` and OVERRIDES."""
     return request.param
@@ -25,7 +25,7 @@ def input_ids() -> torch.Tensor:
     return torch.randint(60, (2, 9), generator=torch.Generator().manual_seed(1))
 
 
-KV_HEADS = {test_copra_llama: (1, 3, 1), test_copra_gpt2: (2, 5, 3)}
+KV_HEADS = {test_per_layer_llama: (1, 3, 1), test_per_layer_gpt2: (2, 5, 3)}
 
 
 def test_cached_passes_equal_one_pass(family, model, input_ids):

@@ -1,4 +1,4 @@
-"""Which output channels of a layer's projections belong to which head or neuron."""
+"""The output channels of a layer's projections by head and neuron."""
 
 import torch
 from torch import Tensor

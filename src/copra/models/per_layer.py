@@ -41,7 +41,7 @@ SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 
 
 class PerLayerConfig:
-    """What a config gains by one dictionary of sizes per layer, `layer_overrides`.
+    """Adds one dictionary of sizes per layer to a config, `layer_overrides`.
 
     A layer takes what its dictionary leaves out from the config itself. `head_dim` is the same in all
     layers and always written out, so head counts need not divide the model's width.
@@ -86,7 +86,7 @@ class PerLayerConfig:
 
     @property
     def per_layer_config(self) -> "list[PerLayerConfig]":
-        """What transformers asks for sizes where layers may differ, as for a static cache."""
+        """The config of each layer, which transformers reads where layers may differ."""
         return [self.layer_config(index) for index in range(self.num_hidden_layers)]
 
 
@@ -126,7 +126,7 @@ class _InitializedAsPlain:
 
 
 class PerLayerModel(_InitializedAsPlain):
-    """What a model without LM head gains: each layer is built from its own sizes."""
+    """Builds each layer of a model without LM head from its own sizes."""
 
     layer_class: type[nn.Module]
 
@@ -144,7 +144,7 @@ class PerLayerModel(_InitializedAsPlain):
 
 
 class PerLayerForCausalLM(_InitializedAsPlain):
-    """What a model with LM head gains: it stands on a `PerLayerModel`."""
+    """Puts the LM head of a model on a `PerLayerModel`."""
 
     model_class: type[PreTrainedModel]
 

@@ -59,7 +59,7 @@ def quantise(folder: Path) -> PreTrainedModel:
         raise CopraError(
             f"{folder}: a model of type {model.config.model_type} cannot have int8 weights, since torchao "
             "quantises linear layers and its layers are made of transformers' Conv1D. Leave the quantise "
-            "step out, or take a Llama-like base."
+            "step out, or take a base of another family."
         )
     return model.eval()
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Part = Literal["query", "key", "value", "neuron"]
-"""What a projection's output channels make: D for each query head, D for each KV group, D again, or 1 for
-each neuron."""
+"""Kinds of output channels of a projection: D for each query head, for each KV group's key and value, and one
+for each neuron."""
 
 PREFIX = "copra_"
-"""What the model types of copra's own classes begin with: those whose layers may differ in their sizes."""
+"""The beginning of the model types of copra's own classes, whose layers may differ in their sizes."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,6 @@ class Family:
     tied: bool = False
     """The LM head shares the embedding's weights where the config does not say."""
     cannot: tuple[Cannot, ...] = ()
-    """What cannot be pruned."""
+    """Kinds of unit that cannot be pruned."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Settings that make a model no causal decoder, with the reason."""
