@@ -1,5 +1,10 @@
+import json
+
 import pytest
 import torch
+from gguf_file import write_gguf
+from tokenizers import Tokenizer
+from tokenizers import models as tokenizer_models
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -8,13 +13,16 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
 )
 
 from copra.errors import CopraError
-from copra.models.bases import add_markers, make_base, start_markers
+from copra.files import MANIFEST
+from copra.models.bases import add_markers, brings_trained_markers, make_base, start_markers
+from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.copra_llama import CopraLlamaForCausalLM
 from copra.models.settings import Base, FromScratch
-from copra.models.tokens import MARKERS, markers_of, train_tokenizer
+from copra.models.tokens import MARKERS, markers_of, pad_id, train_tokenizer
 
 SIZES = {"hidden_size": 32, "layers": 2, "heads": 4, "ffn_size": 48}
 
@@ -153,7 +161,7 @@ def test_a_pruned_model_with_unequal_layers_can_be_a_base(make_model, tmp_path, 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CopraError, match=r"(?s)empty' could not be loaded.*bases\.<name>\.path"):
+    with pytest.raises(CopraError, match=r"^bases\.<name>\.path: .*empty' has no config\.json\. Give"):
         make_base(Base(path=str(tmp_path / "empty")), [], None)
 
 
@@ -167,8 +175,141 @@ def test_weights_that_are_cut_short_are_refused(folder):
 def test_weights_in_a_pickle_are_refused(folder):
     torch.save(AutoModelForCausalLM.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CopraError, match="could not be loaded"):
+    with pytest.raises(CopraError, match=r"pytorch_model\.bin, a pickle.*convert it"):
         make_base(Base(path=str(folder)), [], None)
+
+
+@pytest.mark.parametrize("pad", [-1, 10_000])
+def test_a_pad_token_outside_the_vocabulary_is_left_out(folder, pad):
+    plain = make_base(Base(path=str(folder)), [], None)[0].state_dict()
+    for name in ("config.json", "generation_config.json"):
+        config = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(config | {"pad_token_id": pad}))
+    model, _ = make_base(Base(path=str(folder)), [], None)
+    assert (model.config.pad_token_id, model.generation_config.pad_token_id) == (None, None)
+    assert model.get_input_embeddings().padding_idx is None
+    assert all(torch.equal(weight, plain[name]) for name, weight in model.state_dict().items())
+
+
+def test_settings_of_sampling_go_and_special_tokens_stay(folder):
+    settings = {
+        "temperature": 0.9,
+        "top_p": 0.6,
+        "do_sample": False,
+        "eos_token_id": [1, 2],
+        "bos_token_id": 0,
+    }
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    model, tokenizer = make_base(Base(path=str(folder)), [], None)
+    kept = model.generation_config
+    assert (kept.eos_token_id, kept.bos_token_id, kept.temperature, kept.do_sample) == ([1, 2], 0, None, None)
+    save_checkpoint(folder.parent / "saved", model, tokenizer, {"node": "b"})
+    assert load_checkpoint(folder.parent / "saved").model.generation_config.eos_token_id == [1, 2]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tokens_without_a_row_get_the_mean_of_all(tmp_path, rows, tied):
+    """A pad token that was added to the tokenizer alone; drawn at random, two bases would differ."""
+    tokenizer = tokenizer_for(rows)
+    model = model_for(tokenizer, tied=tied)
+    size = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    made, again = (make_base(Base(path=str(tmp_path)), [], None) for _ in range(2))
+    for module, old in (
+        (made[0].get_input_embeddings(), model.get_input_embeddings()),
+        (made[0].get_output_embeddings(), model.get_output_embeddings()),
+    ):
+        assert torch.equal(module.weight[:size], old.weight)
+        assert torch.allclose(module.weight[size], old.weight.mean(0), atol=1e-6)
+    assert pad_id(made[1]) == size
+    assert all(torch.equal(w, again[0].state_dict()[name]) for name, w in made[0].state_dict().items())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_of_markers_that_a_base_brings_are_kept(tmp_path, rows, tied):
+    tokenizer = tokenizer_for(rows)
+    model = model_for(tokenizer, tied=tied)
+    add_markers(model, tokenizer)
+    ids = tokenizer.convert_tokens_to_ids(list(MARKERS))
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    with torch.no_grad():
+        for number, module in enumerate(modules):
+            module.weight[ids] = torch.arange(96.0).view(3, 32) + number
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again, known = make_base(Base(path=str(tmp_path)), [], None)
+    assert len(known) == len(tokenizer) == again.config.vocab_size
+    for module, saved in zip(
+        (again.get_input_embeddings(), again.get_output_embeddings()), modules, strict=True
+    ):
+        assert torch.equal(module.weight, saved.weight)
+
+
+def manifest_of(kind):
+    """The manifest of a checkpoint that was trained on latents, on words, or on words after latents."""
+    answers = {"before": [5] if kind == "latents" else [], "latents": 2 if kind == "latents" else 0}
+    return {"decoding": answers} | ({"trained_markers": True} if kind == "words after latents" else {})
+
+
+def test_which_bases_bring_trained_markers(folder, rows):
+    """A copy of a checkpoint without its manifest does: who else would have the markers?"""
+    spec = FromScratch(**SIZES)
+    assert not brings_trained_markers(Base(from_scratch=spec))
+    assert not brings_trained_markers(Base(path=str(folder)))
+    base = make_base(Base(path=str(folder)), [], None)
+    for part in base:
+        part.save_pretrained(folder)
+    assert brings_trained_markers(Base(path=str(folder)))
+    found = {}
+    for kind in ("latents", "words", "words after latents"):
+        (folder / MANIFEST).write_text(json.dumps(manifest_of(kind)))
+        found[kind] = brings_trained_markers(Base(path=str(folder)))
+    assert found == {"latents": True, "words": False, "words after latents": True}
+
+
+def test_markers_start_somewhere_with_any_tokenizer(rows):
+    """One that drops what it does not know: line breaks are known, or only the end token is."""
+    for known, expected in ((["x", "\n"], "\n"), (["x"], "<|end|>")):
+        vocabulary = {token: number for number, token in enumerate(["<|pad|>", "<|end|>", *known])}
+        made = Tokenizer(tokenizer_models.BPE(vocab=vocabulary, merges=[]))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|end|>")
+        assert tokenizer("<<")["input_ids"] == []
+        model = model_for(tokenizer)
+        add_markers(model, tokenizer)
+        weight = model.get_input_embeddings().weight
+        assert torch.equal(weight[-3:], weight[vocabulary[expected]].expand(3, -1))
+
+
+def test_weights_of_another_shape_are_refused_by_name(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 24}))
+    with pytest.raises(
+        CopraError, match=r"^bases\.<name>\.path: .*down_proj\.weight \[32, 16\] instead of \[32, 24\]"
+    ):
+        make_base(Base(path=str(folder)), [], None)
+
+
+def test_a_base_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(CopraError, match=r"^bases\.<name>\.path: .*absent' is not there"):
+        make_base(Base(path=str(tmp_path / "absent")), [], None)
+
+
+def test_a_gguf_file_is_a_base(tmp_path, rows):
+    pytest.importorskip("gguf", reason="GGUF files need the package gguf")
+    tokenizer = tokenizer_for(rows)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), tie_word_embeddings=True, **sizes))
+    write_gguf(tmp_path / "model.gguf", model, tokenizer)
+    made, again = make_base(Base(path=str(tmp_path / "model.gguf")), [], None)
+    state = made.state_dict()
+    assert all(torch.equal(weight, state[name][: len(weight)]) for name, weight in model.state_dict().items())
+    assert again("2 and 13 ?\n")["input_ids"] == tokenizer("2 and 13 ?\n")["input_ids"]
+    save_checkpoint(tmp_path / "saved", made, again, {"node": "b"})
+    saved = load_checkpoint(tmp_path / "saved").model.state_dict()
+    assert all(torch.equal(weight, saved[name]) for name, weight in state.items())
 
 
 def test_a_tokenizer_without_end_is_refused(folder, rows):

@@ -38,7 +38,7 @@ def base_fault(base: Base) -> str | None:
 
 def absence_fault(base: Base) -> str | None:
     """Says so if the path of a base can only be a local one and is not there."""
-    is_hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base.path or "") and not base.path.endswith(".gguf")
+    is_hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", base.path or "") and not base.path.endswith(".gguf")
     if is_hub_id or base.local is None or base.local.exists():
         return None
     expand_path("path", base.path)
@@ -118,7 +118,7 @@ def _shards_fault(folder: Path, names: list[str]) -> str | None:
         return None
     try:
         shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"has a {INDEX} that cannot be read ({error}). Take a complete copy of the model."
     absent = sorted(shards - set(names))
     if not absent:
