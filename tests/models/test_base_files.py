@@ -88,6 +88,14 @@ def test_a_gguf_file_needs_its_package(tmp_path, monkeypatch):
     assert base_fault(base) is None
 
 
+def test_the_files_of_a_folder_that_are_watched(tmp_path):
+    names = ["config.json", "merges.txt", "model.safetensors", "tokenizer.model"]
+    for name in [*names, "picture.png", "pytorch_model.bin"]:
+        (tmp_path / name).touch()
+    assert Base(path=str(tmp_path)).files() == [str(tmp_path / name) for name in names]
+    assert Base(path="some/model").files() == []
+
+
 def test_another_file_is_no_base(tmp_path):
     file = tmp_path / "model.safetensors"
     file.touch()

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from gguf_file import write_gguf
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers import models as tokenizer_models
 from transformers import (
@@ -245,6 +246,21 @@ def test_rows_of_markers_that_a_base_brings_are_kept(tmp_path, rows, tied):
         (again.get_input_embeddings(), again.get_output_embeddings()), modules, strict=True
     ):
         assert torch.equal(module.weight, saved.weight)
+
+
+def test_a_head_of_its_own_is_kept_though_the_config_ties_it(folder):
+    """A vocabulary that grows ties it again: the trained head would be gone without a word."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    weights = load_file(folder / "model.safetensors")
+    model, tokenizer = make_base(Base(path=str(folder)), [], None)
+    size = len(weights["lm_head.weight"])
+    save_checkpoint(folder.parent / "saved", model, tokenizer, {"node": "b"})
+    for made in (model, load_checkpoint(folder.parent / "saved").model):
+        assert torch.equal(made.lm_head.weight[:size], weights["lm_head.weight"])
+        assert torch.equal(made.model.embed_tokens.weight[:size], weights["model.embed_tokens.weight"])
+        assert made.config.vocab_size == size + 3
+        assert not made.config.tie_word_embeddings
 
 
 def manifest_of(kind):

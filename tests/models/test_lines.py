@@ -139,5 +139,19 @@ def test_a_token_over_a_line_end_is_refused_wherever_it_stands(rows):
         tokenise(joining, [*good, bad])
 
 
+def test_a_tokenizer_that_drops_characters_is_refused_where_it_must_be_cut():
+    """The library's offsets are those of the text without them, so lines would be cut in the wrong places."""
+    signs = ["<unk>", "</s>", "\u2581", *"\n# 1"]
+    made = Tokenizer(
+        tokenizer_models.BPE(vocab={sign: number for number, sign in enumerate(signs)}, merges=[])
+    )
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>")
+    texts = [["1 1\n", "# 1"]]
+    assert cut_at_lines(tokenizer, texts, str) == [[[2, 6, 2, 6, 3], [4, 2, 6]]]
+    with pytest.raises(CopraError, match=r"^0: .*line by line"):
+        cut_at_lines(tokenizer, [["x y\n", "# 1"]], str)
+
+
 def test_no_texts_are_no_tokens(rows):
     assert tokenise(spaced("prepend", rows), []) == []
