@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import types
 
 import pytest
 
@@ -79,12 +80,16 @@ def test_a_gguf_file_needs_its_package(tmp_path, monkeypatch):
     file.write_bytes(b"GGUF")
     base = Base(path=str(file))
     assert base.files() == [str(file)]
+    found = types.SimpleNamespace(origin=None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    assert base_fault(base) is not None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert (
         base_fault(base)
         == "path: 'model.gguf' is a GGUF file, which needs the package gguf. Run pip install gguf."
     )
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    found.origin = "gguf/__init__.py"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     assert base_fault(base) is None
 
 

@@ -3,95 +3,22 @@ import json
 import pytest
 import torch
 from gguf_file import write_gguf
+from little import SIZES, model_for, tokenizer_for
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
-from tokenizers import models as tokenizer_models
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertLMHeadModel,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedTokenizerFast,
 )
 
 from copra.errors import CopraError
-from copra.files import MANIFEST
-from copra.models.bases import add_markers, brings_trained_markers, make_base, start_markers
+from copra.models.bases import make_base
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.copra_llama import CopraLlamaForCausalLM
 from copra.models.settings import Base, FromScratch
-from copra.models.tokens import MARKERS, markers_of, pad_id, train_tokenizer
-
-SIZES = {"hidden_size": 32, "layers": 2, "heads": 4, "ffn_size": 48}
-
-
-def tokenizer_for(rows, **changes):
-    """A tokenizer without markers."""
-    return train_tokenizer(FromScratch(**{**SIZES, "tokenizer": "bpe", "vocabulary": 300, **changes}), rows)
-
-
-def model_for(tokenizer, architecture: str = "llama", tied: bool = True, extra: int = 0):
-    torch.manual_seed(0)
-    shared = {"vocab_size": len(tokenizer) + extra, "tie_word_embeddings": tied, "eos_token_id": 1}
-    if architecture == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(**shared, n_embd=32, n_layer=1, n_head=2, n_positions=32))
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    return LlamaForCausalLM(LlamaConfig(**shared, **sizes))
-
-
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-@pytest.mark.parametrize("tied", [True, False])
-def test_markers_begin_as_copies_of_the_row_of_the_angle_brackets(rows, architecture, tied):
-    tokenizer = tokenizer_for(rows)
-    model = model_for(tokenizer, architecture, tied)
-    size = len(tokenizer)
-    embedding = model.get_input_embeddings().weight.detach().clone()
-    head = model.get_output_embeddings().weight.detach().clone()
-    first = tokenizer("<<")["input_ids"][0]
-    add_markers(model, tokenizer)
-    assert len(tokenizer) == model.config.vocab_size == size + 3
-    assert [tokenizer.convert_tokens_to_ids(marker) for marker in MARKERS] == [size, size + 1, size + 2]
-    for module, before in ((model.get_input_embeddings(), embedding), (model.get_output_embeddings(), head)):
-        assert module.weight.shape == (size + 3, 32)
-        assert torch.equal(module.weight[:size], before)
-        assert torch.equal(module.weight[size:], before[first].expand(3, -1))
-    shared = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    assert shared == tied
-    assert torch.equal(embedding, head) == tied
-    assert model(torch.tensor([[size, size + 1, size + 2]])).logits.shape == (1, 3, size + 3)
-
-
-def test_without_angle_brackets_markers_begin_as_the_line_break(word_base):
-    base = word_base(tied=False)
-    assert base.tokenizer("<<")["input_ids"] == [base.tokenizer.unk_token_id]
-    (line_break,) = base.tokenizer("\n")["input_ids"]
-    markers = base.tokenizer.convert_tokens_to_ids(list(MARKERS))
-    modules = (base.model.get_input_embeddings(), base.model.get_output_embeddings())
-    before = [module.weight.detach().clone() for module in modules]
-    start_markers(base.model, base.tokenizer)
-    for module, old in zip(modules, before, strict=True):
-        assert torch.equal(module.weight[markers], old[line_break].expand(3, -1))
-        assert torch.equal(module.weight[: markers[0]], old[: markers[0]])
-
-
-def test_spare_rows_of_the_embedding_are_used_first(rows):
-    tokenizer = tokenizer_for(rows)
-    size = len(tokenizer)
-    model = model_for(tokenizer, extra=10)
-    add_markers(model, tokenizer)
-    assert model.config.vocab_size == size + 10
-    weight = model.get_input_embeddings().weight
-    assert torch.equal(weight[size + 2], weight[tokenizer("<<")["input_ids"][0]])
-
-
-def test_other_special_tokens_stay(rows):
-    tokenizer = tokenizer_for(rows)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|mine|>"]})
-    add_markers(model_for(tokenizer), tokenizer)
-    assert {"<|mine|>", *MARKERS, "<|pad|>", "<|end|>"} <= set(tokenizer.all_special_tokens)
+from copra.models.tokens import markers_of
 
 
 @pytest.mark.parametrize(("architecture", "kv_heads"), [("llama", 2), ("gpt2", None)])
@@ -208,46 +135,6 @@ def test_settings_of_sampling_go_and_special_tokens_stay(folder):
     assert load_checkpoint(folder.parent / "saved").model.generation_config.eos_token_id == [1, 2]
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_tokens_without_a_row_get_the_mean_of_all(tmp_path, rows, tied):
-    """A pad token that was added to the tokenizer alone; drawn at random, two bases would differ."""
-    tokenizer = tokenizer_for(rows)
-    model = model_for(tokenizer, tied=tied)
-    size = len(tokenizer)
-    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    made, again = (make_base(Base(path=str(tmp_path)), [], None) for _ in range(2))
-    for module, old in (
-        (made[0].get_input_embeddings(), model.get_input_embeddings()),
-        (made[0].get_output_embeddings(), model.get_output_embeddings()),
-    ):
-        assert torch.equal(module.weight[:size], old.weight)
-        assert torch.allclose(module.weight[size], old.weight.mean(0), atol=1e-6)
-    assert pad_id(made[1]) == size
-    assert all(torch.equal(w, again[0].state_dict()[name]) for name, w in made[0].state_dict().items())
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_rows_of_markers_that_a_base_brings_are_kept(tmp_path, rows, tied):
-    tokenizer = tokenizer_for(rows)
-    model = model_for(tokenizer, tied=tied)
-    add_markers(model, tokenizer)
-    ids = tokenizer.convert_tokens_to_ids(list(MARKERS))
-    modules = (model.get_input_embeddings(), model.get_output_embeddings())
-    with torch.no_grad():
-        for number, module in enumerate(modules):
-            module.weight[ids] = torch.arange(96.0).view(3, 32) + number
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    again, known = make_base(Base(path=str(tmp_path)), [], None)
-    assert len(known) == len(tokenizer) == again.config.vocab_size
-    for module, saved in zip(
-        (again.get_input_embeddings(), again.get_output_embeddings()), modules, strict=True
-    ):
-        assert torch.equal(module.weight, saved.weight)
-
-
 def test_a_head_of_its_own_is_kept_though_the_config_ties_it(folder):
     """A vocabulary that grows ties it again: the trained head would be gone without a word."""
     config = json.loads((folder / "config.json").read_text())
@@ -263,47 +150,22 @@ def test_a_head_of_its_own_is_kept_though_the_config_ties_it(folder):
         assert not made.config.tie_word_embeddings
 
 
-def manifest_of(kind):
-    """The manifest of a checkpoint that was trained on latents, on words, or on words after latents."""
-    answers = {"before": [5] if kind == "latents" else [], "latents": 2 if kind == "latents" else 0}
-    return {"decoding": answers} | ({"trained_markers": True} if kind == "words after latents" else {})
-
-
-def test_which_bases_bring_trained_markers(folder, rows):
-    """A copy of a checkpoint without its manifest does: who else would have the markers?"""
-    spec = FromScratch(**SIZES)
-    assert not brings_trained_markers(Base(from_scratch=spec))
-    assert not brings_trained_markers(Base(path=str(folder)))
-    base = make_base(Base(path=str(folder)), [], None)
-    for part in base:
-        part.save_pretrained(folder)
-    assert brings_trained_markers(Base(path=str(folder)))
-    found = {}
-    for kind in ("latents", "words", "words after latents"):
-        (folder / MANIFEST).write_text(json.dumps(manifest_of(kind)))
-        found[kind] = brings_trained_markers(Base(path=str(folder)))
-    assert found == {"latents": True, "words": False, "words after latents": True}
-
-
-def test_markers_start_somewhere_with_any_tokenizer(rows):
-    """One that drops what it does not know: line breaks are known, or only the end token is."""
-    for known, expected in ((["x", "\n"], "\n"), (["x"], "<|end|>")):
-        vocabulary = {token: number for number, token in enumerate(["<|pad|>", "<|end|>", *known])}
-        made = Tokenizer(tokenizer_models.BPE(vocab=vocabulary, merges=[]))
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|end|>")
-        assert tokenizer("<<")["input_ids"] == []
-        model = model_for(tokenizer)
-        add_markers(model, tokenizer)
-        weight = model.get_input_embeddings().weight
-        assert torch.equal(weight[-3:], weight[vocabulary[expected]].expand(3, -1))
-
-
 def test_weights_of_another_shape_are_refused_by_name(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 24}))
     with pytest.raises(
         CopraError, match=r"^bases\.<name>\.path: .*down_proj\.weight \[32, 16\] instead of \[32, 24\]"
     ):
+        make_base(Base(path=str(folder)), [], None)
+
+
+def test_quantised_weights_of_the_hub_are_refused_before_they_are_fetched(folder, monkeypatch):
+    config = json.loads((folder / "config.json").read_text())
+    quantised = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(config | quantised))
+    monkeypatch.setattr("copra.models.bases.base_fault", lambda base: None)
+    monkeypatch.setattr("copra.models.bases.load_language_model", lambda *_, **__: pytest.fail("fetched"))
+    with pytest.raises(CopraError, match=r"^bases\.<name>\.path: .*has weights quantised by gptq"):
         make_base(Base(path=str(folder)), [], None)
 
 

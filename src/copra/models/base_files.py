@@ -58,7 +58,8 @@ def quantisation_fault(config: Mapping[str, Any]) -> str | None:
 
 
 def _gguf_fault(file: Path) -> str | None:
-    if importlib.util.find_spec("gguf") is None:
+    found = importlib.util.find_spec("gguf")
+    if found is None or found.origin is None:  # a folder of that name is found, too, and has no origin
         return f"path: {file.name!r} is a GGUF file, which needs the package gguf. Run pip install gguf."
     return None
 
@@ -68,7 +69,7 @@ def _folder_fault(folder: Path) -> str | None:
     if "adapter_config.json" in names:
         return (
             f"is a LoRA adapter (it has adapter_config.json), not a whole model. Merge it first: python -c "
-            f'"{MERGE.format(folder)}", and copy the tokenizer there.'
+            f'"{MERGE.format(folder)}", and copy the tokenizer there; or remove that file if it is merged.'
         )
     if "config.json" not in names:
         return f"has no config.json. {_without_config(folder, names)}"
