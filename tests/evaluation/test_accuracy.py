@@ -1,8 +1,11 @@
 """Predictions from answers written by hand, and from a real decode."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from copra.cost.flops import PARTS, PHASES, FlopCounter
 from copra.errors import CopraError
@@ -143,6 +146,25 @@ PROMPTED = [
     (" The answer is $7. Q:", None, False, "$7.", True),
     (" none", None, False, None, False),
 ]
+
+
+def test_the_answer_mark_is_found_where_a_text_begins_with_a_space_sign(checkpoint, monkeypatch):
+    """Alone, the mark has that sign in front; after a line break it has not."""
+    signs = dict.fromkeys(["<|end|>", "\u2581", "##", "###", "\u2581###", *"\n#0123456789+=?andx"])
+    merges = [("#", "#"), ("##", "#"), ("\u2581", "###")]
+    made = Tokenizer(models.BPE(vocab={sign: number for number, sign in enumerate(signs)}, merges=merges))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    made.decoder = decoders.Metaspace(prepend_scheme="first", split=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|end|>")
+    ids = tokenizer.convert_tokens_to_ids
+    assert tokenizer("### 4")["input_ids"] == ids(["\u2581###", "\u2581", "4"])
+    texts = [ids([*"1+2=3\n", "###", "\u2581", "3", "<|end|>"]), ids(["###", "\u2581", "4", "<|end|>"])]
+    monkeypatch.setattr(accuracy, "decode", lambda *_, **__: [Answer(text, False) for text in texts])
+    checkpoint = replace(checkpoint, tokenizer=tokenizer)
+    table = predictions(checkpoint, Decoding((), 0, "hidden", 0, ()), ROWS[:2], 12, "number")
+    assert table["correct"].all()
+    assert table["n_chain"].tolist() == [6, 0]
+    assert table["n_answer"].tolist() == [4, 4]
 
 
 @pytest.fixture

@@ -1,88 +1,24 @@
+import json
+
 import pytest
 import torch
+from gguf_file import write_gguf
+from little import SIZES, model_for, tokenizer_for
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertLMHeadModel,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
 )
 
 from copra.errors import CopraError
-from copra.models.bases import add_markers, make_base, start_markers
+from copra.models.bases import make_base
+from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.per_layer import CopraLlamaForCausalLM
 from copra.models.settings import Base, FromScratch
-from copra.models.tokens import MARKERS, markers_of, train_tokenizer
-
-SIZES = {"hidden_size": 32, "layers": 2, "heads": 4, "ffn_size": 48}
-
-
-def tokenizer_for(rows, **changes):
-    """A tokenizer without markers."""
-    return train_tokenizer(FromScratch(**{**SIZES, "tokenizer": "bpe", "vocabulary": 300, **changes}), rows)
-
-
-def model_for(tokenizer, architecture: str = "llama", tied: bool = True, extra: int = 0):
-    torch.manual_seed(0)
-    shared = {"vocab_size": len(tokenizer) + extra, "tie_word_embeddings": tied, "eos_token_id": 1}
-    if architecture == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(**shared, n_embd=32, n_layer=1, n_head=2, n_positions=32))
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    return LlamaForCausalLM(LlamaConfig(**shared, **sizes))
-
-
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-@pytest.mark.parametrize("tied", [True, False])
-def test_markers_begin_as_copies_of_the_row_of_the_angle_brackets(rows, architecture, tied):
-    tokenizer = tokenizer_for(rows)
-    model = model_for(tokenizer, architecture, tied)
-    size = len(tokenizer)
-    embedding = model.get_input_embeddings().weight.detach().clone()
-    head = model.get_output_embeddings().weight.detach().clone()
-    first = tokenizer("<<")["input_ids"][0]
-    add_markers(model, tokenizer)
-    assert len(tokenizer) == model.config.vocab_size == size + 3
-    assert [tokenizer.convert_tokens_to_ids(marker) for marker in MARKERS] == [size, size + 1, size + 2]
-    for module, before in ((model.get_input_embeddings(), embedding), (model.get_output_embeddings(), head)):
-        assert module.weight.shape == (size + 3, 32)
-        assert torch.equal(module.weight[:size], before)
-        assert torch.equal(module.weight[size:], before[first].expand(3, -1))
-    shared = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    assert shared == tied
-    assert torch.equal(embedding, head) == tied
-    assert model(torch.tensor([[size, size + 1, size + 2]])).logits.shape == (1, 3, size + 3)
-
-
-def test_without_angle_brackets_markers_begin_as_the_line_break(word_base):
-    base = word_base(tied=False)
-    assert base.tokenizer("<<")["input_ids"] == [base.tokenizer.unk_token_id]
-    (line_break,) = base.tokenizer("\n")["input_ids"]
-    markers = base.tokenizer.convert_tokens_to_ids(list(MARKERS))
-    modules = (base.model.get_input_embeddings(), base.model.get_output_embeddings())
-    before = [module.weight.detach().clone() for module in modules]
-    start_markers(base.model, base.tokenizer)
-    for module, old in zip(modules, before, strict=True):
-        assert torch.equal(module.weight[markers], old[line_break].expand(3, -1))
-        assert torch.equal(module.weight[: markers[0]], old[: markers[0]])
-
-
-def test_spare_rows_of_the_embedding_are_used_first(rows):
-    tokenizer = tokenizer_for(rows)
-    size = len(tokenizer)
-    model = model_for(tokenizer, extra=10)
-    add_markers(model, tokenizer)
-    assert model.config.vocab_size == size + 10
-    weight = model.get_input_embeddings().weight
-    assert torch.equal(weight[size + 2], weight[tokenizer("<<")["input_ids"][0]])
-
-
-def test_other_special_tokens_stay(rows):
-    tokenizer = tokenizer_for(rows)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|mine|>"]})
-    add_markers(model_for(tokenizer), tokenizer)
-    assert {"<|mine|>", *MARKERS, "<|pad|>", "<|end|>"} <= set(tokenizer.all_special_tokens)
+from copra.models.tokens import markers_of
 
 
 @pytest.mark.parametrize(("architecture", "kv_heads"), [("llama", 2), ("gpt2", None)])
@@ -153,7 +89,7 @@ def test_a_pruned_model_with_unequal_layers_can_be_a_base(make_model, tmp_path, 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CopraError, match=r"(?s)empty' could not be loaded.*bases\.<name>\.path"):
+    with pytest.raises(CopraError, match=r"^bases\.<name>\.path: .*empty' has no config\.json\. Give"):
         make_base(Base(path=str(tmp_path / "empty")), [], None)
 
 
@@ -173,8 +109,91 @@ def test_weights_that_are_cut_short_are_refused(folder):
 def test_weights_in_a_pickle_are_refused(folder):
     torch.save(AutoModelForCausalLM.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CopraError, match="could not be loaded"):
+    with pytest.raises(CopraError, match=r"pytorch_model\.bin, a pickle.*convert it"):
         make_base(Base(path=str(folder)), [], None)
+
+
+@pytest.mark.parametrize("pad", [-1, 10_000])
+def test_a_pad_token_outside_the_vocabulary_is_left_out(folder, pad):
+    plain = make_base(Base(path=str(folder)), [], None)[0].state_dict()
+    for name in ("config.json", "generation_config.json"):
+        config = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(config | {"pad_token_id": pad}))
+    model, _ = make_base(Base(path=str(folder)), [], None)
+    assert (model.config.pad_token_id, model.generation_config.pad_token_id) == (None, None)
+    assert model.get_input_embeddings().padding_idx is None
+    assert all(torch.equal(weight, plain[name]) for name, weight in model.state_dict().items())
+
+
+def test_settings_of_sampling_go_and_special_tokens_stay(folder):
+    settings = {
+        "temperature": 0.9,
+        "top_p": 0.6,
+        "do_sample": False,
+        "eos_token_id": [1, 2],
+        "bos_token_id": 0,
+    }
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    model, tokenizer = make_base(Base(path=str(folder)), [], None)
+    kept = model.generation_config
+    assert (kept.eos_token_id, kept.bos_token_id, kept.temperature, kept.do_sample) == ([1, 2], 0, None, None)
+    save_checkpoint(folder.parent / "saved", model, tokenizer, {"node": "b"})
+    assert load_checkpoint(folder.parent / "saved").model.generation_config.eos_token_id == [1, 2]
+
+
+def test_a_head_of_its_own_is_kept_though_the_config_ties_it(folder):
+    """A vocabulary that grows ties it again: the trained head would be gone without a word."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    weights = load_file(folder / "model.safetensors")
+    model, tokenizer = make_base(Base(path=str(folder)), [], None)
+    size = len(weights["lm_head.weight"])
+    save_checkpoint(folder.parent / "saved", model, tokenizer, {"node": "b"})
+    for made in (model, load_checkpoint(folder.parent / "saved").model):
+        assert torch.equal(made.lm_head.weight[:size], weights["lm_head.weight"])
+        assert torch.equal(made.model.embed_tokens.weight[:size], weights["model.embed_tokens.weight"])
+        assert made.config.vocab_size == size + 3
+        assert not made.config.tie_word_embeddings
+
+
+def test_weights_of_another_shape_are_refused_by_name(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 24}))
+    with pytest.raises(
+        CopraError, match=r"^bases\.<name>\.path: .*down_proj\.weight \[32, 16\] instead of \[32, 24\]"
+    ):
+        make_base(Base(path=str(folder)), [], None)
+
+
+def test_quantised_weights_of_the_hub_are_refused_before_they_are_fetched(folder, monkeypatch):
+    config = json.loads((folder / "config.json").read_text())
+    quantised = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(config | quantised))
+    monkeypatch.setattr("copra.models.bases.base_fault", lambda base: None)
+    monkeypatch.setattr("copra.models.bases.load_language_model", lambda *_, **__: pytest.fail("fetched"))
+    with pytest.raises(CopraError, match=r"^bases\.<name>\.path: .*has weights quantised by gptq"):
+        make_base(Base(path=str(folder)), [], None)
+
+
+def test_a_base_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(CopraError, match=r"^bases\.<name>\.path: .*absent' is not there"):
+        make_base(Base(path=str(tmp_path / "absent")), [], None)
+
+
+def test_a_gguf_file_is_a_base(tmp_path, rows):
+    pytest.importorskip("gguf", reason="GGUF files need the package gguf")
+    tokenizer = tokenizer_for(rows)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), tie_word_embeddings=True, **sizes))
+    write_gguf(tmp_path / "model.gguf", model, tokenizer)
+    made, again = make_base(Base(path=str(tmp_path / "model.gguf")), [], None)
+    state = made.state_dict()
+    assert all(torch.equal(weight, state[name][: len(weight)]) for name, weight in model.state_dict().items())
+    assert again("2 and 13 ?\n")["input_ids"] == tokenizer("2 and 13 ?\n")["input_ids"]
+    save_checkpoint(tmp_path / "saved", made, again, {"node": "b"})
+    saved = load_checkpoint(tmp_path / "saved").model.state_dict()
+    assert all(torch.equal(weight, saved[name]) for name, weight in state.items())
 
 
 def test_a_tokenizer_without_end_is_refused(folder, rows):

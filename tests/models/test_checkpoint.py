@@ -2,10 +2,17 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from copra.errors import CopraError
-from copra.files import MANIFEST
-from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
+from copra.files import MANIFEST, file_sha256, read_sealed_json, write_sealed_json
+from copra.models.checkpoint import (
+    TRAINED_MARKERS,
+    WEIGHTS,
+    has_trained_markers,
+    load_checkpoint,
+    save_checkpoint,
+)
 from copra.models.per_layer import CopraLlamaForCausalLM
 from copra.models.shape import ModelShape, shape_of
 from copra.models.tokens import markers_of
@@ -151,3 +158,32 @@ def test_bfloat16_weights_are_computed_with_in_float32_where_the_device_has_none
         save_checkpoint(tmp_path / "again", loaded.model, loaded.tokenizer, manifest)
         again = load_checkpoint(tmp_path / "again").manifest["weights"]
         assert again == loaded.manifest["weights"], "a round through float32 must change no weight"
+
+
+def test_a_checkpoint_whose_weights_are_not_those_of_its_config_is_refused(save):
+    """Though its manifest agrees with the file, as when another program wrote both."""
+    folder, _ = save("llama")
+    weights = load_file(folder / WEIGHTS)
+    weights.pop("model.norm.weight")
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    manifest = read_sealed_json(folder / MANIFEST)
+    manifest["weights"]["sha256"] = file_sha256(folder / WEIGHTS)
+    write_sealed_json(folder / MANIFEST, manifest)
+    with pytest.raises(CopraError, match=rf"^{folder}: .* 1 \(model\.norm\.weight\) is missing"):
+        load_checkpoint(folder)
+
+
+def test_trained_markers_are_remembered():
+    words, latents = ({"before": [], "latents": n} for n in (0, 2))
+    found = [
+        has_trained_markers(manifest)
+        for manifest in (
+            {"decoding": None},
+            {"decoding": words},
+            {"decoding": {**words, "before": [7]}},
+            {"decoding": latents},
+            {"decoding": words, TRAINED_MARKERS: True},
+            {"decoding": None, TRAINED_MARKERS: False},
+        )
+    ]
+    assert found == [False, False, True, True, True, False]

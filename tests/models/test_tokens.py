@@ -96,6 +96,48 @@ def test_a_tokenizer_that_merges_over_line_ends_is_refused(rows):
         tokenise(across_lines(rows), rows)
 
 
+def with_special_tokens(tokenizer, template: str):
+    """Let a tokenizer put these tokens around every text."""
+    tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
+    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<|begin|>", "<|end|>")]
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
+    return tokenizer.bos_token_id
+
+
+@pytest.mark.parametrize("kind", ["words", "bpe"])
+@pytest.mark.parametrize(
+    ("template", "begins"),
+    [
+        ("$A", 0),
+        ("<|begin|> $A", 1),
+        ("$A <|end|>", 0),
+        ("<|begin|> $A <|end|>", 1),
+        ("<|begin|> <|begin|> $A <|end|> <|end|>", 2),
+    ],
+)
+def test_the_beginning_is_found_whatever_follows_the_text(rows, kind, template, begins):
+    tokenizer = trained(kind, rows)
+    begin = with_special_tokens(tokenizer, template)
+    assert beginning(tokenizer) == [begin] * begins
+    plain = tokenizer(rows[0].question + "\n", add_special_tokens=False)["input_ids"]
+    (tokens,) = tokenise(tokenizer, rows[:1])
+    assert tokens.question == [begin] * begins + plain
+    assert tokens.answer.count(tokenizer.eos_token_id) == 1
+
+
+def test_a_tokenizer_that_changes_the_text_with_its_special_tokens_is_refused(rows, monkeypatch):
+    tokenizer = trained("bpe", rows)
+    special = tokenizer("x 1\n")["input_ids"][::-1]
+    call = type(tokenizer).__call__
+
+    def changing(self, text, **options):
+        return {"input_ids": special} if not options else call(self, text, **options)
+
+    monkeypatch.setattr(type(tokenizer), "__call__", changing)
+    with pytest.raises(CopraError, match=r"the tokenizer reads 'x 1\\n' as .* without"):
+        beginning(tokenizer)
+
+
 def test_a_begin_token_stands_before_the_question_only(rows):
     tokenizer = trained("words", rows)
     plain = tokenise(tokenizer, rows)

@@ -1,6 +1,7 @@
 """copra train from the command line's settings to the checkpoint."""
 
 import json
+from argparse import ArgumentParser
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.tokens import MARKERS, markers_of, tokenise
 from copra.reasoning.layout import Decoding
 from copra.training import loop
+from copra.verbs import base as base_verb
 
 
 def test_a_stage_becomes_a_checkpoint(place, rows):
@@ -127,6 +129,52 @@ def test_markers_start_when_they_are_first_trained(place, monkeypatch, thought):
     assert torch.equal(started[-1][0], started[-1][1].expand(3, -1))
     train_stage(place, "first", "second", "coconut", stage=2)
     assert torch.equal(started[-1][0], marker_rows(first))
+
+
+def test_trained_markers_stay_through_a_training_without_them(place, monkeypatch):
+    train_stage(place, "tiny", "latents", "coconut", stage=1)
+    words = train_stage(place, "latents", "words")
+    assert words.manifest["trained_markers"]
+    assert words.manifest["decoding"]["before"] == []
+    started = rows_at_start(monkeypatch)
+    train_stage(place, "words", "again", "coconut", stage=1)
+    assert torch.equal(started[0], marker_rows(words))
+
+
+@pytest.mark.parametrize("kind", ["coconut", "cot"])
+def test_a_checkpoint_that_becomes_a_base_keeps_its_trained_markers(place, monkeypatch, kind):
+    """Of one that was trained on words alone they begin anew."""
+    trained = train_stage(place, "tiny", kind, kind, stage=1 if kind == "coconut" else 0)
+    make_base(place, place / kind, "base")
+    base = load_checkpoint(place / "base")
+    assert torch.equal(marker_rows(base), marker_rows(trained))
+    assert base.manifest["trained_markers"] == (kind == "coconut")
+    started = rows_at_start(monkeypatch)
+    train_stage(place, "base", "again", "coconut", stage=1)
+    assert torch.equal(started[0], marker_rows(trained)) == (kind == "coconut")
+
+
+def rows_at_start(monkeypatch):
+    """The markers' rows with which each training begins, filled as trainings go."""
+    started = []
+    run = loop.Trainer.run
+
+    def spy(self):
+        ids = [self.markers.start, self.markers.latent, self.markers.end]
+        started.append(self.model.get_input_embeddings().weight[ids].detach().clone())
+        return run(self)
+
+    monkeypatch.setattr(loop.Trainer, "run", spy)
+    return started
+
+
+def make_base(place, source, name):
+    """Run `copra base` on a folder."""
+    parser = ArgumentParser()
+    base_verb.arguments(parser)
+    settings = json.dumps({"node": f"{name}@0", "base": {"path": str(source)}, "seed": None})
+    folders = ["--data", str(place / "data"), "--output", str(place / name)]
+    base_verb.run(parser.parse_args(["--settings", settings, *folders]))
 
 
 def test_rows_longer_than_the_model_are_refused(place, word_base, rows):

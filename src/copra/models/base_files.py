@@ -38,7 +38,7 @@ def base_fault(base: Base) -> str | None:
 
 def absence_fault(base: Base) -> str | None:
     """Says so if the path of a base can only be a local one and is not there."""
-    is_hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base.path or "") and not base.path.endswith(".gguf")
+    is_hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", base.path or "") and not base.path.endswith(".gguf")
     if is_hub_id or base.local is None or base.local.exists():
         return None
     expand_path("path", base.path)
@@ -58,7 +58,8 @@ def quantisation_fault(config: Mapping[str, Any]) -> str | None:
 
 
 def _gguf_fault(file: Path) -> str | None:
-    if importlib.util.find_spec("gguf") is None:
+    found = importlib.util.find_spec("gguf")
+    if found is None or found.origin is None:  # a folder of that name is found, too, and has no origin
         return f"path: {file.name!r} is a GGUF file, which needs the package gguf. Run pip install gguf."
     return None
 
@@ -68,7 +69,7 @@ def _folder_fault(folder: Path) -> str | None:
     if "adapter_config.json" in names:
         return (
             f"is a LoRA adapter (it has adapter_config.json), not a whole model. Merge it first: python -c "
-            f'"{MERGE.format(folder)}", and copy the tokenizer there.'
+            f'"{MERGE.format(folder)}", and copy the tokenizer there; or remove that file if it is merged.'
         )
     if "config.json" not in names:
         return f"has no config.json. {_without_config(folder, names)}"
@@ -118,7 +119,7 @@ def _shards_fault(folder: Path, names: list[str]) -> str | None:
         return None
     try:
         shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"has a {INDEX} that cannot be read ({error}). Take a complete copy of the model."
     absent = sorted(shards - set(names))
     if not absent:

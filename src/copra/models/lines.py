@@ -67,7 +67,7 @@ def _cut_wholes(
     for number, pieces in enumerate(texts):
         ends = list(accumulate(map(len, pieces)))
         parts: list[list[int]] = [[] for _ in pieces]
-        piece = 0
+        piece = end = 0
         for token, (start, end) in zip(
             encoded["input_ids"][number], encoded["offset_mapping"][number], strict=True
         ):
@@ -77,6 +77,9 @@ def _cut_wholes(
             if begins_before or end > ends[piece]:
                 raise _fault(name(number), f"{_shown(tokenizer, [token])} spans the end of a line")
             parts[piece].append(token)
+        if end < ends[-1]:
+            # The library miscounts after characters that it drops.
+            raise _fault(name(number), f"the offsets of its tokens end at {end} of {ends[-1]} characters")
         cut.append(parts)
     return cut
 

@@ -56,6 +56,10 @@ def load_language_model(place: str | Path, name: str, **options: Any) -> PreTrai
             f"{name}: {_listed(broken)} not finite (infinity or not a number), so the file is damaged or the "
             "training that wrote it broke down. Take an earlier or another checkpoint."
         )
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        # A file may have a head of its own though the config ties it. transformers keeps that until the
+        # vocabulary grows, and would then tie it and lose the head.
+        model.config.tie_word_embeddings = False
     return model
 
 

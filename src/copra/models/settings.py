@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from copra.settings import Settings
 
+MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt")
+"""Suffixes of the files of a model's folder: config, weights, and a tokenizer in any of its forms."""
+
 
 class FromScratch(Settings):
     """A small model with random weights, and a tokenizer trained on the task's train split."""
@@ -93,7 +96,7 @@ class Base(Settings):
             return [str(self.gguf)]
         if self.folder is None:
             return []
-        return sorted(str(file) for file in self.folder.iterdir() if file.suffix in (".json", ".safetensors"))
+        return sorted(str(file) for file in self.folder.iterdir() if file.suffix in MODEL_SUFFIXES)
 
 
 class Quantise(Settings):
