@@ -23,10 +23,15 @@ def budget_warnings(estimate: Estimate) -> list[str]:
             line for each.
     """
     tree, steps = estimate.workflow.tree, estimate.experiment.steps
-    warnings, faults = [], []
+    warnings, faults, seen = [], [], set()
     for node in tree.nodes.values():
         if node.kind != "prune" or estimate.size(node.parent) is None:
             continue
+        # Grids prune models of one shape hundreds of times over.
+        alike = (node.step, node.task, estimate.base_of(node.name), estimate.shape(node.parent))
+        if alike in seen and f"choose/{node.name}" not in estimate.made:
+            continue
+        seen.add(alike)
         try:
             warning = _warning(estimate, node, steps[node.step])
         except CopraError as error:
