@@ -61,6 +61,15 @@ def test_rows_that_have_ended_stay_until_the_last_has(make_model, prompts, monke
     assert max(lengths) < 60
 
 
+def test_prompts_of_one_token(make_model):
+    model, prompts, counter = make_model("llama"), [[3], [17]], CompileCounter()
+    compiled = Compiled(model, 2, 64, backend=counter)
+    plain = decode(model, prompts, None, batch_size=2, **OPTIONS)
+    for _ in range(2):
+        assert decode(model, prompts, None, batch_size=2, compiled=compiled, **OPTIONS) == plain
+    assert counter.frame_count == 1
+
+
 def test_positions_are_those_of_the_longest_prompt_in_blocks():
     thinking = Decoding((47,), 3, "hidden", 48, (49, 46))
     prompts = [[1] * 5, [1] * 40]

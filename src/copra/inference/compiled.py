@@ -39,7 +39,8 @@ class Compiled:
     def body(self, inputs: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """One cached pass over input embeddings [B, T, d] at `positions` [B, T]; `mask` [B, length] is false
         on padding. Returns the final-norm hidden states [B, T, d]."""
-        if inputs.shape[1] > 1:
+        # The cache takes its memory in the first pass, which must not be inside compiled code.
+        if inputs.shape[1] > 1 or not self.cache.is_initialized:
             return self._pass(inputs, mask, positions)
         if not self._given:
             self._given = [
