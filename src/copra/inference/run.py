@@ -150,7 +150,7 @@ class Run:
         start, self.stop = self.stop, self.stop + inputs.shape[1]
         inputs, positions = inputs.to(self.embed.weight.dtype), self._positions(start, self.stop)
         if self.compiled is not None:
-            return self.compiled.body(inputs, self.mask, positions)
+            return self.compiled.body(inputs, self.mask, positions, self.stop)
         if self.stop > self.mask.shape[1]:
             self.mask = widened(self.mask, self.stop)
         return self.model.base_model(
