@@ -5,7 +5,7 @@ from decodings import HIDDEN, PAD
 from devices import waits
 from transformers import DynamicCache, MistralConfig, MistralForCausalLM
 
-from copra.inference.cache import BLOCK, BlockLayer, growing_cache, start_with
+from copra.inference.cache import BLOCK, BlockLayer, FixedLayer, growing_cache, start_with
 from copra.inference.decode import decode
 from copra.inference.run import Run
 
@@ -44,6 +44,23 @@ def test_a_token_moves_nothing_but_where_a_block_is_full():
     places = [layer.update(draw(2, 2, 1, 4), draw(2, 2, 1, 4))[0].data_ptr() for _ in range(2 * BLOCK)]
     assert len(set(places)) == 2
     assert places.count(places[0]) == BLOCK
+
+
+def test_a_fixed_layer_shows_what_is_asked_of_it():
+    layer = FixedLayer(max_cache_len=8)
+    layer.visible = 5
+    keys, values = draw(2, 2, 5, 4), draw(2, 2, 5, 3)
+    found = layer.update(keys, values)
+    assert torch.equal(found[0], keys)
+    assert torch.equal(found[1], values)
+    assert layer.get_mask_sizes(5) == (5, 0)
+    layer.visible = None
+    layer.crop(-2)
+    more = draw(2, 2, 1, 4)
+    found = layer.update(more, draw(2, 2, 1, 3))
+    assert torch.equal(found[0][:, :, :4], torch.cat([keys[:, :, :3], more], dim=2))
+    assert found[1].shape == (2, 2, 8, 3)
+    assert layer.get_mask_sizes(1) == (8, 0)
 
 
 def test_each_row_starts_with_the_prefix(make_model):

@@ -61,6 +61,33 @@ def test_rows_that_have_ended_stay_until_the_last_has(make_model, prompts, monke
     assert max(lengths) < 60
 
 
+def test_prompts_of_one_token(make_model):
+    model, prompts, counter = make_model("llama"), [[3], [17]], CompileCounter()
+    compiled = Compiled(model, 2, 64, backend=counter)
+    plain = decode(model, prompts, None, batch_size=2, **OPTIONS)
+    for _ in range(2):
+        assert decode(model, prompts, None, batch_size=2, compiled=compiled, **OPTIONS) == plain
+    assert counter.frame_count == 1
+
+
+def test_a_prompt_attends_to_itself_alone(make_model, prompts, monkeypatch):
+    """Not to the room for its answer, as the tokens after it do."""
+    model, seen = make_model("gpt2"), []
+    attend = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda query, key, *given, **options: (
+            seen.append((query.shape[2], key.shape[2])) or attend(query, key, *given, **options)
+        ),
+    )
+    compiled = Compiled(model, 8, 64, backend="eager")
+    decode(model, prompts, DECODINGS["jacobi 1"], batch_size=8, compiled=compiled, **OPTIONS)
+    # 14 tokens, a marker and 3 latents; then the latents again with the marker after them.
+    assert {pair for pair in seen if pair[0] > 1} == {(18, 18), (4, 19)}
+    assert {pair for pair in seen if pair[0] == 1} <= {(1, 64)}
+
+
 def test_positions_are_those_of_the_longest_prompt_in_blocks():
     thinking = Decoding((47,), 3, "hidden", 48, (49, 46))
     prompts = [[1] * 5, [1] * 40]

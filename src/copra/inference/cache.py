@@ -46,7 +46,24 @@ class BlockLayer(DynamicLayer):
 
 
 class FixedLayer(StaticLayer):
-    """A layer of a `StaticCache` from which positions can be taken back."""
+    """A layer of a `StaticCache` from which positions can be taken back.
+
+    While `visible` is a number, a pass sees only so many of its positions, the first ones: a prompt then
+    attends to itself and not to the room for its answer.
+    """
+
+    visible: int | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        keys, values = super().update(key_states, value_states, *args, **kwargs)
+        if self.visible is None:
+            return keys, values
+        return keys[:, :, : self.visible], values[:, :, : self.visible]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return (self.max_cache_len if self.visible is None else self.visible), 0
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the last positions, their number negative as in other caches. What they hold is masked,

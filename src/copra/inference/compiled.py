@@ -36,11 +36,15 @@ class Compiled:
         self.cache.reset()
         return self.cache
 
-    def body(self, inputs: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """One cached pass over input embeddings [B, T, d] at `positions` [B, T]; `mask` [B, length] is false
-        on padding. Returns the final-norm hidden states [B, T, d]."""
-        if inputs.shape[1] > 1:
-            return self._pass(inputs, mask, positions)
+    def body(self, inputs: Tensor, mask: Tensor, positions: Tensor, stop: int) -> Tensor:
+        """One cached pass over input embeddings [B, T, d] at `positions` [B, T], of columns up to `stop`;
+        `mask` [B, length] is false on padding. Returns the final-norm hidden states [B, T, d]."""
+        # The cache takes its memory in the first pass, which must not be inside compiled code.
+        if inputs.shape[1] > 1 or not self.cache.is_initialized:
+            self._show(stop)
+            hidden = self._pass(inputs, mask[:, :stop], positions)
+            self._show(None)
+            return hidden
         if not self._given:
             self._given = [
                 torch.empty(each.shape, dtype=each.dtype, device=each.device)
@@ -54,6 +58,10 @@ class Compiled:
         torch.compiler.cudagraph_mark_step_begin()
         # The next replay of a CUDA graph writes its output where this one's is.
         return self._step(*self._given).clone()
+
+    def _show(self, visible: int | None) -> None:
+        for layer in self.cache.layers:
+            layer.visible = visible
 
     def _pass(self, inputs: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         return self.model.base_model(

@@ -71,8 +71,11 @@ class Run:
             start_with(self.cache, shared, len(rows))
         mask = torch.cat([mask.new_ones(len(rows), self.stop), mask], dim=1)
         length = mask.shape[1] if compiled is None else compiled.length
-        self.prompt, self.padding, self.mask = (
-            each.to(model.device, non_blocking=True) for each in (prompt, padding, widened(mask, length))
+        after = torch.tensor(() if decoding is None else decoding.after, dtype=torch.long)
+        # What goes to the device later would wait for what it computes until then.
+        self.prompt, self.padding, self.mask, self.after = (
+            each.to(model.device, non_blocking=True)
+            for each in (prompt, padding, widened(mask, length), after)
         )
 
     def prefill(self) -> Tensor:
@@ -100,8 +103,7 @@ class Run:
         """Feed what is not fed yet of the latents made from `states` [B, n, d], and what stands after them;
         returns the logits of the first generated token, [B, V]."""
         latents = self._feed(states if self.decoding.jacobi else states[:, -1:])
-        after = torch.tensor(self.decoding.after, dtype=torch.long, device=self.mask.device)
-        after = self.embed(after).expand(len(latents), -1, -1)
+        after = self.embed(self.after).expand(len(latents), -1, -1)
         return self._logits(self._body(torch.cat([latents, after], dim=1)))
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -152,7 +154,7 @@ class Run:
         start, self.stop = self.stop, self.stop + inputs.shape[1]
         inputs, positions = inputs.to(self.embed.weight.dtype), self._positions(start, self.stop)
         if self.compiled is not None:
-            return self.compiled.body(inputs, self.mask, positions)
+            return self.compiled.body(inputs, self.mask, positions, self.stop)
         if self.stop > self.mask.shape[1]:
             self.mask = widened(self.mask, self.stop)
         return self.model.base_model(
