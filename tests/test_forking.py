@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 import copra
+from copra import forking
 from copra.forking import VARIABLE, _held_by, token_of
 
 SOURCE = str(Path(copra.__file__).parents[1])
@@ -242,6 +244,28 @@ def test_two_commands_at_once_start_one_server(environment, owner):
             process.kill()
             process.wait()
             process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("unlike", "known", "expected"),
+    [
+        ({}, None, token_of(os.getpid())),
+        ({}, "1.1", token_of(os.getpid())),
+        ({}, "off", "off"),
+        ({"non_local_exec": True}, "1.1", None),
+        ({"is_main_process": False}, "1.1", None),
+        ({"deployment_settings": SimpleNamespace(deployment_method={"apptainer"})}, "1.1", None),
+    ],
+)
+def test_only_a_local_run_lets_its_jobs_be_forks(monkeypatch, unlike, known, expected):
+    monkeypatch.setattr(forking, "_measure_forks", lambda: None)
+    monkeypatch.setenv(VARIABLE, known or "")
+    if known is None:
+        monkeypatch.delenv(VARIABLE)
+    local = {"non_local_exec": False, "is_main_process": True}
+    local["deployment_settings"] = SimpleNamespace(deployment_method=set())
+    forking.fork_jobs(SimpleNamespace(**local | unlike))
+    assert os.environ.get(VARIABLE) == expected
 
 
 def test_a_command_holds_its_job(waiting):

@@ -43,8 +43,8 @@ def warm_copra(source: Path) -> Iterator[dict[str, str]]:
                 stderr=subprocess.DEVNULL,
                 check=True,
             )
-            program.with_suffix(".py").write_text(PROGRAM.format(address=address, key=KEY))
-            program.write_text(f'#!/bin/sh\nexec {sys.executable} {program}.py "$@"\n')
+            (Path(folder) / "ask.py").write_text(PROGRAM.format(address=address, key=KEY))
+            program.write_text(f'#!/bin/sh\nexec {sys.executable} {folder}/ask.py "$@"\n')
             program.chmod(0o755)
             # The workflow itself puts the installed copra first on PATH; bash reads this file after that.
             start = Path(folder) / "start"

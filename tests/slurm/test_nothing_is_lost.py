@@ -133,7 +133,7 @@ class Killer:
                 words, environment = process.cmdline(), process.environ()
                 job = environment.get("SLURM_JOB_ID")
                 ours = environment.get("COPRA_TEST_NOTES") == str(self.run.notes_folder)
-                if job and ours and words[1:] and words[1].endswith("/copra.py"):
+                if job and ours and words[1:] and words[1].endswith("/ask.py"):
                     verb, output = words[2], words[words.index("--output") + 1]
                     found.append((process, job, f"{verb} {output}"))
         return sorted(found, key=lambda entry: entry[0].pid)
