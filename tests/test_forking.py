@@ -12,10 +12,11 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from snakemake import benchmark
 
 import copra
 from copra import forking
-from copra.forking import VARIABLE, _held_by, token_of
+from copra.forking import VARIABLE, token_of
 
 SOURCE = str(Path(copra.__file__).parents[1])
 # A verb that needs no library, and takes the place of one that starts a server.
@@ -268,7 +269,12 @@ def test_only_a_local_run_lets_its_jobs_be_forks(monkeypatch, unlike, known, exp
     assert os.environ.get(VARIABLE) == expected
 
 
-def test_a_command_holds_its_job(waiting):
+def test_benchmarks_measure_the_job_of_a_command(waiting, monkeypatch):
     process, job = waiting
-    assert _held_by(process.pid) == [job.pid]
-    assert _held_by(job.pid) == []
+    monkeypatch.setattr(benchmark, "BenchmarkTimer", benchmark.BenchmarkTimer)
+    forking._measure_forks()
+    record = benchmark.BenchmarkRecord()
+    timer = benchmark.BenchmarkTimer(process.pid, record)
+    timer.work()
+    assert set(timer.procs) == {process.pid, job.pid}
+    assert record.max_rss * 2**20 > job.memory_info().rss

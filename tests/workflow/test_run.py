@@ -189,14 +189,6 @@ def resumed(killed):
     return run
 
 
-def test_benchmarks_measure_jobs_that_are_forks(resumed):
-    for rule in ("train", "evaluate"):
-        for file in (resumed.results / "benchmarks" / rule).iterdir():
-            names, values = (line.split("\t") for line in file.read_text().splitlines())
-            # What torch alone takes.
-            assert float(dict(zip(names, values, strict=True))["max_rss"]) > 150, file
-
-
 def test_a_kill_in_a_training_leaves_its_state_and_nothing_that_passes_for_a_result(killed):
     as_killed, _ = killed
     assert not list(as_killed.results.glob(f"models/{COT}/*"))
