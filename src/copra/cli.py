@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from copra import __version__, processes
 from copra.errors import CopraError
-from copra.forking import quiet_libraries, run_in_fork
+from copra.forking import end_process, quiet_libraries, run_in_fork
 
 VERBS = {
     "data": "prepare a task's splits",
@@ -41,15 +41,20 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errn
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0, or 1 after a message for the user on stderr.
 
-    Without arguments of its own it takes those of this process, and may have a fork do the work.
+    Without arguments it does what this process was started for, in a fork where there is a server for that;
+    otherwise the process ends here.
     """
-    own = arguments is None
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is not None:
+        return _run(arguments)
+    own = sys.argv[1:]
+    status = run_in_fork(own[0]) if own else None
+    return end_process(_run(own)) if status is None else status
+
+
+def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] not in VERBS:
         return _help(arguments)
     verb = arguments[0]
-    if own and (status := run_in_fork(verb)) is not None:
-        return status
     module = importlib.import_module(f"copra.verbs.{verb}")
     parser = argparse.ArgumentParser(prog=f"copra {verb}", description=module.__doc__)
     module.arguments(parser)

@@ -14,7 +14,7 @@ from copra.models.settings import Base, Quantise
 from copra.pruning.budget import Prune
 from copra.reasoning import AnyMethod, Method
 from copra.reasoning.few_shot import FewShot
-from copra.settings import Name, Settings, one_or_list
+from copra.settings import Name, Settings, describe, one_or_list
 from copra.tasks import AnyTask
 
 AnyStep = Annotated[AnyMethod | FewShot | Prune | Quantise, Field(discriminator="kind")]
@@ -225,4 +225,6 @@ def parse(config: Mapping[str, Any], source: str = "config.yaml") -> Experiment:
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a config file, for editors."""
-    return TypeAdapter(Experiment).json_schema()
+    schema = TypeAdapter(Experiment).json_schema()
+    describe(schema)
+    return schema

@@ -19,6 +19,7 @@ from copra.forking import (
     HANDED_ON,
     READY,
     circumstances,
+    end_process,
     quiet_libraries,
     received,
     token_of,
@@ -36,7 +37,13 @@ LIBRARIES = (
     "pandas",
     "pyarrow.parquet",
     "safetensors.torch",
-    "pydantic",
+    "transformers.optimization",
+    "pydantic.fields",
+    "pydantic.main",
+    "pydantic.types",
+    "pydantic.functional_validators",
+    "pyarrow.dataset",
+    "pyarrow.pandas_compat",
     "tqdm",
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
@@ -50,7 +57,7 @@ def serve(address: str, token: str, key: str | None = None) -> int:
     """Serve at an abstract address until the process of the token is gone; returns the exit status.
 
     The caller gets its status at once: the server goes on as a process that nobody waits for. It returns once
-    more in each job, with the status of that. Commands with another key get no job; tests choose the key.
+    more in a job that does not end by itself. Commands with another key get no job; tests choose the key.
     """
     key = key or circumstances()
     listener = _listen(address)
@@ -111,7 +118,7 @@ def _import_libraries(poll: select.poll) -> None:
 
 
 def _keep(connection: socket.socket, key: str, interrupted: Any) -> int:
-    """Start a job, tell the command how it ended, and end; returns in the job, with its exit status."""
+    """Start a job, tell the command how it ended, and end."""
     # A signal to all processes of a group reaches the job through its command.
     before = {number: signal.signal(number, signal.SIG_IGN) for number in HANDED_ON}
     before[signal.SIGINT] = interrupted
@@ -165,4 +172,6 @@ def _work(request: dict[str, Any], streams: list[int], keeper: int, handlers: di
     sys.argv, sys.path[:] = request["arguments"], request["path"]
     # Python gives forks random numbers of their own; numpy does not.
     importlib.import_module("numpy").random.seed()
-    return importlib.import_module("copra.cli").main(sys.argv[1:])
+    for name in [name for name in sys.modules if name.split(".")[0] == "copra"]:
+        del sys.modules[name]
+    return end_process(importlib.import_module("copra.cli").main(sys.argv[1:]))

@@ -1,5 +1,10 @@
 """The base class of everything that a user can set."""
 
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
@@ -22,8 +27,41 @@ class Settings(BaseModel):
     A docstring under a field is its documentation, in the code and in the JSON schema.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def canonical(self) -> dict[str, Any]:
         """The settings as plain JSON values, defaults included."""
         return self.model_dump(mode="json")
+
+
+def describe(schema: dict[str, Any]) -> None:
+    """Put the docstring under each field into the JSON schema of settings, as the field's description.
+
+    pydantic can do so itself, but only whenever a class is made: more than half of the time that copra's own
+    modules take to import beside torch.
+    """
+    for kind in _kinds(Settings):
+        part = schema if kind.__name__ == schema["title"] else schema["$defs"].get(kind.__name__, {})
+        for name, text in _docstrings(kind).items():
+            if name in part.get("properties", {}):
+                part["properties"][name]["description"] = text
+
+
+def _kinds(kind: type[Settings]) -> Iterator[type[Settings]]:
+    """All classes below one."""
+    for each in kind.__subclasses__():
+        yield each
+        yield from _kinds(each)
+
+
+def _docstrings(kind: type[Settings]) -> dict[str, str]:
+    """The texts under a class's fields, those of the classes above it included."""
+    found = {}
+    for each in reversed(kind.__mro__):
+        if issubclass(each, Settings):
+            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+            for field, text in pairwise(tree.body):
+                match field, text:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(words))):
+                        found[name] = inspect.cleandoc(words)
+    return found

@@ -133,8 +133,8 @@ class Killer:
                 words, environment = process.cmdline(), process.environ()
                 job = environment.get("SLURM_JOB_ID")
                 ours = environment.get("COPRA_TEST_NOTES") == str(self.run.notes_folder)
-                if job and ours and "ask" in words:
-                    verb, output = words[words.index("ask") + 2], words[words.index("--output") + 1]
+                if job and ours and words[1:] and words[1].endswith("/ask.py"):
+                    verb, output = words[2], words[words.index("--output") + 1]
                     found.append((process, job, f"{verb} {output}"))
         return sorted(found, key=lambda entry: entry[0].pid)
 

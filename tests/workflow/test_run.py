@@ -6,10 +6,11 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import replace
 
+import psutil
 import pytest
-from warm import warm_copra
 
 pytestmark = pytest.mark.workflow
 
@@ -142,12 +143,31 @@ def kill_in_training(run):
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    # The job, a fork of a process in that group, follows at once.
+    assert ended(process.pid)
+
+
+def ended(session):
+    """True once no process of a session is left."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if not [pid for pid in psutil.pids() if session_of(pid) == session]:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def session_of(pid):
+    with suppress(ProcessLookupError):
+        return os.getsid(pid)
 
 
 @pytest.fixture(scope="module")
 def killed(finished, tmp_path_factory):
-    """The same experiment in another folder, killed in the first training; its own files, for reading."""
-    # Processes of their own: a fork would outlive the group that is killed, if only for a moment.
+    """The same experiment in another folder, killed in the first training; its own files, for reading.
+
+    Its jobs are forks of a server of its own, as those of users are.
+    """
     run = replace(finished.empty(tmp_path_factory.mktemp("killed") / "run"), environment={})
     run.configure(compute__save_every_seconds=0)
     kill_in_training(run)
@@ -157,12 +177,16 @@ def killed(finished, tmp_path_factory):
 @pytest.fixture(scope="module")
 def resumed(killed):
     """The killed run after it was run again to its end, with another seed of hashes than the finished one."""
-    with warm_copra(killed[1].code / "src") as environment:
-        run = replace(killed[1], environment=environment)
-        assert "--unlock" in run.snakemake(succeeds=False)
-        run.snakemake("--unlock")
-        run.snakemake()
-        yield run
+    run = killed[1]
+    assert "--unlock" in run.snakemake(succeeds=False)
+    run.snakemake("--unlock")
+    process = subprocess.Popen(
+        **run.command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True
+    )
+    printed, _ = process.communicate(timeout=1800)
+    assert process.returncode == 0, printed
+    assert ended(process.pid)
+    return run
 
 
 def test_a_kill_in_a_training_leaves_its_state_and_nothing_that_passes_for_a_result(killed):
