@@ -1,4 +1,4 @@
-"""The whole chain on a real pretrained model with grouped-query attention: few rows, two steps, every unit."""
+"""The whole chain on a real pretrained model with grouped-query attention: few rows and every unit."""
 
 import json
 import math
