@@ -14,7 +14,7 @@ from copra.models.settings import Base, Quantise
 from copra.pruning.budget import Prune
 from copra.reasoning import AnyMethod, Method
 from copra.reasoning.few_shot import FewShot
-from copra.settings import Name, Settings, one_or_list
+from copra.settings import Name, Precision, Settings, one_or_list
 from copra.tasks import AnyTask
 
 AnyStep = Annotated[AnyMethod | FewShot | Prune | Quantise, Field(discriminator="kind")]
@@ -103,8 +103,11 @@ class Compute(Settings):
     threads: int = Field(1, ge=1)
     """CPU threads of a process of a training, scoring or evaluation job. Part of a result: sums depend on
     it."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast in training where the device has it, with weights and moments as they are."""
+    precision: Precision = "float32"
+    """What trainings and evaluations compute in, where the device has it; elsewhere in float32. tf32: weights
+    of float32, products of TF32 (NVIDIA GPUs from Ampere on). bfloat16: a training autocasts, with weights
+    and moments as they are, and answers are computed with weights of bfloat16. Scores and prunings compute in
+    the type of the weights. Results record what was used."""
     memory_mb: int = Field(4000, ge=100)
     """Memory of such a job, for the scheduler."""
     runtime_minutes: int = Field(240, ge=1)

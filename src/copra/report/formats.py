@@ -70,7 +70,7 @@ def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
     if column == "checkpoint_bytes":  # without quantised weights the parameters say the same
         widths = bytes_a_parameter(frame)
         return widths.min() >= SMALLER * widths.max()
-    return column in ("seed", *NAMES) and frame[column].nunique() == 1
+    return column in ("seed", "precision", *NAMES) and frame[column].nunique() == 1
 
 
 def _text(frame, column) -> tuple[list[str], str]:
@@ -210,6 +210,7 @@ COLUMNS: dict[str, tuple[str, Callable]] = {
     "seconds_batch_1": ("Latency, batch 1", _seconds),
     "seconds_batched": ("Latency, batched", _seconds),
     "device": ("Device", _text),
+    "precision": ("Precision", _text),
     "trained": ("As trained", _flag),
     "pareto": ("Pareto front", _flag),
     "cut": ("Removed units", _text),

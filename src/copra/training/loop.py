@@ -28,6 +28,7 @@ from copra.files import replacing
 from copra.reasoning.layout import Markers, Sample, TokenRow
 from copra.reasoning.method import Stage
 from copra.reasoning.thinker import Thinker
+from copra.settings import Precision
 from copra.training.adapters import adapted
 from copra.training.batches import epoch_batches
 from copra.training.progress import Progress
@@ -63,7 +64,7 @@ class Trainer:
     seed: int
     state: Path
     accuracy: Callable[[], float]
-    precision: str = "float32"
+    precision: Precision = "float32"
     saves: Saves = field(default_factory=lambda: Saves(300))
     sharding: bool = False
     node: str = "model"
@@ -168,6 +169,7 @@ class Trainer:
             self._load_best(thinker)
         return {
             "steps": total,
+            "precision": "bfloat16" if self.model.dtype == torch.bfloat16 else self.precision,
             "rows": len(samples),
             "left_out_too_long": left_out,
             "selected": {

@@ -12,7 +12,7 @@ from copra.errors import CopraError
 from copra.files import MANIFEST, read_sealed_json
 from copra.gpu import take_gpus
 from copra.models.shape import ModelShape
-from copra.settings import Settings
+from copra.settings import Precision, Settings
 
 if TYPE_CHECKING:
     from copra.tasks.task import Row
@@ -41,6 +41,8 @@ class Answering(Coded):
     """Questions decoded together."""
     answers: Literal["number", "text"] = "number"
     """How answers are compared."""
+    precision: Precision = "float32"
+    """What is computed in, where the device has it."""
 
 
 def add_settings(parser: ArgumentParser) -> None:
@@ -84,9 +86,9 @@ def settings_of(arguments: Namespace, kind: type[S]) -> S:
         raise CopraError(f"--settings: {error}") from None
 
 
-def use_threads(arguments: Namespace) -> None:
-    """Compute with exactly so many threads, and reproducibly, on a GPU of this process's own if there are
-    any: that is chosen before torch is imported."""
+def use_threads(arguments: Namespace, precision: Precision = "float32") -> None:
+    """Compute with exactly so many threads, reproducibly and without broken kernels, on a GPU of this
+    process's own if there are any: that is chosen before torch is imported."""
     together = processes.count()
     if together == 1:
         take_gpus()
@@ -96,6 +98,16 @@ def use_threads(arguments: Namespace) -> None:
         torch.cuda.set_device(processes.rank())
     torch.set_num_threads(max(1, arguments.threads // together))
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Deterministic mode would also fill all new memory with NaN, a write of every tensor that is made.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    # With a mask, cuDNN's attention returns NaN in the backward pass where the length modulo 128 is 64
+    # (pytorch/pytorch#196678) and for single queries, as a latent's pass has them
+    # (NVIDIA/cudnn-frontend#1072). PyTorch then takes another of its kernels.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if precision == "tf32":
+        from copra.models.checkpoint import has_tf32
+
+        torch.set_float32_matmul_precision("high" if has_tf32() else "highest")
 
 
 def recorded_shape(model: Path) -> ModelShape:

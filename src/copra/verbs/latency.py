@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from copra.files import write_parquet
+from copra.settings import Precision
 from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
 
 
@@ -18,6 +19,8 @@ class LatencySettings(Coded):
     """Generated tokens where the length is forced."""
     max_new_tokens: int
     """Longest answer where it is not."""
+    precision: Precision = "float32"
+    """What is computed in, where the device has it."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -30,7 +33,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, LatencySettings)
-    use_threads(options)
+    use_threads(options, settings.precision)
     import pandas
 
     from copra.cost.latency import measure
@@ -40,7 +43,7 @@ def run(options: Namespace) -> None:
     table = []
     for model in options.models:
         table += measure(
-            load_checkpoint(model),
+            load_checkpoint(model, settings.precision),
             rows,
             max_new_tokens=settings.max_new_tokens,
             forced_tokens=settings.forced_tokens,

@@ -39,13 +39,13 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, SweepSettings)
-    use_threads(options)
+    use_threads(options, settings.precision)
     import pandas
 
     from copra.evaluation.kept import KeptAnswers
     from copra.models.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(options.model)
+    checkpoint = load_checkpoint(options.model, settings.precision)
     decoding = checkpoint.decoding
     if decoding is None or not decoding.latents:
         raise CopraError(
@@ -57,6 +57,7 @@ def run(options: Namespace) -> None:
     kept = KeptAnswers(options.state, checkpoint, settings.canonical(), questions, len(numbers) * len(rows))
     table = [
         {"node": settings.node, "latents": number, "trained": number == decoding.latents}
+        | {"precision": checkpoint.precision}
         | _answered(checkpoint, replace(decoding, latents=number), rows, settings, kept)
         for number in numbers
     ]
