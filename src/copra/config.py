@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, NonNegativeInt, Tag, TypeAdapter, Val
 
 from copra.errors import CopraError
 from copra.faults import explain, hint
+from copra.gpu import MOST_JOBS
 from copra.importance.curves import Curve
 from copra.importance.settings import Importance
 from copra.models.settings import Base, Quantise
@@ -115,6 +116,10 @@ class Compute(Settings):
     gpu: int = Field(0, ge=0)
     """GPUs of a training or an evaluation, for the scheduler; other jobs take one at most. A GPU that is
     there is used in any case."""
+    jobs_per_gpu: int = Field(1, ge=1, le=MOST_JOBS)
+    """Jobs that share one GPU of this machine, each with such a part of its memory as a limit: small models
+    leave most of a large GPU idle. Latency is measured on a GPU alone. Under SLURM and Kubernetes, which give
+    each job GPUs of its own, leave 1."""
     processes: int | None = Field(None, ge=1)
     """Processes that share a training or an evaluation (null: one a GPU). The batch stays as large as it is,
     and results agree but for rounding."""

@@ -1,17 +1,23 @@
 """The forward pass that all methods share: text, latents, and a loss only where a label is."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 
+from copra import processes
 from copra.reasoning.layout import IGNORED, LatentInput, Sample, Thought
 
 Terms = dict[str, tuple[Tensor, Tensor | int]]
 """The terms of a loss by name, each as a sum and the number of things that were summed."""
+
+LOGITS_TOGETHER = 2**26
+"""Logits that a loss holds at once, 256 MiB in float32; their softmax and their gradient are as large."""
 
 
 @dataclass
@@ -40,13 +46,30 @@ class Batch:
         moved = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in moved.items():
             if isinstance(value, Tensor):
-                moved[name] = value.to(device, non_blocking=True)
+                moved[name] = _moved(value, device)
             elif isinstance(value, Batch):
                 moved[name] = value.to(device)
-        return Batch(**moved)
+        batch = Batch(**moved)
+        # Found before the move: to find it on a GPU would wait for all work that is under way there.
+        batch.__dict__["supervised"] = _moved(self.supervised, device)
+        return batch
+
+    @cached_property
+    def supervised(self) -> Tensor:
+        """Places [S] in the flattened batch [B * N] whose next token is a label."""
+        width = self.labels.shape[1]
+        rows, columns = (self.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+        return rows * width + columns
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def _moved(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. The copy to a GPU waits for nothing only from memory that is pinned."""
+    if device.type == "cuda" and value.device.type == "cpu":
+        value = value.pin_memory()
+    return value.to(device, non_blocking=True)
 
 
 def collate(samples: Sequence[Sample], pad: int, latents: int = 0) -> Batch:
@@ -61,16 +84,19 @@ def collate(samples: Sequence[Sample], pad: int, latents: int = 0) -> Batch:
     starts = [column - sample.first_latent if max_latents else 0 for sample in samples]
     ends = [start + len(sample.tokens) for start, sample in zip(starts, samples, strict=True)]
     width = max(column + max_latents, *ends)
-    tokens = torch.full((len(samples), width), pad)
-    labels = torch.full_like(tokens, IGNORED)
-    mask = torch.zeros_like(tokens)
-    latent = torch.zeros_like(tokens, dtype=torch.bool)
-    for row, (start, sample) in enumerate(zip(starts, samples, strict=True)):
-        span = slice(start, start + len(sample.tokens))
-        tokens[row, span] = torch.tensor(sample.tokens)
-        labels[row, span] = torch.tensor(sample.labels)
-        mask[row, span] = 1
-        latent[row, column : column + sample.n_latents] = True
+    around = [(start, width - end) for start, end in zip(starts, ends, strict=True)]
+
+    def laid_out(rows: Iterable[Sequence[int]], filler: int) -> Tensor:
+        padded = zip(around, rows, strict=True)
+        return torch.tensor([[filler] * left + [*row] + [filler] * right for (left, right), row in padded])
+
+    tokens = laid_out((sample.tokens for sample in samples), pad)
+    labels = laid_out((sample.labels for sample in samples), IGNORED)
+    columns = torch.arange(width)
+    begins, stops = torch.tensor(starts)[:, None], torch.tensor(ends)[:, None]
+    mask = ((columns >= begins) & (columns < stops)).long()
+    n_latents = torch.tensor([sample.n_latents for sample in samples])[:, None]
+    latent = (columns >= column) & (columns < column + n_latents)
     read = [[start + place for place in sample.read] for start, sample in zip(starts, samples, strict=True)]
     teachers = [sample.teacher for sample in samples if sample.teacher is not None]
     return Batch(
@@ -188,21 +214,37 @@ def _body(
 
 def supervised_logits(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> Tensor:
     """Logits [S, V] in float32 at the S positions of `hidden` [B, N, d] whose next token is a label."""
-    return model.get_output_embeddings()(hidden[:, :-1][batch.labels[:, 1:] != IGNORED]).float()
+    return model.get_output_embeddings()(hidden.flatten(0, 1)[batch.supervised]).float()
 
 
 def label_loss(batch: Batch, logits: Tensor) -> tuple[Tensor, int]:
     """Sum of next-token cross-entropy over the supervised positions, from their logits [S, V], and S."""
-    labels = batch.labels[:, 1:]
-    return functional.cross_entropy(logits, labels[labels != IGNORED], reduction="sum"), len(logits)
+    labels = batch.labels.flatten()[batch.supervised + 1]
+    return functional.cross_entropy(logits, labels, reduction="sum"), len(logits)
 
 
 def cross_entropy(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> tuple[Tensor, int]:
     """Sum of next-token cross-entropy over the supervised positions of `hidden` [B, N, d], and their number.
 
-    Logits are computed at the supervised positions only, the loss in float32.
+    Logits are computed at the supervised positions only, the loss in float32. Where they are many
+    (`LOGITS_TOGETHER`), they are computed chunk by chunk, and again in the backward pass.
     """
-    return label_loss(batch, supervised_logits(model, batch, hidden))
+    head = model.get_output_embeddings()
+    rows = max(1, LOGITS_TOGETHER // head.out_features)
+    # Sharded weights are not whole any more in the backward pass.
+    if len(batch.supervised) <= rows or processes.count() > 1:
+        return label_loss(batch, supervised_logits(model, batch, hidden))
+
+    def loss_of(states: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(head(states).float(), labels, reduction="sum")
+
+    states = hidden.flatten(0, 1)[batch.supervised].split(rows)
+    labels = batch.labels.flatten()[batch.supervised + 1].split(rows)
+    losses = [
+        checkpoint(loss_of, *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in zip(states, labels, strict=True)
+    ]
+    return torch.stack(losses).sum(), len(batch.supervised)
 
 
 @torch.no_grad()
