@@ -111,7 +111,11 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
         ("steps.cot.training.epochs", 3, "steps.cot.training: give exactly one of 'steps' and 'epochs'"),
         ("steps.cot.training", {}, "steps.cot.training: give exactly one of 'steps' and 'epochs'"),
         ("evaluation.split", "train", "evaluation.split: should be 'valid' or 'test' (got 'train')"),
-        ("compute.precision", "fp16", "compute.precision: should be 'float32' or 'bfloat16' (got 'fp16')"),
+        (
+            "compute.precision",
+            "fp16",
+            "compute.precision: should be 'float32', 'tf32' or 'bfloat16' (got 'fp16')",
+        ),
         ("bases.llama.path", "gpt2", "bases.llama: give exactly one of 'path' and 'from_scratch'"),
         (
             "bases.llama.from_scratch.heads",

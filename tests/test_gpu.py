@@ -9,14 +9,14 @@ import pytest
 from snakemake.profiles import ProfileConfigFileParser
 
 from copra.cli import VERBS
-from copra.gpu import gpus, gpus_of_machine, take_gpus
+from copra.gpu import gpus, gpus_of_machine, jobs_beside, take_gpus
 
 ROOT = Path(__file__).parents[1]
 # Takes a GPU, tells its name, and holds it until its standard input ends.
 HOLDER = """
 import os, sys
 from copra.gpu import take_gpus
-take_gpus()
+take_gpus(jobs=int(sys.argv[1]))
 print(os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 sys.stdin.read()
 """
@@ -48,9 +48,9 @@ def start(machine):
     """Starts processes that take a GPU."""
     started = []
 
-    def start():
+    def start(jobs=1):
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER],
+            [sys.executable, "-c", HOLDER, str(jobs)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -102,6 +102,55 @@ def test_a_process_that_ends_gives_its_gpu_back(machine, start):
     assert "waiting" in waiting.stderr.readline()
     first.stdin.close()
     assert taken(waiting) == "0"
+
+
+def test_jobs_that_share_spread_over_the_gpus_before_they_double_up(machine, start):
+    machine(2)
+    sharing = [start(2) for _ in range(4)]
+    assert sorted(map(taken, sharing)) == ["0", "0", "1", "1"]
+    waiting = start(2)
+    assert "waiting for a GPU" in waiting.stderr.readline()
+    sharing[0].kill()
+    assert taken(waiting) in ("0", "1")
+
+
+def test_the_emptiest_gpu_comes_first(machine, start):
+    machine(2)
+    assert [taken(start(2)) for _ in range(3)] == ["0", "1", "0"]
+
+
+@pytest.mark.parametrize("jobs", range(2, 9))
+def test_a_job_that_wants_a_gpu_alone_does_not_share(machine, start, jobs):
+    machine(1)
+    sharing = start(jobs)
+    assert taken(sharing) == "0"
+    alone = start(1)
+    assert "waiting for a GPU" in alone.stderr.readline()
+    sharing.kill()
+    assert taken(alone) == "0"
+    assert "waiting for a GPU" in start(jobs).stderr.readline()
+
+
+def test_jobs_that_share_in_different_numbers_do_not_overlap(machine, start):
+    """A half, a quarter and a quarter of one GPU, and no more."""
+    machine(1)
+    assert [taken(start(jobs)) for jobs in (2, 4, 4)] == ["0", "0", "0"]
+    assert "waiting for a GPU" in start(4).stderr.readline()
+
+
+def test_a_gpu_that_the_user_chose_is_shared_by_so_many_and_no_more(machine, start, monkeypatch):
+    machine(2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert [taken(start(2)) for _ in range(2)] == ["1", "1"]
+    assert "waiting for a GPU" in start(2).stderr.readline()
+
+
+def test_slurm_jobs_have_their_gpus_for_themselves(machine, start, monkeypatch):
+    machine(1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert [taken(start(2)) for _ in range(3)] == ["0"] * 3
+    assert jobs_beside(2) == 1
 
 
 def test_a_list_of_gpus_is_chosen_from(machine, start, monkeypatch):
@@ -168,7 +217,7 @@ def waited(_):
     sys.exit()
 
 copra.gpu.time.sleep = waited
-copra.verbs.common.use_threads(argparse.Namespace(threads=1))
+copra.verbs.common.use_threads(argparse.Namespace(threads=1, jobs_per_gpu=1))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS)
     assert done.stdout == "False\n"

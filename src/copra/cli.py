@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from copra import __version__, processes
 from copra.errors import CopraError
 from copra.forking import end_process, quiet_libraries, run_in_fork
+from copra.out_of_memory import explained, is_out_of_memory
 
 VERBS = {
     "data": "prepare a task's splits",
@@ -62,13 +63,18 @@ def _run(arguments: Sequence[str]) -> int:
     quiet_libraries()
     try:
         if getattr(options, "processes", 1) > 1 and processes.count() == 1:
-            return processes.launch(options.processes, arguments)
+            return processes.launch(options.processes, arguments, options.jobs_per_gpu)
         processes.end_with_launcher()
         module.run(options)
         processes.leave()
     except CopraError as error:
         print(f"copra {verb}: {error}", file=sys.stderr)
         return error.status
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"copra {verb}: {explained(verb, options, error)}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         return 1
     except OSError as error:

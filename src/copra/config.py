@@ -8,13 +8,14 @@ from pydantic import Discriminator, Field, NonNegativeInt, Tag, TypeAdapter, Val
 
 from copra.errors import CopraError
 from copra.faults import explain, hint
+from copra.gpu import MOST_JOBS
 from copra.importance.curves import Curve
 from copra.importance.settings import Importance
 from copra.models.settings import Base, Quantise
 from copra.pruning.budget import Prune
 from copra.reasoning import AnyMethod, Method
 from copra.reasoning.few_shot import FewShot
-from copra.settings import Name, Settings, describe, one_or_list
+from copra.settings import Name, Precision, Settings, describe, one_or_list
 from copra.tasks import AnyTask
 
 AnyStep = Annotated[AnyMethod | FewShot | Prune | Quantise, Field(discriminator="kind")]
@@ -109,8 +110,11 @@ class Compute(Settings):
     threads: int = Field(1, ge=1)
     """CPU threads of a process of a training, scoring or evaluation job. Part of a result: sums depend on
     it."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast in training where the device has it, with weights and moments as they are."""
+    precision: Precision = "float32"
+    """What trainings and evaluations compute in, where the device has it; elsewhere in float32. tf32: weights
+    of float32, products of TF32 (NVIDIA GPUs from Ampere on). bfloat16: a training autocasts, with weights
+    and moments as they are, and answers are computed with weights of bfloat16. Scores and prunings compute in
+    the type of the weights. Results record what was used."""
     memory_mb: int = Field(4000, ge=100)
     """Memory of such a job, for the scheduler."""
     runtime_minutes: int = Field(240, ge=1)
@@ -118,6 +122,10 @@ class Compute(Settings):
     gpu: int = Field(0, ge=0)
     """GPUs of a training or an evaluation, for the scheduler; other jobs take one at most. A GPU that is
     there is used in any case."""
+    jobs_per_gpu: int = Field(1, ge=1, le=MOST_JOBS)
+    """Jobs that share one GPU of this machine, each with such a part of its memory as a limit: small models
+    leave most of a large GPU idle. Latency is measured on a GPU alone. Under SLURM and Kubernetes, which give
+    each job GPUs of its own, leave 1."""
     processes: int | None = Field(None, ge=1)
     """Processes that share a training or an evaluation (null: one a GPU). The batch stays as large as it is,
     and results agree but for rounding."""

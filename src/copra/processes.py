@@ -95,7 +95,7 @@ def end_with_launcher() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def launch(number: int, arguments: Sequence[str]) -> int:
+def launch(number: int, arguments: Sequence[str], jobs_per_gpu: int = 1) -> int:
     """Run `copra` with these arguments in `number` processes; returns the exit status.
 
     They have a GPU each where the machine has any, held by this process. If one fails the others are ended.
@@ -110,7 +110,7 @@ def launch(number: int, arguments: Sequence[str]) -> int:
             f"{number} processes need a GPU each, and this job sees {len(there)} ({', '.join(there)}). Lower "
             "compute.gpu and compute.processes, or give it more GPUs."
         )
-    take_gpus(number)
+    take_gpus(number, jobs_per_gpu)
     os.environ[LAUNCHER] = str(os.getpid())
     # What goes wrong the processes tell themselves.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)

@@ -5,7 +5,7 @@ import inspect
 import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
@@ -14,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 Name = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$", max_length=60)
 ]
+
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+"""What matrices are multiplied in. tf32: weights of float32, products of TF32 on GPUs that have them."""
 
 
 def one_or_list(value: Any) -> str:

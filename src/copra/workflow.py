@@ -289,6 +289,7 @@ class Workflow:
     def latency_settings(self) -> str:
         value = self.experiment.latency.canonical()
         value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
+        value["precision"] = self.experiment.compute.precision
         return self.settings("latency", value)
 
     def table_settings(self, name: str) -> str:
@@ -344,9 +345,9 @@ class Workflow:
         return re.sub(r"\.\d+$", "", self.node(name).recipe)
 
     def _decoded(self, *keys: str) -> dict[str, Any]:
-        """These settings of the evaluation."""
+        """These settings of the evaluation, and what it computes in."""
         value = self.experiment.evaluation.canonical()
-        return {key: value[key] for key in keys}
+        return {key: value[key] for key in keys} | {"precision": self.experiment.compute.precision}
 
     def _answers(self, task: str) -> str:
         return TASKS[self.experiment.tasks[task].kind].answers

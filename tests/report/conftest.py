@@ -38,6 +38,7 @@ def write_evaluation(tmp_path):
             "tokens": {name: float(predictions[f"n_{name}"].mean()) for name in TOKENS},
             "depth": 5.0,
             "hit_length_limit": 0,
+            "precision": "float32",
             "parameters": parameters,
             "checkpoint_bytes": 4 * parameters,
             "units": {"layers": 2, "kv_groups": 4, "heads": 8, "neurons": 96},

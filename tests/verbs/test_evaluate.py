@@ -231,3 +231,58 @@ def test_compiled_answers_equal_plain_ones(place, monkeypatch):
     assert run(place, evaluate, "compiled", compile=True) == plain
     assert counter.frame_count == 1
     torch.compiler.reset()
+
+
+@pytest.fixture
+def types(monkeypatch):
+    """The types of what every pass of a model gives, where bfloat16 is there to be used."""
+    from copra.inference.run import Run
+
+    monkeypatch.setattr("copra.models.checkpoint.has_bfloat16", lambda: True)
+    seen, pass_of = set(), Run._body
+
+    def watched(self, *arguments):
+        states = pass_of(self, *arguments)
+        seen.add(states.dtype)
+        return states
+
+    monkeypatch.setattr(Run, "_body", watched)
+    return seen
+
+
+def test_answers_in_bfloat16_are_computed_and_recorded_so(place, types):
+    """Latents through a projection too, whose weights and input must be of one type."""
+    whole = run(place, evaluate, precision="float32")
+    assert types == {torch.float32}
+    types.clear()
+    short = run(place, evaluate, "short", precision="bfloat16")
+    assert types == {torch.bfloat16}
+    for files, precision, bytes_each in ((whole, "float32", 4), (short, "bfloat16", 2)):
+        metrics = json.loads(files["metrics.json"])
+        assert metrics["precision"] == precision
+        assert metrics["kv_cache_bytes_per_token"] == 2 * 2 * 2 * 8 * bytes_each
+    run(place, sweep, "swept", precision="bfloat16")
+    assert set(read_parquet(place / "swept" / "latents.parquet")["precision"]) == {"bfloat16"}
+
+
+def test_positions_are_not_rounded_to_bfloat16(place, types):
+    """Rotary frequencies are a buffer in float32 whatever the weights are."""
+    whole, short = (load_checkpoint(place / "model-0", each).model for each in ("float32", "bfloat16"))
+    expected = dict(whole.named_buffers())
+    assert expected
+    for name, found in short.named_buffers():
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected[name])
+
+
+def test_answers_are_kept_for_one_precision(place, batches, types):
+    run(place, evaluate, "float32")
+    batches.clear()
+    break_off(place, evaluate, batches, 2, precision="bfloat16")
+    run(place, evaluate, "again")
+    assert batches == [3, 3, 2]
+
+
+def test_without_bfloat16_answers_are_those_of_float32(place, monkeypatch):
+    monkeypatch.setattr("copra.models.checkpoint.has_bfloat16", lambda: False)
+    assert run(place, evaluate, "asked", precision="bfloat16") == run(place, evaluate)

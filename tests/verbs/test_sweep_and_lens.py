@@ -94,3 +94,11 @@ def test_a_model_without_latents_is_refused(place):
         run(sweep, place, "plain", latents=[1])
     with pytest.raises(CopraError, match=r"plain: this model has no latents"):
         run(lens, place, "plain", questions=1)
+
+
+def test_a_lens_in_bfloat16_reads_probabilities_in_float32(place, monkeypatch):
+    monkeypatch.setattr("copra.models.checkpoint.has_bfloat16", lambda: True)
+    table = run(lens, place, "thinking", questions=3, precision="bfloat16")
+    assert set(table["precision"]) == {"bfloat16"}
+    shares = torch.tensor(table["probability"].to_numpy())
+    assert not torch.equal(shares.bfloat16().double(), shares)

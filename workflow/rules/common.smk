@@ -29,6 +29,11 @@ except CopraError as error:
     raise WorkflowError(str(error))
 
 
+# The limit of GPUs (profiles/default, --resources gpu=N) counts GPUs, and jobs that share one count as one each.
+if (limit := workflow.global_resources.get("gpu").value) is not None:
+    workflow.global_resources["gpu"] = limit * copra.experiment.compute.jobs_per_gpu
+
+
 # What makes a checkpoint whole beside its manifest. Its small files need not be declared as long as they stay
 # beside it, but object storage keeps only what is: copra packs them up then.
 WEIGHTS = ["model.safetensors"]

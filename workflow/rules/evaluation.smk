@@ -17,6 +17,7 @@ rule evaluate:
     threads: copra.experiment.compute.threads * copra.experiment.compute.workers
     resources:
         gpu=copra.experiment.compute.gpu,
+        jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
         # No param, since it must not make anything run again.
@@ -26,7 +27,8 @@ rule evaluate:
     message:
         "Evaluating {wildcards.node}"
     shell:
-        "copra evaluate --settings {params.settings:q} --threads {threads} --processes {resources.processes}"
+        "copra evaluate --settings {params.settings:q} --threads {threads}"
+        " --jobs-per-gpu {resources.jobs_per_gpu} --processes {resources.processes}"
         " --model {input.manifest} --data {input.questions} --state results/state --output {output.metrics}"
         " > {log} 2>&1"
 
@@ -45,6 +47,7 @@ rule sweep:
     threads: copra.experiment.compute.threads * copra.experiment.compute.workers
     resources:
         gpu=copra.experiment.compute.gpu,
+        jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
         # No param, since it must not make anything run again.
@@ -54,7 +57,8 @@ rule sweep:
     message:
         "Evaluating {wildcards.node} with other numbers of latents"
     shell:
-        "copra sweep --settings {params.settings:q} --threads {threads} --processes {resources.processes}"
+        "copra sweep --settings {params.settings:q} --threads {threads}"
+        " --jobs-per-gpu {resources.jobs_per_gpu} --processes {resources.processes}"
         " --model {input.manifest} --data {input.questions} --state results/state --output {output.latents}"
         " > {log} 2>&1"
 
@@ -73,6 +77,7 @@ rule lens:
     threads: copra.experiment.compute.threads
     resources:
         gpu=min(1, copra.experiment.compute.gpu),
+        jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
     params:
@@ -80,7 +85,8 @@ rule lens:
     message:
         "Looking into the latents of {wildcards.node}"
     shell:
-        "copra lens --settings {params.settings:q} --threads {threads} --model {input.manifest}"
+        "copra lens --settings {params.settings:q} --threads {threads}"
+        " --jobs-per-gpu {resources.jobs_per_gpu} --model {input.manifest}"
         " --data {input.questions} --output {output.lens} > {log} 2>&1"
 
 

@@ -16,6 +16,7 @@ rule score:
     threads: copra.experiment.compute.threads
     resources:
         gpu=min(1, copra.experiment.compute.gpu),
+        jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
     params:
@@ -23,7 +24,8 @@ rule score:
     message:
         "Scoring {wildcards.node} on objective {wildcards.objective}: {wildcards.scoring}"
     shell:
-        "copra score --settings {params.settings:q} --threads {threads} --model {input.manifest}"
+        "copra score --settings {params.settings:q} --threads {threads}"
+        " --jobs-per-gpu {resources.jobs_per_gpu} --model {input.manifest}"
         " --data {input.rows} --state results/state --output {output.scores} > {log} 2>&1"
 
 
@@ -43,6 +45,7 @@ rule curve:
     threads: copra.experiment.compute.threads
     resources:
         gpu=min(1, copra.experiment.compute.gpu),
+        jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
     params:
@@ -51,6 +54,7 @@ rule curve:
     message:
         "Measuring curve {wildcards.curve} of {wildcards.node}"
     shell:
-        "copra curve --settings {params.settings:q} --threads {threads} --model {input.manifest}"
+        "copra curve --settings {params.settings:q} --threads {threads}"
+        " --jobs-per-gpu {resources.jobs_per_gpu} --model {input.manifest}"
         " --data {input.questions} --scores {params.scores} --state results/state"
         " --output {output.curve} > {log} 2>&1"

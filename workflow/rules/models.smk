@@ -17,6 +17,7 @@ rule base:
         "results/benchmarks/base/{base}.tsv"
     threads: copra.experiment.compute.threads
     resources:
+        jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=60,
     params:
@@ -24,5 +25,6 @@ rule base:
     message:
         "Making base model {wildcards.base}"
     shell:
-        "copra base --settings {params.settings:q} --threads {threads} --data {input.train}"
+        "copra base --settings {params.settings:q} --threads {threads}"
+        " --jobs-per-gpu {resources.jobs_per_gpu} --data {input.train}"
         " --output {output.manifest} > {log} 2>&1"

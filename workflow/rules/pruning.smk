@@ -43,6 +43,7 @@ rule prune:
     threads: copra.experiment.compute.threads
     resources:
         gpu=min(1, copra.experiment.compute.gpu),
+        jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=60,
     params:
@@ -50,5 +51,6 @@ rule prune:
     message:
         "Pruning to {wildcards.node}"
     shell:
-        "copra prune --settings {params.settings:q} --threads {threads} --parent {input.parent}"
+        "copra prune --settings {params.settings:q} --threads {threads}"
+        " --jobs-per-gpu {resources.jobs_per_gpu} --parent {input.parent}"
         " --plan {input.plan} --data {input.train} --output {output.manifest} > {log} 2>&1"

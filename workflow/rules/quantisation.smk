@@ -18,6 +18,7 @@ rule quantise:
     threads: copra.experiment.compute.threads
     resources:
         gpu=min(1, copra.experiment.compute.gpu),
+        jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=60,
     params:
@@ -25,5 +26,6 @@ rule quantise:
     message:
         "Quantising to {wildcards.node}"
     shell:
-        "copra quantise --settings {params.settings:q} --threads {threads} --parent {input.parent}"
+        "copra quantise --settings {params.settings:q} --threads {threads}"
+        " --jobs-per-gpu {resources.jobs_per_gpu} --parent {input.parent}"
         " --data {input.valid} --output {output.manifest} > {log} 2>&1"

@@ -26,6 +26,7 @@ rule train:
     threads: copra.experiment.compute.threads * copra.experiment.compute.workers
     resources:
         gpu=copra.experiment.compute.gpu,
+        jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
         # No params, since they must not make anything run again.
@@ -39,7 +40,8 @@ rule train:
     message:
         "Training {wildcards.node}"
     shell:
-        "copra train --settings {params.settings:q} --threads {threads} --processes {resources.processes}"
+        "copra train --settings {params.settings:q} --threads {threads}"
+        " --jobs-per-gpu {resources.jobs_per_gpu} --processes {resources.processes}"
         " --sharding {resources.sharding} --parent {input.parent}"
         " --teacher {input.teacher} --data {input.data[0]} --state results/state --save-every {resources.save_every_seconds}"
         " --save-steps {resources.save_every_steps} --tracking {resources.tracking}"

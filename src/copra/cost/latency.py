@@ -71,6 +71,7 @@ def measure(
                     "node": checkpoint.manifest["node"],
                     "device": device_name(checkpoint.model.device),
                     "dtype": weights_type(checkpoint),
+                    "precision": checkpoint.precision,
                     "batch": len(chosen) if batch > 1 else 1,
                     "length": length,
                     "compiled": compile,

@@ -11,15 +11,15 @@ from copra.config import Compute
 from copra.forecast.jobs import Job
 from copra.forecast.work import Work
 
-PEAK = {"CPU": 1e11, "GPU, float32": 19.5e12, "GPU, bfloat16": 312e12}
-"""FLOPs a second: of a core with AVX2 at 3 GHz, 32 a cycle; of an A100 without and with its tensor cores in
-bfloat16, by NVIDIA's data sheet."""
-UTILISATION = {"CPU": 0.2, "GPU, float32": 0.3, "GPU, bfloat16": 0.3}
+PEAK = {"CPU": 1e11, "GPU, float32": 19.5e12, "GPU, tf32": 156e12, "GPU, bfloat16": 312e12}
+"""FLOPs a second: of a core with AVX2 at 3 GHz, 32 a cycle; of an A100 without its tensor cores, and with
+them in TF32 and bfloat16, by NVIDIA's data sheet."""
+UTILISATION = {"CPU": 0.2, "GPU, float32": 0.3, "GPU, tf32": 0.3, "GPU, bfloat16": 0.3}
 """How much of the peak is reached: from runs of the presets on two shared cores, which gave 0.13 to 0.26; on
 a GPU a guess for batches of short sequences."""
 WRITING = 3.0
 """So many times as long a FLOP takes that goes into an answer: tokens come one by one, and caches grow."""
-SECONDS_A_LAYER = {"CPU": 8e-4, "GPU, float32": 1e-3, "GPU, bfloat16": 1e-3}
+SECONDS_A_LAYER = {"CPU": 8e-4, "GPU, float32": 1e-3, "GPU, tf32": 1e-3, "GPU, bfloat16": 1e-3}
 """A pass through a layer takes at least so long, whatever it computes: Python and the launch of kernels."""
 
 BYTES_A_SECOND = 5e8

@@ -24,6 +24,7 @@ from copra.models.parts import make_parts
 from copra.models.quantised import need_torchao, sort_metadata, unquantised
 from copra.models.shape import ModelShape, shape_of
 from copra.reasoning.layout import Decoding
+from copra.settings import Precision
 
 TRAINED_MARKERS = "trained_markers"
 """The key of a manifest that says whether the rows of the latent markers were trained."""
@@ -51,6 +52,14 @@ class Checkpoint:
         return None if known is None else Decoding.from_json(known)
 
     @property
+    def precision(self) -> Precision:
+        """The precision that the model computes in, in this process and on its device."""
+        if self.model.dtype == torch.bfloat16:
+            return "bfloat16"
+        tf32 = self.model.device.type == "cuda" and torch.get_float32_matmul_precision() == "high"
+        return "tf32" if tf32 else "float32"
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What its answers depend on beside what it reads, to the last bit: checksums, how it answers, and
         what computes."""
@@ -58,7 +67,7 @@ class Checkpoint:
             "weights": self.manifest["weights"]["sha256"],
             "parts": (self.manifest.get("parts") or {}).get("sha256"),
             "decoding": self.manifest["decoding"],
-            "device": [self.model.device.type, str(self.model.dtype)],
+            "device": [self.model.device.type, str(self.model.dtype), self.precision],
             "threads": torch.get_num_threads(),
         }
 
@@ -83,15 +92,32 @@ def has_bfloat16() -> bool:
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
+def usable_precision(wanted: Precision) -> Precision:
+    """The wanted precision, or float32 where `device()` does not have it."""
+    if wanted == "bfloat16":
+        return wanted if has_bfloat16() else "float32"
+    if wanted == "tf32":
+        return wanted if has_tf32() else "float32"
+    return "float32"
+
+
+def has_tf32() -> bool:
+    """Return True on NVIDIA GPUs from compute capability 8.0 (Ampere) on. AMD's count otherwise."""
+    nvidia = torch.cuda.is_available() and not torch.version.hip
+    return nvidia and torch.cuda.get_device_capability() >= (8, 0)
+
+
 def register() -> None:
     """Make transformers' Auto classes know copra's own classes of models; harmless when it is done again."""
     per_layer.register()
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
+def load_checkpoint(folder: Path, precision: Precision = "float32") -> Checkpoint:
     """Load a checkpoint onto `device()` after checking its weights against the manifest.
 
-    The weights are in their own type, but in float32 where that is bfloat16 and the device has none.
+    The weights are in their own type, or in bfloat16 where `precision`, for work that only answers, says so;
+    but int8 weights compute in float32, the type of their scales, and nothing is bfloat16 where the device
+    has none.
 
     Raises:
         CopraError: something is missing, or the weights are not those that the manifest names or that the
@@ -106,7 +132,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     if quantised:
         need_torchao()
     try:
-        model = load_language_model(folder, str(folder), dtype="auto")
+        # Not `model.to`, which would round the frequencies of rotary positions too.
+        shortened = usable_precision(precision) == "bfloat16" and not quantised
+        dtype = torch.bfloat16 if shortened else "auto"
+        model = load_language_model(folder, str(folder), dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise CopraError(f"{folder}: cannot be loaded ({error}). Delete it and run again.") from error
@@ -127,6 +156,17 @@ def load_unquantised(folder: Path) -> Checkpoint:
     Raises:
         CopraError: as `load_checkpoint` does, or the weights are int8.
     """
+    refuse_quantised(folder)
+    return load_checkpoint(folder)
+
+
+def refuse_quantised(folder: Path) -> None:
+    """Refuse a checkpoint with int8 weights, for work that changes weights, reads them or takes their
+    gradients.
+
+    Raises:
+        CopraError: the weights are int8.
+    """
     manifest = read_json(Path(folder) / MANIFEST)
     if (weights := manifest.get("quantised")) is not None:
         made_of = manifest["node"].rsplit("+", 1)[0]
@@ -134,7 +174,6 @@ def load_unquantised(folder: Path) -> Checkpoint:
             f"{folder}: is quantised already, and {weights} weights can neither be trained, scored, pruned "
             f"nor quantised again. Take the checkpoint that it was made of, {made_of}, and quantise last."
         )
-    return load_checkpoint(folder)
 
 
 def _check(file: Path, sha256: str) -> None:

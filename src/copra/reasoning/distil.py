@@ -54,18 +54,20 @@ class DistilledStage(Stage):
     def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
         return Stage.loss(self, thinker, batch) if self.alone else super().loss(thinker, batch)
 
-    def label_terms(self, thinker: "Thinker", batch: "Batch", logits: "Tensor") -> "Terms":
+    def label_terms(self, thinker: "Thinker", batch: "Batch", hidden: "Tensor") -> "Terms":
         """The divergence from the teacher too, who reads the same tokens and thinks latents of its own."""
         import torch
 
-        from copra.reasoning.forward import supervised_logits
+        from copra.reasoning.forward import label_loss, supervised_logits
 
+        logits = supervised_logits(thinker.model, batch, hidden)
         with torch.no_grad():
-            hidden = self.hidden_states(thinker.teacher, batch)
-            teacher = supervised_logits(thinker.teacher.model, batch, hidden)
+            taught = self.hidden_states(thinker.teacher, batch)
+            teacher = supervised_logits(thinker.teacher.model, batch, taught)
         distance = divergence(logits, teacher, self.distil.temperature)
-        own = super().label_terms(thinker, batch, logits.detach() if self.alone else logits)
-        return own | {"distillation": (distance, len(logits))}
+        # The same logits serve both terms.
+        own = label_loss(batch, logits.detach() if self.alone else logits)
+        return {"cross_entropy": own, "distillation": (distance, len(logits))}
 
 
 def divergence(student: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
+from copra import processes
 from copra.models.attention import shortest_window
 from copra.models.families import family_of
 from copra.models.logits import read_logits
@@ -17,6 +19,9 @@ from copra.reasoning.layout import IGNORED, LatentInput, Sample, Thought
 
 Terms = dict[str, tuple[Tensor, Tensor | int]]
 """The terms of a loss by name, each as a sum and the number of things that were summed."""
+
+LOGITS_TOGETHER = 2**26
+"""Logits that a loss holds at once, 256 MiB in float32; their softmax and their gradient are as large."""
 
 
 @dataclass
@@ -51,13 +56,20 @@ class Batch:
         moved = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in moved.items():
             if isinstance(value, Tensor):
-                moved[name] = value.to(device, non_blocking=True)
+                moved[name] = _moved(value, device)
             elif isinstance(value, Batch):
                 moved[name] = value.to(device)
         return Batch(**moved)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def _moved(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. The copy to a GPU waits for nothing only from memory that is pinned."""
+    if device.type == "cuda" and value.device.type == "cpu":
+        value = value.pin_memory()
+    return value.to(device, non_blocking=True)
 
 
 def collate(samples: Sequence[Sample], pad: int, latents: int = 0, multiple: int = 1) -> Batch:
@@ -266,9 +278,24 @@ def label_loss(batch: Batch, logits: Tensor) -> tuple[Tensor, int]:
 def cross_entropy(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> tuple[Tensor, int]:
     """Sum of next-token cross-entropy over the supervised positions of `hidden` [B, N, d], and their number.
 
-    Logits are computed at the supervised positions only, the loss in float32.
+    Logits are computed at the supervised positions only, the loss in float32. Where they are many
+    (`LOGITS_TOGETHER`), they are computed chunk by chunk, and again in the backward pass.
     """
-    return label_loss(batch, supervised_logits(model, batch, hidden))
+    rows = max(1, LOGITS_TOGETHER // model.get_output_embeddings().out_features)
+    # Sharded weights are not whole any more in the backward pass.
+    if len(batch.supervised) <= rows or processes.count() > 1:
+        return label_loss(batch, supervised_logits(model, batch, hidden))
+
+    def loss_of(states: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(read_logits(model, states).float(), labels, reduction="sum")
+
+    states = hidden.flatten(0, 1)[batch.supervised].split(rows)
+    labels = batch.labels.flatten()[batch.supervised + 1].split(rows)
+    losses = [
+        checkpoint(loss_of, *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in zip(states, labels, strict=True)
+    ]
+    return torch.stack(losses).sum(), len(batch.supervised)
 
 
 @torch.no_grad()

@@ -173,18 +173,18 @@ class Stage(Settings):
 
     def answer_terms(self, thinker: "Thinker", batch: "Batch", hidden: "Tensor") -> "Terms":
         """What is taken at the labels, from hidden states [B, N, d], and norms of latents for the log."""
-        from copra.reasoning.forward import latent_norms, supervised_logits
+        from copra.reasoning.forward import latent_norms
 
-        terms = self.label_terms(thinker, batch, supervised_logits(thinker.model, batch, hidden))
+        terms = self.label_terms(thinker, batch, hidden)
         # In validation only: reading all embeddings in every step would cost more than a small model.
         watched = self.thought == "hidden" and not thinker.training
         return terms | (latent_norms(thinker.model, batch, hidden) if watched else {})
 
-    def label_terms(self, thinker: "Thinker", batch: "Batch", logits: "Tensor") -> "Terms":
-        """Cross-entropy over the labels, from the logits [S, V] before each of them."""
-        from copra.reasoning.forward import label_loss
+    def label_terms(self, thinker: "Thinker", batch: "Batch", hidden: "Tensor") -> "Terms":
+        """Cross-entropy over the labels, from hidden states [B, N, d]."""
+        from copra.reasoning.forward import cross_entropy
 
-        return {"cross_entropy": label_loss(batch, logits)}
+        return {"cross_entropy": cross_entropy(thinker.model, batch, hidden)}
 
 
 class Method(Settings):

@@ -95,7 +95,7 @@ class Explaining(Settings):
         here = targets >= 0
         logits = read_logits(thinker.model, states[:, c - 1 :][here]).float()
         loss = functional.cross_entropy(logits, targets[here], reduction="sum")
-        return {"explanation": (loss, int(here.sum()))}
+        return {"explanation": (loss, sum(map(len, texts)))}
 
     def _read(self, thinker: "Thinker", inputs: "Tensor", mask: "Tensor") -> "Tensor":
         """The decoder's hidden states [B, T, d] of input embeddings [B, T, d]."""

@@ -30,7 +30,7 @@ MEANS = {
     "n_generated": ("tokens", "generated"),
     "depth": ("depth",),
 }
-ONCE = ("parameters", "checkpoint_bytes", "kv_cache_bytes_per_token", "training_flops")
+ONCE = ("precision", "parameters", "checkpoint_bytes", "kv_cache_bytes_per_token", "training_flops")
 
 
 @dataclass(frozen=True, eq=False)

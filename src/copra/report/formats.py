@@ -73,7 +73,7 @@ def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
         return widths.min() >= SMALLER * widths.max()
     if column == "budget_missed":
         return frame[column].abs().max() <= MISS
-    return column in ("seed", *NAMES) and frame[column].nunique() == 1
+    return column in ("seed", "precision", *NAMES) and frame[column].nunique() == 1
 
 
 def _text(frame, column) -> tuple[list[str], str]:
@@ -218,6 +218,7 @@ COLUMNS: dict[str, tuple[str, Callable]] = {
     "seconds_batch_1": ("Latency, batch 1", _seconds),
     "seconds_batched": ("Latency, batched", _seconds),
     "device": ("Device", _text),
+    "precision": ("Precision", _text),
     "trained": ("As trained", _flag),
     "pareto": ("Pareto front", _flag),
     "cut": ("Removed units", _text),

@@ -29,7 +29,9 @@ def accuracy_vs_latents(swept: Sequence[Mapping[str, str]], evaluations: Path) -
     ]
     rows = pandas.concat(frames, ignore_index=True)
     numbers = ["n", "accuracy", "low", "high", "flops", "depth"]
-    grouped = rows.groupby(["recipe", "latents", "trained"], sort=False)[numbers].mean().reset_index()
+    grouped = (
+        rows.groupby(["recipe", "latents", "trained", "precision"], sort=False)[numbers].mean().reset_index()
+    )
     return grouped.assign(n=grouped["n"].round().astype("int64"))
 
 
@@ -47,6 +49,7 @@ def latent_lens(nodes: Sequence[str], evaluations: Path) -> "pandas.DataFrame":
                     "recipe": node,
                     "question": first["question"],
                     "latent": int(latent) + 1,
+                    "precision": first["precision"],
                     "says": ", ".join(_said(said)),
                     "steps": " | ".join(first["steps"]),
                     "gold": first["gold"],

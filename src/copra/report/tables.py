@@ -102,6 +102,7 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
             | accuracy
             | {kind: pruned.metrics["units"][kind] for kind in NAMES}
             | {"budget_missed": pruned.metrics.get("budget_missed", math.nan)}
+            | {"precision": pruned.metrics["precision"]}
             | {"flops": pruned.mean("flops"), "flops_ratio": pruned.mean("flops") / parent.mean("flops")}
             | {"attention_flops": pruned.mean("flops_attention")}
             | {"attention_flops_ratio": pruned.mean("flops_attention") / parent.mean("flops_attention")}
@@ -195,6 +196,7 @@ def _cost(members: list[Evaluation], reference: list[Evaluation]) -> dict[str, f
 
     units = [one.metrics["units"] for one in members]
     return {
+        "precision": ", ".join(sorted({one.metrics["precision"] for one in members})),
         **{kind: float(numpy.mean([each[kind] for each in units])) for kind in NAMES},
         "flops": mean("flops"),
         "flops_ratio": mean("flops") / mean("flops", reference),

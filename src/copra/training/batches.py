@@ -39,15 +39,35 @@ class Part(NamedTuple):
     latents: int
 
 
-def micro_batches(batch: Sequence[Sample], size: int | None) -> Iterator[Part]:
-    """This process's part of a batch, in parts that fit the memory.
+def micro_batches(batch: Sequence[Sample], size: int | None, tokens: int | None = None) -> Iterator[Part]:
+    """This process's part of a batch, in parts that fit the memory: of `size` rows at most, and of `tokens`
+    padded tokens (rows times width) at most, but of one row at least.
 
     All processes get equally many, since they meet in each pass; one that has run out of samples gets
     somebody's once more.
     """
-    most = math.ceil(len(batch) / processes.count())
-    size = size or most
-    for first in range(0, most, size):
-        together = batch[first * processes.count() : (first + size) * processes.count()]
+    count, first = processes.count(), 0
+    size = size or math.ceil(len(batch) / count)
+    while first < len(batch):
+        last = min(first + size * count, len(batch))
+        if tokens is not None:
+            last = first + count * _rows_within(batch[first:last], tokens, count)
+        together = batch[first:last]
         own = processes.share(together)
         yield Part(own or batch[:1], bool(own), max(sample.n_latents for sample in together))
+        first = last
+
+
+def _rows_within(samples: Sequence[Sample], tokens: int, count: int) -> int:
+    """How many rows, the first ones of each of `count` processes, make no more than `tokens` padded tokens;
+    at least one."""
+    before = after = taught = 0
+    for index, sample in enumerate(samples):
+        # First latents stand below each other.
+        before = max(before, sample.first_latent)
+        after = max(after, len(sample.tokens) - sample.first_latent, sample.n_latents)
+        taught = max(taught, len(sample.teacher.tokens) if sample.teacher else 0)
+        rows = index // count + 1
+        if rows > 1 and rows * max(before + after, taught) > tokens:
+            return rows - 1
+    return math.ceil(len(samples) / count)

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
@@ -28,6 +28,7 @@ from copra.files import replacing
 from copra.reasoning.layout import Markers, Sample, TokenRow
 from copra.reasoning.method import Stage
 from copra.reasoning.thinker import Thinker
+from copra.settings import Precision
 from copra.training.adapters import adapted
 from copra.training.batches import epoch_batches
 from copra.training.progress import Progress
@@ -35,7 +36,16 @@ from copra.training.saves import Saves, Stopped
 from copra.training.settings import Training
 from copra.training.sharding import shard, whole
 from copra.training.state import load_state, load_tensors, save_state, whole_tensors
-from copra.training.step import Objective, accumulate, check_step, look, seed_step
+from copra.training.step import (
+    Objective,
+    Taken,
+    accumulate,
+    cross_entropy_limit,
+    is_broken,
+    look,
+    seed_step,
+    skip_if,
+)
 from copra.training.tracking import Tracker
 from copra.training.watch import announce, tick
 
@@ -63,7 +73,7 @@ class Trainer:
     seed: int
     state: Path
     accuracy: Callable[[], float]
-    precision: str = "float32"
+    precision: Precision = "float32"
     saves: Saves = field(default_factory=lambda: Saves(300))
     sharding: bool = False
     node: str = "model"
@@ -144,22 +154,29 @@ class Trainer:
         looks = {
             math.ceil(total * (i + 1) / self.training.validations) for i in range(self.training.validations)
         }
+        # Once a step is broken none reaches the weights any more, though the host reads of it a step later.
+        broken = torch.zeros((), device=accelerator.device)
+        before: tuple[Taken, float] | None = None
         with open(self.state / LOG if accelerator.is_main_process else os.devnull, "a") as log:
             for step, batch in self._batches(samples, done, total):
                 moved = self.stage.moves and self.stage.at(step, total) != self.stage.at(step - 1, total)
                 if moved and step > 1:
                     optimizer.state.clear()
-                line = self._optimise(objective, optimizer, accelerator, batch, step)
-                line["learning_rate"] = scheduler.get_last_lr()[0]
+                taken, broken = self._optimise(objective, optimizer, accelerator, batch, step, broken)
+                rate = scheduler.get_last_lr()[0]
                 scheduler.step()
-                if step in looks:
-                    line |= self._validate(objective, thinker, validation, step, last=step == total)
-                log.write(json.dumps(line) + "\n")
-                if tick(self.state, step):
-                    log.flush()
-                if self.tracker is not None:
-                    self.tracker.log(line, step)
-                if step < total and any(processes.gather(self.saves.due(step))):
+                # The line of the step before, which is there by now: a GPU need not stop for it.
+                if before is not None:
+                    self._write(log, self._line(*before))
+                before = taken, rate
+                saving = step < total and any(processes.gather(self.saves.due(step)))
+                if step in looks or saving or step == total:
+                    line = self._line(*before)
+                    before = None
+                    if step in looks:
+                        line |= self._validate(objective, thinker, validation, step, last=step == total)
+                    self._write(log, line)
+                if saving:
                     log.flush()
                     if accelerator.is_main_process:
                         os.fsync(log.fileno())
@@ -168,6 +185,7 @@ class Trainer:
             self._load_best(thinker)
         return {
             "steps": total,
+            "precision": "bfloat16" if self.model.dtype == torch.bfloat16 else self.precision,
             "rows": len(samples),
             "left_out_too_long": left_out,
             "selected": {
@@ -303,6 +321,21 @@ class Trainer:
             tqdm.write(f"going on after step {done}")
         return done
 
+    def _line(self, taken: Taken, learning_rate: float) -> dict[str, Any]:
+        """The log's line of a step, once the device has computed it."""
+        line, found = taken.read()
+        weights = self.stage.weigh()
+        shown = {name: mean for name, mean in found.items() if len(weights) > 1 or name not in weights}
+        return line | shown | {"learning_rate": learning_rate}
+
+    def _write(self, log: TextIO, line: dict[str, Any]) -> None:
+        """Write a line, and hand it on to those who watch."""
+        log.write(json.dumps(line) + "\n")
+        if tick(self.state, line["step"]):
+            log.flush()
+        if self.tracker is not None:
+            self.tracker.log(line, line["step"])
+
     def _optimise(
         self,
         objective: nn.Module,
@@ -310,35 +343,46 @@ class Trainer:
         accelerator: Accelerator,
         batch: Sequence[Sample],
         step: int,
-    ) -> dict[str, Any]:
-        """One optimizer step on the loss, each term a mean over the whole batch of all processes."""
+        broken: Tensor,
+    ) -> tuple[Taken, Tensor]:
+        """One optimizer step on the loss, each term a mean over the whole batch of all processes.
+
+        A single process waits for no device here: a step that breaks down, or comes after one that did
+        (`broken`), changes no weight. Several processes read the step together before they take it. Returns
+        the step and the new `broken`.
+        """
         objective.train(self.stage.dropout)
         seed_step(self.seed, step)
-        weights = self.stage.weigh()
-        loss, found = accumulate(
+        loss, means = accumulate(
             objective,
             accelerator,
             batch,
-            weights=weights,
+            weights=self.stage.weigh(),
             counts=self.stage.counts(batch),
             pad=self.pad,
             size=self.training.micro_batch_size,
+            tokens=self.training.micro_batch_tokens,
         )
-        norm = whole(accelerator.clip_grad_norm_(objective.parameters(), self.training.clip_norm)).item()
-        vocabulary = self.model.get_output_embeddings().out_features
-        check_step(step, loss, norm, found.get("cross_entropy", 0.0), vocabulary, batch)
+        norm = whole(accelerator.clip_grad_norm_(objective.parameters(), self.training.clip_norm))
+        limit = cross_entropy_limit(self.model.get_output_embeddings().out_features)
+        if processes.count() == 1:
+            broken = torch.maximum(broken, is_broken(loss, norm, means, limit))
+            skip_if(broken, optimizer)
+        taken = Taken(step, batch, loss, norm, means, limit, broken)
+        if processes.count() > 1:
+            taken.read()
         optimizer.step()
         optimizer.zero_grad()
         self.progress.count(work for sample in batch for work in self.stage.work(sample))
-        line = {"step": step, "loss": loss, "gradient_norm": norm}
-        return line | {name: mean for name, mean in found.items() if len(weights) > 1 or name not in weights}
+        return taken, broken
 
     def _validate(
         self, objective: nn.Module, thinker: Thinker, samples: Sequence[Sample], step: int, last: bool
     ) -> dict[str, float]:
         """Loss (and accuracy, where it selects) on the validation split; remembers the best weights."""
         size = self.training.micro_batch_size or math.ceil(self.training.batch_size / processes.count())
-        values = look(objective, samples, pad=self.pad, size=size)
+        tokens = self.training.micro_batch_tokens
+        values = look(objective, samples, pad=self.pad, size=size, tokens=tokens)
         weights = self.stage.weigh()
         loss = sum(weight * values[name] for name, weight in weights.items())
         if not math.isfinite(loss):

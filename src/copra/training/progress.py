@@ -41,6 +41,13 @@ class Means:
             entry = self.sums.setdefault(name, [0.0, 0])
             entry[0], entry[1] = entry[0] + value.detach(), entry[1] + count
 
+    def on_device(self, name: str) -> Any:
+        """The mean of a term in this process, where it is computed, or None: nothing waits for it."""
+        if name not in self.sums:
+            return None
+        total, count = self.sums[name]
+        return total / max(count, 1)
+
     def values(self) -> dict[str, float]:
         """The mean of every term over all processes, which all must call this; on a GPU this waits for the
         passes to finish."""

@@ -62,6 +62,10 @@ class Training(Settings):
     """Rows an optimizer step (the effective batch)."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Rows a forward pass, when the batch does not fit the memory; gradients are accumulated."""
+    micro_batch_tokens: int | None = Field(None, ge=1)
+    """Tokens a forward pass, padding among them (rows times the longest row), when the batch does not fit the
+    memory: short rows go many together, long ones few. Gradients are accumulated (null: no limit but
+    `micro_batch_size`)."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate after the warm-up: kept, or brought to zero along a line or a half cosine."""
     warmup_steps: int = Field(0, ge=0)

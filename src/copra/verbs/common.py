@@ -1,6 +1,7 @@
 """What several verbs share: their settings from the shell line, threads, and reading inputs."""
 
 import json
+import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -10,9 +11,9 @@ from pydantic import ValidationError
 from copra import processes
 from copra.errors import CopraError
 from copra.files import MANIFEST, read_sealed_json
-from copra.gpu import take_gpus
+from copra.gpu import MOST_JOBS, jobs_beside, take_gpus
 from copra.models.shape import ModelShape
-from copra.settings import Settings
+from copra.settings import Precision, Settings
 
 if TYPE_CHECKING:
     from copra.tasks.task import Row
@@ -41,6 +42,8 @@ class Answering(Coded):
     """Questions decoded together."""
     answers: Literal["number", "text"] = "number"
     """How answers are compared."""
+    precision: Precision = "float32"
+    """What is computed in, where the device has it."""
 
 
 def add_settings(parser: ArgumentParser) -> None:
@@ -50,6 +53,13 @@ def add_settings(parser: ArgumentParser) -> None:
 
 def add_threads(parser: ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument(
+        "--jobs-per-gpu",
+        type=int,
+        choices=range(1, MOST_JOBS + 1),
+        default=1,
+        help="jobs that share a GPU, each with such a part of its memory (default: 1)",
+    )
 
 
 def add_processes(parser: ArgumentParser) -> None:
@@ -84,18 +94,34 @@ def settings_of(arguments: Namespace, kind: type[S]) -> S:
         raise CopraError(f"--settings: {error}") from None
 
 
-def use_threads(arguments: Namespace) -> None:
-    """Compute with exactly so many threads, and reproducibly, on a GPU of this process's own if there are
-    any: that is chosen before torch is imported."""
-    together = processes.count()
+def use_threads(arguments: Namespace, precision: Precision = "float32") -> None:
+    """Compute with exactly so many threads, reproducibly and without broken kernels, on a GPU of this
+    process's own if there are any: that is chosen before torch is imported."""
+    together, jobs = processes.count(), arguments.jobs_per_gpu
     if together == 1:
-        take_gpus()
+        take_gpus(jobs=jobs)
+    # Batches of ever new widths leave holes in memory that is cut up once and for all.
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     import torch
 
-    if together > 1 and torch.cuda.is_available():
-        torch.cuda.set_device(processes.rank())
+    if torch.cuda.is_available():
+        if together > 1:
+            torch.cuda.set_device(processes.rank())
+        if jobs_beside(jobs) > 1:
+            torch.cuda.set_per_process_memory_fraction(1 / jobs_beside(jobs))
     torch.set_num_threads(max(1, arguments.threads // together))
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Deterministic mode would also fill all new memory with NaN, a write of every tensor that is made.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    # With a mask, cuDNN's attention returns NaN in the backward pass where the length modulo 128 is 64
+    # (pytorch/pytorch#196678) and for single queries, as a latent's pass has them
+    # (NVIDIA/cudnn-frontend#1072). PyTorch then takes another of its kernels.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if precision == "tf32":
+        from copra.models.checkpoint import has_tf32
+
+        torch.set_float32_matmul_precision("high" if has_tf32() else "highest")
 
 
 def recorded_shape(model: Path) -> ModelShape:

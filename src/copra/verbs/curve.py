@@ -44,13 +44,14 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, CurveSettings)
-    use_threads(options)
+    use_threads(options, settings.precision)
     import pandas
     from tqdm import tqdm
 
-    from copra.models.checkpoint import load_unquantised
+    from copra.models.checkpoint import load_checkpoint, refuse_quantised
 
-    checkpoint = load_unquantised(options.model)
+    refuse_quantised(options.model)
+    checkpoint = load_checkpoint(options.model, settings.precision)
     points = _points(settings, checkpoint, options.scores)
     rows = rows_of(options.data, settings.split, settings.limit)
     objective = answering_objective(checkpoint.manifest)
@@ -62,7 +63,7 @@ def run(options: Namespace) -> None:
         known
         | {"metric": point.line.metric, "objective": point.line.objective, "random_seed": point.line.seed}
         | {"removed": point.removed, "left": point.left}
-        | {"n": len(rows)}
+        | {"precision": checkpoint.precision, "n": len(rows)}
         | _accuracy(ablation, point.cut)
         | {"loss": ablation.loss(point.cut), "loss_on": objective, **point.costs, "cut": point.words}
         for point in tqdm(points, unit="point", mininterval=5, dynamic_ncols=True)

@@ -45,12 +45,12 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, EvaluateSettings)
-    use_threads(options)
+    use_threads(options, settings.precision)
     from copra.evaluation.accuracy import compiled_for, predictions
     from copra.evaluation.kept import KeptAnswers
     from copra.models.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(options.model)
+    checkpoint = load_checkpoint(options.model, settings.precision)
     if checkpoint.decoding is None:
         raise CopraError(f"{options.model}: this model was never trained to answer; evaluate one that was.")
     rows = rows_of(options.data, settings.split, settings.limit)
@@ -89,6 +89,7 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
         "node": settings.node,
         "task": settings.task,
         "split": settings.split,
+        "precision": checkpoint.precision,
         **accuracy_of(table),
         "flops": {
             "total": float(table["flops"].mean()),
@@ -102,7 +103,7 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
         "checkpoint_bytes": answering_bytes(checkpoint.manifest),
         "units": {kind: len(units_of(kind, checkpoint.shape)) for kind in NAMES},
         "kv_cache_bytes_per_token": kv_cache_bytes_per_token(
-            checkpoint.shape, 2 if checkpoint.manifest["weights"]["dtype"] == "bfloat16" else 4
+            checkpoint.shape, checkpoint.model.dtype.itemsize
         ),
         "training_flops": checkpoint.manifest["training_flops"],
         "budget_missed": checkpoint.manifest.get("budget_missed"),

@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from copra.files import write_parquet
+from copra.settings import Precision
 from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
 
 
@@ -20,6 +21,8 @@ class LatencySettings(Coded):
     """Longest answer where it is not."""
     compile: bool = False
     """Measure compiled code."""
+    precision: Precision = "float32"
+    """What is computed in, where the device has it."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -32,7 +35,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, LatencySettings)
-    use_threads(options)
+    use_threads(options, settings.precision)
     import pandas
 
     from copra.cost.latency import measure
@@ -42,7 +45,7 @@ def run(options: Namespace) -> None:
     table = []
     for model in options.models:
         table += measure(
-            load_checkpoint(model),
+            load_checkpoint(model, settings.precision),
             rows,
             max_new_tokens=settings.max_new_tokens,
             forced_tokens=settings.forced_tokens,

@@ -6,6 +6,7 @@ from typing import Literal
 
 from copra.errors import CopraError
 from copra.files import write_parquet
+from copra.settings import Precision
 from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
 
 
@@ -20,6 +21,8 @@ class LensSettings(Coded):
     """Longest generated text."""
     batch_size: int = 128
     """Questions decoded together."""
+    precision: Precision = "float32"
+    """What is computed in, where the device has it."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -34,7 +37,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, LensSettings)
-    use_threads(options)
+    use_threads(options, settings.precision)
     import pandas
 
     from copra.evaluation.accuracy import check_length
@@ -43,7 +46,7 @@ def run(options: Namespace) -> None:
     from copra.models.checkpoint import load_checkpoint
     from copra.models.tokens import pad_id
 
-    checkpoint = load_checkpoint(options.model)
+    checkpoint = load_checkpoint(options.model, settings.precision)
     tokenizer, decoding = checkpoint.tokenizer, checkpoint.decoding
     if decoding is None or not decoding.loops:
         raise CopraError(
@@ -69,6 +72,7 @@ def run(options: Namespace) -> None:
             "question": row.question,
             "steps": list(row.steps),
             "gold": row.answer,
+            "precision": checkpoint.precision,
             "generated": tokenizer.decode(one.answer.tokens, skip_special_tokens=True),
             "latent": latent,
             "rank": rank,

@@ -41,14 +41,14 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, SweepSettings)
-    use_threads(options)
+    use_threads(options, settings.precision)
     import pandas
 
     from copra.evaluation.accuracy import compiled_for
     from copra.evaluation.kept import KeptAnswers
     from copra.models.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(options.model)
+    checkpoint = load_checkpoint(options.model, settings.precision)
     decoding = checkpoint.decoding
     if decoding is None or not decoding.latents:
         raise CopraError(
@@ -64,6 +64,7 @@ def run(options: Namespace) -> None:
         compiled = compiled_for(checkpoint, longest, rows, settings.max_new_tokens, settings.batch_size)
     table = [
         {"node": settings.node, "latents": number, "trained": number == decoding.latents}
+        | {"precision": checkpoint.precision}
         | _answered(checkpoint, replace(decoding, latents=number), rows, settings, kept, compiled)
         for number in numbers
     ]

@@ -12,6 +12,7 @@ from copra.files import digest, file_sha256
 from copra.reasoning import METHODS
 from copra.reasoning.distil import read_stage
 from copra.reasoning.method import Stage
+from copra.settings import Precision
 from copra.tasks.prepare import data_record
 from copra.training.settings import Training
 from copra.training.tracking import KINDS, Tracker
@@ -36,8 +37,8 @@ class TrainSettings(Coded):
     """The method's stage, resolved."""
     training: Training
     """The optimisation."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast."""
+    precision: Precision = "float32"
+    """What is computed in, where the device has it; bfloat16: autocast."""
     seed: int
     """Order of the data, mixed layouts, dropout."""
     max_new_tokens: int = 256
@@ -75,17 +76,17 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, TrainSettings)
-    use_threads(options)
+    use_threads(options, settings.precision)
     import torch
 
     from copra.evaluation.accuracy import share_correct
     from copra.models.bases import start_markers
     from copra.models.checkpoint import (
         TRAINED_MARKERS,
-        has_bfloat16,
         has_trained_markers,
         load_unquantised,
         save_checkpoint,
+        usable_precision,
     )
     from copra.models.parts import make_parts
     from copra.models.tokens import markers_of, pad_id, tokenise
@@ -130,7 +131,7 @@ def run(options: Namespace) -> None:
         ),
         parts=parts,
         teacher=teacher and Thinker(teacher.model, teacher.parts),
-        precision=settings.precision if has_bfloat16() else "float32",
+        precision=usable_precision(settings.precision),
         saves=Saves(options.save_every, options.save_steps or None),
         sharding=options.sharding == "full",
         node=settings.node,

@@ -1,0 +1,95 @@
+"""How fast a training computes and how much memory it takes, for those who watch it."""
+
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from copra.cost.flops import of_training_work
+from copra.models.shape import shape_of
+from copra.reasoning.thinker import Thinker
+from copra.settings import Precision
+from copra.training.progress import Progress
+
+PEAKS: dict[str, dict[Precision, float]] = {
+    "H200": {"bfloat16": 989.4, "tf32": 494.7, "float32": 66.9},
+    "H100 NVL": {"bfloat16": 835.5, "tf32": 417.7, "float32": 60.0},
+    "H100 PCIe": {"bfloat16": 756.4, "tf32": 378.2, "float32": 51.2},
+    "H100": {"bfloat16": 989.4, "tf32": 494.7, "float32": 66.9},
+    "A100": {"bfloat16": 312.0, "tf32": 156.0, "float32": 19.5},
+    "L40S": {"bfloat16": 362.1, "tf32": 183.2, "float32": 91.6},
+    "L4": {"bfloat16": 121.0, "tf32": 60.0, "float32": 30.3},
+    "V100": {"float32": 15.7},
+    "T4": {"float32": 8.1},
+}
+"""TFLOP/s of dense matrix products by NVIDIA's data sheets, by a part of the device's name. The first one that
+fits counts."""
+
+
+def peak_tflops(device: str, precision: Precision) -> float | None:
+    """The peak of a device by its name, or None where the table does not know it."""
+    words = device.replace("-", " ").split()
+    for name, peaks in PEAKS.items():
+        if set(name.split()) <= set(words):
+            return peaks.get(precision)
+    return None
+
+
+@dataclass
+class Speed:
+    """The rates of a training between two calls of `rates`.
+
+    TFLOP/s are the FLOPs of `copra.cost.flops.of_training_work`: three times the forward pass, each position
+    scored against the whole of its row, padding and recomputation left out. MFU (model FLOPs utilization,
+    arXiv 2204.02311, appendix B) is that divided by the device's peak in the precision that is used, times the
+    number of processes.
+    """
+
+    thinker: Thinker
+    step_decoder: int
+    precision: Precision
+    processes: int = 1
+    counted: dict[str, list[int]] = field(default_factory=dict)
+    since: float = field(default_factory=time.monotonic)
+
+    def start(self, progress: Progress) -> None:
+        """Measure from here on, what was done before an interruption left out."""
+        self.counted = {reader: list(sums) for reader, sums in progress.work.items()}
+        self.since = time.monotonic()
+
+    def rates(self, progress: Progress) -> dict[str, float]:
+        """Tokens and TFLOPs a second since the last call, MFU where the peak is known, and the largest memory so
+        far in GiB: a GPU's, as its allocator counts it, or the process's."""
+        now, work = time.monotonic(), {}
+        for reader, sums in progress.work.items():
+            before = self.counted.get(reader, [0, 0, 0])
+            done = [value - known for value, known in zip(sums, before, strict=True)]
+            work[reader] = dict(zip(("tokens", "context", "supervised"), done, strict=True))
+        seconds = max(now - self.since, 1e-9)
+        self.start(progress)
+        rates = {
+            "tokens_per_second": sum(each["tokens"] for each in work.values()) / seconds,
+            "tflops": self._flops(work) / seconds / 1e12,
+        }
+        device = self.thinker.device
+        if device.type != "cuda":
+            # Linux counts in KiB.
+            return rates | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+        peak = peak_tflops(torch.cuda.get_device_name(device), self.precision)
+        mfu = {} if peak is None else {"mfu": rates["tflops"] / peak / self.processes}
+        return rates | mfu | {"peak_gib": torch.cuda.max_memory_allocated(device) / 2**30}
+
+    def _flops(self, work: Mapping[str, Mapping[str, int]]) -> float:
+        teacher = self.thinker.teacher
+        shape = shape_of(self.thinker.model.config.to_dict())
+        taught_by = None if teacher is None else shape_of(teacher.model.config.to_dict())
+        return of_training_work(shape, work, self.step_decoder, taught_by)
+
+
+def in_words(rates: Mapping[str, float]) -> str:
+    """Rates as the progress line and `copra status` show them."""
+    words = [f"{rates['tokens_per_second']:,.0f} tokens/s", f"{rates['tflops']:.3g} TFLOP/s"]
+    words += [f"MFU {100 * rates['mfu']:.1f}%"] if "mfu" in rates else []
+    return ", ".join([*words, f"peak {rates['peak_gib']:.1f} GiB"])
