@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from tiny import CASES, capped_attention, make, precise
+from tiny_families import CASES, capped_attention, make, precise
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, DynamicCache
