@@ -216,11 +216,11 @@ def _ranking(
                 "it in importance.greedy_protect, so that the search leaves it alone too."
             )
     ranking = _whole(settings.metric, zip(rows["layer"], rows["index"], rows["score"], strict=True), expected)
-    return _normalised(ranking) if settings.normalise else ranking
+    return normalised(ranking) if settings.normalise else ranking
 
 
-def _normalised(ranking: Ranking) -> Ranking:
-    """Scores divided by the L2 norm of their layer (Michel et al. 2019; Molchanov et al. 2017)."""
+def normalised(ranking: Ranking) -> Ranking:
+    """The scores divided by the L2 norm of their layer (Michel et al. 2019; Molchanov et al. 2017)."""
     squares: dict[int, float] = {}
     for (layer, _), score in ranking.items():
         squares[layer] = squares.get(layer, 0.0) + score * score

@@ -10,7 +10,7 @@ from copra.importance.curves import Curve, Line, NamedCurve
 from copra.importance.metrics import OF_BLOCKS, SCORED_AS
 from copra.importance.scores import score_table
 from copra.models.shape import ModelShape
-from copra.pruning.moves import blocks
+from copra.pruning.moves import blocks, normalised
 from copra.report.style import note, styled
 
 if TYPE_CHECKING:
@@ -50,11 +50,12 @@ def _ranks(
     if line.metric == "deepest":
         scores = score_table(deepest(len(shape.layers)))
     rows = scores[(scores["unit"] == SCORED_AS[curve.unit]) & (scores["metric"] == settings.scored_as)]
-    ordered = rows.sort_values(["score", "layer", "index"])
-    return {
-        (int(layer), int(index)): float(rank)
-        for rank, (layer, index) in enumerate(zip(ordered["layer"], ordered["index"], strict=True), start=1)
-    }
+    units = zip(rows["layer"].astype(int), rows["index"].astype(int), strict=True)
+    ranking = dict(zip(units, rows["score"], strict=True))
+    if settings.normalise:
+        ranking = normalised(ranking)
+    ordered = sorted(ranking, key=lambda unit: (ranking[unit], unit))
+    return {unit: float(rank) for rank, unit in enumerate(ordered, start=1)}
 
 
 def drop_orders(
