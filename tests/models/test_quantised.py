@@ -220,7 +220,12 @@ def test_the_comparison_is_that_of_a_plain_loop(make_model):
                 if label != -100:
                     found.append(-float(logits[model][position].log_softmax(-1)[label]))
     batches = [collate(samples[:2], 0), collate(samples[2:], 0)]
+    read: list[tuple[int, ...]] = []
+    handle = after.lm_head.register_forward_hook(lambda _, __, logits: read.append(tuple(logits.shape[:2])))
     found = compare(before, after, batches)
+    handle.remove()
+    # Logits of one row at a time, without padding.
+    assert read == [(1, len(sample.tokens)) for sample in samples]
     assert found["largest_logit_difference"] == pytest.approx(largest, rel=1e-4)
     assert found["loss_before"] == pytest.approx(sum(losses[before]) / 6, rel=1e-4)
     assert found["loss_after"] == pytest.approx(sum(losses[after]) / 6, rel=1e-4)

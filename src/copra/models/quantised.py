@@ -12,7 +12,7 @@ builds the layers from there again, in any process that has torchao.
 import copy
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -93,19 +93,19 @@ def compare(before: PreTrainedModel, after: PreTrainedModel, batches: Iterable[B
         CopraError: a logit is not a finite number.
     """
     largest, losses, labels = 0.0, [0.0, 0.0], 0
-    for batch in batches:
-        moved = batch.to(before.device)
-        logits = [_logits(model, moved) for model in (before, after)]
-        difference = float((logits[1] - logits[0])[moved.mask.bool()].abs().max())
+    for tokens, targets in _rows(batches):
+        given = tokens[None].to(before.device)
+        logits = [model(input_ids=given, use_cache=False).logits[0] for model in (before, after)]
+        difference = float((logits[1] - logits[0]).abs().max())
         if not math.isfinite(difference):
             raise CopraError(
                 "quantise: a logit is not a finite number, before or after quantising, so the model is not "
                 "saved. Look at the training before this step."
             )
         largest = max(largest, difference)
-        labels += int((moved.labels[:, 1:] != IGNORED).sum())
+        labels += int((targets[1:] != IGNORED).sum())
         for side, each in enumerate(logits):
-            losses[side] += float(_summed_loss(each, moved.labels))
+            losses[side] += float(_summed_loss(each, targets.to(before.device)))
     return {
         "largest_logit_difference": largest,
         "loss_before": losses[0] / labels,
@@ -113,12 +113,14 @@ def compare(before: PreTrainedModel, after: PreTrainedModel, batches: Iterable[B
     }
 
 
-def _logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    return model(input_ids=batch.tokens, attention_mask=batch.mask, use_cache=False).logits
+def _rows(batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The tokens and labels [T] of each row, without padding: of a whole batch the logits of two models
+    would take gigabytes with a vocabulary of 128,000."""
+    for batch in batches:
+        for tokens, labels, mask in zip(batch.tokens, batch.labels, batch.mask.bool(), strict=True):
+            yield tokens[mask], labels[mask]
 
 
 def _summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Next-token cross-entropy [] of logits [B, T, V], summed over the labels [B, T]."""
-    return functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    """Next-token cross-entropy [] of logits [T, V], summed over the labels [T]."""
+    return functional.cross_entropy(logits[:-1], labels[1:], ignore_index=IGNORED, reduction="sum")
