@@ -101,6 +101,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(make_trainer, gradie
             steps=2,
             batch_size=6,
             micro_batch_size=size,
+            micro_batch_tokens=50 if size is None and runs else None,
             learning_rate=1e-12,
         )
         trainer.run()

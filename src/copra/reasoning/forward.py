@@ -51,8 +51,13 @@ class Batch:
                 moved[name] = value.to(device)
         batch = Batch(**moved)
         # Found before the move: to find it on a GPU would wait for all work that is under way there.
-        batch.__dict__["supervised"] = _moved(self.supervised, device)
+        batch.__dict__ |= {"supervised": _moved(self.supervised, device), "unpadded": self.unpadded}
         return batch
+
+    @cached_property
+    def unpadded(self) -> int:
+        """So many columns, from the first on, have no padding in any row."""
+        return int(self.mask.amin(0).cumprod(0).sum())
 
     @cached_property
     def supervised(self) -> Tensor:
@@ -205,11 +210,24 @@ def _body(
     stop = start + inputs.shape[1]
     return model.base_model(
         inputs_embeds=inputs,
-        attention_mask=batch.mask[:, :stop],
+        attention_mask=_attention_mask(model, batch, start, stop),
         position_ids=batch.positions[:, start:stop],
         past_key_values=cache,
         use_cache=cache is not None,
     ).last_hidden_state
+
+
+def _attention_mask(model: PreTrainedModel, batch: Batch, start: int, stop: int) -> Tensor:
+    """The mask of a pass over the columns `start` to `stop`: [B, 1, T, S], True where a query may look, as
+    transformers would make it of `batch.mask`; or that itself, [B, S], where transformers may leave it out.
+
+    To find out whether it may, transformers reads the mask on the host, once a pass: a GPU would stop for it.
+    """
+    padding = batch.mask[:, :stop]
+    if stop <= batch.unpadded or model.config._attn_implementation != "sdpa":
+        return padding
+    columns = torch.arange(stop, device=padding.device)
+    return (columns <= columns[start:, None]) & padding[:, None, None, :].bool()
 
 
 def supervised_logits(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> Tensor:
