@@ -198,6 +198,18 @@ def test_the_default_profile_lets_as_many_gpu_jobs_run_as_there_are_gpus(machine
         assert ProfileConfigFileParser().parse(file)["resources"] == [f"gpu={limit}"]
 
 
+@pytest.mark.parametrize(("jobs", "limit"), [(1, 3), (2, 6)])
+def test_snakemake_lets_as_many_jobs_run_as_share_the_gpus(tmp_path, jobs, limit):
+    (tmp_path / "Snakefile").write_text(
+        f'include: "{ROOT / "Snakefile"}"\nprint("limit", workflow.global_resources["gpu"].value)\n'
+    )
+    command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "all", "--cores", "1"]
+    command += ["--configfile", str(ROOT / "config.yaml"), "--workflow-profile", "none"]
+    command += ["--resources", "gpu=3", "--config", f"compute={{gpu: 1, jobs_per_gpu: {jobs}}}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
+    assert f"limit {limit}" in (done.stdout + done.stderr).splitlines()
+
+
 def test_no_verb_imports_torch_before_it_has_its_gpu():
     """CUDA may look at the GPUs when torch is imported."""
     modules = ", ".join(f"copra.verbs.{verb}" for verb in VERBS)

@@ -132,6 +132,45 @@ def test_loss_and_its_gradients_equal_the_plain_ones(
     assert_same_gradients(ours, expected, max(1e-6, tolerance))
 
 
+@pytest.mark.parametrize("together", [1, 47 * 5, 47 * 29 + 46])
+def test_a_loss_in_chunks_is_the_same_with_the_same_gradients(any_model, samples, monkeypatch, together):
+    """Of one position each, of four or so, and of all but the last one."""
+    way = ("hidden", "raw")
+    expected, count = ours_loss(any_model, samples, *way)
+    expected_gradients = gradients(any_model, expected)
+    monkeypatch.setattr("copra.reasoning.forward.LOGITS_TOGETHER", together)
+    most, head = [], any_model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda _, inputs, logits: most.append(logits.numel()))
+    loss, supervised = ours_loss(any_model, samples, *way)
+    ours = gradients(any_model, loss)
+    handle.remove()
+    assert supervised == count
+    assert max(most) <= max(together, head.out_features)
+    # Computed once forward and once backward.
+    assert len(most) % 2 == 0
+    assert len(most) > 2
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert_same_gradients(ours, expected_gradients, 1e-6)
+
+
+def test_masks_are_those_that_transformers_makes(any_model, samples):
+    """With padding on the left, on the right, and without; whole sequences, and queries after a cache."""
+    alike = [sample for sample in samples if sample.n_latents == 4][:1] * 2
+    seen = []
+    for rows in (samples, samples[4:5] + samples[2:3], alike):
+        batch = collate(rows, PAD)
+        ours = hidden_states(any_model, batch, "hidden")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "copra.reasoning.forward._attention_mask", lambda _, batch, start, stop: batch.mask[:, :stop]
+            )
+            assert torch.equal(hidden_states(any_model, batch, "hidden"), ours)
+        seen.append(batch.unpadded)
+    assert seen[0] == 0
+    assert 0 < seen[1] < collate(samples[4:5] + samples[2:3], PAD).mask.shape[1]
+    assert seen[2] == collate(alike, PAD).mask.shape[1]
+
+
 @pytest.mark.parametrize("latent_input", ["raw", "projected"])
 def test_as_many_iterations_as_latents_are_the_sequential_chain(any_model, projection, samples, latent_input):
     batch = collate(samples, PAD)

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -71,3 +72,51 @@ def test_micro_batches_are_the_batch_in_parts(size, lengths):
     assert [len(part.samples) for part in parts] == lengths
     assert [sample for part in parts for sample in part.samples] == SAMPLES[:10]
     assert all(part.counts for part in parts)
+
+
+def padded(samples) -> int:
+    """Padded tokens of one forward pass."""
+    from copra.reasoning.forward import collate
+
+    batch = collate(samples, 0)
+    widths = [batch.tokens.shape[1], batch.teacher.tokens.shape[1] if batch.teacher else 0]
+    return len(samples) * max(widths)
+
+
+TAUGHT = Sample("taught", [1] * 9, [1] * 9, 0, 0)
+LATENT = [Sample(str(i), [1] * (9 + i), [1] * (9 + i), 2 + 3 * i % 5, 1 + i % 3) for i in range(10)]
+WITH_TEACHER = [replace(sample, teacher=TAUGHT) for sample in samples_of([4, 3, 5, 4, 6])]
+
+
+@pytest.mark.parametrize("samples", [SAMPLES[:40], LATENT, WITH_TEACHER], ids=["text", "latents", "teacher"])
+@pytest.mark.parametrize("tokens", [1, 20, 45, 100, 10**6])
+def test_micro_batches_hold_no_more_tokens_than_they_may(samples, tokens):
+    parts = [part.samples for part in micro_batches(samples, None, tokens)]
+    assert [sample for part in parts for sample in part] == samples
+    assert all(len(part) == 1 or padded(part) <= tokens for part in parts)
+    assert parts == [part.samples for part in micro_batches(samples, None, tokens)]
+    if tokens == 1:
+        assert len(parts) == len(samples)
+    if tokens == 10**6:
+        assert len(parts) == 1
+
+
+def test_micro_batches_of_text_are_as_large_as_they_may_be():
+    parts = [part.samples for part in micro_batches(SAMPLES[:40], None, 100)]
+    for part, following in pairwise(parts):
+        assert padded([*part, following[0]]) > 100
+
+
+def test_rows_limit_micro_batches_of_tokens_too():
+    assert [len(part.samples) for part in micro_batches(samples_of([2] * 10), 4, 100)] == [4, 4, 2]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_several_processes_have_equally_many_micro_batches_of_tokens(monkeypatch, rank):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    parts = list(micro_batches(SAMPLES[:41], None, 60))
+    assert all(len(part.samples) == 1 or padded(part.samples) <= 60 for part in parts)
+    assert [one for part in parts if part.counts for one in part.samples] == SAMPLES[rank:41:2]
+    monkeypatch.setenv("RANK", str(1 - rank))
+    assert len(list(micro_batches(SAMPLES[:41], None, 60))) == len(parts)

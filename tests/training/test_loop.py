@@ -92,23 +92,24 @@ def test_the_rate_warms_up_whatever_the_schedule(make_trainer, schedule):
 def test_accumulated_gradients_are_those_of_the_whole_batch(make_trainer, gradients, stage, architecture):
     """Rows differ in their supervised tokens, so a mean of means would be another gradient."""
     runs = {}
-    for size in (None, 6, 2, 1):
+    parts = [{}, *({"micro_batch_size": size} for size in (6, 2, 1)), {"micro_batch_tokens": 50}]
+    for number, sizes in enumerate(parts):
         # So small a rate that all runs stay at the same weights.
         trainer = make_trainer(
             stage,
             architecture=architecture,
-            state=str(size),
+            state=str(number),
             steps=2,
             batch_size=6,
-            micro_batch_size=size,
+            **sizes,
             learning_rate=1e-12,
         )
         trainer.run()
-        runs[size] = gradients[:], log_of(trainer)
+        runs[number] = gradients[:], log_of(trainer)
         gradients.clear()
-    whole, log = runs[None]
-    for size in (6, 2, 1):
-        found, found_log = runs[size]
+    whole, log = runs[0]
+    for number in range(1, len(parts)):
+        found, found_log = runs[number]
         for step in range(2):
             assert found_log[step]["loss"] == pytest.approx(log[step]["loss"], rel=1e-6)
             for a, b in zip(found[step], whole[step], strict=True):

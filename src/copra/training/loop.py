@@ -35,6 +35,7 @@ from copra.training.progress import Progress
 from copra.training.saves import Saves, Stopped
 from copra.training.settings import Training
 from copra.training.sharding import shard, whole
+from copra.training.speed import Speed
 from copra.training.state import load_state, load_tensors, save_state, whole_tensors
 from copra.training.step import (
     Objective,
@@ -47,7 +48,7 @@ from copra.training.step import (
     skip_if,
 )
 from copra.training.tracking import Tracker
-from copra.training.watch import announce, tick
+from copra.training.watch import announce, in_words, tick
 
 LOG = "training.jsonl"
 BEST = "best.safetensors"
@@ -151,13 +152,17 @@ class Trainer:
         scheduler = get_scheduler(schedule, optimizer, min(warmup, total), total)
         done = self._resume(thinker, optimizer, scheduler)
         announce(self.state, self.node, total)
+        layers = self.stage.parts().get("step_decoder", {}).get("layers", 0)
+        speed = Speed(thinker, layers, self._used_precision, processes.count())
+        speed.start(self.progress)
         looks = {
             math.ceil(total * (i + 1) / self.training.validations) for i in range(self.training.validations)
         }
         # Once a step is broken none reaches the weights any more, though the host reads of it a step later.
         broken = torch.zeros((), device=accelerator.device)
         before: tuple[Taken, float] | None = None
-        with open(self.state / LOG if accelerator.is_main_process else os.devnull, "a") as log:
+        file = self.state / LOG if accelerator.is_main_process else os.devnull
+        with open(file, "a") as log, _bar(done, total) as bar:
             for step, batch in self._batches(samples, done, total):
                 moved = self.stage.moves and self.stage.at(step, total) != self.stage.at(step - 1, total)
                 if moved and step > 1:
@@ -167,7 +172,7 @@ class Trainer:
                 scheduler.step()
                 # The line of the step before, which is there by now: a GPU need not stop for it.
                 if before is not None:
-                    self._write(log, self._line(*before))
+                    self._write(log, self._line(*before), speed, bar)
                 before = taken, rate
                 saving = step < total and any(processes.gather(self.saves.due(step)))
                 if step in looks or saving or step == total:
@@ -175,7 +180,8 @@ class Trainer:
                     before = None
                     if step in looks:
                         line |= self._validate(objective, thinker, validation, step, last=step == total)
-                    self._write(log, line)
+                    self._write(log, line, speed, bar)
+                bar.update()
                 if saving:
                     log.flush()
                     if accelerator.is_main_process:
@@ -185,7 +191,7 @@ class Trainer:
             self._load_best(thinker)
         return {
             "steps": total,
-            "precision": "bfloat16" if self.model.dtype == torch.bfloat16 else self.precision,
+            "precision": self._used_precision,
             "rows": len(samples),
             "left_out_too_long": left_out,
             "selected": {
@@ -198,6 +204,11 @@ class Trainer:
                 for reader, sums in self.progress.work.items()
             },
         }
+
+    @property
+    def _used_precision(self) -> Precision:
+        """The precision of the products: that of the weights where they are bfloat16 themselves."""
+        return "bfloat16" if self.model.dtype == torch.bfloat16 else self.precision
 
     @property
     def selects_by(self) -> str:
@@ -252,14 +263,6 @@ class Trainer:
         """
         rows = {row.id: row for row in self.rows} if self.stage.moves else {}
         step, epoch = 0, 0
-        bar = tqdm(
-            total=total,
-            initial=done,
-            unit="step",
-            mininterval=5,
-            dynamic_ncols=True,
-            disable=processes.rank() > 0,
-        )
         while step < total:
             if self.stage.draws and epoch:
                 samples, _ = self.samples(epoch)
@@ -272,9 +275,7 @@ class Trainer:
                         stage, draw = self.stage.at(step, total), Random(f"layouts {self.seed} step {step}")
                         batch = [stage.lay_out(rows[sample.id], self.markers, draw) for sample in batch]
                     yield step, batch
-                    bar.update()
             epoch += 1
-        bar.close()
 
     def _save(self, step: int, thinker: Thinker, optimizer: torch.optim.Optimizer) -> None:
         """Save the state, and end where a signal asks for it."""
@@ -328,11 +329,12 @@ class Trainer:
         shown = {name: mean for name, mean in found.items() if len(weights) > 1 or name not in weights}
         return line | shown | {"learning_rate": learning_rate}
 
-    def _write(self, log: TextIO, line: dict[str, Any]) -> None:
-        """Write a line, and hand it on to those who watch."""
+    def _write(self, log: TextIO, line: dict[str, Any], speed: Speed, bar: tqdm) -> None:
+        """Write a line, and hand it on to those who watch; every few seconds with speed and memory."""
         log.write(json.dumps(line) + "\n")
-        if tick(self.state, line["step"]):
+        if tick(self.state, line["step"], lambda: speed.rates(self.progress)):
             log.flush()
+            bar.set_postfix_str(in_words(speed.latest), refresh=False)
         if self.tracker is not None:
             self.tracker.log(line, line["step"])
 
@@ -407,3 +409,15 @@ class Trainer:
                 with replacing(self.state / BEST) as temporary:
                     save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
         return found
+
+
+def _bar(done: int, total: int) -> tqdm:
+    """The progress line of a training, by the first of several processes."""
+    return tqdm(
+        total=total,
+        initial=done,
+        unit="step",
+        mininterval=5,
+        dynamic_ncols=True,
+        disable=processes.rank() > 0,
+    )

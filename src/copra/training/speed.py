@@ -24,8 +24,8 @@ PEAKS: dict[str, dict[Precision, float]] = {
     "V100": {"float32": 15.7},
     "T4": {"float32": 8.1},
 }
-"""TFLOP/s of dense matrix products by NVIDIA's data sheets, by a part of the device's name. The first one that
-fits counts."""
+"""TFLOP/s of dense matrix products by NVIDIA's data sheets, by words of the device's name. The first one
+that fits counts."""
 
 
 def peak_tflops(device: str, precision: Precision) -> float | None:
@@ -43,8 +43,8 @@ class Speed:
 
     TFLOP/s are the FLOPs of `copra.cost.flops.of_training_work`: three times the forward pass, each position
     scored against the whole of its row, padding and recomputation left out. MFU (model FLOPs utilization,
-    arXiv 2204.02311, appendix B) is that divided by the device's peak in the precision that is used, times the
-    number of processes.
+    arXiv 2204.02311, appendix B) is that divided by the device's peak in the precision that is used, and by
+    the number of processes.
     """
 
     thinker: Thinker
@@ -53,6 +53,7 @@ class Speed:
     processes: int = 1
     counted: dict[str, list[int]] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
+    latest: dict[str, float] = field(default_factory=dict)
 
     def start(self, progress: Progress) -> None:
         """Measure from here on, what was done before an interruption left out."""
@@ -60,8 +61,8 @@ class Speed:
         self.since = time.monotonic()
 
     def rates(self, progress: Progress) -> dict[str, float]:
-        """Tokens and TFLOPs a second since the last call, MFU where the peak is known, and the largest memory so
-        far in GiB: a GPU's, as its allocator counts it, or the process's."""
+        """Tokens and TFLOPs a second since the last call, MFU where the peak is known, and the largest memory
+        so far in GiB: a GPU's, as its allocator counts it, or the process's."""
         now, work = time.monotonic(), {}
         for reader, sums in progress.work.items():
             before = self.counted.get(reader, [0, 0, 0])
@@ -76,20 +77,16 @@ class Speed:
         device = self.thinker.device
         if device.type != "cuda":
             # Linux counts in KiB.
-            return rates | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
-        peak = peak_tflops(torch.cuda.get_device_name(device), self.precision)
-        mfu = {} if peak is None else {"mfu": rates["tflops"] / peak / self.processes}
-        return rates | mfu | {"peak_gib": torch.cuda.max_memory_allocated(device) / 2**30}
+            rates["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        else:
+            if peak := peak_tflops(torch.cuda.get_device_name(device), self.precision):
+                rates["mfu"] = rates["tflops"] / peak / self.processes
+            rates["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+        self.latest = rates
+        return rates
 
     def _flops(self, work: Mapping[str, Mapping[str, int]]) -> float:
         teacher = self.thinker.teacher
         shape = shape_of(self.thinker.model.config.to_dict())
         taught_by = None if teacher is None else shape_of(teacher.model.config.to_dict())
         return of_training_work(shape, work, self.step_decoder, taught_by)
-
-
-def in_words(rates: Mapping[str, float]) -> str:
-    """Rates as the progress line and `copra status` show them."""
-    words = [f"{rates['tokens_per_second']:,.0f} tokens/s", f"{rates['tflops']:.3g} TFLOP/s"]
-    words += [f"MFU {100 * rates['mfu']:.1f}%"] if "mfu" in rates else []
-    return ", ".join([*words, f"peak {rates['peak_gib']:.1f} GiB"])

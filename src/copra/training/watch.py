@@ -11,8 +11,8 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,11 @@ def announce(state: Path, node: str, total: int, unit: str = "steps") -> None:
         write_json(state / RUN, {**record, "host": socket.gethostname(), "process": os.getpid()})
 
 
-def tick(state: Path, step: int) -> bool:
-    """Say that so many steps are done; returns whether it was written down, which happens every few seconds.
+def tick(state: Path, step: int, rates: Callable[[], dict[str, float]] = dict) -> bool:
+    """Say that so many steps are done, and at which rates; returns whether it was written down, which happens
+    every few seconds.
 
-    All other calls cost about a microsecond.
+    All other calls cost about a microsecond and compute no rates.
     """
     now = time.monotonic()
     if now - _last_tick.get(state, -math.inf) < SECONDS_BETWEEN_TICKS:
@@ -58,9 +59,19 @@ def tick(state: Path, step: int) -> bool:
     _last_tick[state] = now
     if processes.rank():
         return False
+    known = rates()
     with contextlib.suppress(OSError), open(state / SPEED, "a") as file:
-        file.write(json.dumps({"step": step, "time": time.time()}) + "\n")
+        file.write(json.dumps({"step": step, "time": time.time(), **known}) + "\n")
     return True
+
+
+def in_words(rates: Mapping[str, float]) -> str:
+    """Rates as the progress line and `copra status` show them; empty where there are none."""
+    if not {"tokens_per_second", "tflops", "peak_gib"} <= set(rates):
+        return ""
+    words = [f"{rates['tokens_per_second']:,.0f} tokens/s", f"{rates['tflops']:.3g} TFLOP/s"]
+    words += [f"MFU {100 * rates['mfu']:.1f}%"] if "mfu" in rates else []
+    return ", ".join([*words, f"peak {rates['peak_gib']:.1f} GiB"])
 
 
 @dataclass(frozen=True)
@@ -68,8 +79,9 @@ class Running:
     """A job that has announced itself, as far as its folder `state` tells.
 
     `step` of `total` units are done. `speed` is in units a second over the last minutes (None: not known
-    yet), `silent` the seconds since its last sign. `line` is the last whole line of its training log, and
-    `saved` the step that it would go on after (0: none). `stopped`: it was ended before it was done.
+    yet), `rates` what a training last measured of itself (`copra.training.speed`), `silent` the seconds since
+    its last sign. `line` is the last whole line of its training log, and `saved` the step that it would go on
+    after (0: none). `stopped`: it was ended before it was done.
     """
 
     state: Path
@@ -82,6 +94,7 @@ class Running:
     stopped: bool
     line: dict[str, Any]
     saved: int
+    rates: dict[str, float] = field(default_factory=dict)
 
     @property
     def seconds_left(self) -> float | None:
@@ -104,7 +117,8 @@ def _read(folder: Path, now: float) -> Running | None:
         node, total, started = str(run["node"]), int(run["total"]), float(run["started"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    ticks = [(line["step"], line["time"]) for line in _lines(folder / SPEED) if {"step", "time"} <= set(line)]
+    heard = [line for line in _lines(folder / SPEED) if {"step", "time"} <= set(line)]
+    ticks = [(line["step"], line["time"]) for line in heard]
     line = next(reversed(list(_lines(folder / LOG))), {})
     ticks = ticks[-RECENT:]
     step, latest = ticks[-1] if ticks else (line.get("step", 0), started)
@@ -120,6 +134,9 @@ def _read(folder: Path, now: float) -> Running | None:
         stopped=silent > FRESH_SECONDS and not _alive(run, silent),
         line=line,
         saved=_saved(folder),
+        rates={name: value for name, value in heard[-1].items() if isinstance(value, int | float)}
+        if heard
+        else {},
     )
 
 

@@ -11,7 +11,7 @@ from copra.errors import CopraError
 from copra.forecast.jobs import Job, jobs_of
 from copra.forecast.page import duration
 from copra.forecast.progress import counted, failed, lines_of
-from copra.training.watch import Running, running
+from copra.training.watch import Running, in_words, running
 from copra.verbs.experiment import add_experiment, experiment_of
 
 HEADS = ["model", "done", "", "loss", "learning rate", "speed"]
@@ -72,6 +72,7 @@ def _table(jobs: Sequence[Running], head: str, words: Sequence[str]) -> str:
 
 def _left(job: Running) -> str:
     left = "" if job.seconds_left is None else duration(job.seconds_left)
+    left = ", ".join(filter(None, (left, in_words(job.rates))))
     return left if job.silent <= 60 else f"{left} (silent for {duration(job.silent)})".strip()
 
 
