@@ -10,8 +10,12 @@ import types
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A process holds its GPU until it ends, so a second one that runs tests would wait forever.
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Tests compute on the CPU, whatever the machine has. With COPRA_TEST_DEVICE=cuda checkpoints are loaded onto
+# the one GPU that CUDA_VISIBLE_DEVICES names (the first): a list of one is not locked, so no test waits.
+if os.environ.get("COPRA_TEST_DEVICE", "cpu") == "cuda":
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+else:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 KINDS = ("llama", "gpt2", "copra_llama", "copra_gpt2")
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}

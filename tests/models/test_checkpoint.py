@@ -39,7 +39,9 @@ def test_what_is_loaded_is_what_was_saved(save, word_tokenizer, kind, tied):
     assert set(state) == set(found)
     assert all(torch.equal(state[name], found[name].cpu()) for name in state)
     input_ids = torch.arange(1, 15)[None]
-    assert torch.equal(again.model(input_ids.to(again.model.device)).logits.cpu(), model(input_ids).logits)
+    found, expected = again.model(input_ids.to(again.model.device)).logits.cpu(), model(input_ids).logits
+    # Another device adds up in another order.
+    assert torch.allclose(found, expected, rtol=0, atol=0 if again.model.device.type == "cpu" else 1e-3)
     assert not again.model.training
     shared = again.model.get_input_embeddings().weight is again.model.get_output_embeddings().weight
     assert shared == tied

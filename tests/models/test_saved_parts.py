@@ -44,7 +44,8 @@ def same_parts(first, second) -> bool:
     """Bit for bit, names and types too."""
     first, second = first.state_dict(), second.state_dict()
     return list(first) == list(second) and all(
-        first[name].dtype == second[name].dtype and torch.equal(first[name], second[name]) for name in first
+        first[name].dtype == second[name].dtype and torch.equal(first[name].cpu(), second[name].cpu())
+        for name in first
     )
 
 
@@ -134,7 +135,7 @@ def test_the_next_stage_goes_on_with_the_parts_that_it_wants(save_parts, word_to
     torch.manual_seed(3)
     other = make_parts(again.model, {"step_decoder": {"layers": 1}}, again.parts)
     assert not torch.equal(
-        other["step_decoder"].body.get_parameter("norm.weight"),
+        other["step_decoder"].body.get_parameter("norm.weight").cpu(),
         saved["step_decoder"].body.get_parameter("norm.weight"),
     )
 

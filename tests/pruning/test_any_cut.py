@@ -159,9 +159,10 @@ def test_a_cut_comes_back_to_the_bit(family, data, word_tokenizer, tmp_path_fact
     assert type(again.model) is type(pruned)
     state = again.model.state_dict()
     for name, tensor in pruned.state_dict().items():
-        assert torch.equal(state.pop(name), tensor), name
+        assert torch.equal(state.pop(name).cpu(), tensor), name
     assert not state
-    assert torch.equal(logits(again.model), logits(pruned))
+    # Weights are equal to the bit; on one device so is what they compute.
+    assert torch.equal(logits(again.model.cpu()), logits(pruned))
     assert again.manifest["parameters"] == sum(
         tensor.numel() for tensor in load_file(folder / WEIGHTS).values()
     )

@@ -115,7 +115,7 @@ def loss_by_hand(checkpoint, row, kept):
     (tokens,) = tokenise(checkpoint.tokenizer, [row])
     supervised = [token for step in tokens.steps for token in step] if kept else []
     supervised = supervised + tokens.answer
-    sequence = torch.tensor([tokens.question + supervised])
+    sequence = torch.tensor([tokens.question + supervised], device=checkpoint.model.device)
     with torch.no_grad():
         predicted = checkpoint.model(input_ids=sequence).logits[0].log_softmax(-1)
     places = range(len(tokens.question), sequence.shape[1])

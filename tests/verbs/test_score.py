@@ -91,7 +91,10 @@ def test_every_scoring_scores_its_units(place, rows, scoring, model, objective):
 
 def loss_without(checkpoint, layers, batches):
     model = cut_model(checkpoint.model, Cut.whole(checkpoint.shape).without(checkpoint.shape, layers))
-    losses = [example_losses(model, checkpoint.parts, b, decoding_of(checkpoint)) for b in batches]
+    losses = [
+        example_losses(model, checkpoint.parts, batch.to(model.device), decoding_of(checkpoint))
+        for batch in batches
+    ]
     return float(torch.cat(losses).mean())
 
 
