@@ -153,24 +153,6 @@ def test_a_loss_in_chunks_is_the_same_with_the_same_gradients(any_model, samples
     assert_same_gradients(ours, expected_gradients, 1e-6)
 
 
-def test_masks_are_those_that_transformers_makes(any_model, samples):
-    """With padding on the left, on the right, and without; whole sequences, and queries after a cache."""
-    alike = [sample for sample in samples if sample.n_latents == 4][:1] * 2
-    seen = []
-    for rows in (samples, samples[4:5] + samples[2:3], alike):
-        batch = collate(rows, PAD)
-        ours = hidden_states(any_model, batch, "hidden")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                "copra.reasoning.forward._attention_mask", lambda _, batch, start, stop: batch.mask[:, :stop]
-            )
-            assert torch.equal(hidden_states(any_model, batch, "hidden"), ours)
-        seen.append(batch.unpadded)
-    assert seen[0] == 0
-    assert 0 < seen[1] < collate(samples[4:5] + samples[2:3], PAD).mask.shape[1]
-    assert seen[2] == collate(alike, PAD).mask.shape[1]
-
-
 @pytest.mark.parametrize("latent_input", ["raw", "projected"])
 def test_as_many_iterations_as_latents_are_the_sequential_chain(any_model, projection, samples, latent_input):
     batch = collate(samples, PAD)
