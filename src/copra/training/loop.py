@@ -167,7 +167,7 @@ class Trainer:
                 moved = self.stage.moves and self.stage.at(step, total) != self.stage.at(step - 1, total)
                 if moved and step > 1:
                     optimizer.state.clear()
-                taken, broken = self._optimise(objective, optimizer, accelerator, batch, step, broken)
+                taken, broken = self._optimise(objective, optimizer, accelerator, broken, batch, step)
                 rate = scheduler.get_last_lr()[0]
                 scheduler.step()
                 # The line of the step before, which is there by now: a GPU need not stop for it.
@@ -343,9 +343,9 @@ class Trainer:
         objective: nn.Module,
         optimizer: torch.optim.Optimizer,
         accelerator: Accelerator,
+        broken: Tensor,
         batch: Sequence[Sample],
         step: int,
-        broken: Tensor,
     ) -> tuple[Taken, Tensor]:
         """One optimizer step on the loss, each term a mean over the whole batch of all processes.
 
