@@ -1,0 +1,56 @@
+"""The preset of the real model from its rows to its table, with a dozen rows and steps."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.real, pytest.mark.workflow]
+
+ROOT = Path(__file__).parents[2]
+FEW = {"steps": 2, "batch_size": 2, "warmup_steps": 1, "validations": 1}
+
+
+def test_the_preset_runs_to_its_table(place, model, tmp_path):
+    changes = {
+        "bases": {"smollm2": {"path": model}},
+        "tasks": {
+            "gsm8k": {
+                "source": "files",
+                "validation_rows": 4,
+                **{split: str(place.folder / f"{split}.jsonl") for split in ("train", "test")},
+            }
+        },
+        "steps": {name: {"training": FEW} for name in ("cot", "coconut")},
+        # The whole grid is the same rules again and again.
+        "recipes": [["layers-quarter", "cot"], ["layers-quarter", "neurons-half", "cot", "coconut"]],
+        "reference": "smollm2+layers-quarter+cot",
+        "evaluation": {"max_new_tokens": 4},
+        "latency": {"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2},
+        "compute": {"precision": "float32", "threads": 1, "gpu": 0},
+        "importance": {"rows": 4, "batch_size": 4},
+    }
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(changes))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path]
+    command += ["--configfile", ROOT / "config" / "smollm2-135m.yaml", file, "--cores", "1"]
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1800,
+    )
+    assert done.returncode == 0, done.stdout
+    table = pandas.read_parquet(tmp_path / "results" / "tables" / "accuracy_vs_flops.parquet")
+    assert list(table["layers"]) == [23, 23]
+    assert list(table["neurons"]) == [23 * 1536, 23 * 768]
+    assert list(table["latents"]) == [0, 3]
+    assert table["flops"].is_monotonic_decreasing
+    assert set(table["precision"]) == {"float32"}
