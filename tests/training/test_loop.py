@@ -206,7 +206,7 @@ def test_mixed_stages_are_drawn_anew_each_epoch(make_trainer):
     assert set(counts[0]) == {0, 1, 2}
     seen = []
     optimise = trainer._optimise
-    trainer._optimise = lambda *a: (seen.append([(s.id, s.n_latents) for s in a[3]]), optimise(*a))[1]
+    trainer._optimise = lambda *a: (seen.append([(s.id, s.n_latents) for s in a[-2]]), optimise(*a))[1]
     trainer.run()
     for epoch in (0, 1):
         drawn = {sample.id: sample.n_latents for sample in trainer.samples(epoch)[0]}

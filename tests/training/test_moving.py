@@ -20,7 +20,7 @@ def batches_of():
         seen, optimise = [], trainer._optimise
 
         def look(*arguments):
-            seen.append(list(arguments[3]))
+            seen.append(list(arguments[-2]))
             return optimise(*arguments)
 
         trainer._optimise = look
