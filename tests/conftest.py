@@ -32,6 +32,21 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: "workflow" not in item.path.parts)
 
 
+@pytest.fixture
+def on_the_cpu(monkeypatch):
+    """Computes on the CPU even where the suite runs on a GPU: processes that work together need one each, and
+    a fork cannot use CUDA once its parent has."""
+    import torch
+    from accelerate.state import AcceleratorState
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    # It remembers the device of the first training of a process.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def _make_model(
     kind: str,
     vocabulary: int = 50,

@@ -60,9 +60,8 @@ def test_three_files_make_a_whole_checkpoint(save, packing, tmp_path):
     assert {path.name: path.read_bytes() for path in there.iterdir()} == left
     tokens = torch.arange(1, 15, device=before.model.device)[None]
     assert torch.equal(before.model(tokens).logits, after.model(tokens).logits)
-    assert torch.equal(
-        before.parts["projection"](torch.ones(1, 32)), after.parts["projection"](torch.ones(1, 32))
-    )
+    ones = torch.ones(1, 32, device=before.model.device)
+    assert torch.equal(before.parts["projection"](ones), after.parts["projection"](ones))
 
 
 def test_a_relabelled_checkpoint_can_be_carried_too(save, packing, tmp_path):

@@ -15,6 +15,8 @@ from copra.files import MANIFEST
 STEPS = 30
 SECONDS = 240
 
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
+
 
 def start(place, output: str, count: int, *options: str, arguments=None) -> subprocess.Popen:
     line = [sys.executable, "-m", "copra.cli", "train", "--processes", str(count), *options]

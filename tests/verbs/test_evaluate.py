@@ -203,6 +203,7 @@ def test_what_cannot_be_answered_leaves_no_state(place):
     assert states(place) == []
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_two_processes_answer_as_one(place, batches):
     """They go on, too, where one was: of three batches the first is done, and each has one of the others."""
     expected = run(place, evaluate)
