@@ -126,7 +126,7 @@ def test_a_teacher_of_latents_needs_its_own_projection(place):
     train_stage(place, "tiny", "codi", "codi", method={"latents": 1})
     healed = train_stage(place, "codi", "heal", "codi", method=method, teacher="codi")
     # It starts from its teacher, projection and all.
-    assert log_of(place, "heal")[0]["distillation"] < 1e-8
+    assert log_of(place, "heal")[0]["distillation"] < 1e-7
     assert set(healed.parts) == {"projection"}
 
 
@@ -135,7 +135,7 @@ def test_markers_start_in_a_teacher_that_never_read_them_too(place):
     train_stage(place, "tiny", "cot")
     method = {"distil": {"task_weight": 1.0}}
     train_stage(place, "cot", "latent", "coconut", 2, method=method, teacher="cot")
-    assert log_of(place, "latent")[0]["distillation"] < 1e-8
+    assert log_of(place, "latent")[0]["distillation"] < 1e-7
 
 
 def test_rows_longer_than_the_teacher_are_refused(place):
