@@ -95,7 +95,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
 
 def test_an_unknown_type_is_refused_before_its_weights_are_looked_for(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "mixtral"}')
-    with pytest.raises(CopraError, match=r"base model .*: model_type 'mixtral' is not supported.*llama"):
+    with pytest.raises(CopraError, match=r"model_type 'mixtral' is not supported.*llama"):
         make_base(Base(path=str(tmp_path)), [], None)
 
 

@@ -21,8 +21,10 @@ from transformers import (
 
 from copra.errors import CopraError
 from copra.files import MANIFEST, read_json
+from copra.models.base_config import config_of
 from copra.models.base_files import absence_fault, base_fault, quantisation_fault
 from copra.models.checkpoint import has_trained_markers, register
+from copra.models.families import family_of
 from copra.models.loading import load_language_model
 from copra.models.settings import Base, FromScratch
 from copra.models.shape import shape_of
@@ -108,6 +110,8 @@ def _set_rows(
 
 def _pretrained(base: Base) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     name = f"bases.<name>.path: {base.path!r}"
+    if (known := config_of(base)) is not None:
+        family_of(known.get("model_type"))
     if fault := absence_fault(base) or base_fault(base):
         raise CopraError(f"bases.<name>.{fault}")
     register()
