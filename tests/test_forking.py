@@ -165,7 +165,7 @@ def test_a_command_dies_as_its_job(environment, number):
         {"start_new_session": True},
         {"preexec_fn": lambda: os.nice(1)},
     ],
-    ids=lambda unlike: next(iter(unlike["env"] if "env" in unlike else unlike)),
+    ids=lambda unlike: next(iter(unlike.get("env", unlike))),
 )
 def test_a_command_unlike_the_server_does_its_work_itself(environment, unlike):
     assert run(environment, "exit", 0).stdout == "in True\n"

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import json
 import lzma
 import re
@@ -76,6 +77,8 @@ def test_lines_that_are_arrays_are_lines(tmp_path):
         (b'{\n "question": "a?"\n}\n{\n "question": "b?"\n}', "holds JSON objects of several lines"),
         (b'["\xff"]', "not UTF-8 text"),
     ],
+    # Archives hold the time at which they were made.
+    ids=itertools.count(),
 )
 def test_what_cannot_be_read_is_named_in_one_line(tmp_path, content, kind):
     file = tmp_path / "train.jsonl"
