@@ -63,7 +63,11 @@ def _docstrings(kind: type[Settings]) -> dict[str, str]:
     found = {}
     for each in reversed(kind.__mro__):
         if issubclass(each, Settings):
-            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+            try:
+                source = inspect.getsource(each)
+            except OSError:  # made while the program runs, so it has no fields of its own
+                continue
+            (tree,) = ast.parse(textwrap.dedent(source)).body
             for field, text in pairwise(tree.body):
                 match field, text:
                     case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(words))):
