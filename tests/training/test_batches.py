@@ -74,11 +74,11 @@ def test_micro_batches_are_the_batch_in_parts(size, lengths):
     assert all(part.counts for part in parts)
 
 
-def padded(samples) -> int:
+def padded(samples, multiple: int = 1) -> int:
     """Padded tokens of one forward pass."""
     from copra.reasoning.forward import collate
 
-    batch = collate(samples, 0)
+    batch = collate(samples, 0, multiple=multiple)
     widths = [batch.tokens.shape[1], batch.teacher.tokens.shape[1] if batch.teacher else 0]
     return len(samples) * max(widths)
 
@@ -90,11 +90,13 @@ WITH_TEACHER = [replace(sample, teacher=TAUGHT) for sample in samples_of([4, 3, 
 
 @pytest.mark.parametrize("samples", [SAMPLES[:40], LATENT, WITH_TEACHER], ids=["text", "latents", "teacher"])
 @pytest.mark.parametrize("tokens", [1, 20, 45, 100, 10**6])
-def test_micro_batches_hold_no_more_tokens_than_they_may(samples, tokens):
-    parts = [part.samples for part in micro_batches(samples, None, tokens)]
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_micro_batches_hold_no_more_tokens_than_they_may(samples, tokens, multiple):
+    """On a GPU too, where widths are multiples of 8."""
+    parts = [part.samples for part in micro_batches(samples, None, tokens, multiple)]
     assert [sample for part in parts for sample in part] == samples
-    assert all(len(part) == 1 or padded(part) <= tokens for part in parts)
-    assert parts == [part.samples for part in micro_batches(samples, None, tokens)]
+    assert all(len(part) == 1 or padded(part, multiple) <= tokens for part in parts)
+    assert parts == [part.samples for part in micro_batches(samples, None, tokens, multiple)]
     if tokens == 1:
         assert len(parts) == len(samples)
     if tokens == 10**6:

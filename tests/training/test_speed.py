@@ -27,7 +27,9 @@ from copra.training.speed import Speed, peak_tflops
         ("NVIDIA L4", "bfloat16", 121.0),
         ("Tesla T4", "float32", 8.1),
         ("Tesla T4", "bfloat16", None),
-        ("NVIDIA GeForce RTX 4090", "bfloat16", None),
+        ("NVIDIA GH200 480GB", "bfloat16", 989.4),
+        ("NVIDIA GeForce RTX 4090", "bfloat16", 165.2),
+        ("NVIDIA GeForce RTX 3090", "bfloat16", None),
     ],
 )
 def test_peaks_are_those_of_the_data_sheets(device, precision, peak):

@@ -15,7 +15,7 @@ from copra import processes
 from copra.models.attention import shortest_window
 from copra.models.families import family_of
 from copra.models.logits import read_logits
-from copra.reasoning.layout import IGNORED, LatentInput, Sample, Thought
+from copra.reasoning.layout import IGNORED, LatentInput, Sample, Thought, rounded_up
 
 Terms = dict[str, tuple[Tensor, Tensor | int]]
 """The terms of a loss by name, each as a sum and the number of things that were summed."""
@@ -81,10 +81,10 @@ def collate(samples: Sequence[Sample], pad: int, latents: int = 0, multiple: int
     latent's column, are rounded up to a multiple of `multiple` (see `width_multiple`).
     """
     max_latents = max(latents, *(sample.n_latents for sample in samples))
-    column = _rounded_up(max(sample.first_latent for sample in samples), multiple) if max_latents else 0
+    column = rounded_up(max(sample.first_latent for sample in samples), multiple) if max_latents else 0
     starts = [column - sample.first_latent if max_latents else 0 for sample in samples]
     ends = [start + len(sample.tokens) for start, sample in zip(starts, samples, strict=True)]
-    width = _rounded_up(max(column + max_latents, *ends), multiple)
+    width = rounded_up(max(column + max_latents, *ends), multiple)
     columns = torch.arange(width)
     inside = (columns >= torch.tensor(starts)[:, None]) & (columns < torch.tensor(ends)[:, None])
     tokens = torch.full((len(samples), width), pad)
@@ -120,10 +120,6 @@ def width_multiple(device: torch.device) -> int:
     rows do not begin at a multiple of 8 elements. On a CPU padding only costs.
     """
     return 8 if device.type == "cuda" else 1
-
-
-def _rounded_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
 
 
 def hidden_states(

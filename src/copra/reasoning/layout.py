@@ -89,6 +89,11 @@ def rounds(iterations: int | None, latents: int) -> int:
     return 0 if iterations is None or iterations >= latents else iterations
 
 
+def rounded_up(number: int, multiple: int) -> int:
+    """The least multiple that is no less than a number."""
+    return -(-number // multiple) * multiple
+
+
 @dataclass(frozen=True)
 class Prompting:
     """How a model that was never trained to answer is asked: worked examples, then the question.

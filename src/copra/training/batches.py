@@ -6,7 +6,7 @@ from random import Random
 from typing import NamedTuple
 
 from copra import processes
-from copra.reasoning.layout import Sample
+from copra.reasoning.layout import Sample, rounded_up
 
 # Batches are cut from pools of this many batches sorted by length: little padding, still random.
 POOL = 50
@@ -39,9 +39,11 @@ class Part(NamedTuple):
     latents: int
 
 
-def micro_batches(batch: Sequence[Sample], size: int | None, tokens: int | None = None) -> Iterator[Part]:
+def micro_batches(
+    batch: Sequence[Sample], size: int | None, tokens: int | None = None, multiple: int = 1
+) -> Iterator[Part]:
     """This process's part of a batch, in parts that fit the memory: of `size` rows at most, and of `tokens`
-    padded tokens (rows times width) at most, but of one row at least.
+    padded tokens (rows times width) at most, but of one row at least. Widths are multiples of `multiple`.
 
     All processes get equally many, since they meet in each pass; one that has run out of samples gets
     somebody's once more.
@@ -51,16 +53,16 @@ def micro_batches(batch: Sequence[Sample], size: int | None, tokens: int | None 
     while first < len(batch):
         last = min(first + size * count, len(batch))
         if tokens is not None:
-            last = first + count * _rows_within(batch[first:last], tokens, count)
+            last = first + count * _rows_within(batch[first:last], tokens, count, multiple)
         together = batch[first:last]
         own = processes.share(together)
         yield Part(own or batch[:1], bool(own), max(sample.n_latents for sample in together))
         first = last
 
 
-def _rows_within(samples: Sequence[Sample], tokens: int, count: int) -> int:
-    """How many rows, the first ones of each of `count` processes, make no more than `tokens` padded tokens;
-    at least one."""
+def _rows_within(samples: Sequence[Sample], tokens: int, count: int, multiple: int) -> int:
+    """How many rows, the first ones of each of `count` processes, make no more than `tokens` padded tokens,
+    as `collate` pads them; at least one."""
     before = after = taught = 0
     for index, sample in enumerate(samples):
         # First latents stand below each other.
@@ -68,6 +70,7 @@ def _rows_within(samples: Sequence[Sample], tokens: int, count: int) -> int:
         after = max(after, len(sample.tokens) - sample.first_latent, sample.n_latents)
         taught = max(taught, len(sample.teacher.tokens) if sample.teacher else 0)
         rows = index // count + 1
-        if rows > 1 and rows * max(before + after, taught) > tokens:
+        width = max(rounded_up(rounded_up(before, multiple) + after, multiple), rounded_up(taught, multiple))
+        if rows > 1 and rows * width > tokens:
             return rows - 1
     return math.ceil(len(samples) / count)

@@ -14,12 +14,14 @@ from copra.settings import Precision
 from copra.training.progress import Progress
 
 PEAKS: dict[str, dict[Precision, float]] = {
+    "GH200": {"bfloat16": 989.4, "tf32": 494.7, "float32": 66.9},
     "H200": {"bfloat16": 989.4, "tf32": 494.7, "float32": 66.9},
     "H100 NVL": {"bfloat16": 835.5, "tf32": 417.7, "float32": 60.0},
     "H100 PCIe": {"bfloat16": 756.4, "tf32": 378.2, "float32": 51.2},
     "H100": {"bfloat16": 989.4, "tf32": 494.7, "float32": 66.9},
     "A100": {"bfloat16": 312.0, "tf32": 156.0, "float32": 19.5},
     "L40S": {"bfloat16": 362.1, "tf32": 183.2, "float32": 91.6},
+    "RTX 4090": {"bfloat16": 165.2, "tf32": 82.6, "float32": 82.6},
     "L4": {"bfloat16": 121.0, "tf32": 60.0, "float32": 30.3},
     "V100": {"float32": 15.7},
     "T4": {"float32": 8.1},

@@ -57,8 +57,8 @@ def accumulate(
     """
     total = torch.zeros((), device=accelerator.device)
     means = Means()
-    parts = list(micro_batches(batch, size, tokens))
     multiple = width_multiple(accelerator.device)
+    parts = list(micro_batches(batch, size, tokens, multiple))
     for number, (samples, counted, latents) in enumerate(parts, 1):
         with contextlib.nullcontext() if number == len(parts) else _alone(objective, accelerator):
             terms = objective(collate(samples, pad, latents, multiple).to(accelerator.device))
@@ -86,8 +86,9 @@ def look(
     means = Means()
     device = next(objective.parameters()).device
     ordered = sorted(samples, key=lambda one: len(one.tokens))
-    for part, counted, latents in micro_batches(ordered, size, tokens):
-        terms = objective(collate(part, pad, latents, width_multiple(device)).to(device))
+    multiple = width_multiple(device)
+    for part, counted, latents in micro_batches(ordered, size, tokens, multiple):
+        terms = objective(collate(part, pad, latents, multiple).to(device))
         if counted:
             means.add(terms)
     return means.values()
