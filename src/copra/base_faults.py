@@ -1,4 +1,4 @@
-"""What is wrong with the bases of a config, as far as their local files tell (no torch)."""
+"""Faults of the bases of a config, as far as their local files tell (no torch)."""
 
 from copra.config import Experiment
 from copra.errors import CopraError

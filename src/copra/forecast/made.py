@@ -56,7 +56,7 @@ def _agrees(job: Job, workflow: Workflow, results: Path) -> bool:
 
 
 def _same_choice(plan: Mapping[str, Any], experiment: Experiment, step: str) -> bool:
-    """Whether a plan was made for a pruning's units, metric, scope, normalisation and budget."""
+    """True if a plan was made for a pruning's units, metric, scope, normalisation and budget."""
     prune = experiment.steps[step]
     wanted = {"units": list(prune.units), "metric": prune.scored_as, "scope": prune.scope}
     wanted["normalise"] = prune.normalise

@@ -10,6 +10,7 @@ from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from copra.errors import CopraError
 from copra.models.attention import shortest_window
+from copra.reasoning.layout import rounded_up
 
 BLOCK = 64
 """Positions by which memory grows."""
@@ -101,16 +102,16 @@ def start_with(cache: Cache, prefix: Cache, rows: int) -> None:
         layer.update(known.keys.expand(rows, -1, -1, -1), known.values.expand(rows, -1, -1, -1))
 
 
-def rounded_up(length: int) -> int:
+def whole_blocks(length: int) -> int:
     """A number of positions, rounded up to whole blocks."""
-    return -(-length // BLOCK) * BLOCK
+    return rounded_up(length, BLOCK)
 
 
 def widened(mask: Tensor, length: int) -> Tensor:
     """A mask [B, N] with room for at least `length` columns, true in what is new."""
-    return functional.pad(mask, (0, rounded_up(length) - mask.shape[1]), value=True)
+    return functional.pad(mask, (0, whole_blocks(length) - mask.shape[1]), value=True)
 
 
 def _room(states: Tensor, length: int) -> Tensor:
-    shape = (*states.shape[:-2], rounded_up(length), states.shape[-1])
+    shape = (*states.shape[:-2], whole_blocks(length), states.shape[-1])
     return torch.empty(shape, dtype=states.dtype, device=states.device)

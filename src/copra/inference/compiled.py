@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
-from copra.inference.cache import fixed_cache, rounded_up
+from copra.inference.cache import fixed_cache, whole_blocks
 from copra.reasoning.layout import Decoding
 
 
@@ -79,4 +79,4 @@ def positions(
     """Positions that the longest of these prompts needs with its answer, rounded up: prompts of about the
     same length then share compiled code."""
     thought = 0 if decoding is None else len(decoding.before) + decoding.latents + len(decoding.after)
-    return rounded_up(len(prefix) + max(map(len, prompts), default=0) + thought + max_new_tokens)
+    return whole_blocks(len(prefix) + max(map(len, prompts), default=0) + thought + max_new_tokens)

@@ -104,7 +104,7 @@ class Budget(Settings):
 
     @property
     def _target(self) -> tuple[str, float]:
-        """What a budget that counts no units measures, and the part that is to be left."""
+        """The measure of a budget that counts no units, and the part of it that is to be left."""
         return ("flops", self.flops) if self.flops is not None else ("parameters", self.parameters)
 
     def _exact_count(self, legal: Sequence[int], total: int, units: str) -> int:

@@ -43,7 +43,7 @@ class Answering(Coded):
     answers: Literal["number", "text"] = "number"
     """How answers are compared."""
     precision: Precision = "float32"
-    """What is computed in, where the device has it."""
+    """The precision to compute in, where the device has it."""
 
 
 def add_settings(parser: ArgumentParser) -> None:

@@ -22,7 +22,7 @@ class LatencySettings(Coded):
     compile: bool = False
     """Measure compiled code."""
     precision: Precision = "float32"
-    """What is computed in, where the device has it."""
+    """The precision to compute in, where the device has it."""
 
 
 def arguments(parser: ArgumentParser) -> None:

@@ -22,7 +22,7 @@ class LensSettings(Coded):
     batch_size: int = 128
     """Questions decoded together."""
     precision: Precision = "float32"
-    """What is computed in, where the device has it."""
+    """The precision to compute in, where the device has it."""
 
 
 def arguments(parser: ArgumentParser) -> None:

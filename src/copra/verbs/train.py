@@ -38,7 +38,7 @@ class TrainSettings(Coded):
     training: Training
     """The optimisation."""
     precision: Precision = "float32"
-    """What is computed in, where the device has it; bfloat16: autocast."""
+    """The precision to compute in, where the device has it; bfloat16: autocast."""
     seed: int
     """Order of the data, mixed layouts, dropout."""
     max_new_tokens: int = 256
