@@ -26,10 +26,10 @@ kubernetes: $(READY) ## Add the plugins for Kubernetes and object storage
 
 demo: $(READY) ## Run the default experiment (config.yaml) to its tables and figures
 	$(BIN)/snakemake --cores $(CORES) --quiet rules host
-	@cat results/tables/accuracy_vs_flops.md
+	@cat results/default/tables/accuracy_vs_flops.md
 
-report: $(READY) ## Gather tables and figures in results/report.html, after the demo
-	$(BIN)/snakemake --report results/report.html
+report: $(READY) ## Gather tables and figures in results/default/report.html, after the demo
+	$(BIN)/snakemake --report results/default/report.html
 
 test: $(READY) lint ## Check style, then run all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder

@@ -43,4 +43,4 @@ rule all:
         artifacts=copra.artifacts(),
     localrule: True
     message:
-        "Tables are in results/tables, figures in results/figures"
+        "Tables are in {copra.folder}/tables, figures in {copra.folder}/figures"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from copra.config import json_schema, parse
+from copra.config import json_schema, name_of, parse
 from copra.errors import CopraError
 from copra.files import read_yaml
 from copra.recipes import build_tree
@@ -231,6 +231,17 @@ def test_ordinary_names_are_taken(name):
     config = copy.deepcopy(CONFIG)
     config["steps"][name] = config["steps"]["cot"]
     assert name in parse(config).steps
+
+
+@pytest.mark.parametrize("file", ["config/llama-3.2-1b.yaml", "llama-3.2-1b.yml"])
+def test_an_experiment_without_a_name_is_called_as_its_file(file):
+    assert name_of(file) == "llama-3.2-1b"
+
+
+@pytest.mark.parametrize("stem", ["my config", "-n", "a" * 61])
+def test_a_file_that_cannot_name_a_folder_asks_for_a_name(stem):
+    with pytest.raises(CopraError, match=rf"^configs/{stem}\.yaml: .*Set `name` in the config\.$"):
+        name_of(f"configs/{stem}.yaml")
 
 
 def test_a_steps_name_that_looks_like_a_stage_is_refused():

@@ -36,12 +36,12 @@ def test_the_manifest_of_the_teacher_is_what_a_training_waits_for():
     found = {name: workflow().teacher(name) for name in workflow().trainings}
     assert found == {
         "llama@0+cot": [],
-        "llama@0+cot+kd.0": ["results/models/llama@0+cot/copra.json"],
-        "llama@0+cot+kd.1": ["results/models/llama@0+cot/copra.json"],
+        "llama@0+cot+kd.0": ["results/config/models/llama@0+cot/copra.json"],
+        "llama@0+cot+kd.1": ["results/config/models/llama@0+cot/copra.json"],
         "llama@0+cot+kd": [],
         "llama@0+cot-2": [],
-        "llama@0+cot+kd-2.0": ["results/models/llama@0+cot-2/copra.json"],
-        "llama@0+cot+kd-2.1": ["results/models/llama@0+cot-2/copra.json"],
+        "llama@0+cot+kd-2.0": ["results/config/models/llama@0+cot-2/copra.json"],
+        "llama@0+cot+kd-2.1": ["results/config/models/llama@0+cot-2/copra.json"],
         "llama@0+cot+kd-2": [],
         "llama@0+cot+drop+pause": [],
     }
@@ -61,7 +61,9 @@ def test_only_models_that_can_answer_are_evaluated_after_a_stage():
     asked = workflow(evaluation={"stages": True})
     assert asked.staged == staged
     assert workflow().staged == []
-    evaluated = {path.split("/")[2] for path in asked.artifacts() if path.startswith("results/evaluations/")}
+    evaluated = {
+        path.split("/")[3] for path in asked.artifacts() if path.startswith("results/config/evaluations/")
+    }
     assert evaluated == {*staged, *asked.ends, *asked.before_and_after}
     assert not any(name.endswith(".0") for name in evaluated)
     drawn = json.loads(asked.figure_settings("curriculum"))["nodes"]
@@ -98,8 +100,8 @@ def test_a_prompt_is_made_from_its_own_settings():
     assert settings["node"] == "llama@0+cot+ask"
     assert (settings["prompt"]["exemplars"], settings["prompt"]["stops"]) == (8, ["Q:"])
     assert set(settings) == {"node", "prompt", "code"}
-    assert workflow().data("llama@0+cot+ask") == "results/data/sums"
-    assert workflow().parent("llama@0+cot+ask") == "results/models/llama@0+cot"
+    assert workflow().data("llama@0+cot+ask") == "results/config/data/sums"
+    assert workflow().parent("llama@0+cot+ask") == "results/config/models/llama@0+cot"
 
 
 def test_a_table_has_a_prompted_recipe_by_the_name_of_its_step():
@@ -153,11 +155,11 @@ def test_tables_and_figures_about_latents_are_asked_for_where_there_is_something
     def about_latents(found):
         return {path for path in [*found.tables(), *found.figures()] if "laten" in path}
 
-    swept = {f"results/tables/accuracy_vs_latents.{kind}" for kind in ("parquet", "csv", "md", "tex")}
-    swept |= {f"results/figures/accuracy_vs_latents.{kind}" for kind in ("svg", "png")}
-    seen = {f"results/tables/latent_lens.{kind}" for kind in ("parquet", "csv", "md", "tex")}
+    swept = {f"results/config/tables/accuracy_vs_latents.{kind}" for kind in ("parquet", "csv", "md", "tex")}
+    swept |= {f"results/config/figures/accuracy_vs_latents.{kind}" for kind in ("svg", "png")}
+    seen = {f"results/config/tables/latent_lens.{kind}" for kind in ("parquet", "csv", "md", "tex")}
     seen |= {
-        f"results/figures/latent_lens/llama@0+cot+{end}.{kind}"
+        f"results/config/figures/latent_lens/llama@0+cot+{end}.{kind}"
         for end in ("coconut", "codi", "coconut+drop")
         for kind in ("svg", "png")
     }
@@ -226,7 +228,7 @@ def test_a_curve_is_measured_on_each_seed_of_its_model_with_the_scores_that_it_n
         "curve-1": ["llama@0+cot", "llama@1+cot"],
     }
     assert asked.measured == [f"curve-{curve}/llama@{seed}+cot" for curve in (0, 1) for seed in (0, 1)]
-    folder = "results/scores/llama@1+cot"
+    folder = "results/config/scores/llama@1+cot"
     assert asked.curve_scores("curve-0", "llama@1+cot") == [
         f"{folder}/cot/passes.parquet",
         f"{folder}/cot/layers.greedy_loss.parquet",
@@ -239,7 +241,7 @@ def test_a_curve_is_measured_on_each_seed_of_its_model_with_the_scores_that_it_n
 
 def test_tables_and_figures_of_curves_are_asked_for_where_there_are_curves():
     def about_curves(found):
-        named = {path.split("/", 2)[2].rsplit(".", 1)[0] for path in [*found.tables(), *found.figures()]}
+        named = {path.split("/", 3)[3].rsplit(".", 1)[0] for path in [*found.tables(), *found.figures()]}
         return {name for name in named if "curve-" in name or name in ("pruning_curves", "drop_orders")}
 
     layers = {"pruning_curves", "drop_orders", "pruning_curves/curve-0", "drop_orders/curve-0"}
@@ -248,12 +250,12 @@ def test_tables_and_figures_of_curves_are_asked_for_where_there_are_curves():
     assert about_curves(curving({})) == layers
     # Only layers have an order worth a table.
     assert about_curves(curving({"unit": "kv_groups", "metrics": ["gates"]})) == groups
-    assert "results/figures/layer_distances/llama@0+cot/cot.svg" in curving({}).figures()
+    assert "results/config/figures/layer_distances/llama@0+cot/cot.svg" in curving({}).figures()
 
 
 def test_after_fine_tuning_is_drawn_where_something_is_pruned():
-    assert "results/figures/after_fine_tuning.svg" in workflow().figures()
-    assert "results/figures/after_fine_tuning.svg" not in workflow(recipes=[["cot"]]).figures()
+    assert "results/config/figures/after_fine_tuning.svg" in workflow().figures()
+    assert "results/config/figures/after_fine_tuning.svg" not in workflow(recipes=[["cot"]]).figures()
 
 
 @pytest.mark.parametrize(
@@ -297,7 +299,7 @@ def test_a_new_objective_of_all_scores_is_one_of_the_curves_too():
     changed = curving({}, importance={"objective": "answer"})
     assert (
         changed.curve_scores("curve-0", "llama@0+cot")[0]
-        == "results/scores/llama@0+cot/answer/passes.parquet"
+        == "results/config/scores/llama@0+cot/answer/passes.parquet"
     )
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, NonNegativeInt, Tag, TypeAdapter, ValidationError, model_validator
@@ -146,6 +147,9 @@ class Compute(Settings):
 class Experiment(Settings):
     """All that a run depends on. One config file is one experiment."""
 
+    name: Name | None = None
+    """The folder of its results, below `results/` (null: the first config file's name without its ending).
+    Experiments under one name overwrite each other's results."""
     task: Name
     """The task that recipes train on and are evaluated on."""
     tasks: dict[Name, AnyTask]
@@ -174,8 +178,8 @@ class Experiment(Settings):
     """What a job may use."""
     tracking: Literal["tensorboard", "trackio", "wandb"] | None = None
     """Also hand training lines on to this tracker, which must be installed and then writes to
-    results/tracking/<model>/ (null: to none). Nothing leaves the machine: W&B runs offline unless WANDB_MODE
-    says otherwise. No part of a result."""
+    results/<name>/tracking/<model>/ (null: to none). Nothing leaves the machine: W&B runs offline unless
+    WANDB_MODE says otherwise. No part of a result."""
     code_fingerprint: bool = True
     """Whether a change of copra's own code reruns what depends on it."""
 
@@ -229,6 +233,22 @@ def parse(config: Mapping[str, Any], source: str = "config.yaml") -> Experiment:
         schema = json_schema()
         lines = dict.fromkeys(line for fault in error.errors() for line in explain(fault, config, schema))
         raise CopraError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def name_of(file: str) -> str:
+    """The name of an experiment whose config, in `file`, gives none: the file's name without its ending.
+
+    Raises:
+        CopraError: it cannot name a folder of results.
+    """
+    stem = Path(file).stem
+    try:
+        return TypeAdapter(Name).validate_python(stem)
+    except ValidationError:
+        raise CopraError(
+            f"{file}: {stem!r} cannot name the folder of results: a name has at most 60 letters, digits, "
+            "'.', '_' and '-', and begins with a letter or a digit. Set `name` in the config."
+        ) from None
 
 
 def json_schema() -> dict[str, Any]:

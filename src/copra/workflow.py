@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from copra.base_faults import check_bases
-from copra.config import Experiment, parse
+from copra.config import Experiment, name_of, parse
 from copra.curve_faults import check_curves
 from copra.errors import CopraError
 from copra.family_faults import check_families
@@ -37,8 +37,15 @@ def put_copra_on_path() -> None:
 class Workflow:
     """An experiment with its recipe tree, seen from the rules."""
 
-    def __init__(self, config: Mapping[str, Any], source: str):
+    def __init__(self, config: Mapping[str, Any], *files: str):
+        """Check a config that was merged from `files`, at least one.
+
+        Raises:
+            CopraError: a line for every fault.
+        """
+        source = ", ".join(files)
         self.experiment: Experiment = parse(config, source)
+        self.folder: str = f"results/{self.experiment.name or name_of(files[0])}"
         try:
             self.tree: Tree = build_tree(self.experiment)
             check_curves(self.experiment, self.tree)
@@ -73,6 +80,10 @@ class Workflow:
 
     # Files.
 
+    def within(self, kind: str, path: str) -> str:
+        """A path below the folder of a kind of results, such as llama@0/cot/passes.parquet below scores."""
+        return path.removeprefix(f"{self.folder}/{kind}/")
+
     def node(self, name: str) -> Node:
         """A node by its name.
 
@@ -84,18 +95,18 @@ class Workflow:
         return self.tree.nodes[name]
 
     def parent(self, name: str) -> str:
-        return f"results/models/{self.node(name).parent}"
+        return f"{self.folder}/models/{self.node(name).parent}"
 
     def teacher(self, name: str) -> list[str]:
         """The manifest of the model that a node learns from, if there is one."""
         teacher = self.node(name).teacher
-        return [f"results/models/{teacher}/copra.json"] if teacher else []
+        return [f"{self.folder}/models/{teacher}/copra.json"] if teacher else []
 
     def prompt_files(self, name: str) -> list[str]:
         return self.experiment.steps[self.node(name).step].files()
 
     def data(self, name: str) -> str:
-        return f"results/data/{self.node(name).task}"
+        return f"{self.folder}/data/{self.node(name).task}"
 
     def scores(self, name: str) -> list[str]:
         """The table of scores that the pruning of a node needs: one, or none."""
@@ -104,7 +115,7 @@ class Workflow:
         if prune.scoring is None:
             return []
         objective = self.experiment.importance.objective_of(prune.objective)
-        return [f"results/scores/{node.parent}/{objective}/{prune.scoring}.parquet"]
+        return [f"{self.folder}/scores/{node.parent}/{objective}/{prune.scoring}.parquet"]
 
     def curve(self, name: str) -> Curve:
         """A pruning curve by its name, with its objectives."""
@@ -113,7 +124,7 @@ class Workflow:
     def curve_scores(self, curve: str, node: str) -> list[str]:
         """The tables of scores that a curve of a node needs."""
         tables = dict.fromkeys(line.table for line in self.curve(curve).lines() if line.table)
-        return [f"results/scores/{node}/{table}" for table in tables]
+        return [f"{self.folder}/scores/{node}/{table}" for table in tables]
 
     def calibration(self, node: str, objective: str, scoring: str) -> list[str]:
         """The rows that a scoring run reads: those of a text, and of the train or the valid split."""
@@ -195,10 +206,10 @@ class Workflow:
 
     def artifacts(self) -> list[str]:
         """What a run makes on the way. A run asks for these too, so that one that is gone comes back."""
-        models = [f"results/models/{name}/copra.json" for name in self.tree.nodes]
-        weights = [f"results/models/{name}/model.safetensors" for name in self.tree.nodes]
+        models = [f"{self.folder}/models/{name}/copra.json" for name in self.tree.nodes]
+        weights = [f"{self.folder}/models/{name}/model.safetensors" for name in self.tree.nodes]
         evaluated = dict.fromkeys([*self.ends, *self.before_and_after, *self.staged])
-        predictions = [f"results/evaluations/{name}/predictions.parquet" for name in evaluated]
+        predictions = [f"{self.folder}/evaluations/{name}/predictions.parquet" for name in evaluated]
         return [*models, *weights, *predictions]
 
     def tables(self) -> list[str]:
@@ -207,7 +218,11 @@ class Workflow:
         names += ["latent_lens"] if self.seen_through else []
         names += ["pruning_curves"] if self.curved else []
         names += ["drop_orders"] if self.ordered else []
-        return [f"results/tables/{name}.{kind}" for name in names for kind in ("parquet", "csv", "md", "tex")]
+        return [
+            f"{self.folder}/tables/{name}.{kind}"
+            for name in names
+            for kind in ("parquet", "csv", "md", "tex")
+        ]
 
     def figures(self) -> list[str]:
         names = ["accuracy_vs_flops", "training_curves"]
@@ -217,10 +232,10 @@ class Workflow:
         names += ["after_fine_tuning"] if any(end.pruning != "dense" for end in self.tree.recipes) else []
         names += [f"{kind}/{name}" for name in self.curved for kind in ("pruning_curves", "drop_orders")]
         for path in self.scored:
-            folder, file = path.removeprefix("results/scores/").rsplit("/", 1)
+            folder, file = self.within("scores", path).rsplit("/", 1)
             if file == "passes.parquet":
                 names += [f"layer_distances/{folder}", f"head_importance/{folder}"]
-        return [f"results/figures/{name}.{kind}" for name in names for kind in ("svg", "png")]
+        return [f"{self.folder}/figures/{name}.{kind}" for name in names for kind in ("svg", "png")]
 
     # Settings.
 

@@ -36,7 +36,7 @@ CONFIG = {
 CODI = "llama@0+layers-1+codi"
 SUBMITTED = {"data": 1, "base": 1, "prune": 1, "train": 1, "evaluate": 1}
 TABLE = "tables/accuracy_vs_flops.csv"
-PREFIX = "copra/results/"
+PREFIX = "copra/results/config/"
 
 
 class Run:
@@ -168,7 +168,7 @@ def test_a_second_run_has_nothing_to_do(done, run):
 
 def test_a_run_on_kubernetes_makes_the_same_model_as_a_local_one(done, run, storage, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
-    target = f"results/models/{CODI}/copra.json"
+    target = f"results/config/models/{CODI}/copra.json"
     command = [
         sys.executable,
         "-m",
@@ -184,7 +184,7 @@ def test_a_run_on_kubernetes_makes_the_same_model_as_a_local_one(done, run, stor
         environment = run.environment | warm
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=900)
     stored = storage.files("my-bucket", f"{PREFIX}models/{CODI}/")
-    folder = tmp_path / "results" / "models" / CODI
+    folder = tmp_path / "results" / "config" / "models" / CODI
     assert json.loads(stored["copra.json"]) == json.loads((folder / "copra.json").read_text())
     assert stored["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert not (folder / "rest.tar").exists()

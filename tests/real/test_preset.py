@@ -48,7 +48,9 @@ def test_the_preset_runs_to_its_table(place, model, tmp_path):
         timeout=1800,
     )
     assert done.returncode == 0, done.stdout
-    table = pandas.read_parquet(tmp_path / "results" / "tables" / "accuracy_vs_flops.parquet")
+    table = pandas.read_parquet(
+        tmp_path / "results" / "smollm2-135m" / "tables" / "accuracy_vs_flops.parquet"
+    )
     assert list(table["layers"]) == [23, 23]
     assert list(table["neurons"]) == [23 * 1536, 23 * 768]
     assert list(table["latents"]) == [0, 3]

@@ -14,7 +14,7 @@ import yaml
 
 TRAINING = {"steps": 4, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
 SIZES = {"hidden_size": 16, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_size": 32, "context": 256}
-TABLE = "results/tables/accuracy_vs_flops.csv"
+TABLE = "results/config/tables/accuracy_vs_flops.csv"
 TIMES = {"seconds_batch_1", "seconds_batched"}
 # Jobs of seconds are asked after sooner than real ones.
 SOON = "--slurm-init-seconds-before-status-checks=1"
@@ -68,7 +68,7 @@ class Run:
 
     def files(self, kind: str) -> dict[str, bytes]:
         """The bytes of all files of a kind of results, by path."""
-        folder = self.folder / "results" / kind
+        folder = self.folder / "results" / "config" / kind
         files = (path for path in folder.rglob("*") if path.is_file())
         return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 

@@ -205,10 +205,12 @@ def test_all_files_are_those_of_an_undisturbed_run(soaked, undisturbed, kind):
 def test_trainings_that_were_hit_went_on_from_their_states(soaked):
     run, killer = soaked
     assert any(blow.split()[-2] == "train" for blow in killer.blows)
-    logs = (run.folder / "results" / "logs" / "train").glob("*.log")
+    logs = (run.folder / "results" / "config" / "logs" / "train").glob("*.log")
     assert any("going on after step" in log.read_text() for log in logs)
     # What searches have measured is kept; no state of a training or an evaluation is left.
-    assert not [path for path in (run.folder / "results" / "state").glob("*/*") if path.suffix != ".jsonl"]
+    assert not [
+        path for path in (run.folder / "results" / "config" / "state").glob("*/*") if path.suffix != ".jsonl"
+    ]
 
 
 def test_a_change_then_submits_what_depends_on_it_and_nothing_else(soaked, slurm, environment, code, options):

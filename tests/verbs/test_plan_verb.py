@@ -55,7 +55,7 @@ def place(tmp_path_factory):
     """A folder with the config and the results of its run, but for the last training and what follows."""
     place = tmp_path_factory.mktemp("plan")
     (place / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
-    workflow, results = Workflow(CONFIG, "config.yaml"), place / "results"
+    workflow, results = Workflow(CONFIG, "config.yaml"), place / "results" / "config"
     models, data = results / "models", results / "data" / "sums"
     verb("data", "--settings", workflow.data_settings("sums"), "--output", data)
     verb(
@@ -93,7 +93,7 @@ def place(tmp_path_factory):
 @pytest.fixture
 def told(place):
     """The forecast of that run."""
-    return forecast(Workflow(CONFIG, "config.yaml"), place / "results")
+    return forecast(Workflow(CONFIG, "config.yaml"), place / "results" / "config")
 
 
 def test_what_is_there_is_cached(told):
@@ -107,7 +107,7 @@ def test_what_is_there_is_cached(told):
 def test_flops_of_training_are_those_of_the_manifests(place, there):
     """To 2 percent after the run, and to 5 percent before it, over whole epochs. Fewer steps may read other
     rows, as those of a batch are of similar length."""
-    results = place / "results"
+    results = place / "results" / "config"
     told = forecast(Workflow(CONFIG, "config.yaml"), results if there else place / "nothing")
     for name in (COT, f"{PRUNED}+coconut.1"):
         record = read_json(results / "models" / name / "copra.json")["lineage"][-1]["record"]
@@ -117,7 +117,7 @@ def test_flops_of_training_are_those_of_the_manifests(place, there):
 
 def test_flops_of_evaluation_are_those_of_the_metrics(place, told):
     """All answers reach the limit, as they do for a right one."""
-    metrics = read_json(place / "results" / "evaluations" / PRUNED / "metrics.json")
+    metrics = read_json(place / "results" / "config" / "evaluations" / PRUNED / "metrics.json")
     expected = metrics["flops"]["total"] * metrics["n"]
     assert told.lines[f"evaluate/{PRUNED}"].flops == pytest.approx(expected, rel=0.03)
 
@@ -125,10 +125,12 @@ def test_flops_of_evaluation_are_those_of_the_metrics(place, told):
 @pytest.mark.parametrize("there", [True, False])
 def test_disk_is_that_of_the_files(place, there):
     """But for the table of contents of a file."""
-    told = forecast(Workflow(CONFIG, "config.yaml"), place / "results" if there else place / "nothing")
+    told = forecast(
+        Workflow(CONFIG, "config.yaml"), place / "results" / "config" if there else place / "nothing"
+    )
     for name in MODELS[:-1]:
         kind = "base" if name == "llama@0" else "prune" if name == PRUNED else "train"
-        weights = (place / "results" / "models" / name / "model.safetensors").stat().st_size
+        weights = (place / "results" / "config" / "models" / name / "model.safetensors").stat().st_size
         found = told.lines[f"{kind}/{name}"].bytes
         assert weights - 4000 < found <= weights
 
@@ -171,10 +173,10 @@ def test_the_page(place, capsys, monkeypatch):
 
 def test_a_machine_that_is_given(place, capsys):
     """A million times as slow: hours are those of the FLOPs, and no measured time changes that."""
-    options = ("--results", place / "results", "--flops-per-second", "1e5", "--utilisation", "1")
+    options = ("--results", place / "results" / "config", "--flops-per-second", "1e5", "--utilisation", "1")
     verb("plan", place / "config.yaml", *options)
     text = capsys.readouterr().out
-    told = forecast(Workflow(CONFIG, "config.yaml"), place / "results", 1e5, 1.0)
+    told = forecast(Workflow(CONFIG, "config.yaml"), place / "results" / "config", 1e5, 1.0)
     line = told.lines[f"train/{PRUNED}+coconut"]
     assert line.seconds == pytest.approx(line.flops / 1e5, rel=0.01)
     assert told.clock.factors == {}
@@ -191,7 +193,7 @@ def test_of_a_base_that_is_not_known_only_counts_are_told(place, capsys, monkeyp
     assert "5 models (1 base, 3 train, 1 prune)" in text
     assert "the sizes of a base are not known before" in text
     assert "`hf download somebody/some-model config.json`" in text
-    assert "snakemake results/models/llama/copra.json" in text
+    assert "snakemake results/hub/models/llama/copra.json" in text
     assert "To run:" not in text
     (line,) = [line.split() for line in text.splitlines() if line.startswith("cot ")]
     assert line == ["cot", "1", "0", "?", "?", "?", "?"]
@@ -218,7 +220,7 @@ def test_planning_imports_nothing_heavy(place):
         "import sys; from copra.cli import main; main(sys.argv[1:])\n"
         f"print('heavy:', *sorted(set(sys.modules) & {heavy}))"
     )
-    for results in (place / "results", place / "nothing"):
+    for results in (place / "results" / "config", place / "nothing"):
         for name in ("plan", "status"):
             command = [sys.executable, "-c", code, name, place / "config.yaml", "--results", results]
             done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)

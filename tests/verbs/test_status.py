@@ -1,6 +1,7 @@
 """copra status: its page, from files as a run leaves them."""
 
 import json
+import shutil
 import socket
 import time
 
@@ -70,6 +71,21 @@ def test_with_a_config_jobs_are_counted(results, capsys, tmp_path):
     text = status(capsys, tmp_path / "c.yaml", "--results", results)
     assert f"{tmp_path}/c.yaml: 2 of 10 jobs have their result\n" in text
     assert "data 1 of 1, base 1 of 1, train 0 of 2, evaluate 0 of 2, table 0 of 1" in text
+
+
+def test_without_a_config_all_experiments_here_are_shown(results, capsys, tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    for name in ("first", "second"):
+        shutil.copytree(results, place / "results" / name, ignore=shutil.ignore_patterns("place"))
+    (place / "first.yaml").write_text(yaml.safe_dump(CONFIG))
+    (place / "other.yaml").write_text(yaml.safe_dump({**CONFIG, "name": "second"}))
+    monkeypatch.chdir(place)
+    shown = {name: f"Running in results/{name}:\n" in status(capsys) for name in ("first", "second", "third")}
+    assert shown == {"first": True, "second": True, "third": False}
+    for config, name in (("first.yaml", "first"), ("other.yaml", "second")):
+        text = status(capsys, config)
+        assert f"{config}: 2 of 10 jobs have their result\n" in text
+        assert text.count("Running in ") == text.count(f"Running in results/{name}:\n") == 1
 
 
 def test_nothing_runs(capsys, tmp_path):

@@ -68,7 +68,7 @@ class Run:
 
     @property
     def results(self) -> Path:
-        return self.folder / "results"
+        return self.folder / "results" / "config"
 
     def configure(self, **changes) -> None:
         """Write config.yaml: the tiny experiment with values set by path, as in steps__cot__kind="cot"."""
@@ -119,7 +119,7 @@ class Run:
         return replace(self, folder=folder, code=code or self.code)
 
 
-END = "Tables are in results/tables, figures in results/figures"
+END = "Tables are in results/config/tables, figures in results/config/figures"
 
 
 def _write_config(file: Path, changes: Mapping[str, Any]) -> None:

@@ -116,7 +116,7 @@ def test_jobs_run_in_the_image_that_is_asked_for(run, apptainer, tmp_path):
     (run.results / "tables" / "before_fine_tuning.csv").unlink()
     asked = ("--software-deployment-method", "apptainer", "--apptainer-args=--nv")
     image = {"COPRA_CONTAINER": str(tmp_path / "own.sif")}
-    run.snakemake("results/tables/before_fine_tuning.csv", *asked, environment=apptainer | image)
+    run.snakemake("results/config/tables/before_fine_tuning.csv", *asked, environment=apptainer | image)
     (call,) = (tmp_path / "calls").read_text().splitlines()
     assert re.search(rf" --nv .*{tmp_path}/own.sif bash -c .*copra export ", call)
     assert (run.results / "tables" / "before_fine_tuning.csv").exists()
@@ -214,7 +214,7 @@ def test_two_runs_in_two_folders_give_the_same_bytes_even_if_one_was_killed(fini
 
 def test_a_training_that_breaks_down_fails_with_its_reason(run):
     run.configure(steps__no_cot__training__learning_rate=1e9)
-    target = f"results/models/{NO_COT}/copra.json"
+    target = f"results/config/models/{NO_COT}/copra.json"
     printed = run.snakemake(target, succeeds=False)
     assert "copra train: step 2: loss" in printed
     assert "Lower training.learning_rate" in printed
@@ -227,18 +227,18 @@ def test_a_training_that_breaks_down_fails_with_its_reason(run):
 def test_data_that_was_cut_short_fails_with_its_name(run):
     data = run.results / "data" / "sums" / "train.parquet"
     data.write_bytes(data.read_bytes()[:-100])
-    printed = run.snakemake("results/models/llama@0/copra.json", succeeds=False)
-    assert "copra base: results/data/sums/train.parquet: not a whole Parquet file" in printed
+    printed = run.snakemake("results/config/models/llama@0/copra.json", succeeds=False)
+    assert "copra base: results/config/data/sums/train.parquet: not a whole Parquet file" in printed
     assert "Traceback" not in printed
 
 
 def test_weights_that_were_cut_short_fail_with_their_name(run):
     weights = run.results / "models" / NO_COT / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    metrics = f"results/evaluations/{NO_COT}/metrics.json"
+    metrics = f"results/config/evaluations/{NO_COT}/metrics.json"
     (run.folder / metrics).unlink()
     printed = run.snakemake(metrics, succeeds=False)
-    assert f"copra evaluate: results/models/{NO_COT}/model.safetensors: not the file that" in printed
+    assert f"copra evaluate: results/config/models/{NO_COT}/model.safetensors: not the file that" in printed
     assert "Traceback" not in printed
 
 

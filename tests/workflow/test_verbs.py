@@ -45,7 +45,7 @@ def timed(finished, tmp_path_factory):
     run = finished.copied(tmp_path_factory.mktemp("timed") / "run")
     run.configure(latency=LATENCY)
     assert run.would_run() == {"Measuring seconds an answer"} | ACCURACY
-    run.snakemake("results/tables/accuracy_vs_flops.csv")
+    run.snakemake("results/config/tables/accuracy_vs_flops.csv")
     return run
 
 
@@ -60,7 +60,7 @@ def test_a_change_of_one_model_measures_all_again(timed, tmp_path):
     changes = {"latency": LATENCY, "steps__no_cot__training__learning_rate": 1e-3}
     found = timed.with_config(tmp_path / "config.yaml", **changes).would_run()
     assert found >= {"Training llama@0+cot+no_cot", "Measuring seconds an answer"} | ACCURACY
-    slower = timed.with_config(tmp_path / "slower.yaml", latency={**LATENCY, "repetitions": 2})
+    slower = timed.with_config(tmp_path / "slower.yaml", name="config", latency={**LATENCY, "repetitions": 2})
     assert slower.would_run() >= {"Measuring seconds an answer"} | ACCURACY
     assert not [message for message in slower.would_run() if message.startswith(("Training", "Evaluating"))]
 
@@ -121,7 +121,7 @@ def test_the_fingerprint_covers_all_modules_that_a_verb_imports(audits, code):
 
 def test_a_pruning_that_needs_no_scores_is_planned_without_them(run):
     run.configure(recipes=[["cot"], ["cot", "lowest-1", "no_cot"]])
-    plan = "results/plans/llama@0+cot+lowest-1.json"
+    plan = "results/config/plans/llama@0+cot+lowest-1.json"
     run.snakemake(plan)
     assert read_json(run.folder / plan)["removed"]
     assert not [message for message in run.would_run() if message.startswith("Scoring")]

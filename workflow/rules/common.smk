@@ -21,12 +21,16 @@ try:
     # Snakemake itself keeps the last of two equal keys without a word.
     for file in workflow.configfiles:
         read_yaml(file)
-    copra = Workflow(
-        config,
-        ", ".join(map(os.path.relpath, workflow.overwrite_configfiles)) or "config.yaml",
-    )
+    copra = Workflow(config, *map(os.path.relpath, workflow.configfiles))
 except CopraError as error:
     raise WorkflowError(str(error))
+
+
+# Each experiment has a folder of its own, so that none overwrites another's results.
+pathvars:
+    results=copra.folder,
+    logs=f"{copra.folder}/logs",
+    benchmarks=f"{copra.folder}/benchmarks",
 
 
 # The limit of GPUs (profiles/default, --resources gpu=N) counts GPUs, and jobs that share one count as one each.

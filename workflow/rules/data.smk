@@ -5,13 +5,13 @@ rule data:
     input:
         lambda wildcards: local(copra.task_files(wildcards.task)),
     output:
-        train="results/data/{task}/train.parquet",
-        valid="results/data/{task}/valid.parquet",
-        test="results/data/{task}/test.parquet",
+        train="<results>/data/{task}/train.parquet",
+        valid="<results>/data/{task}/valid.parquet",
+        test="<results>/data/{task}/test.parquet",
     log:
-        "results/logs/data/{task}.log",
+        "<logs>/data/{task}.log",
     benchmark:
-        "results/benchmarks/data/{task}.tsv"
+        "<benchmarks>/data/{task}.tsv"
     threads: 1
     resources:
         mem_mb=2000,

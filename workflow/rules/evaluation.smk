@@ -1,27 +1,28 @@
 # Evaluation: every question answered, and time measured. A killed job goes on with the answers in
-# results/state when it runs again.
+# <results>/state when it runs again.
 
 
 rule evaluate:
     input:
-        manifest="results/models/{node}/copra.json",
-        weights=weights("results/models/{node}"),
+        manifest="<results>/models/{node}/copra.json",
+        weights=weights("<results>/models/{node}"),
         questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
     output:
-        metrics="results/evaluations/{node}/metrics.json",
-        predictions="results/evaluations/{node}/predictions.parquet",
+        metrics="<results>/evaluations/{node}/metrics.json",
+        predictions="<results>/evaluations/{node}/predictions.parquet",
     log:
-        "results/logs/evaluate/{node}.log",
+        "<logs>/evaluate/{node}.log",
     benchmark:
-        "results/benchmarks/evaluate/{node}.tsv"
+        "<benchmarks>/evaluate/{node}.tsv"
     threads: copra.experiment.compute.threads * copra.experiment.compute.workers
     resources:
         gpu=copra.experiment.compute.gpu,
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
-        # No param, since it must not make anything run again.
+        # No params, since they must not make anything run again.
         processes=copra.experiment.compute.workers,
+        folder=copra.folder,
     params:
         settings=lambda wildcards: copra.evaluate_settings(wildcards.node),
     message:
@@ -29,29 +30,30 @@ rule evaluate:
     shell:
         "copra evaluate --settings {params.settings:q} --threads {threads}"
         " --jobs-per-gpu {resources.jobs_per_gpu} --processes {resources.processes}"
-        " --model {input.manifest} --data {input.questions} --state results/state --output {output.metrics}"
+        " --model {input.manifest} --data {input.questions} --state {resources.folder}/state --output {output.metrics}"
         " > {log} 2>&1"
 
 
 rule sweep:
     input:
-        manifest="results/models/{node}/copra.json",
-        weights=weights("results/models/{node}"),
+        manifest="<results>/models/{node}/copra.json",
+        weights=weights("<results>/models/{node}"),
         questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
     output:
-        latents="results/evaluations/{node}/latents.parquet",
+        latents="<results>/evaluations/{node}/latents.parquet",
     log:
-        "results/logs/sweep/{node}.log",
+        "<logs>/sweep/{node}.log",
     benchmark:
-        "results/benchmarks/sweep/{node}.tsv"
+        "<benchmarks>/sweep/{node}.tsv"
     threads: copra.experiment.compute.threads * copra.experiment.compute.workers
     resources:
         gpu=copra.experiment.compute.gpu,
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
-        # No param, since it must not make anything run again.
+        # No params, since they must not make anything run again.
         processes=copra.experiment.compute.workers,
+        folder=copra.folder,
     params:
         settings=lambda wildcards: copra.sweep_settings(wildcards.node),
     message:
@@ -59,21 +61,21 @@ rule sweep:
     shell:
         "copra sweep --settings {params.settings:q} --threads {threads}"
         " --jobs-per-gpu {resources.jobs_per_gpu} --processes {resources.processes}"
-        " --model {input.manifest} --data {input.questions} --state results/state --output {output.latents}"
+        " --model {input.manifest} --data {input.questions} --state {resources.folder}/state --output {output.latents}"
         " > {log} 2>&1"
 
 
 rule lens:
     input:
-        manifest="results/models/{node}/copra.json",
-        weights=weights("results/models/{node}"),
+        manifest="<results>/models/{node}/copra.json",
+        weights=weights("<results>/models/{node}"),
         questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
     output:
-        lens="results/evaluations/{node}/lens.parquet",
+        lens="<results>/evaluations/{node}/lens.parquet",
     log:
-        "results/logs/lens/{node}.log",
+        "<logs>/lens/{node}.log",
     benchmark:
-        "results/benchmarks/lens/{node}.tsv"
+        "<benchmarks>/lens/{node}.tsv"
     threads: copra.experiment.compute.threads
     resources:
         gpu=min(1, copra.experiment.compute.gpu),
@@ -93,15 +95,15 @@ rule lens:
 # All models in one job that has the machine to itself: times mean something only beside each other.
 rule latency:
     input:
-        manifests=expand("results/models/{node}/copra.json", node=copra.timed),
-        weights=[path for node in copra.timed for path in weights(f"results/models/{node}")],
-        questions=f"results/data/{copra.experiment.task}/test.parquet",
+        manifests=expand("<results>/models/{node}/copra.json", node=copra.timed),
+        weights=[path for node in copra.timed for path in weights(f"<results>/models/{node}")],
+        questions=f"<results>/data/{copra.experiment.task}/test.parquet",
     output:
-        times="results/latency.parquet",
+        times="<results>/latency.parquet",
     log:
-        "results/logs/latency.log",
+        "<logs>/latency.log",
     benchmark:
-        "results/benchmarks/latency.tsv"
+        "<benchmarks>/latency.tsv"
     threads: workflow.cores
     resources:
         gpu=min(1, copra.experiment.compute.gpu),

@@ -3,18 +3,18 @@
 
 rule accuracy_figure:
     input:
-        table="results/tables/accuracy_vs_flops.parquet",
+        table="<results>/tables/accuracy_vs_flops.parquet",
     output:
         svg=report(
-            "results/figures/accuracy_vs_flops.svg",
+            "<results>/figures/accuracy_vs_flops.svg",
             caption="../report/accuracy_vs_flops.rst",
             category="Figures",
         ),
-        png="results/figures/accuracy_vs_flops.png",
+        png="<results>/figures/accuracy_vs_flops.png",
     log:
-        "results/logs/figure/accuracy_vs_flops.log",
+        "<logs>/figure/accuracy_vs_flops.log",
     benchmark:
-        "results/benchmarks/figure/accuracy_vs_flops.tsv"
+        "<benchmarks>/figure/accuracy_vs_flops.tsv"
     localrule: True
     threads: 1
     resources:
@@ -31,18 +31,18 @@ rule accuracy_figure:
 
 rule training_figure:
     input:
-        logs=expand("results/models/{node}/training.jsonl", node=copra.trainings),
+        logs=expand("<results>/models/{node}/training.jsonl", node=copra.trainings),
     output:
         svg=report(
-            "results/figures/training_curves.svg",
+            "<results>/figures/training_curves.svg",
             caption="../report/training_curves.rst",
             category="Figures",
         ),
-        png="results/figures/training_curves.png",
+        png="<results>/figures/training_curves.png",
     log:
-        "results/logs/figure/training_curves.log",
+        "<logs>/figure/training_curves.log",
     benchmark:
-        "results/benchmarks/figure/training_curves.tsv"
+        "<benchmarks>/figure/training_curves.tsv"
     localrule: True
     threads: 1
     resources:
@@ -60,18 +60,18 @@ rule training_figure:
 
 rule curriculum_figure:
     input:
-        metrics=expand("results/evaluations/{node}/metrics.json", node=copra.staged),
+        metrics=expand("<results>/evaluations/{node}/metrics.json", node=copra.staged),
     output:
         svg=report(
-            "results/figures/curriculum.svg",
+            "<results>/figures/curriculum.svg",
             caption="../report/curriculum.rst",
             category="Figures",
         ),
-        png="results/figures/curriculum.png",
+        png="<results>/figures/curriculum.png",
     log:
-        "results/logs/figure/curriculum.log",
+        "<logs>/figure/curriculum.log",
     benchmark:
-        "results/benchmarks/figure/curriculum.tsv"
+        "<benchmarks>/figure/curriculum.tsv"
     localrule: True
     threads: 1
     resources:
@@ -89,18 +89,18 @@ rule curriculum_figure:
 
 rule layer_figure:
     input:
-        scores="results/scores/{node}/{objective}/passes.parquet",
+        scores="<results>/scores/{node}/{objective}/passes.parquet",
     output:
         svg=report(
-            "results/figures/layer_distances/{node}/{objective}.svg",
+            "<results>/figures/layer_distances/{node}/{objective}.svg",
             caption="../report/layer_distances.rst",
             category="Figures",
         ),
-        png="results/figures/layer_distances/{node}/{objective}.png",
+        png="<results>/figures/layer_distances/{node}/{objective}.png",
     log:
-        "results/logs/figure/layer_distances/{node}/{objective}.log",
+        "<logs>/figure/layer_distances/{node}/{objective}.log",
     benchmark:
-        "results/benchmarks/figure/layer_distances/{node}/{objective}.tsv"
+        "<benchmarks>/figure/layer_distances/{node}/{objective}.tsv"
     localrule: True
     threads: 1
     resources:
@@ -117,19 +117,19 @@ rule layer_figure:
 
 rule head_figure:
     input:
-        scores="results/scores/{node}/{objective}/passes.parquet",
-        manifest="results/models/{node}/copra.json",
+        scores="<results>/scores/{node}/{objective}/passes.parquet",
+        manifest="<results>/models/{node}/copra.json",
     output:
         svg=report(
-            "results/figures/head_importance/{node}/{objective}.svg",
+            "<results>/figures/head_importance/{node}/{objective}.svg",
             caption="../report/head_importance.rst",
             category="Figures",
         ),
-        png="results/figures/head_importance/{node}/{objective}.png",
+        png="<results>/figures/head_importance/{node}/{objective}.png",
     log:
-        "results/logs/figure/head_importance/{node}/{objective}.log",
+        "<logs>/figure/head_importance/{node}/{objective}.log",
     benchmark:
-        "results/benchmarks/figure/head_importance/{node}/{objective}.tsv"
+        "<benchmarks>/figure/head_importance/{node}/{objective}.tsv"
     localrule: True
     threads: 1
     resources:
@@ -146,18 +146,18 @@ rule head_figure:
 
 rule latents_figure:
     input:
-        table="results/tables/accuracy_vs_latents.parquet",
+        table="<results>/tables/accuracy_vs_latents.parquet",
     output:
         svg=report(
-            "results/figures/accuracy_vs_latents.svg",
+            "<results>/figures/accuracy_vs_latents.svg",
             caption="../report/accuracy_vs_latents.rst",
             category="Figures",
         ),
-        png="results/figures/accuracy_vs_latents.png",
+        png="<results>/figures/accuracy_vs_latents.png",
     log:
-        "results/logs/figure/accuracy_vs_latents.log",
+        "<logs>/figure/accuracy_vs_latents.log",
     benchmark:
-        "results/benchmarks/figure/accuracy_vs_latents.tsv"
+        "<benchmarks>/figure/accuracy_vs_latents.tsv"
     localrule: True
     threads: 1
     resources:
@@ -174,18 +174,18 @@ rule latents_figure:
 
 rule lens_figure:
     input:
-        seen="results/evaluations/{node}/lens.parquet",
+        seen="<results>/evaluations/{node}/lens.parquet",
     output:
         svg=report(
-            "results/figures/latent_lens/{node}.svg",
+            "<results>/figures/latent_lens/{node}.svg",
             caption="../report/latent_lens.rst",
             category="Figures",
         ),
-        png="results/figures/latent_lens/{node}.png",
+        png="<results>/figures/latent_lens/{node}.png",
     log:
-        "results/logs/figure/latent_lens/{node}.log",
+        "<logs>/figure/latent_lens/{node}.log",
     benchmark:
-        "results/benchmarks/figure/latent_lens/{node}.tsv"
+        "<benchmarks>/figure/latent_lens/{node}.tsv"
     localrule: True
     threads: 1
     resources:
@@ -202,18 +202,18 @@ rule lens_figure:
 
 rule curve_figure:
     input:
-        table="results/tables/pruning_curves.parquet",
+        table="<results>/tables/pruning_curves.parquet",
     output:
         svg=report(
-            "results/figures/pruning_curves/{curve}.svg",
+            "<results>/figures/pruning_curves/{curve}.svg",
             caption="../report/pruning_curves.rst",
             category="Figures",
         ),
-        png="results/figures/pruning_curves/{curve}.png",
+        png="<results>/figures/pruning_curves/{curve}.png",
     log:
-        "results/logs/figure/pruning_curves/{curve}.log",
+        "<logs>/figure/pruning_curves/{curve}.log",
     benchmark:
-        "results/benchmarks/figure/pruning_curves/{curve}.tsv"
+        "<benchmarks>/figure/pruning_curves/{curve}.tsv"
     localrule: True
     threads: 1
     resources:
@@ -230,19 +230,19 @@ rule curve_figure:
 
 rule order_figure:
     input:
-        manifest=lambda wildcards: f"results/models/{copra.curved[wildcards.curve][0]}/copra.json",
+        manifest=lambda wildcards: f"<results>/models/{copra.curved[wildcards.curve][0]}/copra.json",
         scores=lambda wildcards: copra.curve_scores(wildcards.curve, copra.curved[wildcards.curve][0]),
     output:
         svg=report(
-            "results/figures/drop_orders/{curve}.svg",
+            "<results>/figures/drop_orders/{curve}.svg",
             caption="../report/drop_orders.rst",
             category="Figures",
         ),
-        png="results/figures/drop_orders/{curve}.png",
+        png="<results>/figures/drop_orders/{curve}.png",
     log:
-        "results/logs/figure/drop_orders/{curve}.log",
+        "<logs>/figure/drop_orders/{curve}.log",
     benchmark:
-        "results/benchmarks/figure/drop_orders/{curve}.tsv"
+        "<benchmarks>/figure/drop_orders/{curve}.tsv"
     localrule: True
     threads: 1
     resources:
@@ -260,18 +260,18 @@ rule order_figure:
 
 rule after_figure:
     input:
-        table="results/tables/accuracy_vs_flops.parquet",
+        table="<results>/tables/accuracy_vs_flops.parquet",
     output:
         svg=report(
-            "results/figures/after_fine_tuning.svg",
+            "<results>/figures/after_fine_tuning.svg",
             caption="../report/after_fine_tuning.rst",
             category="Figures",
         ),
-        png="results/figures/after_fine_tuning.png",
+        png="<results>/figures/after_fine_tuning.png",
     log:
-        "results/logs/figure/after_fine_tuning.log",
+        "<logs>/figure/after_fine_tuning.log",
     benchmark:
-        "results/benchmarks/figure/after_fine_tuning.tsv"
+        "<benchmarks>/figure/after_fine_tuning.tsv"
     localrule: True
     threads: 1
     resources:

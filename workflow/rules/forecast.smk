@@ -3,7 +3,7 @@
 
 rule plan:
     log:
-        "results/logs/plan.log",
+        "<logs>/plan.log",
     localrule: True
     threads: 1
     resources:
@@ -12,7 +12,8 @@ rule plan:
     params:
         configs=list(map(os.path.relpath, workflow.configfiles)),
         settings=canonical_json(config),
+        folder=copra.folder,
     message:
         "Telling what the run will cost"
     shell:
-        "copra plan {params.configs:q} --merged {params.settings:q} --results results | tee {log}"
+        "copra plan {params.configs:q} --merged {params.settings:q} --results {params.folder} | tee {log}"

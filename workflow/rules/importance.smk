@@ -3,22 +3,24 @@
 
 rule score:
     input:
-        manifest="results/models/{node}/copra.json",
-        weights=weights("results/models/{node}"),
+        manifest="<results>/models/{node}/copra.json",
+        weights=weights("<results>/models/{node}"),
         rows=lambda wildcards: copra.calibration(**wildcards)[:1],
         text=lambda wildcards: local(copra.calibration(**wildcards)[1:]),
     output:
-        scores="results/scores/{node}/{objective}/{scoring}.parquet",
+        scores="<results>/scores/{node}/{objective}/{scoring}.parquet",
     log:
-        "results/logs/score/{node}/{objective}/{scoring}.log",
+        "<logs>/score/{node}/{objective}/{scoring}.log",
     benchmark:
-        "results/benchmarks/score/{node}/{objective}/{scoring}.tsv"
+        "<benchmarks>/score/{node}/{objective}/{scoring}.tsv"
     threads: copra.experiment.compute.threads
     resources:
         gpu=min(1, copra.experiment.compute.gpu),
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
+        # No param, since it must not make anything run again.
+        folder=copra.folder,
     params:
         settings=lambda wildcards: copra.score_settings(**wildcards),
     message:
@@ -26,28 +28,30 @@ rule score:
     shell:
         "copra score --settings {params.settings:q} --threads {threads}"
         " --jobs-per-gpu {resources.jobs_per_gpu} --model {input.manifest}"
-        " --data {input.rows} --state results/state --output {output.scores} > {log} 2>&1"
+        " --data {input.rows} --state {resources.folder}/state --output {output.scores} > {log} 2>&1"
 
 
 # Before any fine-tuning: accuracy and loss as units go, each pruning made in memory.
 rule curve:
     input:
-        manifest="results/models/{node}/copra.json",
-        weights=weights("results/models/{node}"),
+        manifest="<results>/models/{node}/copra.json",
+        weights=weights("<results>/models/{node}"),
         questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
         scores=lambda wildcards: copra.curve_scores(**wildcards),
     output:
-        curve="results/curves/{curve}/{node}.parquet",
+        curve="<results>/curves/{curve}/{node}.parquet",
     log:
-        "results/logs/curve/{curve}/{node}.log",
+        "<logs>/curve/{curve}/{node}.log",
     benchmark:
-        "results/benchmarks/curve/{curve}/{node}.tsv"
+        "<benchmarks>/curve/{curve}/{node}.tsv"
     threads: copra.experiment.compute.threads
     resources:
         gpu=min(1, copra.experiment.compute.gpu),
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
+        # No param, since it must not make anything run again.
+        folder=copra.folder,
     params:
         settings=lambda wildcards: copra.curve_settings(**wildcards),
         scores=lambda wildcards, input: above(input.scores, 2),
@@ -56,5 +60,5 @@ rule curve:
     shell:
         "copra curve --settings {params.settings:q} --threads {threads}"
         " --jobs-per-gpu {resources.jobs_per_gpu} --model {input.manifest}"
-        " --data {input.questions} --scores {params.scores} --state results/state"
+        " --data {input.questions} --scores {params.scores} --state {resources.folder}/state"
         " --output {output.curve} > {log} 2>&1"

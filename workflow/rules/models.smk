@@ -9,12 +9,12 @@ rule base:
         valid=lambda wildcards: f"{copra.data(wildcards.base)}/valid.parquet",
         files=lambda wildcards: local(copra.base_files(wildcards.base)),
     output:
-        manifest="results/models/{base}/copra.json",
-        weights=multiext("results/models/{base}/", *WEIGHTS),
+        manifest="<results>/models/{base}/copra.json",
+        weights=multiext("<results>/models/{base}/", *WEIGHTS),
     log:
-        "results/logs/base/{base}.log",
+        "<logs>/base/{base}.log",
     benchmark:
-        "results/benchmarks/base/{base}.tsv"
+        "<benchmarks>/base/{base}.tsv"
     threads: copra.experiment.compute.threads
     resources:
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,

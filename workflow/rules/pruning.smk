@@ -6,11 +6,11 @@ rule choose:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
         scores=lambda wildcards: copra.scores(wildcards.node),
     output:
-        plan="results/plans/{node}.json",
+        plan="<results>/plans/{node}.json",
     log:
-        "results/logs/choose/{node}.log",
+        "<logs>/choose/{node}.log",
     benchmark:
-        "results/benchmarks/choose/{node}.tsv"
+        "<benchmarks>/choose/{node}.tsv"
     localrule: True
     threads: 1
     resources:
@@ -29,15 +29,15 @@ rule prune:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
         weights=lambda wildcards: weights(copra.parent(wildcards.node)),
-        plan="results/plans/{node}.json",
+        plan="<results>/plans/{node}.json",
         train=lambda wildcards: f"{copra.data(wildcards.node)}/train.parquet",
     output:
-        manifest="results/models/{node}/copra.json",
-        weights=multiext("results/models/{node}/", *WEIGHTS),
+        manifest="<results>/models/{node}/copra.json",
+        weights=multiext("<results>/models/{node}/", *WEIGHTS),
     log:
-        "results/logs/prune/{node}.log",
+        "<logs>/prune/{node}.log",
     benchmark:
-        "results/benchmarks/prune/{node}.tsv"
+        "<benchmarks>/prune/{node}.tsv"
     wildcard_constraints:
         node=copra.pruned,
     threads: copra.experiment.compute.threads

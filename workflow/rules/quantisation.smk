@@ -7,12 +7,12 @@ rule quantise:
         weights=lambda wildcards: weights(copra.parent(wildcards.node)),
         valid=lambda wildcards: f"{copra.data(wildcards.node)}/valid.parquet",
     output:
-        manifest="results/models/{node}/copra.json",
-        weights=multiext("results/models/{node}/", *WEIGHTS),
+        manifest="<results>/models/{node}/copra.json",
+        weights=multiext("<results>/models/{node}/", *WEIGHTS),
     log:
-        "results/logs/quantise/{node}.log",
+        "<logs>/quantise/{node}.log",
     benchmark:
-        "results/benchmarks/quantise/{node}.tsv"
+        "<benchmarks>/quantise/{node}.tsv"
     wildcard_constraints:
         node=copra.quantised,
     threads: copra.experiment.compute.threads

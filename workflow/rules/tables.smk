@@ -3,15 +3,15 @@
 
 rule accuracy_table:
     input:
-        metrics=expand("results/evaluations/{node}/metrics.json", node=copra.ends),
-        predictions=expand("results/evaluations/{node}/predictions.parquet", node=copra.ends),
-        times=["results/latency.parquet"] if copra.timed else [],
+        metrics=expand("<results>/evaluations/{node}/metrics.json", node=copra.ends),
+        predictions=expand("<results>/evaluations/{node}/predictions.parquet", node=copra.ends),
+        times=["<results>/latency.parquet"] if copra.timed else [],
     output:
-        table="results/tables/accuracy_vs_flops.parquet",
+        table="<results>/tables/accuracy_vs_flops.parquet",
     log:
-        "results/logs/table/accuracy_vs_flops.log",
+        "<logs>/table/accuracy_vs_flops.log",
     benchmark:
-        "results/benchmarks/table/accuracy_vs_flops.tsv"
+        "<benchmarks>/table/accuracy_vs_flops.tsv"
     localrule: True
     threads: 1
     resources:
@@ -29,17 +29,17 @@ rule accuracy_table:
 
 rule pruning_table:
     input:
-        metrics=expand("results/evaluations/{node}/metrics.json", node=copra.before_and_after),
+        metrics=expand("<results>/evaluations/{node}/metrics.json", node=copra.before_and_after),
         predictions=expand(
-            "results/evaluations/{node}/predictions.parquet",
+            "<results>/evaluations/{node}/predictions.parquet",
             node=copra.before_and_after,
         ),
     output:
-        table="results/tables/before_fine_tuning.parquet",
+        table="<results>/tables/before_fine_tuning.parquet",
     log:
-        "results/logs/table/before_fine_tuning.log",
+        "<logs>/table/before_fine_tuning.log",
     benchmark:
-        "results/benchmarks/table/before_fine_tuning.tsv"
+        "<benchmarks>/table/before_fine_tuning.tsv"
     localrule: True
     threads: 1
     resources:
@@ -57,13 +57,13 @@ rule pruning_table:
 
 rule latents_table:
     input:
-        swept=expand("results/evaluations/{node}/latents.parquet", node=copra.swept),
+        swept=expand("<results>/evaluations/{node}/latents.parquet", node=copra.swept),
     output:
-        table="results/tables/accuracy_vs_latents.parquet",
+        table="<results>/tables/accuracy_vs_latents.parquet",
     log:
-        "results/logs/table/accuracy_vs_latents.log",
+        "<logs>/table/accuracy_vs_latents.log",
     benchmark:
-        "results/benchmarks/table/accuracy_vs_latents.tsv"
+        "<benchmarks>/table/accuracy_vs_latents.tsv"
     localrule: True
     threads: 1
     resources:
@@ -81,13 +81,13 @@ rule latents_table:
 
 rule lens_table:
     input:
-        seen=expand("results/evaluations/{node}/lens.parquet", node=copra.seen_through),
+        seen=expand("<results>/evaluations/{node}/lens.parquet", node=copra.seen_through),
     output:
-        table="results/tables/latent_lens.parquet",
+        table="<results>/tables/latent_lens.parquet",
     log:
-        "results/logs/table/latent_lens.log",
+        "<logs>/table/latent_lens.log",
     benchmark:
-        "results/benchmarks/table/latent_lens.tsv"
+        "<benchmarks>/table/latent_lens.tsv"
     localrule: True
     threads: 1
     resources:
@@ -105,13 +105,13 @@ rule lens_table:
 
 rule curves_table:
     input:
-        curves=expand("results/curves/{measured}.parquet", measured=copra.measured),
+        curves=expand("<results>/curves/{measured}.parquet", measured=copra.measured),
     output:
-        table="results/tables/pruning_curves.parquet",
+        table="<results>/tables/pruning_curves.parquet",
     log:
-        "results/logs/table/pruning_curves.log",
+        "<logs>/table/pruning_curves.log",
     benchmark:
-        "results/benchmarks/table/pruning_curves.tsv"
+        "<benchmarks>/table/pruning_curves.tsv"
     localrule: True
     threads: 1
     resources:
@@ -130,7 +130,7 @@ rule curves_table:
 rule orders_table:
     input:
         manifests=[
-            f"results/models/{node}/copra.json" for curve in copra.ordered for node in copra.curved[curve]
+            f"<results>/models/{node}/copra.json" for curve in copra.ordered for node in copra.curved[curve]
         ],
         scores=[
             path
@@ -139,11 +139,11 @@ rule orders_table:
             for path in copra.curve_scores(curve, node)
         ],
     output:
-        table="results/tables/drop_orders.parquet",
+        table="<results>/tables/drop_orders.parquet",
     log:
-        "results/logs/table/drop_orders.log",
+        "<logs>/table/drop_orders.log",
     benchmark:
-        "results/benchmarks/table/drop_orders.tsv"
+        "<benchmarks>/table/drop_orders.tsv"
     localrule: True
     threads: 1
     resources:
@@ -162,19 +162,19 @@ rule orders_table:
 
 rule export:
     input:
-        table="results/tables/{table}.parquet",
+        table="<results>/tables/{table}.parquet",
     output:
         csv=report(
-            "results/tables/{table}.csv",
+            "<results>/tables/{table}.csv",
             caption="../report/{table}.rst",
             category="Tables",
         ),
-        md="results/tables/{table}.md",
-        tex="results/tables/{table}.tex",
+        md="<results>/tables/{table}.md",
+        tex="<results>/tables/{table}.tex",
     log:
-        "results/logs/export/{table}.log",
+        "<logs>/export/{table}.log",
     benchmark:
-        "results/benchmarks/export/{table}.tsv"
+        "<benchmarks>/export/{table}.tsv"
     localrule: True
     threads: 1
     resources:

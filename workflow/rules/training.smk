@@ -1,4 +1,4 @@
-# Training: one job a stage. A killed job goes on from the state in results/state when it runs again.
+# Training: one job a stage. A killed job goes on from its state (<results>/state) when it runs again.
 
 
 rule train:
@@ -14,13 +14,13 @@ rule train:
             f"{copra.data(wildcards.node)}/{split}.parquet" for split in ("train", "valid")
         ],
     output:
-        manifest="results/models/{node}/copra.json",
-        weights=multiext("results/models/{node}/", *WEIGHTS),
-        log="results/models/{node}/training.jsonl",
+        manifest="<results>/models/{node}/copra.json",
+        weights=multiext("<results>/models/{node}/", *WEIGHTS),
+        log="<results>/models/{node}/training.jsonl",
     log:
-        "results/logs/train/{node}.log",
+        "<logs>/train/{node}.log",
     benchmark:
-        "results/benchmarks/train/{node}.tsv"
+        "<benchmarks>/train/{node}.tsv"
     wildcard_constraints:
         node=copra.trained,
     threads: copra.experiment.compute.threads * copra.experiment.compute.workers
@@ -35,6 +35,7 @@ rule train:
         save_every_seconds=copra.experiment.compute.save_every_seconds,
         save_every_steps=copra.experiment.compute.save_every_steps or 0,
         tracking=copra.experiment.tracking or "",
+        folder=copra.folder,
     params:
         settings=lambda wildcards: copra.train_settings(wildcards.node),
     message:
@@ -43,8 +44,9 @@ rule train:
         "copra train --settings {params.settings:q} --threads {threads}"
         " --jobs-per-gpu {resources.jobs_per_gpu} --processes {resources.processes}"
         " --sharding {resources.sharding} --parent {input.parent}"
-        " --teacher {input.teacher} --data {input.data[0]} --state results/state --save-every {resources.save_every_seconds}"
+        " --teacher {input.teacher} --data {input.data[0]} --state {resources.folder}/state --save-every {resources.save_every_seconds}"
         " --save-steps {resources.save_every_steps} --tracking {resources.tracking}"
+        " --tracking-folder {resources.folder}/tracking"
         " --output {output.manifest} > {log} 2>&1"
 
 
@@ -56,12 +58,12 @@ rule prompt:
         train=lambda wildcards: f"{copra.data(wildcards.node)}/train.parquet",
         files=lambda wildcards: local(copra.prompt_files(wildcards.node)),
     output:
-        manifest="results/models/{node}/copra.json",
-        weights=multiext("results/models/{node}/", *WEIGHTS),
+        manifest="<results>/models/{node}/copra.json",
+        weights=multiext("<results>/models/{node}/", *WEIGHTS),
     log:
-        "results/logs/prompt/{node}.log",
+        "<logs>/prompt/{node}.log",
     benchmark:
-        "results/benchmarks/prompt/{node}.tsv"
+        "<benchmarks>/prompt/{node}.tsv"
     wildcard_constraints:
         node=copra.prompted,
     threads: 1

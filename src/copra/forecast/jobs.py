@@ -23,7 +23,7 @@ PRODUCTS = {
     "export": "tables/{}.csv",
     "figure": "figures/{}.svg",
 }
-"""What each verb's rules make, below `results`; verbs in the order of the work."""
+"""What each verb's rules make, below the experiment's folder; verbs in the order of the work."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,15 @@ def _listed(workflow: Workflow) -> Iterator[Job]:
         yield Job("data", node.task)
         yield _model(workflow, node.name)
         if node.kind == "prune":
-            scores = [_key_of_score(path) for path in workflow.scores(node.name)]
+            scores = [_key_of_score(workflow, path) for path in workflow.scores(node.name)]
             yield Job("choose", node.name, (_made(workflow, node.parent), *scores))
     for path in workflow.scored:
-        node = path.split("/")[2]
-        yield Job(
-            "score", _key_of_score(path).partition("/")[2], (_made(workflow, node), _data(workflow, node))
-        )
+        name = _name_of_score(workflow, path)
+        node = name.split("/")[0]
+        yield Job("score", name, (_made(workflow, node), _data(workflow, node)))
     for name, nodes in workflow.curved.items():
         for node in nodes:
-            scores = [_key_of_score(path) for path in workflow.curve_scores(name, node)]
+            scores = [_key_of_score(workflow, path) for path in workflow.curve_scores(name, node)]
             yield Job("curve", f"{name}/{node}", (_made(workflow, node), _data(workflow, node), *scores))
     for verb, nodes in _answering(workflow).items():
         for node in nodes:
@@ -108,14 +107,14 @@ def _pages(workflow: Workflow) -> Iterator[Job]:
         "latent_lens": [f"lens/{node}" for node in workflow.seen_through],
         "pruning_curves": [f"curve/{name}" for name in workflow.measured],
         "drop_orders": [
-            _key_of_score(path)
+            _key_of_score(workflow, path)
             for curve in workflow.ordered
             for node in workflow.curved[curve]
             for path in workflow.curve_scores(curve, node)
         ],
     }
     evaluated["accuracy_vs_flops"] += ["latency"] if workflow.timed else []
-    tables = dict.fromkeys(path.split("/")[2].split(".")[0] for path in workflow.tables())
+    tables = dict.fromkeys(workflow.within("tables", path).split(".")[0] for path in workflow.tables())
     for table in tables:
         yield Job("table", table, tuple(evaluated[table]))
         yield Job("export", table, (f"table/{table}",))
@@ -125,7 +124,7 @@ def _pages(workflow: Workflow) -> Iterator[Job]:
         "after_fine_tuning": ["table/accuracy_vs_flops"],
     }
     for path in workflow.figures():
-        name = path.removeprefix("results/figures/").rsplit(".", 1)[0]
+        name = workflow.within("figures", path).rsplit(".", 1)[0]
         kind, _, of = name.partition("/")
         if kind in ("layer_distances", "head_importance"):
             needs = [f"score/{of}/passes"]
@@ -146,8 +145,12 @@ def _data(workflow: Workflow, name: str) -> str:
     return f"data/{workflow.node(name).task}"
 
 
-def _key_of_score(path: str) -> str:
-    return f"score/{path.removeprefix('results/scores/').removesuffix('.parquet')}"
+def _name_of_score(workflow: Workflow, path: str) -> str:
+    return workflow.within("scores", path).removesuffix(".parquet")
+
+
+def _key_of_score(workflow: Workflow, path: str) -> str:
+    return f"score/{_name_of_score(workflow, path)}"
 
 
 def _in_order(jobs: Mapping[str, Job]) -> Iterator[tuple[str, Job]]:

@@ -28,7 +28,7 @@ def page(forecast: Forecast, workflow: Workflow, source: str) -> str:
         f"{len(lines)} jobs: {len(lines) - len(to_run)} cached, {len(to_run)} to run",
         _steps(forecast, workflow),
         _verbs(forecast),
-        "\n".join(_sums(forecast, lines, to_run)),
+        "\n".join(_sums(forecast, workflow.folder, lines, to_run)),
         *([_listed("Prunings far from their budgets", forecast.warnings)] if forecast.warnings else []),
         _listed("Assumed", _assumed(forecast)),
         "Cached is what records its present settings. Snakemake has the last word, and also sees changes of "
@@ -97,10 +97,10 @@ def _verbs(forecast: Forecast) -> str:
     return _table(rows, ["what is left", "jobs", "cached", "to run", "FLOPs", "time"])
 
 
-def _sums(forecast: Forecast, lines: Sequence[Line], to_run: Sequence[Line]) -> Iterator[str]:
+def _sums(forecast: Forecast, folder: str, lines: Sequence[Line], to_run: Sequence[Line]) -> Iterator[str]:
     """What all of it comes to; of bases that are not known what to do about them."""
     if forecast.unknown:
-        yield from _unknown(forecast.unknown)
+        yield from _unknown(forecast.unknown, folder)
         return
     hours = "GPU-hours" if forecast.clock.machine.on_gpu else "CPU-hours"
     learning = sum(line.learning for line in to_run)
@@ -126,12 +126,12 @@ def _sums(forecast: Forecast, lines: Sequence[Line], to_run: Sequence[Line]) -> 
     yield disk + (f", and up to {amount(state, 'B')} for each training under way." if state else ".")
 
 
-def _unknown(bases: Mapping[str, str]) -> Iterator[str]:
+def _unknown(bases: Mapping[str, str], folder: str) -> Iterator[str]:
     yield "No FLOPs, hours and disk: the sizes of a base are not known before it is fetched or made."
     for node, path in bases.items():
         if re.fullmatch(r"[\w.-]+/[\w.-]+", path):
             yield f"  {node}: its sizes alone come with `hf download {path} config.json`"
-        yield f"  {node}: `snakemake results/models/{node}/copra.json` makes it"
+        yield f"  {node}: `snakemake {folder}/models/{node}/copra.json` makes it"
 
 
 def _assumed(forecast: Forecast) -> Iterator[str]:

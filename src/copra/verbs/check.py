@@ -28,6 +28,6 @@ def run(options: Namespace) -> None:
 
 def _budget_warnings(workflow: Workflow, source: str) -> list[str]:
     try:
-        return budget_warnings(Estimate(workflow, Path("results"), made=set()))
+        return budget_warnings(Estimate(workflow, Path(workflow.folder), made=set()))
     except CopraError as error:
         raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None

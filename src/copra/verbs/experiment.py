@@ -15,7 +15,7 @@ DEFAULT = Path("config.yaml")
 
 
 def add_experiment(parser: ArgumentParser, without: str) -> None:
-    """The config and the folder of results; `without` says what happens where no config is named."""
+    """Add the config and the folder of results; `without` says what happens where no config is named."""
     parser.add_argument(
         "configs",
         type=Path,
@@ -24,7 +24,7 @@ def add_experiment(parser: ArgumentParser, without: str) -> None:
     )
     parser.add_argument("--merged", help="the merged config as JSON, in place of what is in the files")
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of results (default: results)"
+        "--results", type=Path, help="folder of the experiment's results (default: results/NAME)"
     )
 
 
@@ -35,7 +35,6 @@ def experiment_of(options: Namespace) -> tuple[Workflow, str]:
         CopraError: a file cannot be read, or the config is not an experiment's.
     """
     files = options.configs or [DEFAULT]
-    source = ", ".join(map(str, files))
     if options.merged is None:
         config = reduce(merged, map(read_yaml, files))
     else:
@@ -43,7 +42,7 @@ def experiment_of(options: Namespace) -> tuple[Workflow, str]:
             config = json.loads(options.merged)
         except json.JSONDecodeError as error:
             raise CopraError(f"--merged: not JSON ({error}).") from None
-    return Workflow(config, source), source
+    return Workflow(config, *map(str, files)), ", ".join(map(str, files))
 
 
 def merged(config: Any, more: Any) -> Any:

@@ -1,6 +1,7 @@
 """copra plan: what a run will cost, told before it is started."""
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from copra.errors import CopraError
 from copra.forecast.forecast import forecast
@@ -26,5 +27,6 @@ def run(options: Namespace) -> None:
         if value is not None and not value > 0:
             raise CopraError(f"--{name.replace('_', '-')}: {value} is not above 0.")
     workflow, source = experiment_of(options)
-    found = forecast(workflow, options.results, options.flops_per_second, options.utilisation)
+    results = options.results or Path(workflow.folder)
+    found = forecast(workflow, results, options.flops_per_second, options.utilisation)
     print(page(found, workflow, source))

@@ -13,25 +13,27 @@ from copra.forecast.page import duration
 from copra.forecast.progress import counted, failed, lines_of
 from copra.training.watch import Running, in_words, running
 from copra.verbs.experiment import add_experiment, experiment_of
+from copra.workflow import Workflow
 
 HEADS = ["model", "done", "", "loss", "learning rate", "speed"]
 CLEAR = "\x1b[H\x1b[2J"
 
 
 def arguments(parser: ArgumentParser) -> None:
-    add_experiment(parser, "nothing is counted")
+    add_experiment(parser, "whatever runs below results, and nothing is counted")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again so often, until Ctrl-C")
 
 
 def run(options: Namespace) -> None:
     if options.watch is not None and not options.watch > 0:
         raise CopraError(f"--watch: {options.watch} is not above 0 seconds.")
-    jobs, source = None, None
+    workflow, jobs, source = None, None, None
     if options.configs or options.merged is not None:
         workflow, source = experiment_of(options)
         jobs = jobs_of(workflow)
     while True:
-        page = "\n\n".join(_page(options.results, jobs, source))
+        folders = [options.results] if options.results else _folders(workflow)
+        page = "\n\n".join(part for folder in folders for part in _page(folder, jobs, source))
         print(page if options.watch is None else f"{CLEAR}{page}", flush=True)
         if options.watch is None:
             return
@@ -39,6 +41,13 @@ def run(options: Namespace) -> None:
             time.sleep(options.watch)
         except KeyboardInterrupt:
             return
+
+
+def _folders(workflow: Workflow | None) -> list[Path]:
+    """The folder of an experiment's results, or those of all experiments that have run here."""
+    if workflow is not None:
+        return [Path(workflow.folder)]
+    return sorted({path.parent for path in Path("results").glob("*/logs")}) or [Path("results")]
 
 
 def _page(results: Path, jobs: Mapping[str, Job] | None, source: str | None) -> Iterator[str]:
@@ -51,7 +60,7 @@ def _page(results: Path, jobs: Mapping[str, Job] | None, source: str | None) -> 
     seen = running(results)
     now = [job for job in seen if not job.stopped]
     if now:
-        yield _table(now, "left", [_left(job) for job in now])
+        yield f"Running in {results}:\n" + _table(now, "left", [_left(job) for job in now])
     else:
         yield f"Nothing that tells its progress runs in {results}."
     if stopped := [job for job in seen if job.stopped]:

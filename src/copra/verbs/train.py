@@ -69,7 +69,10 @@ def arguments(parser: ArgumentParser) -> None:
         "--tracking", choices=KINDS, nargs="?", help="where training lines also go (default: nowhere)"
     )
     parser.add_argument(
-        "--tracking-folder", type=Path, default=Path("results/tracking"), help="folder for what it writes"
+        "--tracking-folder",
+        type=Path,
+        default=Path("tracking"),
+        help="folder for what it writes (default: tracking)",
     )
     parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
 
