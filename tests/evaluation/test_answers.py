@@ -109,6 +109,8 @@ def test_a_prompted_models_answer_is_the_last_number_or_the_one_stated_first(pro
 def test_a_fraction_is_one_number():
     """Where the harness finds its denominator."""
     assert extract_answer("Half: 1/2.", "flexible") == "1/2."
+    assert extract_answer("In 3 days -5 1/2 miles.", "flexible") == "-5 1/2"
+    assert extract_answer("On day 3 1/2 and 4 1.", "flexible") == "1."
     assert harness("Half: 1/2.", *FILTERS["flexible"]) == "2."
 
 
@@ -149,6 +151,9 @@ def test_a_stated_text_ends_with_its_sentence_or_line(text, answer):
         ("18.00", "18"),
         ("0.1", "1/10"),
         ("123456789012345678901", "123456789012345678901"),
+        ("5 1/2", "5.5"),
+        ("18 dollars", "$18"),
+        ("**18**", "18"),
     ],
 )
 def test_equal_numbers(extracted, gold):
@@ -162,7 +167,8 @@ def test_equal_numbers(extracted, gold):
         ("1.000", "1000"),
         ("0.33", "1/3"),
         ("123456789012345678901", "123456789012345678902"),  # equal as floats
-        ("18 dollars", "18"),
+        ("5 1/2", "51/2"),
+        ("1,00", "100"),
         (None, "18"),
         ("", "0"),
         ("1/0", "1"),

@@ -73,6 +73,23 @@ def test_a_made_base_corrects_what_is_guessed(sums, prepared):
     assert longest == pytest.approx(before * 100 / guessed.typical()["prompt"], abs=2)
 
 
+@pytest.mark.parametrize(
+    ("name", "train"),
+    [("whynlp/gsm8k-aug", 385620), ("whyNLP/gsm8k-aug", 385620), ("zen-E/GSM8k-Aug", 385620 - 500)],
+)
+def test_gsm8k_aug_is_known_before_it_is_fetched(tmp_path, name, train):
+    """One copy has a validation split of its own; of the other training rows are set aside."""
+    found = task_rows("gsm8k", Gsm8k(hub_name=name), HUB, None, tmp_path)
+    assert found.sizes == {"train": train, "valid": 500, "test": 1319}
+    assert not any("not known" in line for line in found.assumed)
+
+
+def test_rows_of_an_unknown_data_set_are_assumed_and_said_to_be(tmp_path):
+    found = task_rows("gsm8k", Gsm8k(hub_name="some/copy"), HUB, None, tmp_path)
+    assert found.sizes == {"train": 7473 - 500, "valid": 500, "test": 1319}
+    assert "gsm8k: as many rows as GSM8K has; those of some/copy are not known" in found.assumed
+
+
 def test_gsm8k_is_told_before_it_is_fetched(tmp_path):
     found = task_rows("gsm8k", Gsm8k(limit={"test": 100}), HUB, None, tmp_path)
     assert found.sizes == {"train": 7473 - 500, "valid": 500, "test": 100}

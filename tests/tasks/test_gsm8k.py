@@ -84,6 +84,10 @@ def test_icot_text(task_of):
         (".5", ".5"),
         ("1/2", "1/2"),
         ("1,234.5", "1234.5"),
+        ("$1,080", "1080"),
+        ("18 dollars", "18"),
+        ("−7", "-7"),
+        ("5 1/2", "5 1/2"),
     ],
 )
 def test_answers_are_bare_numbers(task_of, written, read):
@@ -110,6 +114,8 @@ def test_the_answer_follows_the_last_mark(task_of):
         ('{"question": "q?", "answer": "#### a dozen"}', "the answer 'a dozen' is not a number"),
         ('{"question": "q?", "answer": "#### 1,2"}', "the answer '1,2' is not a number"),
         ('{"question": "q?", "answer": "#### 1 2"}', "the answer '1 2' is not a number"),
+        ('{"question": "q?", "answer": "#### 1/0"}', "the answer '1/0' is not a number"),
+        ('{"question": "q?", "answer": "#### 1,00"}', "the answer '1,00' is not a number"),
         ('{"question": "q\\ud800?", "answer": "#### 1"}', "half of a surrogate pair"),
         ("", "invalid JSON"),
         (b'{"question": "\xff", "answer": "#### 1"}', "not UTF-8 text (invalid start byte at byte 14)"),

@@ -196,7 +196,7 @@ def test_of_a_base_that_is_not_known_only_counts_are_told(place, capsys, monkeyp
     assert "snakemake results/hub/models/llama/copra.json" in text
     assert "To run:" not in text
     (line,) = [line.split() for line in text.splitlines() if line.startswith("cot ")]
-    assert line == ["cot", "1", "0", "?", "?", "?", "?"]
+    assert line == ["cot", "1", "0", "50", "?", "?", "?", "?"]
 
 
 def test_several_configs_are_merged_as_snakemake_does(place, capsys):

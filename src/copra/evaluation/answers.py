@@ -1,20 +1,23 @@
 """Finding the answer in a generated text, and comparing it with the gold answer."""
 
 import re
-from fractions import Fraction
 from typing import Literal
+
+from copra.evaluation.numbers import read_number
 
 MARKER = "###"
 # The last match of lm-evaluation-harness's `gsm8k_cot` filter "flexible-extract", whose pattern is
-# (-?[$0-9.,]{2,})|(-?[0-9]+); only a denominator is added, so that "1/2" is one number and not two.
-NUMBER_IN_TEXT = re.compile(r"(?:-?[$0-9.,]{2,}|-?[0-9]+)(?:/[0-9][0-9.,]*)?")
+# (-?[$0-9.,]{2,})|(-?[0-9]+); only a denominator is added, and a whole number before it, so that "1/2" and
+# "5 1/2" are one number each.
+NUMBER_IN_TEXT = re.compile(
+    r"(?:-?[0-9][0-9,]* (?=[0-9]+/[0-9]))?(?:-?[$0-9.,]{2,}|-?[0-9]+)(?:/[0-9][0-9.,]*)?"
+)
 STATED = {
     # Its filter "strict-match", with all that it misses: a currency sign, a number that the text ends with.
     "number": re.compile(r"The answer is (-?[0-9.,]+)."),
     # What is no number is stated up to its full stop or the end of its line.
     "text": re.compile(r"The answer is ([^\n]+?)(?:\.(?=\s|$)|\n|$)"),
 }
-NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
 
 
 def extract_answer(
@@ -41,29 +44,18 @@ def extract_answer(
 
 
 def same_answer(extracted: str | None, gold: str, kind: Literal["number", "text"]) -> bool:
-    """Whether an extracted answer equals the gold answer.
+    """True if an extracted answer equals the gold answer.
 
-    Numbers are compared exactly, as fractions: "$1,000." is 1000, "0.50" is 1/2. What is not a number
-    equals no number. Texts are compared without regard to case, white space and a final full stop.
+    Numbers are compared exactly, as fractions: "$1,000." is 1000, "0.50" is 1/2; `copra.evaluation.numbers`
+    lists every form. What is not a number equals no number. Texts are compared without regard to case, white
+    space and a final full stop.
     """
     if extracted is None:
         return False
     if kind == "text":
         return _normalised(extracted) == _normalised(gold)
-    value = _number(extracted)
-    return value is not None and value == _number(gold)
-
-
-def _number(text: str) -> Fraction | None:
-    text = "".join(re.sub(r"[$,%]", "", text).split()).removesuffix(".")
-    parts = text.split("/")
-    if len(parts) > 2 or not all(NUMBER.fullmatch(part) for part in parts):
-        return None
-    try:
-        value = Fraction(parts[0])
-        return value / Fraction(parts[1]) if len(parts) == 2 else value
-    except (ValueError, ZeroDivisionError):  # more digits than Python converts, or a zero denominator
-        return None
+    value = read_number(extracted)
+    return value is not None and value == read_number(gold)
 
 
 def _normalised(text: str) -> str:

@@ -111,6 +111,10 @@ class Estimate:
         """The training of a node whose size is known, as its manifest will count it."""
         return self._course(name).learning(self.shape(name), self._teacher(name))
 
+    def optimizer_steps(self, name: str) -> int:
+        """The optimizer steps of a training node, epochs resolved."""
+        return self._course(name).steps
+
     def answers(self, name: str, questions: int, latents: int | None = None) -> Work:
         """Answers to so many questions, as long as right ones; `latents` is another number of them."""
         evaluation = self.experiment.evaluation

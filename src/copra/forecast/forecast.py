@@ -7,6 +7,7 @@ from pathlib import Path
 from copra.forecast.budgets import budget_warnings
 from copra.forecast.estimate import Estimate
 from copra.forecast.jobs import Job, jobs_of
+from copra.forecast.lengths import length_warnings, training_lengths
 from copra.forecast.machine import Clock, clock_of, machine_of, measured_seconds
 from copra.forecast.made import made_jobs
 from copra.forecast.work import Work
@@ -18,7 +19,7 @@ class Line:
     """What is known of one job. `made`: its result is there. `work` and `seconds` are None where they depend
     on a base that is not known; of `seconds`, what a finished job took if that was measured. `learning` are
     the FLOPs that a manifest counts as training, `bytes` those of a checkpoint, `state` those of a training
-    under way."""
+    under way, and `steps` the optimizer steps of a training."""
 
     job: Job
     made: bool
@@ -27,6 +28,7 @@ class Line:
     seconds: float | None
     bytes: float
     state: float
+    steps: int | None
 
     @property
     def flops(self) -> float:
@@ -36,13 +38,15 @@ class Line:
 @dataclass(frozen=True)
 class Forecast:
     """All jobs by their keys, each after those that it needs; the clock; what was assumed of rows; the
-    paths of bases whose sizes are not known; and a line for each pruning that misses its budget."""
+    paths of bases whose sizes are not known; a line for each pruning that misses its budget; and one for
+    stages of few optimizer steps."""
 
     lines: Mapping[str, Line]
     clock: Clock
     assumed: tuple[str, ...]
     unknown: Mapping[str, str]
     warnings: tuple[str, ...]
+    short: tuple[str, ...]
 
     def device_seconds(self, lines: Iterable[Line]) -> float:
         """Seconds times CPU threads, or GPUs where the config asks for any."""
@@ -100,6 +104,8 @@ def forecast(
             seconds=clock.seconds(job, works[key]) if known else None,
             bytes=estimate.bytes_of(job),
             state=estimate.state_bytes(job),
+            steps=estimate.optimizer_steps(job.name) if job.verb == "train" else None,
         )
     warnings = tuple(budget_warnings(estimate))
-    return Forecast(lines, clock, tuple(estimate.assumed()), estimate.unknown(), warnings)
+    short = tuple(length_warnings(training_lengths(estimate)))
+    return Forecast(lines, clock, tuple(estimate.assumed()), estimate.unknown(), warnings, short)

@@ -30,6 +30,7 @@ def page(forecast: Forecast, workflow: Workflow, source: str) -> str:
         _verbs(forecast),
         "\n".join(_sums(forecast, workflow.folder, lines, to_run)),
         *([_listed("Prunings far from their budgets", forecast.warnings)] if forecast.warnings else []),
+        *([_listed("Trainings of few steps", forecast.short)] if forecast.short else []),
         _listed("Assumed", _assumed(forecast)),
         "Cached is what records its present settings. Snakemake has the last word, and also sees changes of "
         "code and\nof input files: snakemake -n -q rules host",
@@ -75,9 +76,11 @@ def _steps(forecast: Forecast, workflow: Workflow) -> str:
         ]
         known = all(line.seconds is not None for line in lines)
         cached = sum(line.made for line in models)
-        rows.append([label, len(models), cached, *(row if known else [UNKNOWN] * len(row))])
-    heads = ["the whole run", "models", "cached", "training FLOPs", "evaluation FLOPs", "time", "disk"]
-    return _table(rows, heads)
+        lengths = sorted({line.steps for line in models if line.steps is not None})
+        steps = " to ".join(dict.fromkeys(f"{number:,}" for number in (*lengths[:1], *lengths[-1:])))
+        rows.append([label, len(models), cached, steps, *(row if known else [UNKNOWN] * len(row))])
+    costs = ["training FLOPs", "evaluation FLOPs", "time", "disk"]
+    return _table(rows, ["the whole run", "models", "cached", "steps", *costs])
 
 
 def _verbs(forecast: Forecast) -> str:

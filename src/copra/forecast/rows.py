@@ -68,6 +68,12 @@ PUBLISHED: dict[str, dict[Split, int]] = {
     "multiplication": {"train": 808000, "valid": 1000, "test": 1000},
 }
 """Rows of published files, for those that are not there yet (arXiv 2110.14168, 2412.06769, 2405.14838)."""
+HUB: dict[str, dict[Split, int]] = {
+    "openai/gsm8k": PUBLISHED["gsm8k"],
+    "whynlp/gsm8k-aug": {"train": 385620, "valid": 500, "test": 1319},
+    "zen-e/gsm8k-aug": {"train": 385620, "valid": 0, "test": 1319},
+}
+"""Rows of data sets on the Hub, by their names in small letters."""
 
 
 @dataclass(frozen=True)
@@ -169,19 +175,24 @@ def _read(file: Path) -> tuple[list[Row], int]:
 def _sizes(name: str, task: Task) -> tuple[dict[Split, int], list[str]]:
     """The sizes of a task's splits before anything is left out as bad or doubled, and what is assumed."""
     sizes, assumed = {}, []
+    published = PUBLISHED.get(task.kind, {})
+    if isinstance(task, Gsm8k) and task.source == "hub":
+        published = HUB.get(task.hub_name.lower(), published)
+        if task.hub_name.lower() not in HUB:
+            assumed.append(f"{name}: as many rows as GSM8K has; those of {task.hub_name} are not known")
     for split in SPLITS:
         source = getattr(task, split)
         if isinstance(source, int):
             sizes[split] = source
         elif source is None:
-            sizes[split] = PUBLISHED[task.kind][split]
+            sizes[split] = published[split]
         else:
             try:
                 sizes[split] = count_records(expand_path(split, source))
             except CopraError:
                 sizes[split] = PUBLISHED[task.kind][split]
                 assumed.append(f"{name}: {sizes[split]:,} rows in {split}, as published; no {source} yet")
-    if isinstance(task, Gsm8k) and task.valid is None:
+    if isinstance(task, Gsm8k) and not sizes["valid"]:
         sizes["valid"] = task.validation_rows
         sizes["train"] = max(1, sizes["train"] - task.validation_rows)
     return {split: min(size, task.limit.get(split, size)) for split, size in sizes.items()}, assumed

@@ -10,14 +10,13 @@ from typing import Any, Literal, Self
 from pydantic import NonNegativeInt, model_validator
 
 from copra.errors import CopraError
+from copra.evaluation.numbers import bare_number
 from copra.tasks.containers import read_records
 from copra.tasks.task import BadRow, Row, Split, Task, expand_path
 
 ANNOTATION = re.compile(r"<<(.*?)>>", re.DOTALL)
-THOUSANDS_COMMA = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 Steps = str | list[str]
 """A chain of thought: a text with annotations, or steps that stand apart."""
-NUMBER = re.compile(r"-?[0-9]*\.?[0-9]+(/[0-9]+)?")
 
 
 class Gsm8k(Task):
@@ -207,8 +206,8 @@ def _decoded(line: bytes) -> str:
 def _row(question: str, chain: Steps, answer: str, kind_of_steps: Literal["equations", "sentences"]) -> Row:
     if not question.strip():
         raise ValueError("empty question")
-    number = THOUSANDS_COMMA.sub("", answer.strip())
-    if not NUMBER.fullmatch(number):
+    number = bare_number(answer)
+    if number is None:
         raise ValueError(f"the answer {answer.strip()!r} is not a number")
     row = Row(question.strip(), tuple(_steps(chain, kind_of_steps)), number)
     try:
