@@ -28,6 +28,8 @@ STAGES = {
     # From 5 to 9 tokens of the chain go, one more after each fifth of the training.
     "removing": IcotSi(kind="icot_si", training=STEP, removed_a_stage=5, smoothing=None).stages()[1],
     "removing smoothly": IcotSi(kind="icot_si", training=STEP, removed_a_stage=4, smoothing=0.7).stages()[0],
+    # All of the chain is out.
+    "removed": IcotSi(kind="icot_si", training=STEP, removed_a_stage=39, smoothing=None).stages()[1],
     # With a teacher's predictions, alone and beside the own loss.
     "healed": stage_of(Cot(kind="cot", training=STEP, distil={}), 0),
     "healed latents": stage_of(Coconut(kind="coconut", **TWO, latent_input="projected", distil=BESIDE), 1),

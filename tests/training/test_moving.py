@@ -44,6 +44,11 @@ def ages():
     handle.remove()
 
 
+def with_chain_left(trainer) -> list:
+    """Rows whose chain, of 12 tokens or more, outlasts the stage, which ends with 9 tokens out."""
+    return [row for row in trainer.rows if len(row.steps) > 1]
+
+
 @pytest.mark.parametrize(("steps", "out"), [(10, TEN), (7, SEVEN), (5, [5, 6, 7, 8, 9])])
 def test_the_chain_shrinks_as_the_training_goes_on(make_trainer, batches_of, steps, out):
     """Rows of 1, 2 and 3 steps have questions of 5, 7 and 9 tokens and chains of 6, 12 and 18; answers 3."""
@@ -67,6 +72,7 @@ def test_the_chain_shrinks_as_the_training_goes_on(make_trainer, batches_of, ste
 )
 def test_the_optimizer_starts_anew_exactly_when_one_more_goes(make_trainer, ages, steps, expected):
     trainer = make_trainer("removing", steps=steps, schedule="linear", warmup_steps=2)
+    trainer.rows = with_chain_left(trainer)
     trainer.run()
     assert ages == expected
     # The learning rate goes on as it would.
@@ -75,9 +81,24 @@ def test_the_optimizer_starts_anew_exactly_when_one_more_goes(make_trainer, ages
     assert rates == pytest.approx([3e-3 * share for share in shares])
 
 
+def test_the_optimizer_goes_on_once_no_chain_is_left(make_trainer, ages):
+    """As in the reference code of 2405.14838, which restarts only where the batch before had chain left."""
+    trainer = make_trainer("removing", steps=10)
+    # Their chains have 6 tokens: gone with the second part of five.
+    trainer.rows = [row for row in trainer.rows if len(row.steps) == 1]
+    samples, _ = trainer.samples(0)
+    restarts = [restart for _, _, restart in trainer._batches(samples, 0, 10)]
+    assert [number for number, restart in enumerate(restarts, 1) if restart] == [3]
+    for done in range(1, 10):
+        assert [restart for *_, restart in trainer._batches(samples, done, 10)] == restarts[done:]
+    trainer.run()
+    assert ages == [0, 1, *range(8)]
+
+
 def test_a_restart_forgets_the_moments(make_trainer):
     """The first step of AdamW is lr in the direction of the sign of the gradient, whatever came before."""
     trainer = make_trainer("removing", steps=5, weight_decay=0.0, learning_rate=1e-3, clip_norm=1e9)
+    trainer.rows = with_chain_left(trainer)
     moves, weight = [], trainer.model.base_model.layers[0].mlp.down_proj.weight
     optimise = trainer._optimise
 

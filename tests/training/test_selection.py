@@ -79,7 +79,7 @@ def test_parts_and_adapters_are_those_of_the_best_step(make_trainer, name, by):
     )
     validate = trainer._validate
 
-    def look(objective, thinker, samples, step, last):
+    def look(objective, thinker, samples, step, total):
         # So that the best loss is not the last one.
         if step == 10:
             with torch.no_grad():
@@ -89,7 +89,7 @@ def test_parts_and_adapters_are_those_of_the_best_step(make_trainer, name, by):
         thinker.eval()
         with torch.no_grad():
             seen[step] = trainer.model(tokens).logits, weights(trainer.parts)
-        return validate(objective, thinker, samples, step, last)
+        return validate(objective, thinker, samples, step, total)
 
     trainer._validate = look
     record = trainer.run()
@@ -114,6 +114,28 @@ def test_a_stage_that_cannot_answer_is_selected_by_its_loss(make_trainer):
     losses = {line["step"]: line["validation_loss"] for line in log_of(trainer) if "validation_loss" in line}
     best = min(losses, key=losses.get)
     assert record["selected"] == {"by": "loss", "step": best, "value": losses[best]}
+
+
+@pytest.mark.parametrize(("last", "step"), [([0.2, 0.1], 9), ([0.1, 0.2], 10)])
+def test_a_stage_that_removes_tokens_is_selected_after_its_last_removal(make_trainer, last, step):
+    """Accuracy falls with each token, and the last of five goes at step 9 of 10."""
+    values = [0.9, 0.9, 0.8, 0.8, 0.7, 0.7, 0.6, 0.6, *last]
+    seen = []
+
+    def accuracy() -> float:
+        seen.append(weights(trainer.model))
+        return values[len(seen) - 1]
+
+    trainer = make_trainer("removing", accuracy=accuracy, select="accuracy", validations=10)
+    record = trainer.run()
+    assert record["selected"] == {"by": "accuracy", "step": step, "value": 0.2}
+    assert same(weights(trainer.model), seen[step - 1])
+
+
+def test_the_last_stage_of_a_removal_is_selected_among_all_validations(make_trainer):
+    values = iter([0.1, 0.4, 0.3, 0.2, 0.2])
+    trainer = make_trainer("removed", accuracy=lambda: next(values), select="accuracy", validations=5)
+    assert trainer.run()["selected"] == {"by": "accuracy", "step": 4, "value": 0.4}
 
 
 def test_a_first_accuracy_of_zero_is_the_best_so_far(make_trainer):

@@ -57,8 +57,8 @@ class IcotSi(Method):
     The schedule is cut into stages of `removed_a_stage` tokens, so that each has a checkpoint: stage i
     goes from i * `removed_a_stage` tokens left out to one fewer than the next stage begins with, in equal
     parts of its training, whose length `training` gives. With `removed_a_stage: 8` and `epochs: 1` that is
-    the published delta = 8 tokens an epoch. Each time one more goes, the optimizer starts anew. In the last
-    stage everything is out.
+    the published delta = 8 tokens an epoch. Each time one more goes while chain is left, the optimizer starts
+    anew. In the last stage everything is out.
     """
 
     stage_type: ClassVar[type[Stage]] = Removal

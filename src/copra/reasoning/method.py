@@ -88,8 +88,16 @@ class Stage(Settings):
         return 1
 
     def at(self, step: int, total: int) -> "Stage":
-        """The stage at optimizer step `step` of 1..`total`; the optimizer starts anew where it changes."""
+        """The stage at optimizer step `step` of 1..`total`.
+
+        The optimizer starts anew where it changes and the batch before had chain left (`has_chain`); weights
+        are chosen among the validations after its last change.
+        """
         return self
+
+    def has_chain(self, row: TokenRow, sample: Sample) -> bool:
+        """True if some of a row's steps are left in its sample, for stages that move."""
+        return len(sample.tokens) > len(row.question) + len(row.answer)
 
     def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
         """The sample of a row; `draw` decides where several layouts are mixed (None: the last one)."""

@@ -163,9 +163,8 @@ class Trainer:
         before: tuple[Taken, float] | None = None
         file = self.state / LOG if accelerator.is_main_process else os.devnull
         with open(file, "a") as log, _bar(done, total) as bar:
-            for step, batch in self._batches(samples, done, total):
-                moved = self.stage.moves and self.stage.at(step, total) != self.stage.at(step - 1, total)
-                if moved and step > 1:
+            for step, batch, restarts in self._batches(samples, done, total):
+                if restarts:
                     optimizer.state.clear()
                 taken, broken = self._optimise(objective, optimizer, accelerator, broken, batch, step)
                 rate = scheduler.get_last_lr()[0]
@@ -179,7 +178,7 @@ class Trainer:
                     line = self._line(*before)
                     before = None
                     if step in looks:
-                        line |= self._validate(objective, thinker, validation, step, last=step == total)
+                        line |= self._validate(objective, thinker, validation, step, total)
                     self._write(log, line, speed, bar)
                 bar.update()
                 if saving:
@@ -255,14 +254,16 @@ class Trainer:
 
     def _batches(
         self, samples: Sequence[Sample], done: int, total: int
-    ) -> Iterator[tuple[int, list[Sample]]]:
-        """Batches number `done`+1 to `total`, the same ones whether resumed or not.
+    ) -> Iterator[tuple[int, list[Sample], bool]]:
+        """Batches number `done`+1 to `total`, the same ones whether resumed or not, each with whether the
+        optimizer starts anew before it.
 
         `samples` are those of epoch 0; they are drawn again each epoch where layouts are mixed, and batch
         by batch where the stage moves on as training goes.
         """
         rows = {row.id: row for row in self.rows} if self.stage.moves else {}
         step, epoch = 0, 0
+        before, chain_was_left = self.stage.at(1, total), False
         while step < total:
             if self.stage.draws and epoch:
                 samples, _ = self.samples(epoch)
@@ -270,11 +271,18 @@ class Trainer:
                 step += 1
                 if step > total:
                     break
+                if step < done:
+                    continue
+                restarts = False
+                # A resumed training needs the last batch before it, too.
+                if self.stage.moves:
+                    stage, draw = self.stage.at(step, total), Random(f"layouts {self.seed} step {step}")
+                    batch = [stage.lay_out(rows[sample.id], self.markers, draw) for sample in batch]
+                    restarts = stage != before and chain_was_left
+                    before = stage
+                    chain_was_left = any(stage.has_chain(rows[sample.id], sample) for sample in batch)
                 if step > done:
-                    if self.stage.moves:
-                        stage, draw = self.stage.at(step, total), Random(f"layouts {self.seed} step {step}")
-                        batch = [stage.lay_out(rows[sample.id], self.markers, draw) for sample in batch]
-                    yield step, batch
+                    yield step, batch, restarts
             epoch += 1
 
     def _save(self, step: int, thinker: Thinker, optimizer: torch.optim.Optimizer) -> None:
@@ -379,7 +387,7 @@ class Trainer:
         return taken, broken
 
     def _validate(
-        self, objective: nn.Module, thinker: Thinker, samples: Sequence[Sample], step: int, last: bool
+        self, objective: nn.Module, thinker: Thinker, samples: Sequence[Sample], step: int, total: int
     ) -> dict[str, float]:
         """Loss (and accuracy, where it selects) on the validation split; remembers the best weights."""
         size = self.training.micro_batch_size or math.ceil(self.training.batch_size / processes.count())
@@ -399,8 +407,10 @@ class Trainer:
         if self.selects_by == "accuracy":
             found["validation_accuracy"] = self.accuracy()
         value = found.get("validation_accuracy", -loss)
-        better = self.progress.best_value is None or value > self.progress.best_value
-        if self.training.select == "last" and last:
+        # Removing tokens lowers accuracy, so weights from before a removal would always look best.
+        done_moving = self.stage.at(step, total) == self.stage.at(total, total)
+        better = done_moving and (self.progress.best_value is None or value > self.progress.best_value)
+        if self.training.select == "last" and step == total:
             self.progress.best_step, self.progress.best_value = step, value
         elif self.training.select != "last" and better:
             self.progress.best_step, self.progress.best_value = step, value

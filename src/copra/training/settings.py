@@ -81,7 +81,8 @@ class Training(Settings):
     lora: Lora | None = None
     """Train low-rank adapters instead of all weights (null: all weights)."""
     select: Literal["loss", "accuracy", "last"] = "loss"
-    """Which checkpoint is kept: the best on the validation split, or the last."""
+    """Which checkpoint is kept: the best on the validation split, or the last. Where tokens of the chain go
+    while training (`icot_si`), it is the best of the validations after the stage's last removal."""
     validations: int = Field(4, ge=1)
     """How often, evenly spaced and at the end, the validation split is looked at."""
     validation_rows: int | None = Field(None, ge=1)
