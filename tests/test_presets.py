@@ -2,6 +2,7 @@
 
 import sys
 import types
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -19,15 +20,18 @@ EPOCH = 3013
 """Batches of 128 of GSM8K-Aug's 385,620 rows."""
 
 
+def workflow_of(*names):
+    """The workflow of presets laid over one another."""
+    files = [CONFIG / f"{name}.yaml" for name in names]
+    return Workflow(reduce(merged, map(read_yaml, files)), *map(str, files))
+
+
 @pytest.fixture
 def lengths_of(tmp_path):
     """Returns the training lengths of presets laid over one another."""
 
     def lengths(*names):
-        config = {}
-        for name in names:
-            config = merged(config, read_yaml(CONFIG / f"{name}.yaml"))
-        return training_lengths(Estimate(Workflow(config, names[0]), tmp_path / "results", made=set()))
+        return training_lengths(Estimate(workflow_of(*names), tmp_path / "results", made=set()))
 
     return lengths
 
@@ -42,6 +46,7 @@ def test_with_gsm8ks_own_rows_lengths_are_in_steps_and_long_enough(lengths_of, n
     found = lengths_of(name, f"gsm8k/{name}")
     assert length_warnings(found) == []
     assert {length.rows for length in found} == {6973}
+    assert workflow_of(name, f"gsm8k/{name}").folder == f"results/{name}-gsm8k", "beside those of GSM8K-Aug"
 
 
 @pytest.mark.parametrize(
@@ -73,8 +78,7 @@ def test_gsm8k_aug_is_read_from_the_hub(name, monkeypatch):
         return {"train": train, "validation": [row("v?")], "test": [row("t?")]}
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    config = read_yaml(CONFIG / f"{name}.yaml")
-    task = Workflow(config, name).experiment.tasks["gsm8k"]
+    task = workflow_of(name).experiment.tasks["gsm8k"]
     steps = ("<<600*30/100=180>>", "<<180*2=360>>")
     assert list(task.rows()) == [
         ("train", Row("a?", steps, "360")),
@@ -88,5 +92,5 @@ def test_gsm8k_aug_is_read_from_the_hub(name, monkeypatch):
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("llama")])
 def test_the_llama_presets_take_the_model_of_the_numbers_beside_them(name):
-    assert read_yaml(CONFIG / f"{name}.yaml")["bases"]["llama"]["path"] == "meta-llama/Llama-3.2-1B-Instruct"
+    assert workflow_of(name).experiment.bases["llama"].path == "meta-llama/Llama-3.2-1B-Instruct"
     assert "Instruct" in (CONFIG / f"{name}.yaml").read_text().splitlines()[0]
