@@ -255,7 +255,7 @@ def test_paths_come_from_the_environment(task_of, tmp_path, monkeypatch):
     task_of()
     monkeypatch.setenv("GSM_FILES", str(tmp_path))
     task = Gsm8k(source="files", train="${GSM_FILES}/train.jsonl", test="${GSM_FILES}/test.jsonl")
-    assert task.files() == [str(tmp_path / "train.jsonl"), str(tmp_path / "test.jsonl")]
+    assert task.files() == {split: tmp_path / f"{split}.jsonl" for split in ("train", "test")}
     assert len(list(task.rows())) == 2
     assert "${GSM_FILES}" in task.canonical()["train"], "settings must not depend on the machine"
     monkeypatch.delenv("GSM_FILES")
@@ -316,7 +316,7 @@ def test_rows_from_the_hub(hub):
         ("test", BadRow("openai/gsm8k, split test", 2, "empty question")),
     ]
     assert hub.asked == [("openai/gsm8k", "main")]
-    assert Gsm8k().files() == []
+    assert Gsm8k().files() == {}
 
 
 def test_a_copy_on_the_hub_with_a_config_and_a_validation_split_of_its_own(hub):

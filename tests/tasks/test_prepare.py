@@ -1,5 +1,6 @@
 """The tables of a task: what goes in, what is left out, and what the record says about it."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 
@@ -9,25 +10,27 @@ import pytest
 from copra import files
 from copra.errors import CopraError
 from copra.tasks import Gsm8k, Task, WordSums
-from copra.tasks.prepare import data_record, prepare, read_rows
-from copra.tasks.task import BadRow, Row
+from copra.tasks.prepare import data_record, prepare, prepared, read_rows
+from copra.tasks.task import SPLITS, BadRow, Row
 
 
 class Listed(Task):
-    """A task whose rows are given, for example {"train": ["a?", "b?"]}; "!" makes a bad row."""
+    """A task whose questions are given; "!" makes a bad row."""
 
     kind: str = "listed"
-    given: dict[str, list[str]]
+    train: list[str]
+    valid: list[str]
+    test: list[str]
 
     def rows(self) -> Iterator:
-        for split, questions in self.given.items():
-            for number, question in enumerate(questions, start=1):
+        for split in SPLITS:
+            for number, question in enumerate(getattr(self, split), start=1):
                 bad = BadRow(f"{split}.jsonl", number, "it is bad")
                 yield split, bad if question == "!" else Row(question, (f"step {number}",), str(number))
 
 
 def listed(train=("a?", "b?"), valid=("v?",), test=("t?",), **settings):
-    return Listed(given={"train": list(train), "valid": list(valid), "test": list(test)}, **settings)
+    return Listed(train=list(train), valid=list(valid), test=list(test), **settings)
 
 
 def questions(folder, split):
@@ -40,11 +43,8 @@ def test_tables_hold_every_row_with_its_id(tmp_path):
     assert list(frame.columns) == ["id", "question", "steps", "answer"]
     assert frame["id"].tolist() == [Row("a?", (), "").id, Row("b?", (), "").id]
     assert [list(steps) for steps in frame["steps"]] == [["step 1"], ["step 2"]]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "test.parquet",
-        "train.parquet",
-        "valid.parquet",
-    ]
+    names = {f"{split}.{end}" for split in SPLITS for end in ("parquet", "json")}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_rows_come_back_as_they_were(tmp_path):
@@ -78,16 +78,52 @@ def test_the_record_tells_how_the_tables_came_about(tmp_path):
     assert questions(tmp_path, "train") == ["a?", "b?", "a  ?"]
     assert questions(tmp_path, "valid") == ["v?", "w?"]
     assert questions(tmp_path, "test") == ["t?"]
-    for split in ("train", "valid", "test"):
-        assert data_record(tmp_path / f"{split}.parquet") == {
+    bad = {"file": "train.jsonl", "row": 5, "reason": "it is bad"}
+    left_out = {"train": (3, [bad], 1, 2), "valid": (2, [], 1, 1), "test": (1, [], 0, 0)}
+    for split, (rows, dropped, duplicates, overlap) in left_out.items():
+        record = data_record(tmp_path / f"{split}.parquet")
+        assert record == {
             "task": "listed",
-            "settings": task.canonical(),
-            "rows": {"train": 3, "valid": 2, "test": 1},
-            "dropped": [{"file": "train.jsonl", "row": 5, "reason": "it is bad"}],
-            "duplicates": {"train": 1, "valid": 1, "test": 0},
-            "overlap": 2,
-            "overlap_valid": 1,
+            "settings": {key: task.canonical()[key] for key in ("kind", "bad_rows", "limit", split)},
+            "rows_sha256": prepared(task)[split].digest,
+            "rows": rows,
+            "dropped": dropped,
+            "duplicates": duplicates,
+            "overlap": overlap,
         }
+        table = (tmp_path / f"{split}.parquet").read_bytes()
+        summary = {"sha256": hashlib.sha256(table).hexdigest(), **record}
+        assert files.read_sealed_json(tmp_path / f"{split}.json") == summary
+
+
+def test_another_split_changes_nothing_but_the_questions_that_it_takes_away(tmp_path):
+    """Shown by bytes, and by files that are left alone."""
+    first = {"train": ("a?", "b?", "c?"), "valid": ("v?", "w?"), "test": ("t?", "u?")}
+
+    def changed(**splits):
+        prepare(listed(**first), tmp_path)
+        before = {path: (path.read_bytes(), path.stat().st_ino) for path in tmp_path.iterdir()}
+        prepare(listed(**{**first, **splits}), tmp_path)
+        return {path.name for path in before if before[path] != (path.read_bytes(), path.stat().st_ino)}
+
+    assert changed() == set()
+    assert changed(test=("t?",)) == changed(limit={"test": 1}) == {"test.parquet", "test.json"}
+    assert changed(test=("t?", "u?", "!"), bad_rows="drop") >= {"test.json"}
+    assert changed(train=("a?", "d?")) == {"train.parquet", "train.json"}
+    assert changed(test=("t?", "b?")) == {
+        f"{split}.{end}" for split in ("train", "test") for end in ("parquet", "json")
+    }
+
+
+def test_the_digest_is_that_of_the_rows_in_their_order():
+    def digests(**splits):
+        return [prepared(listed(**splits))[split].digest for split in ("train", "valid", "test")]
+
+    one = digests(train=("a?", "b?"))
+    assert one == digests(train=("a?", "b?", "!"), bad_rows="drop", limit={"train": 9})
+    assert [a == b for a, b in zip(one, digests(train=("b?", "a?")), strict=True)] == [False, True, True]
+    line = '["a?",["step 1"],"1"]\n'
+    assert digests(train=("a?",))[0] == hashlib.sha256(line.encode()).hexdigest()
 
 
 def test_questions_that_differ_in_white_space_are_one(tmp_path):
@@ -137,7 +173,7 @@ def test_a_limit_keeps_the_first_rows_that_are_left(tmp_path):
     prepare(task, tmp_path)
     assert questions(tmp_path, "train") == ["a?", "b?"]
     assert questions(tmp_path, "valid") == ["v?", "w?"]
-    assert data_record(tmp_path / "test.parquet")["rows"] == {"train": 2, "valid": 2, "test": 1}
+    assert [data_record(tmp_path / f"{split}.parquet")["rows"] for split in SPLITS] == [2, 2, 1]
 
 
 def test_a_limited_validation_split_returns_no_question_to_training(tmp_path):
@@ -155,14 +191,19 @@ def test_preparing_twice_gives_the_same_bytes(tmp_path):
 
 def test_a_table_cut_short_and_a_foreign_one_are_refused(tmp_path):
     prepare(listed(), tmp_path)
-    whole = (tmp_path / "train.parquet").read_bytes()
-    (tmp_path / "train.parquet").write_bytes(whole[:-20])
-    with pytest.raises(CopraError, match="not a whole Parquet file"):
-        read_rows(tmp_path / "train.parquet")
-    files.write_parquet(tmp_path / "other.parquet", pandas.DataFrame({"question": ["a?"]}))
-    with pytest.raises(CopraError, match="no column steps, answer"):
-        read_rows(tmp_path / "other.parquet")
-    with pytest.raises(CopraError, match="no such file"):
+    table = tmp_path / "train.parquet"
+    whole = table.read_bytes()
+    frame = files.read_parquet(table)
+    frame.loc[0, "answer"] = "7"
+    edited = tmp_path / "edited.parquet"
+    files.write_parquet(edited, frame, data_record(table))
+    for content in (whole[:-20], edited.read_bytes()):
+        table.write_bytes(content)
+        with pytest.raises(CopraError, match=r"train\.parquet: not the file that train\.json was"):
+            read_rows(table)
+    with pytest.raises(CopraError, match=r"edited\.json: no such file"):
+        read_rows(edited)
+    with pytest.raises(CopraError, match=r"none\.parquet: no such file"):
         read_rows(tmp_path / "none.parquet")
 
 
@@ -177,9 +218,9 @@ def test_published_validation_rows_leave_the_training_split(tmp_path):
         test="${COPRA_DATA}/gsm8k/test.jsonl",
     )
     prepare(task, tmp_path)
-    record = data_record(tmp_path / "test.parquet")
-    assert record["rows"] == {"train": 6973, "valid": 500, "test": 1319}
-    assert (record["overlap"], record["overlap_valid"], record["dropped"]) == (500, 0, [])
-    assert record["duplicates"] == {"train": 0, "valid": 0, "test": 0}
-    ids = [set(pandas.read_parquet(tmp_path / f"{split}.parquet")["id"]) for split in record["rows"]]
+    records = {split: data_record(tmp_path / f"{split}.parquet") for split in SPLITS}
+    kept = {split: (record["rows"], record["overlap"]) for split, record in records.items()}
+    assert kept == {"train": (6973, 500), "valid": (500, 0), "test": (1319, 0)}
+    assert all(record["dropped"] == [] and record["duplicates"] == 0 for record in records.values())
+    ids = [set(pandas.read_parquet(tmp_path / f"{split}.parquet")["id"]) for split in SPLITS]
     assert len(set.union(*ids)) == 7473 + 1319

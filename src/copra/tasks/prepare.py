@@ -1,7 +1,8 @@
 """From a task to its three tables: every row checked, every question in one split only."""
 
+import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,42 @@ from copra.tasks.task import SPLITS, BadRow, Row, Split, Task
 LISTED_BAD_ROWS = 50
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """One split of a task as it is trained or evaluated on, and how it came about (see `data_record`)."""
+
+    split: Split
+    rows: list[Row]
+    record: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of all rows in their order, 64 hexadecimal digits."""
+        return self.record["rows_sha256"]
+
+
 def prepare(task: Task, folder: Path) -> None:
-    """Write `folder`/{train,valid,test}.parquet with columns id, question, steps (list), answer.
+    """Write all splits of a task as `write_split` does.
+
+    Raises:
+        CopraError: as `prepared` and `write_split` raise it.
+    """
+    for split in prepared(task).values():
+        write_split(split, folder)
+
+
+def prepared(task: Task) -> dict[Split, Prepared]:
+    """The three splits of a task, in memory.
 
     A question that occurs again in its split is left out, and so is one that a split nearer to
-    the test has: test questions leave valid and train, valid questions leave train. Each file
-    carries the same record, see `data_record`, and is complete or absent.
+    the test has: test questions leave valid and train, valid questions leave train.
 
     Raises:
         CopraError: rows cannot be used and `bad_rows` is "stop" (one error lists them); a split
-            has no rows; a source cannot be read; the folder cannot be written.
+            has no rows; a source cannot be read.
     """
-    found, bad = _sorted_out(task)
+    found, dropped = _sorted_out(task)
+    bad = [row for split in SPLITS for row in dropped[split]]
     if bad and task.bad_rows == "stop":
         raise CopraError(_listing(bad))
     splits = {split: _first_of_each(found[split]) for split in SPLITS}
@@ -36,31 +61,55 @@ def prepare(task: Task, folder: Path) -> None:
     for split, rows in tables.items():
         if not rows:
             raise CopraError(_empty(split, len(bad), overlap.get(split, 0)))
-    record = {
-        "task": task.kind,
-        "settings": task.canonical(),
-        "rows": {split: len(rows) for split, rows in tables.items()},
-        "dropped": [asdict(row) for row in bad],
-        "duplicates": duplicates,
-        "overlap": overlap["train"],
-        "overlap_valid": overlap["valid"],
+    return {
+        split: Prepared(
+            split,
+            rows,
+            {
+                "task": task.kind,
+                "settings": task.concerning(split),
+                "rows_sha256": _digest(rows),
+                "rows": len(rows),
+                "dropped": [asdict(row) for row in dropped[split]],
+                "duplicates": duplicates[split],
+                "overlap": overlap.get(split, 0),
+            },
+        )
+        for split, rows in tables.items()
     }
-    for split, rows in tables.items():
-        files.write_parquet(Path(folder) / f"{split}.parquet", _frame(rows), record)
+
+
+def write_split(prepared: Prepared, folder: Path) -> None:
+    """Write a split as `folder`/{split}.parquet with columns id, question, steps (list), answer.
+
+    Its record goes into the table and, with the table's sha256, into `folder`/{split}.json: a small file
+    that stands for a large one. Both are complete or absent; files that would stay the same are left alone.
+
+    Raises:
+        CopraError: the folder cannot be written.
+    """
+    table = Path(folder) / f"{prepared.split}.parquet"
+    files.write_parquet(table, _frame(prepared.rows), prepared.record)
+    files.write_sealed_json(
+        table.with_suffix(".json"), {"sha256": files.file_sha256(table), **prepared.record}
+    )
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of one split, in order.
 
     Raises:
-        CopraError: the file is missing, cut short, or not a table that `prepare` wrote.
+        CopraError: the table or the small file beside it is missing, or not as `write_split` wrote it.
     """
-    frame = files.read_parquet(path)
-    missing = [column for column in ("question", "steps", "answer") if column not in frame]
-    if missing:
+    if not Path(path).is_file():
+        raise CopraError(f"{path}: no such file. Run the rule that makes it, or snakemake.")
+    summary = Path(path).with_suffix(".json")
+    if files.read_sealed_json(summary).get("sha256") != files.file_sha256(path):
         raise CopraError(
-            f"{path}: no column {', '.join(missing)}, so no table of a task. Delete it and run snakemake."
+            f"{path}: not the file that {summary.name} was written for: it was changed or cut short. Delete "
+            "both and run snakemake again; a task's rows are changed in its own files."
         )
+    frame = files.read_parquet(path)
     return [
         Row(question, tuple(steps), answer)
         for question, steps, answer in zip(frame["question"], frame["steps"], frame["answer"], strict=True)
@@ -70,22 +119,28 @@ def read_rows(path: Path) -> list[Row]:
 def data_record(path: Path) -> dict[str, Any]:
     """How the table at `path` came about.
 
-    Keys: task (its kind), settings, rows (count by split), dropped (bad rows: file, row, reason),
-    duplicates (count by split), overlap (training rows left out because valid or test has the
-    question), overlap_valid (validation rows left out because test has it).
+    Keys: task (its kind), settings (those that concern this split), rows_sha256 (`Prepared.digest`),
+    rows (how many), dropped (bad rows of this split: file, row, reason), duplicates (rows left out because
+    the split had their question before), overlap (rows left out because a later split has their question).
+    All of them are of this split alone, so that a change of another one changes nothing here.
     """
     return files.parquet_record(path)
 
 
-def _sorted_out(task: Task) -> tuple[dict[Split, list[Row]], list[BadRow]]:
+def _sorted_out(task: Task) -> tuple[dict[Split, list[Row]], dict[Split, list[BadRow]]]:
+    """The rows of each split that can be used, and those that cannot."""
     found: dict[Split, list[Row]] = {split: [] for split in SPLITS}
-    bad = []
+    bad: dict[Split, list[BadRow]] = {split: [] for split in SPLITS}
     for split, row in task.rows():
-        if isinstance(row, BadRow):
-            bad.append(row)
-        else:
-            found[split].append(row)
+        (bad if isinstance(row, BadRow) else found)[split].append(row)
     return found, bad
+
+
+def _digest(rows: Iterable[Row]) -> str:
+    total = hashlib.sha256()
+    for row in rows:
+        total.update(files.canonical_json([row.question, row.steps, row.answer]).encode() + b"\n")
+    return total.hexdigest()
 
 
 def _first_of_each(rows: Iterable[Row]) -> dict[str, Row]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -64,9 +64,28 @@ class Task(Settings):
         """Every row with the split that it belongs to, in a fixed order."""
         raise TypeError(f"task {self.kind!r} does not say what its rows are")
 
-    def files(self) -> list[str]:
-        """Local files that the rows are read from: the workflow watches them."""
-        return []
+    def paths(self) -> dict[Split, str]:
+        """Local files that rows of splits are read from, as the settings have them."""
+        return {}
+
+    def files(self) -> dict[Split, Path]:
+        """The local files of `paths`, variables filled in.
+
+        Raises:
+            CopraError: a variable is not set.
+        """
+        return {split: expand_path(split, path) for split, path in self.paths().items()}
+
+    @property
+    def is_local(self) -> bool:
+        """True if the rows can be known without a network: they are generated, or read from local files."""
+        return True
+
+    def concerning(self, split: Split) -> dict[str, Any]:
+        """The settings, as plain JSON values, without those of other splits alone."""
+        others = [name for name in SPLITS if name != split]
+        settings = {key: value for key, value in self.canonical().items() if key not in others}
+        return settings | {"limit": {key: rows for key, rows in self.limit.items() if key == split}}
 
 
 def question_id(question: str) -> str:

@@ -1,4 +1,4 @@
-"""copra data: prepare a task's splits."""
+"""copra data: prepare a split of a task."""
 
 from argparse import ArgumentParser, Namespace
 
