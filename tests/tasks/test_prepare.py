@@ -1,6 +1,7 @@
 """The tables of a task: what goes in, what is left out, and what the record says about it."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ import pandas
 import pytest
 
 from copra import files
+from copra.cli import main
 from copra.errors import CopraError
 from copra.tasks import Gsm8k, Task, WordSums
 from copra.tasks.prepare import data_record, prepare, prepared, read_rows
@@ -15,7 +17,8 @@ from copra.tasks.task import SPLITS, BadRow, Row
 
 
 class Listed(Task):
-    """A task whose questions are given; "!" makes a bad row."""
+    """A task whose questions are given, with an answer as in "a? = 7" or 1, and a step unless they begin with
+    "~"; "!" makes a bad row."""
 
     kind: str = "listed"
     train: list[str]
@@ -24,9 +27,11 @@ class Listed(Task):
 
     def rows(self) -> Iterator:
         for split in SPLITS:
-            for number, question in enumerate(getattr(self, split), start=1):
+            for number, text in enumerate(getattr(self, split), start=1):
+                question, _, answer = text.partition(" = ")
+                steps = () if question.startswith("~") else (f"step {number}",)
                 bad = BadRow(f"{split}.jsonl", number, "it is bad")
-                yield split, bad if question == "!" else Row(question, (f"step {number}",), str(number))
+                yield split, bad if text == "!" else Row(question, steps, answer or "1")
 
 
 def listed(train=("a?", "b?"), valid=("v?",), test=("t?",), **settings):
@@ -64,32 +69,49 @@ def test_rows_without_steps_and_beyond_ascii_come_back(tmp_path):
             for split in ("train", "valid", "test"):
                 yield split, Row(f"Ève has £5\nin {split}?", (), "5")
 
-    prepare(Odd(), tmp_path)
+    prepare(Odd(max_rows_without_steps=1), tmp_path)
     assert read_rows(tmp_path / "test.parquet") == [Row("Ève has £5\nin test?", (), "5")]
 
 
 def test_the_record_tells_how_the_tables_came_about(tmp_path):
     task = listed(
-        train=("a?", "t?", "b?", "v?", "!", "a?", "a  ?"),
+        train=("a? = 3", "t?", "b?", "v?", "!", "a? = 3.0", "a? = 4", "a! ?", "~c?", "d?"),
         valid=("v?", "t?", "w?", "w?"),
         bad_rows="drop",
+        limit={"train": 4},
+        max_rows_without_steps=0.25,
     )
     prepare(task, tmp_path)
-    assert questions(tmp_path, "train") == ["a?", "b?", "a  ?"]
+    assert questions(tmp_path, "train") == ["a?", "b?", "a! ?", "~c?"]
     assert questions(tmp_path, "valid") == ["v?", "w?"]
     assert questions(tmp_path, "test") == ["t?"]
     bad = {"file": "train.jsonl", "row": 5, "reason": "it is bad"}
-    left_out = {"train": (3, [bad], 1, 2), "valid": (2, [], 1, 1), "test": (1, [], 0, 0)}
-    for split, (rows, dropped, duplicates, overlap) in left_out.items():
+    conflict = {
+        "file": "usable rows of train",
+        "row": 6,
+        "reason": "the answer is '4', but in row 1 '3' to the same question, 'a?'",
+    }
+    left_out = {
+        "train": (4, 1, [bad, conflict], 1, 1, 2, 1),
+        "valid": (2, 0, [], 0, 1, 1, 0),
+        "test": (1, 0, [], 0, 0, 0, 0),
+    }
+    for split, (rows, stepless, dropped, conflicts, duplicates, overlap, over) in left_out.items():
         record = data_record(tmp_path / f"{split}.parquet")
         assert record == {
             "task": "listed",
-            "settings": {key: task.canonical()[key] for key in ("kind", "bad_rows", "limit", split)},
+            "settings": {
+                **{key: task.canonical()[key] for key in ("kind", "bad_rows", split)},
+                "limit": {"train": 4} if split == "train" else {},
+            },
             "rows_sha256": prepared(task)[split].digest,
             "rows": rows,
+            "without_steps": stepless,
             "dropped": dropped,
+            "conflicts": conflicts,
             "duplicates": duplicates,
             "overlap": overlap,
+            "over_limit": over,
         }
         table = (tmp_path / f"{split}.parquet").read_bytes()
         summary = {"sha256": hashlib.sha256(table).hexdigest(), **record}
@@ -129,6 +151,95 @@ def test_the_digest_is_that_of_the_rows_in_their_order():
 def test_questions_that_differ_in_white_space_are_one(tmp_path):
     prepare(listed(train=("how  many?", "how many?", "the\n test?", "b?"), test=("the test?",)), tmp_path)
     assert questions(tmp_path, "train") == ["how  many?", "b?"]
+
+
+def test_training_questions_that_are_test_questions_in_disguise_are_left_out(tmp_path):
+    disguised = (
+        "IS THIS: the test",
+        "is\u200b this the\u00a0test?",
+        "is this the tést?",
+        "is this the test 2?",
+    )
+    prepare(
+        listed(train=("a?", *disguised), valid=("v?", "Is this the test"), test=("Is this the test?",)),
+        tmp_path,
+    )
+    assert questions(tmp_path, "train") == ["a?", *disguised[2:]]
+    assert questions(tmp_path, "valid") == ["v?"]
+    assert data_record(tmp_path / "train.parquet")["overlap"] == 2
+
+
+def test_one_question_with_two_answers_is_a_bad_row(tmp_path):
+    with pytest.raises(CopraError) as caught:
+        prepare(listed(train=("a? = 1/2", "b?", "a? = 0.5", "a? = 2"), test=("t? = 18", "t? = 20")), tmp_path)
+    assert str(caught.value).splitlines()[:-1] == [
+        "2 rows cannot be used:",
+        "  usable rows of train, row 4: the answer is '2', but in row 1 '1/2' to the same question, 'a?'",
+        "  usable rows of test, row 2: the answer is '20', but in row 1 '18' to the same question, 't?'",
+    ]
+    prepare(listed(test=("t? = 18", "t? = 20"), bad_rows="drop"), tmp_path)
+    assert [row.answer for row in read_rows(tmp_path / "test.parquet")] == ["18"], "the first one stays"
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_too_many_rows_without_steps_are_refused(tmp_path, split):
+    rows = ("w?", "~x?", "y?", "z?")
+    with pytest.raises(CopraError) as caught:
+        prepare(listed(**{split: rows}), tmp_path)
+    assert str(caught.value) == (
+        f"{split}: 1 of 4 rows have no steps, more than max_rows_without_steps 0.1 allows; of them CoT would "
+        "learn to answer at once. Give rows with steps. Or raise max_rows_without_steps (1 allows all)."
+    )
+    assert not list(tmp_path.iterdir()), "nothing may be written"
+    prepare(listed(**{split: rows}, max_rows_without_steps=0.25), tmp_path)
+    with pytest.raises(CopraError, match="1 of 3 rows have no steps"):
+        prepare(listed(**{split: rows}, max_rows_without_steps=0.25, limit={split: 3}), tmp_path)
+    assert data_record(tmp_path / f"{split}.parquet")["without_steps"] == 1
+
+
+def test_a_test_question_needs_no_steps(tmp_path):
+    prepare(listed(test=("~t?",), max_rows_without_steps=0), tmp_path)
+    assert data_record(tmp_path / "test.parquet")["without_steps"] == 1
+
+
+@pytest.mark.parametrize(("steps", "advice"), [("equations", True), ("sentences", False)])
+def test_gsm8k_without_equations_names_the_setting_that_helps(tmp_path, steps, advice):
+    """45 of 45 solutions in words were taken for rows without steps, and CoT trained as no-CoT."""
+    for split in SPLITS:
+        row = {"answer": "Half of 48 is 24.\n#### 24" if advice else "#### 24"}
+        lines = [json.dumps({"question": f"{split} {number}?", **row}) for number in range(45)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    paths = {split: str(tmp_path / f"{split}.jsonl") for split in SPLITS}
+    with pytest.raises(CopraError, match=r"^train: 45 of 45 rows have no steps") as caught:
+        prepare(Gsm8k(source="files", steps=steps, **paths), tmp_path)
+    assert ("Write steps: sentences" in str(caught.value)) == advice
+    if advice:
+        prepare(Gsm8k(source="files", steps="sentences", **paths), tmp_path)
+
+
+def test_what_is_left_out_is_printed_split_by_split(tmp_path, capsys):
+    rows = [json.dumps({"question": f"{n}?", "answer": f"<<1+1=2>> #### {n}"}) for n in range(3000)]
+    repeated = ['{"question": "0?", "answer": "<<1+1=2>> #### 0"}', '{"question": "0?", "answer": "#### 7"}']
+    for split, lines in (
+        ("train", [*rows, *repeated, "{"]),
+        ("valid", ["3?", "x?"]),
+        ("test", ["1?", "2", "y?"]),
+    ):
+        if split != "train":
+            lines = [json.dumps({"question": text, "answer": "<<1+1=2>> #### 1"}) for text in lines]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    paths = {split: str(tmp_path / f"{split}.jsonl") for split in SPLITS}
+    task = Gsm8k(source="files", bad_rows="drop", limit={"test": 2}, **paths)
+    settings = json.dumps({"task": task.canonical()})
+    assert main(["data", "--settings", settings, "--output", str(tmp_path / "data")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "train: 2,997 rows, without steps 0; left out: bad 1, conflicting duplicates 1, duplicates 1, "
+        "overlaps with a later split 3, over the limit 0",
+        "valid: 2 rows, without steps 0; left out: bad 0, conflicting duplicates 0, duplicates 0, "
+        "overlaps with a later split 0, over the limit 0",
+        "test: 2 rows, without steps 0; left out: bad 0, conflicting duplicates 0, duplicates 0, "
+        "overlaps with a later split 0, over the limit 1",
+    ]
 
 
 def test_bad_rows_stop_with_one_error_that_lists_them_all(tmp_path):

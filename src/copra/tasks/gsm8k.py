@@ -76,6 +76,12 @@ class Gsm8k(Task):
         return {key: path for key, path in paths.items() if path}
 
     @property
+    def steps_advice(self) -> str:
+        if self.steps == "sentences":
+            return super().steps_advice
+        return "Write steps: sentences if the solutions are text without <<equations>>."
+
+    @property
     def is_local(self) -> bool:
         """False for rows from the Hub, which are known once they are fetched."""
         return self.source == "files"

@@ -1,13 +1,15 @@
 """From a task to its three tables: every row checked, every question in one split only."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from copra import files
 from copra.errors import CopraError
+from copra.evaluation.answers import same_answer
+from copra.tasks.leaks import question_key
 from copra.tasks.task import SPLITS, BadRow, Row, Split, Task
 
 LISTED_BAD_ROWS = 50
@@ -26,6 +28,22 @@ class Prepared:
         """The sha256 of all rows in their order, 64 hexadecimal digits."""
         return self.record["rows_sha256"]
 
+    def summary(self) -> str:
+        """One line: how many rows there are, and how many were left out for which reason."""
+        record = self.record
+        left_out = {
+            "bad": len(record["dropped"]) - record["conflicts"],
+            "conflicting duplicates": record["conflicts"],
+            "duplicates": record["duplicates"],
+            "overlaps with a later split": record["overlap"],
+            "over the limit": record["over_limit"],
+        }
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in left_out.items())
+        return (
+            f"{self.split}: {record['rows']:,} rows, without steps {record['without_steps']:,}; "
+            f"left out: {counts}"
+        )
+
 
 def prepare(task: Task, folder: Path) -> None:
     """Write all splits of a task as `write_split` does.
@@ -40,27 +58,29 @@ def prepare(task: Task, folder: Path) -> None:
 def prepared(task: Task) -> dict[Split, Prepared]:
     """The three splits of a task, in memory.
 
-    A question that occurs again in its split is left out, and so is one that a split nearer to
-    the test has: test questions leave valid and train, valid questions leave train.
+    A question that occurs again in its split is left out; with another answer it is a bad row, of which
+    `bad_rows: drop` keeps the first. So is a question that a split nearer to the test has, see
+    `copra.tasks.leaks`: test questions leave valid and train, valid questions leave train.
 
     Raises:
         CopraError: rows cannot be used and `bad_rows` is "stop" (one error lists them); a split
-            has no rows; a source cannot be read.
+            has no rows, or too many without steps; a source cannot be read.
     """
     found, dropped = _sorted_out(task)
+    first, conflicts = {}, {}
+    for split in SPLITS:
+        first[split], conflicts[split] = _first_of_each(split, found[split], task.answers)
+        dropped[split] += conflicts[split]
     bad = [row for split in SPLITS for row in dropped[split]]
     if bad and task.bad_rows == "stop":
         raise CopraError(_listing(bad))
-    splits = {split: _first_of_each(found[split]) for split in SPLITS}
-    duplicates = {split: len(found[split]) - len(splits[split]) for split in SPLITS}
-    overlap = {
-        "train": _leave_out(splits["train"], splits["valid"], splits["test"]),
-        "valid": _leave_out(splits["valid"], splits["test"]),
-    }
-    tables = {split: list(rows.values())[: task.limit.get(split)] for split, rows in splits.items()}
+    left = _without_leaks(first)
+    tables = {split: rows[: task.limit.get(split)] for split, rows in left.items()}
     for split, rows in tables.items():
         if not rows:
-            raise CopraError(_empty(split, len(bad), overlap.get(split, 0)))
+            raise CopraError(_empty(split, len(bad), len(first[split]) - len(left[split])))
+        if split != "test":
+            _check_steps(task, split, rows)
     return {
         split: Prepared(
             split,
@@ -70,9 +90,12 @@ def prepared(task: Task) -> dict[Split, Prepared]:
                 "settings": task.concerning(split),
                 "rows_sha256": _digest(rows),
                 "rows": len(rows),
+                "without_steps": _without_steps(rows),
                 "dropped": [asdict(row) for row in dropped[split]],
-                "duplicates": duplicates[split],
-                "overlap": overlap.get(split, 0),
+                "conflicts": len(conflicts[split]),
+                "duplicates": len(found[split]) - len(first[split]) - len(conflicts[split]),
+                "overlap": len(first[split]) - len(left[split]),
+                "over_limit": len(left[split]) - len(rows),
             },
         )
         for split, rows in tables.items()
@@ -120,8 +143,10 @@ def data_record(path: Path) -> dict[str, Any]:
     """How the table at `path` came about.
 
     Keys: task (its kind), settings (those that concern this split), rows_sha256 (`Prepared.digest`),
-    rows (how many), dropped (bad rows of this split: file, row, reason), duplicates (rows left out because
-    the split had their question before), overlap (rows left out because a later split has their question).
+    rows (how many), without_steps (how many of them), dropped (bad rows of this split: file, row, reason),
+    conflicts (how many of those have a question that the split had before with another answer), duplicates
+    (rows left out because the split had their question before), overlap (rows left out because a later split
+    has their question), over_limit (rows left out because of `limit`).
     All of them are of this split alone, so that a change of another one changes nothing here.
     """
     return files.parquet_record(path)
@@ -143,19 +168,50 @@ def _digest(rows: Iterable[Row]) -> str:
     return total.hexdigest()
 
 
-def _first_of_each(rows: Iterable[Row]) -> dict[str, Row]:
-    first: dict[str, Row] = {}
-    for row in rows:
-        first.setdefault(row.id, row)
-    return first
+def _first_of_each(
+    split: Split, rows: Iterable[Row], answers: Literal["number", "text"]
+) -> tuple[list[Row], list[BadRow]]:
+    """The first row of each question, and later ones that have another answer, as bad rows."""
+    first: dict[str, tuple[int, Row]] = {}
+    conflicts = []
+    for number, row in enumerate(rows, start=1):
+        before, kept = first.setdefault(row.id, (number, row))
+        if before < number and not same_answer(row.answer, kept.answer, answers):
+            conflicts.append(
+                BadRow(
+                    f"usable rows of {split}",
+                    number,
+                    f"the answer is {row.answer!r}, but in row {before} {kept.answer!r} to the same "
+                    f"question, {row.question[:80]!r}",
+                )
+            )
+    return [row for _, row in first.values()], conflicts
 
 
-def _leave_out(rows: dict[str, Row], *others: dict[str, Row]) -> int:
-    """Remove from `rows` the questions that the others have, and say how many those were."""
-    shared = [name for name in rows if any(name in other for other in others)]
-    for name in shared:
-        del rows[name]
-    return len(shared)
+def _without_leaks(rows: Mapping[Split, list[Row]]) -> dict[Split, list[Row]]:
+    """The rows of each split whose question no split nearer to the test has."""
+    left: dict[Split, list[Row]] = {}
+    later: set[str] = set()
+    for split in reversed(SPLITS):
+        keys = [question_key(row.question) for row in rows[split]]
+        left[split] = [row for row, key in zip(rows[split], keys, strict=True) if key not in later]
+        later.update(keys)
+    return {split: left[split] for split in SPLITS}
+
+
+def _without_steps(rows: Iterable[Row]) -> int:
+    return sum(not row.steps for row in rows)
+
+
+def _check_steps(task: Task, split: Split, rows: Sequence[Row]) -> None:
+    """Refuse rows of which no chain of thought can be learned; a test needs none."""
+    without = _without_steps(rows)
+    if without > task.max_rows_without_steps * len(rows):
+        raise CopraError(
+            f"{split}: {without:,} of {len(rows):,} rows have no steps, more than max_rows_without_steps "
+            f"{task.max_rows_without_steps:g} allows; of them CoT would learn to answer at once. "
+            f"{task.steps_advice} Or raise max_rows_without_steps (1 allows all)."
+        )
 
 
 def _frame(rows: list[Row]):
