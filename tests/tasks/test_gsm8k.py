@@ -334,6 +334,28 @@ def test_a_copy_on_the_hub_with_a_config_and_a_validation_split_of_its_own(hub):
         list(Gsm8k(hub_name="some/copy").rows())
 
 
+def test_the_form_of_gsm8k_aug_on_the_hub_is_read_by_the_real_library(tmp_path, monkeypatch):
+    """From a folder laid out as whynlp/gsm8k-aug is, without a network."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    steps = ["<<600*30/100=180>>", "<<180*2=360>>"]
+    rows = {"train": [("a?", steps, "360"), ("b?", [], "-7"), ("c?", steps, "3:30 pm")]}
+    rows |= {"validation": [("v?", steps, "360")], "test": [("t?", steps, "360")]}
+    folder = tmp_path / "gsm8k-aug"
+    (folder / "data").mkdir(parents=True)
+    for split, found in rows.items():
+        frame = pandas.DataFrame(found, columns=["question", "steps", "answer"])
+        frame.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    assert list(Gsm8k(hub_name=str(folder)).rows()) == [
+        ("train", Row("a?", tuple(steps), "360")),
+        ("train", Row("b?", (), "-7")),
+        ("train", BadRow(f"{folder}, split train", 3, "the answer '3:30 pm' is not a number")),
+        ("valid", Row("v?", tuple(steps), "360")),
+        ("test", Row("t?", tuple(steps), "360")),
+    ]
+
+
 def test_a_file_comes_before_the_validation_split_of_the_hub(hub, task_of, tmp_path):
     task_of(valid=row("of the file?"))
     rows = [{"question": "of the Hub?", "cot": "<<6*7=42>>", "answer": "42"}]

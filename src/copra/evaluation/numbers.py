@@ -58,6 +58,7 @@ WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)"
 DECIMAL = rf"(?:{WHOLE}(?:\.[0-9]+)?|\.[0-9]+)"
 BARE = re.compile(rf"([+-]?)(?:({WHOLE}) (?=[1-9][0-9]*/))?({DECIMAL})(?:/({DECIMAL}))?")
 """Sign, whole number before a fraction, number or numerator, denominator."""
+PLAIN = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 
 
 def read_number(text: str) -> Fraction | None:
@@ -73,6 +74,9 @@ def bare_number(text: str) -> str | None:
     """
     if len(text) > LONGEST:
         return None
+    # Nearly all answers of a data set, in a small part of the time.
+    if PLAIN.fullmatch(text):
+        return text
     text = _unwrapped(" ".join(text.translate(MINUS).split()))
     if named := NAMED.match(text):
         text = _unwrapped(text[named.end() :])
