@@ -51,10 +51,24 @@ def test_letters_are_compared_without_case_in_every_script():
         ("Tom has 3", "Tim has 3"),
         ("a b", "ab"),
         ("3 > 2", "3 < 2"),
+        ("3 × 2", "3 ÷ 2"),
+        ("दिन", "दीन"),
+        ("กิน", "กัน"),
+        ("🍎🍎?", "🍎🍐?"),
+        ("٣", "٤"),
+        ("½ of 4", "¼ of 4"),
     ],
 )
 def test_another_question(one, other):
     assert question_key(one) != question_key(other)
+
+
+@pytest.mark.parametrize("question", ["多少个苹果？", "कितने दिन?", "¿Cuántas manzanas?", "🍎 + 🍎"])
+def test_every_script_has_punctuation_that_does_not_count(question):
+    key = question_key(question)
+    assert key
+    assert question_key(f"« {question} »…") == key
+    assert question_key(question.translate(dict.fromkeys(map(ord, "？?¿"), "!"))) == key
 
 
 def test_minus_signs_are_one():
