@@ -183,18 +183,31 @@ def test_one_question_with_two_answers_is_a_bad_row(tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_too_many_rows_without_steps_are_refused(tmp_path, split):
-    rows = ("w?", "~x?", "y?", "z?")
+    rows = ("w?", "~x?", "~y?", "z?")
     with pytest.raises(CopraError) as caught:
         prepare(listed(**{split: rows}), tmp_path)
     assert str(caught.value) == (
-        f"{split}: 1 of 4 rows have no steps, more than max_rows_without_steps 0.1 allows; of them CoT would "
+        f"{split}: 2 of 4 rows have no steps, more than max_rows_without_steps 0.1 allows; of them CoT would "
         "learn to answer at once. Give rows with steps. Or raise max_rows_without_steps (1 allows all)."
     )
     assert not list(tmp_path.iterdir()), "nothing may be written"
-    prepare(listed(**{split: rows}, max_rows_without_steps=0.25), tmp_path)
-    with pytest.raises(CopraError, match="1 of 3 rows have no steps"):
-        prepare(listed(**{split: rows}, max_rows_without_steps=0.25, limit={split: 3}), tmp_path)
-    assert data_record(tmp_path / f"{split}.parquet")["without_steps"] == 1
+    prepare(listed(**{split: rows}, max_rows_without_steps=0.5), tmp_path)
+    with pytest.raises(CopraError, match="2 of 3 rows have no steps"):
+        prepare(listed(**{split: rows}, max_rows_without_steps=0.33, limit={split: 3}), tmp_path)
+    assert data_record(tmp_path / f"{split}.parquet")["without_steps"] == 2
+
+
+@pytest.mark.parametrize(("share", "allowed"), [(0, 0), (0.01, 1), (0.25, 1), (0.26, 2), (1, 4)])
+def test_the_share_is_rounded_up_to_a_row(tmp_path, share, allowed):
+    """So that one of a few rows, as in a quick trial, is no reason to stop."""
+    for without in range(5):
+        rows = [f"{'~' * (number < without)}{number}?" for number in range(4)]
+        task = listed(train=rows, max_rows_without_steps=share)
+        if without <= allowed:
+            assert prepared(task)["train"].record["without_steps"] == without
+        else:
+            with pytest.raises(CopraError, match=f"{without} of 4 rows have no steps"):
+                prepared(task)
 
 
 def test_a_test_question_needs_no_steps(tmp_path):

@@ -1,6 +1,7 @@
 """From a task to its three tables: every row checked, every question in one split only."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -206,7 +207,7 @@ def _without_steps(rows: Iterable[Row]) -> int:
 def _check_steps(task: Task, split: Split, rows: Sequence[Row]) -> None:
     """Refuse rows of which no chain of thought can be learned; a test needs none."""
     without = _without_steps(rows)
-    if without > task.max_rows_without_steps * len(rows):
+    if without > math.ceil(task.max_rows_without_steps * len(rows)):
         raise CopraError(
             f"{split}: {without:,} of {len(rows):,} rows have no steps, more than max_rows_without_steps "
             f"{task.max_rows_without_steps:g} allows; of them CoT would learn to answer at once. "

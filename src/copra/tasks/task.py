@@ -57,8 +57,8 @@ class Task(Settings):
     """Keep only the first so many rows of a split, for quick trials; a split not named stays whole.
     Counted after rows that are bad, repeated or in a later split are out."""
     max_rows_without_steps: float = Field(0.1, ge=0, le=1)
-    """The largest share of training or validation rows that may have no steps. Of GSM8K's 7,473 training rows
-    95 have no equations, 0.013; with many more, training with steps would be training without."""
+    """The largest share of training or validation rows that may have no steps, rounded up to a row. 95 of
+    GSM8K's 7,473 training rows have none, 0.013; of many more, CoT would only learn to answer at once."""
 
     answers: ClassVar[Literal["number", "text"]] = "number"
     """How two answers are compared: as numbers, or as normalised text."""
