@@ -42,8 +42,9 @@ def file_sha256(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it and rename it to `path`.
 
-    Works for a file and for a folder, whichever the caller makes. On any error the temporary is
-    removed and `path` stays as it was. Leftovers of a killed predecessor are removed first.
+    Works for a file and for a folder, whichever the caller makes. A file that would stay the same, byte
+    for byte, is left alone. On any error the temporary is removed and `path` stays as it was. Leftovers
+    of a killed predecessor are removed first.
 
     Raises:
         CopraError: the disk is full or the place cannot be written, naming the place.
@@ -59,6 +60,9 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             _flush(temporary)
+            if _same_file(temporary, path):
+                _remove(temporary)
+                return
             old = temporary.with_name(f"{temporary.name}-old")
             if temporary.is_dir() and path.exists():
                 # A folder is removed file by file, so it goes out of sight before.
@@ -211,6 +215,14 @@ def _parquet(path: Path):
         raise CopraError(
             f"{path}: not a whole Parquet file ({error}). Delete it and run snakemake again."
         ) from None
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """True for two files of one content and mode."""
+    if not (one.is_file() and other.is_file()):
+        return False
+    found = [(file.stat().st_mode, file.stat().st_size) for file in (one, other)]
+    return found[0] == found[1] and file_sha256(one) == file_sha256(other)
 
 
 def _remove(path: Path) -> None:

@@ -133,7 +133,7 @@ class Workflow:
         return [f"{self.data(node)}/{split_of(scoring)}.parquet", *files]
 
     def task_files(self, name: str) -> list[str]:
-        return self.experiment.tasks[name].files()
+        return list(map(str, self.experiment.tasks[name].files().values()))
 
     def base_files(self, name: str) -> list[str]:
         return self.experiment.bases[name.split("@")[0]].files()

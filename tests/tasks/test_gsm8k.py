@@ -255,7 +255,7 @@ def test_paths_come_from_the_environment(task_of, tmp_path, monkeypatch):
     task_of()
     monkeypatch.setenv("GSM_FILES", str(tmp_path))
     task = Gsm8k(source="files", train="${GSM_FILES}/train.jsonl", test="${GSM_FILES}/test.jsonl")
-    assert task.files() == [str(tmp_path / "train.jsonl"), str(tmp_path / "test.jsonl")]
+    assert task.files() == {split: tmp_path / f"{split}.jsonl" for split in ("train", "test")}
     assert len(list(task.rows())) == 2
     assert "${GSM_FILES}" in task.canonical()["train"], "settings must not depend on the machine"
     monkeypatch.delenv("GSM_FILES")
@@ -316,7 +316,7 @@ def test_rows_from_the_hub(hub):
         ("test", BadRow("openai/gsm8k, split test", 2, "empty question")),
     ]
     assert hub.asked == [("openai/gsm8k", "main")]
-    assert Gsm8k().files() == []
+    assert Gsm8k().files() == {}
 
 
 def test_a_copy_on_the_hub_with_a_config_and_a_validation_split_of_its_own(hub):
@@ -332,6 +332,28 @@ def test_a_copy_on_the_hub_with_a_config_and_a_validation_split_of_its_own(hub):
         CopraError, match=r"hub_name: 'some/copy' could not be loaded .*not found.*hub_subset"
     ):
         list(Gsm8k(hub_name="some/copy").rows())
+
+
+def test_the_form_of_gsm8k_aug_on_the_hub_is_read_by_the_real_library(tmp_path, monkeypatch):
+    """From a folder laid out as whynlp/gsm8k-aug is, without a network."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    steps = ["<<600*30/100=180>>", "<<180*2=360>>"]
+    rows = {"train": [("a?", steps, "360"), ("b?", [], "-7"), ("c?", steps, "3:30 pm")]}
+    rows |= {"validation": [("v?", steps, "360")], "test": [("t?", steps, "360")]}
+    folder = tmp_path / "gsm8k-aug"
+    (folder / "data").mkdir(parents=True)
+    for split, found in rows.items():
+        frame = pandas.DataFrame(found, columns=["question", "steps", "answer"])
+        frame.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    assert list(Gsm8k(hub_name=str(folder)).rows()) == [
+        ("train", Row("a?", tuple(steps), "360")),
+        ("train", Row("b?", (), "-7")),
+        ("train", BadRow(f"{folder}, split train", 3, "the answer '3:30 pm' is not a number")),
+        ("valid", Row("v?", tuple(steps), "360")),
+        ("test", Row("t?", tuple(steps), "360")),
+    ]
 
 
 def test_a_file_comes_before_the_validation_split_of_the_hub(hub, task_of, tmp_path):

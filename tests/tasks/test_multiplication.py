@@ -141,10 +141,10 @@ def test_paths_come_from_the_environment_and_are_watched(tmp_path, monkeypatch):
     file_of(tmp_path, *PUBLISHED)
     monkeypatch.setenv("PRODUCTS", str(tmp_path))
     task = Multiplication(train=5, valid=5, test="${PRODUCTS}/rows.txt")
-    assert task.files() == [str(tmp_path / "rows.txt")]
+    assert task.files() == {"test": tmp_path / "rows.txt"}
     assert "${PRODUCTS}" in task.canonical()["test"], "settings must not depend on the machine"
     assert Multiplication.model_validate(task.canonical()) == task
-    assert Multiplication().files() == []
+    assert Multiplication().files() == {}
 
 
 def test_a_missing_file_names_the_key_and_the_path(tmp_path):

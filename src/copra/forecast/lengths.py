@@ -41,7 +41,7 @@ class TrainingLength:
         if self.steps >= FEW_STEPS or (key == "steps" and not self.pretrained):
             return None
         warmup = max(self.training.warmup_steps, round(self.training.warmup_share * self.steps))
-        rising = f" ({warmup} of them warm-up)" if warmup else ""
+        rising = f" ({min(warmup, self.steps)} of them warm-up)" if warmup else ""
         return (
             f"training.{key} gives a stage {self.steps} optimizer steps{rising}, which are few: "
             f"{self._epochs()}"

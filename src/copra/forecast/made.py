@@ -33,7 +33,7 @@ def _agrees(job: Job, workflow: Workflow, results: Path) -> bool:
     """Whether what is there records the settings that the config has now."""
     experiment = workflow.experiment
     if job.verb == "data":
-        return _same(_data_settings(job.output(results)), experiment.tasks[job.name].canonical())
+        return _same(_data_settings(job.output(results)), experiment.tasks[job.name].concerning("train"))
     if job.verb == "choose":
         return _same_choice(_read(job.output(results)), experiment, workflow.node(job.name).step)
     if job.verb == "evaluate":

@@ -40,9 +40,9 @@ class GeneratedTask(Task):
     @model_validator(mode="after")
     def _every_split_is_meant(self) -> Self:
         silent = [split for split in SPLITS if split not in self.model_fields_set]
-        if silent and self._paths():
+        if silent and self.paths():
             raise ValueError(
-                f"{', '.join(self._paths())} is read from a file; say of {' and '.join(silent)} too "
+                f"{', '.join(self.paths())} is read from a file; say of {' and '.join(silent)} too "
                 "whether it is a file or how many rows to generate"
             )
         return self
@@ -67,9 +67,9 @@ class GeneratedTask(Task):
             ValueError: the record cannot be used, with the reason.
         """
 
-    def files(self) -> list[str]:
-        """Local files that the rows are read from, variables filled in."""
-        return [str(expand_path(split, path)) for split, path in self._paths().items()]
+    def paths(self) -> dict[Split, str]:
+        """Local files that rows of splits are read from, as the settings have them."""
+        return {split: getattr(self, split) for split in SPLITS if isinstance(getattr(self, split), str)}
 
     def rows(self) -> Iterator[tuple[Split, Row | BadRow]]:
         """Every row: test, valid, train, so that a split never depends on the size of a larger one.
@@ -90,9 +90,6 @@ class GeneratedTask(Task):
                 if isinstance(row, Row):
                     seen.add(row.question)
                 yield split, row
-
-    def _paths(self) -> dict[Split, str]:
-        return {split: getattr(self, split) for split in SPLITS if isinstance(getattr(self, split), str)}
 
     def _generate(self, split: Split, size: int, seen: set[str]) -> Iterator[Row]:
         rng = random.Random(f"{self.kind} {self.seed} {split}")

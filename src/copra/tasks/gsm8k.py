@@ -12,7 +12,7 @@ from pydantic import NonNegativeInt, model_validator
 from copra.errors import CopraError
 from copra.evaluation.numbers import bare_number
 from copra.tasks.containers import read_records
-from copra.tasks.task import BadRow, Row, Split, Task, expand_path
+from copra.tasks.task import BadRow, Row, Split, Task
 
 ANNOTATION = re.compile(r"<<(.*?)>>", re.DOTALL)
 Steps = str | list[str]
@@ -62,7 +62,7 @@ class Gsm8k(Task):
                 f"{' and '.join(given)} would be ignored with source: hub; "
                 "write source: files, or leave the paths out"
             )
-        for key, path in self._paths().items():
+        for key, path in self.paths().items():
             if self.steps == "sentences" and _is_icot(os.path.expandvars(path)):
                 raise ValueError(
                     f"{key}: {path} is iCoT text, which holds equations only; "
@@ -70,9 +70,28 @@ class Gsm8k(Task):
                 )
         return self
 
-    def files(self) -> list[str]:
-        """Local files that the rows are read from, variables filled in."""
-        return [str(expand_path(key, path)) for key, path in self._paths().items()]
+    def paths(self) -> dict[Split, str]:
+        """Local files that rows of splits are read from, as the settings have them."""
+        paths = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {key: path for key, path in paths.items() if path}
+
+    @property
+    def steps_advice(self) -> str:
+        if self.steps == "sentences":
+            return super().steps_advice
+        return "Write steps: sentences if the solutions are text without <<equations>>."
+
+    @property
+    def is_local(self) -> bool:
+        """False for rows from the Hub, which are known once they are fetched."""
+        return self.source == "files"
+
+    def concerning(self, split: Split) -> dict[str, Any]:
+        """The settings, as plain JSON values, without those of other splits alone."""
+        settings = super().concerning(split)
+        if split == "test":
+            del settings["validation_rows"]
+        return settings
 
     def rows(self) -> Iterator[tuple[Split, Row | BadRow]]:
         """Every row with the split that it belongs to: train, valid, test, in the files' order.
@@ -94,14 +113,10 @@ class Gsm8k(Task):
         for row in self._read("test", sources):
             yield "test", row
 
-    def _paths(self) -> dict[Split, str]:
-        paths = {"train": self.train, "valid": self.valid, "test": self.test}
-        return {key: path for key, path in paths.items() if path}
-
     def _sources(self) -> dict[Split, Any]:
         """Where each split is read from: a file, or the rows of the Hub's data set."""
         hub = _hub(self.hub_name, self.hub_subset) if self.source == "hub" else {}
-        return hub | {split: expand_path(split, path) for split, path in self._paths().items()}
+        return hub | self.files()
 
     def _read(self, split: Split, sources: dict[Split, Any]) -> Iterator[Row | BadRow]:
         source = sources[split]

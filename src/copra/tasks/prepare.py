@@ -1,66 +1,139 @@
 """From a task to its three tables: every row checked, every question in one split only."""
 
-from collections.abc import Iterable
-from dataclasses import asdict
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from copra import files
 from copra.errors import CopraError
+from copra.evaluation.answers import same_answer
+from copra.tasks.leaks import question_key
 from copra.tasks.task import SPLITS, BadRow, Row, Split, Task
 
 LISTED_BAD_ROWS = 50
 
 
-def prepare(task: Task, folder: Path) -> None:
-    """Write `folder`/{train,valid,test}.parquet with columns id, question, steps (list), answer.
+@dataclass(frozen=True)
+class Prepared:
+    """One split of a task as it is trained or evaluated on, and how it came about (see `data_record`)."""
 
-    A question that occurs again in its split is left out, and so is one that a split nearer to
-    the test has: test questions leave valid and train, valid questions leave train. Each file
-    carries the same record, see `data_record`, and is complete or absent.
+    split: Split
+    rows: list[Row]
+    record: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of all rows in their order, 64 hexadecimal digits."""
+        return self.record["rows_sha256"]
+
+    def summary(self) -> str:
+        """One line: how many rows there are, and how many were left out for which reason."""
+        record = self.record
+        left_out = {
+            "bad": len(record["dropped"]) - record["conflicts"],
+            "conflicting duplicates": record["conflicts"],
+            "duplicates": record["duplicates"],
+            "overlaps with a later split": record["overlap"],
+            "over the limit": record["over_limit"],
+        }
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in left_out.items())
+        return (
+            f"{self.split}: {record['rows']:,} rows, without steps {record['without_steps']:,}; "
+            f"left out: {counts}"
+        )
+
+
+def prepare(task: Task, folder: Path) -> None:
+    """Write all splits of a task as `write_split` does.
+
+    Raises:
+        CopraError: as `prepared` and `write_split` raise it.
+    """
+    for split in prepared(task).values():
+        write_split(split, folder)
+
+
+def prepared(task: Task) -> dict[Split, Prepared]:
+    """The three splits of a task, in memory.
+
+    A question that occurs again in its split is left out; with another answer it is a bad row, of which
+    `bad_rows: drop` keeps the first. So is a question that a split nearer to the test has, see
+    `copra.tasks.leaks`: test questions leave valid and train, valid questions leave train.
 
     Raises:
         CopraError: rows cannot be used and `bad_rows` is "stop" (one error lists them); a split
-            has no rows; a source cannot be read; the folder cannot be written.
+            has no rows, or too many without steps; a source cannot be read.
     """
-    found, bad = _sorted_out(task)
+    found, dropped = _sorted_out(task)
+    first, conflicts = {}, {}
+    for split in SPLITS:
+        first[split], conflicts[split] = _first_of_each(split, found[split], task.answers)
+        dropped[split] += conflicts[split]
+    bad = [row for split in SPLITS for row in dropped[split]]
     if bad and task.bad_rows == "stop":
         raise CopraError(_listing(bad))
-    splits = {split: _first_of_each(found[split]) for split in SPLITS}
-    duplicates = {split: len(found[split]) - len(splits[split]) for split in SPLITS}
-    overlap = {
-        "train": _leave_out(splits["train"], splits["valid"], splits["test"]),
-        "valid": _leave_out(splits["valid"], splits["test"]),
-    }
-    tables = {split: list(rows.values())[: task.limit.get(split)] for split, rows in splits.items()}
+    left = _without_leaks(first)
+    tables = {split: rows[: task.limit.get(split)] for split, rows in left.items()}
     for split, rows in tables.items():
         if not rows:
-            raise CopraError(_empty(split, len(bad), overlap.get(split, 0)))
-    record = {
-        "task": task.kind,
-        "settings": task.canonical(),
-        "rows": {split: len(rows) for split, rows in tables.items()},
-        "dropped": [asdict(row) for row in bad],
-        "duplicates": duplicates,
-        "overlap": overlap["train"],
-        "overlap_valid": overlap["valid"],
+            raise CopraError(_empty(split, len(bad), len(first[split]) - len(left[split])))
+        if split != "test":
+            _check_steps(task, split, rows)
+    return {
+        split: Prepared(
+            split,
+            rows,
+            {
+                "task": task.kind,
+                "settings": task.concerning(split),
+                "rows_sha256": _digest(rows),
+                "rows": len(rows),
+                "without_steps": _without_steps(rows),
+                "dropped": [asdict(row) for row in dropped[split]],
+                "conflicts": len(conflicts[split]),
+                "duplicates": len(found[split]) - len(first[split]) - len(conflicts[split]),
+                "overlap": len(first[split]) - len(left[split]),
+                "over_limit": len(left[split]) - len(rows),
+            },
+        )
+        for split, rows in tables.items()
     }
-    for split, rows in tables.items():
-        files.write_parquet(Path(folder) / f"{split}.parquet", _frame(rows), record)
+
+
+def write_split(prepared: Prepared, folder: Path) -> None:
+    """Write a split as `folder`/{split}.parquet with columns id, question, steps (list), answer.
+
+    Its record goes into the table and, with the table's sha256, into `folder`/{split}.json: a small file
+    that stands for a large one. Both are complete or absent; files that would stay the same are left alone.
+
+    Raises:
+        CopraError: the folder cannot be written.
+    """
+    table = Path(folder) / f"{prepared.split}.parquet"
+    files.write_parquet(table, _frame(prepared.rows), prepared.record)
+    files.write_sealed_json(
+        table.with_suffix(".json"), {"sha256": files.file_sha256(table), **prepared.record}
+    )
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of one split, in order.
 
     Raises:
-        CopraError: the file is missing, cut short, or not a table that `prepare` wrote.
+        CopraError: the table or the small file beside it is missing, or not as `write_split` wrote it.
     """
-    frame = files.read_parquet(path)
-    missing = [column for column in ("question", "steps", "answer") if column not in frame]
-    if missing:
+    if not Path(path).is_file():
+        raise CopraError(f"{path}: no such file. Run the rule that makes it, or snakemake.")
+    summary = Path(path).with_suffix(".json")
+    if files.read_sealed_json(summary).get("sha256") != files.file_sha256(path):
         raise CopraError(
-            f"{path}: no column {', '.join(missing)}, so no table of a task. Delete it and run snakemake."
+            f"{path}: not the file that {summary.name} was written for: it was changed or cut short. Delete "
+            "both and run snakemake again; a task's rows are changed in its own files."
         )
+    frame = files.read_parquet(path)
     return [
         Row(question, tuple(steps), answer)
         for question, steps, answer in zip(frame["question"], frame["steps"], frame["answer"], strict=True)
@@ -70,37 +143,76 @@ def read_rows(path: Path) -> list[Row]:
 def data_record(path: Path) -> dict[str, Any]:
     """How the table at `path` came about.
 
-    Keys: task (its kind), settings, rows (count by split), dropped (bad rows: file, row, reason),
-    duplicates (count by split), overlap (training rows left out because valid or test has the
-    question), overlap_valid (validation rows left out because test has it).
+    Keys: task (its kind), settings (those that concern this split), rows_sha256 (`Prepared.digest`),
+    rows (how many), without_steps (how many of them), dropped (bad rows of this split: file, row, reason),
+    conflicts (how many of those have a question that the split had before with another answer), duplicates
+    (rows left out because the split had their question before), overlap (rows left out because a later split
+    has their question), over_limit (rows left out because of `limit`).
+    All of them are of this split alone, so that a change of another one changes nothing here.
     """
     return files.parquet_record(path)
 
 
-def _sorted_out(task: Task) -> tuple[dict[Split, list[Row]], list[BadRow]]:
+def _sorted_out(task: Task) -> tuple[dict[Split, list[Row]], dict[Split, list[BadRow]]]:
+    """The rows of each split that can be used, and those that cannot."""
     found: dict[Split, list[Row]] = {split: [] for split in SPLITS}
-    bad = []
+    bad: dict[Split, list[BadRow]] = {split: [] for split in SPLITS}
     for split, row in task.rows():
-        if isinstance(row, BadRow):
-            bad.append(row)
-        else:
-            found[split].append(row)
+        (bad if isinstance(row, BadRow) else found)[split].append(row)
     return found, bad
 
 
-def _first_of_each(rows: Iterable[Row]) -> dict[str, Row]:
-    first: dict[str, Row] = {}
+def _digest(rows: Iterable[Row]) -> str:
+    total = hashlib.sha256()
     for row in rows:
-        first.setdefault(row.id, row)
-    return first
+        total.update(files.canonical_json([row.question, row.steps, row.answer]).encode() + b"\n")
+    return total.hexdigest()
 
 
-def _leave_out(rows: dict[str, Row], *others: dict[str, Row]) -> int:
-    """Remove from `rows` the questions that the others have, and say how many those were."""
-    shared = [name for name in rows if any(name in other for other in others)]
-    for name in shared:
-        del rows[name]
-    return len(shared)
+def _first_of_each(
+    split: Split, rows: Iterable[Row], answers: Literal["number", "text"]
+) -> tuple[list[Row], list[BadRow]]:
+    """The first row of each question, and later ones that have another answer, as bad rows."""
+    first: dict[str, tuple[int, Row]] = {}
+    conflicts = []
+    for number, row in enumerate(rows, start=1):
+        before, kept = first.setdefault(row.id, (number, row))
+        if before < number and not same_answer(row.answer, kept.answer, answers):
+            conflicts.append(
+                BadRow(
+                    f"usable rows of {split}",
+                    number,
+                    f"the answer is {row.answer!r}, but in row {before} {kept.answer!r} to the same "
+                    f"question, {row.question[:80]!r}",
+                )
+            )
+    return [row for _, row in first.values()], conflicts
+
+
+def _without_leaks(rows: Mapping[Split, list[Row]]) -> dict[Split, list[Row]]:
+    """The rows of each split whose question no split nearer to the test has."""
+    left: dict[Split, list[Row]] = {}
+    later: set[str] = set()
+    for split in reversed(SPLITS):
+        keys = [question_key(row.question) for row in rows[split]]
+        left[split] = [row for row, key in zip(rows[split], keys, strict=True) if key not in later]
+        later.update(keys)
+    return {split: left[split] for split in SPLITS}
+
+
+def _without_steps(rows: Iterable[Row]) -> int:
+    return sum(not row.steps for row in rows)
+
+
+def _check_steps(task: Task, split: Split, rows: Sequence[Row]) -> None:
+    """Refuse rows of which no chain of thought can be learned; a test needs none."""
+    without = _without_steps(rows)
+    if without > math.ceil(task.max_rows_without_steps * len(rows)):
+        raise CopraError(
+            f"{split}: {without:,} of {len(rows):,} rows have no steps, more than max_rows_without_steps "
+            f"{task.max_rows_without_steps:g} allows; of them CoT would learn to answer at once. "
+            f"{task.steps_advice} Or raise max_rows_without_steps (1 allows all)."
+        )
 
 
 def _frame(rows: list[Row]):

@@ -1,9 +1,9 @@
-"""copra data: prepare a task's splits."""
+"""copra data: prepare a task's splits, and print a line about what each has and what it left out."""
 
 from argparse import ArgumentParser, Namespace
 
 from copra.tasks import AnyTask
-from copra.tasks.prepare import prepare
+from copra.tasks.prepare import prepared, write_split
 from copra.verbs.common import Coded, add_settings, folder, settings_of
 
 
@@ -18,4 +18,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    prepare(settings_of(options, DataSettings).task, options.output)
+    for split in prepared(settings_of(options, DataSettings).task).values():
+        write_split(split, options.output)
+        print(split.summary())
