@@ -339,6 +339,16 @@ def test_what_may_come_before_a_first_training():
     ).recipes
 
 
+def test_the_primary_recipe_is_compared_with_another():
+    both = {"reference": "llama+cot", "primary": "llama+no_cot"}
+    assert tree_of([["cot"], ["no_cot"]], **both).recipes
+    with pytest.raises(CopraError, match=r"^primary: 'llama\+no_cott' .*did you mean 'llama\+no_cot'\?"):
+        tree_of([["cot"], ["no_cot"]], **{**both, "primary": "llama+no_cott"})
+    for reference in (None, "llama+no_cot"):
+        with pytest.raises(CopraError, match=r"^primary: .* another recipe\. Set 'reference'"):
+            tree_of([["cot"], ["no_cot"]], **{**both, "reference": reference})
+
+
 def test_the_reference_must_be_a_recipe():
     assert tree_of([["cot"], ["no_cot"]], reference="llama+no_cot").recipes
     with pytest.raises(CopraError, match=r"^reference: 'llama\+no_cott' .*did you mean 'llama\+no_cot'\?"):

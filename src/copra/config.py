@@ -164,6 +164,10 @@ class Experiment(Settings):
     """What is run: lists of steps, recipes with a base, or products of prunings and methods."""
     reference: str | None = None
     """The recipe that all others are compared with, such as `llama+cot`."""
+    primary: str | None = None
+    """The recipe whose comparison with `reference` the experiment is made for, named before anything is
+    measured: its p-value stands as it is, and only the other comparisons are corrected for their number
+    (null: all are)."""
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     """Every recipe is run once a seed, from where randomness first enters."""
     importance: Importance = Importance()

@@ -131,9 +131,15 @@ def build_tree(experiment: Experiment) -> Tree:
             tree.recipes.append(_end(experiment, base, steps, nodes))
             ends.add(recipe)
     names = [end.recipe for end in tree.recipes]
-    if not faults and experiment.reference is not None and experiment.reference not in names:
+    if not faults:
+        for key in ("reference", "primary"):
+            name = getattr(experiment, key)
+            if name is not None and name not in names:
+                faults.append(f"{key}: {name!r} is none of the recipes{hint(name, names)}")
+    if not faults and experiment.primary is not None and experiment.reference in (None, experiment.primary):
         faults.append(
-            f"reference: {experiment.reference!r} is none of the recipes{hint(experiment.reference, names)}"
+            "primary: it is compared with 'reference', which must be another recipe. Set 'reference', or "
+            "leave 'primary' out."
         )
     if faults:
         raise CopraError("\n".join(faults))

@@ -334,7 +334,8 @@ class Workflow:
             }
             for end in self.tree.recipes
         ]
-        return self.settings("table", {"reference": self.experiment.reference, "recipes": recipes})
+        compared = {"reference": self.experiment.reference, "primary": self.experiment.primary}
+        return self.settings("table", {**compared, "recipes": recipes})
 
     def export_settings(self) -> str:
         return self.settings("export", {})

@@ -8,7 +8,7 @@ from copra.cost import latency
 from copra.inference import compiled
 from copra.models.checkpoint import Checkpoint
 from copra.models.tokens import markers_of
-from copra.reasoning.layout import Decoding
+from copra.reasoning.layout import Decoding, Prompting
 
 SIZES = {"max_new_tokens": 4, "forced_tokens": 3, "batch_size": 5, "questions": 2, "repetitions": 2}
 
@@ -45,6 +45,32 @@ def test_a_row_for_each_batch_and_length(checkpoint, rows, asked):
     assert [options["force_length"] for _, options in asked] == ([False] * 3 + [True] * 3) * 2
     assert [options["max_new_tokens"] for _, options in asked] == ([4] * 3 + [3] * 3) * 2
     assert {options["compiled"] for _, options in asked} == {None}
+
+
+def test_worked_examples_are_measured_with_each_question_and_before_them(word_base, rows, asked):
+    """Once the examples are read anew each time, once they are in the cache already."""
+    made = word_base()
+    prompting = Prompting(" and ".join("123451234512345") + " ? ", "{question}", ("?",), "strict")
+    decoding = Decoding((), 0, "hidden", markers_of(made.tokenizer).latent, (), prompting=prompting)
+    shown = Checkpoint(made.model, made.tokenizer, {"node": "shown", "decoding": decoding.to_json()})
+    read = []
+    made.model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(
+            kwargs["input_ids" if "input_ids" in kwargs else "inputs_embeds"].shape[1]
+        ),
+        with_kwargs=True,
+    )
+    table = latency.measure(shown, rows, **{**SIZES, "repetitions": 1})
+    kinds = [(row["batch"], row["prompt"], row["length"]) for row in table]
+    assert kinds == [(b, p, n) for b in (1, 5) for p in ("whole", "cached") for n in ("natural", "forced")]
+    prefix = len(next(options["prefix"] for _, options in asked if options["prefix"]))
+    assert prefix > 20
+    # The examples alone are read once, before all that is measured.
+    assert read[0] == prefix
+    assert prefix not in read[1:]
+    whole, cached = asked[0], asked[4]
+    assert (whole[1]["prefix"], whole[1]["known"]) == ((), None)
+    assert cached[1]["known"].get_seq_length() == prefix
 
 
 def test_compiled_code_is_compiled_once_for_each_size_of_a_batch(checkpoint, rows, asked, monkeypatch):

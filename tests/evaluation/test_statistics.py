@@ -2,10 +2,18 @@ import itertools
 
 import numpy
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, permutation_test, t, ttest_1samp, ttest_ind, ttest_rel
 
 from copra.errors import CopraError
-from copra.evaluation.statistics import mcnemar_exact, paired_bootstrap, wilson_interval
+from copra.evaluation.statistics import (
+    checkpoints_test,
+    holm,
+    mcnemar_exact,
+    paired_bootstrap,
+    recipe_difference,
+    sign_flip_exact,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -103,3 +111,149 @@ def test_different_lengths_are_refused(test):
 def test_bootstrap_refuses_no_questions():
     with pytest.raises(CopraError, match="empty"):
         paired_bootstrap([], [])
+
+
+def _correct(generator, seeds, n, level=0.5):
+    return generator.random((seeds, n)) < level
+
+
+@pytest.mark.parametrize(("seeds", "others"), [(1, 1), (2, 2), (3, 3), (3, 1), (2, 3)])
+def test_sign_flips_match_the_enumeration_of_all_signs(seeds, others):
+    for seed in range(5):
+        generator = numpy.random.default_rng(seed)
+        a, b = _correct(generator, seeds, 11, 0.7), _correct(generator, others, 11)
+        differences = a.mean(axis=0) - b.mean(axis=0)
+        sums = numpy.array(list(itertools.product((-1, 1), repeat=11))) @ differences
+        expected = numpy.mean(abs(sums) >= abs(differences.sum()) - 1e-9)
+        assert sign_flip_exact(a, b) == pytest.approx(expected)
+        assert sign_flip_exact(b, a) == pytest.approx(expected)
+
+
+def test_sign_flips_match_scipys_random_ones():
+    generator = numpy.random.default_rng(1)
+    level = generator.random(700)
+    a, b = _correct(generator, 5, 700, level + 0.01), _correct(generator, 3, 700, level)
+    differences = a.mean(axis=0) - b.mean(axis=0)
+    found = permutation_test(
+        (differences,),
+        numpy.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=20_000,
+        rng=numpy.random.default_rng(2),
+    )
+    assert 0.02 < sign_flip_exact(a, b) < 0.5
+    assert sign_flip_exact(a, b) == pytest.approx(found.pvalue, abs=0.015)
+
+
+def test_sign_flips_of_one_seed_each_are_mcnemars_test():
+    generator = numpy.random.default_rng(3)
+    a, b = _correct(generator, 1, 400, 0.55), _correct(generator, 1, 400)
+    assert sign_flip_exact(a, b) == pytest.approx(mcnemar_exact(a[0], b[0]), rel=1e-9)
+    assert checkpoints_test(a, b) == mcnemar_exact(a[0], b[0])
+    assert checkpoints_test(a, a) == sign_flip_exact(a, a) == 1.0
+    several = _correct(generator, 3, 400)
+    assert checkpoints_test(several, b) == sign_flip_exact(several, b)
+
+
+def _slowly(a, b, paired):
+    """(part of trainings, part of questions, what questions alone give, degrees of freedom), all from the
+    covariances over questions of each two trainings."""
+
+    def between(x, y, same):
+        pairs = [(i, j) for i in range(len(x)) for j in range(len(y)) if not (same and i == j)]
+        return numpy.mean([numpy.cov(x[i], y[j])[0, 1] for i, j in pairs])
+
+    a, b = a.astype(float), b.astype(float)
+    groups = [a - b] if paired else [a, b]
+    parts = [numpy.var(group.mean(axis=1), ddof=1) / len(group) for group in groups]
+    questions = sum(between(group, group, True) for group in groups)
+    questions -= 0 if paired else 2 * between(a, b, False)
+    n, trainings = a.shape[1], sum(parts)
+    alone = numpy.var(a.mean(axis=0) - b.mean(axis=0), ddof=1) / n
+    variance = max(trainings + max(questions / n, 0), alone)
+    freedom = variance**2 / sum(part**2 / (len(group) - 1) for part, group in zip(parts, groups, strict=True))
+    return trainings, questions / n, alone, freedom
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_recipes_interval_matches_the_covariances_of_trainings(paired):
+    kinds = set()
+    for seed in range(40):
+        generator = numpy.random.default_rng(seed)
+        level = generator.random(60)
+        shifts = generator.normal(0, 0.1, (2, 4, 1)) * (seed % 2)
+        own = generator.normal(0, 0.2, (2, 1, 60)) * (seed % 3 == 0)
+        a, b = (_correct(generator, 4, 60, level + shift) for shift in shifts + own)
+        trainings, questions, alone, freedom = _slowly(a, b, paired)
+        kinds.add((questions > 0, trainings + max(questions, 0) > alone))
+        error = max(trainings + max(questions, 0), alone) ** 0.5
+        difference = a.mean() - b.mean()
+        reach = t.ppf(0.975, freedom) * error
+        p = 2 * t.sf(abs(difference) / error, freedom)
+        expected = (difference - reach, difference + reach, p)
+        assert recipe_difference(a, b, paired=paired) == pytest.approx(expected, rel=1e-9)
+    # Questions add something or nothing, and what they give alone is the least that holds or not.
+    assert len(kinds) == 4
+
+
+def test_where_questions_add_nothing_it_is_a_t_test_of_the_seeds_means():
+    found = {True: 0, False: 0}
+    for seed in range(60):
+        generator = numpy.random.default_rng(seed)
+        a, b = (_correct(generator, 4, 90, 0.5 + generator.normal(0, 0.1, (4, 1))) for _ in range(2))
+        for paired, oracle in ((True, ttest_rel), (False, lambda x, y: ttest_ind(x, y, equal_var=False))):
+            trainings, questions, alone, _ = _slowly(a, b, paired)
+            if questions <= 0 and trainings >= alone:
+                found[paired] += 1
+                expected = oracle(a.mean(axis=1), b.mean(axis=1)).pvalue
+                assert recipe_difference(a, b, paired=paired)[2] == pytest.approx(expected)
+    assert min(found.values()) > 5
+
+
+def test_a_recipe_that_draws_nothing_has_one_row_that_stands_for_all():
+    for seed in range(60):
+        generator = numpy.random.default_rng(seed)
+        a = _correct(generator, 5, 90, 0.5 + generator.normal(0, 0.15, (5, 1)))
+        b = numpy.ones((1, 90), bool)
+        found = recipe_difference(a, b, paired=False, fixed_b=True)
+        low, high, p = recipe_difference(b, a, paired=False, fixed_a=True)
+        assert found == pytest.approx((-high, -low, p))
+        _, questions, _, _ = _slowly(a, b.repeat(5, axis=0), False)
+        if questions <= 0:
+            assert found[2] == pytest.approx(ttest_1samp(a.mean(axis=1), 1.0).pvalue)
+            return
+    raise AssertionError("no draw in which questions add nothing")
+
+
+def test_one_training_says_nothing_of_others():
+    generator = numpy.random.default_rng(4)
+    one, several = _correct(generator, 1, 50), _correct(generator, 3, 50)
+    for a, b in ((one, one), (one, several), (several, one)):
+        assert numpy.isnan(recipe_difference(a, b, paired=False)).all()
+
+
+def test_recipes_that_never_differ():
+    generator = numpy.random.default_rng(5)
+    a = _correct(generator, 3, 50)
+    assert recipe_difference(a, a, paired=True) == (0, 0, 1)
+    right = numpy.ones((3, 50), bool)
+    assert recipe_difference(right, ~right, paired=False) == (1, 1, 0)
+
+
+def test_what_is_no_pair_is_refused():
+    a = numpy.ones((3, 4), bool)
+    with pytest.raises(CopraError, match="3 and 2 seeds"):
+        recipe_difference(a, a[:2], paired=True)
+    for test in (sign_flip_exact, checkpoints_test):
+        with pytest.raises(CopraError, match="4 and 3 questions"):
+            test(a, a[:, :3])
+
+
+def test_holms_correction_by_hand():
+    """Four tests: 4 x 0.01, 3 x 0.013 = 0.039 below it, 2 x 0.03, and 0.04, which may not be lower."""
+    assert holm([0.03, 0.01, 0.04, 0.013]) == pytest.approx([0.06, 0.04, 0.06, 0.04])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    nan = float("nan")
+    assert holm([nan, 0.02, nan, 0.03]) == pytest.approx([nan, 0.04, nan, 0.04], nan_ok=True)
+    assert holm([]) == []

@@ -77,6 +77,24 @@ def test_latents_stand_for_steps_and_wait_for_one_another():
     assert found.learning(SHAPE).layers == 3 * 3 * 2
 
 
+def test_adapters_save_the_gradients_of_what_they_leave_as_it_is():
+    """Of rank 2 on all seven matrices of a layer, which have 16 + 16, twice 16 + 8, 16 + 16 and three times
+    16 + 32 inputs and outputs."""
+    stage, lora = Cot(kind="cot", training=STEP).stages()[0], {"rank": 2, "alpha": 1}
+    found = course(stage, steps=1, lora=lora)
+    frozen, adapters = 2 * 4608 * 13, 2 * 13 * 2 * 2 * (32 + 2 * 24 + 32 + 3 * 48)
+    rest = forward(13, logits=8) - frozen
+    assert found.learning(SHAPE).flops == pytest.approx(4 * (2 * frozen + 3 * (rest + adapters)))
+    assert found.looking(SHAPE).flops == pytest.approx(2 * 10 * (frozen + rest + adapters))
+
+
+def test_validation_reads_a_teacher_once_too():
+    stage = stage_of(Cot(kind="cot", training=STEP, distil={}), 0)
+    assert course(stage, steps=1).looking(SHAPE, SHAPE).flops == pytest.approx(
+        2 * 10 * 2 * forward(13, logits=8)
+    )
+
+
 def test_a_teacher_reads_without_learning_and_in_its_own_shape():
     stage = stage_of(Cot(kind="cot", training=STEP, distil={}), 0)
     teacher = SHAPE.with_layers(SHAPE.layers * 2)
@@ -100,7 +118,11 @@ def test_where_a_teacher_is_not_known_the_training_is_not(make_workflow, tmp_pat
 def test_self_distillation_reads_two_sequences():
     stage = Codi(kind="codi", latents=2, training=STEP, drop_last_step=True).stages()[0]
     student, chain = forward(5 + 4 + 2, logits=2), forward(5 + 3 + 2, logits=5)
-    assert course(stage, steps=1).learning(SHAPE).flops == pytest.approx(4 * 3 * (student + chain))
+    # Two latents go through two matrices of 16 by 16 each.
+    projected = 2 * 2 * 2 * 16 * 16
+    assert course(stage, steps=1).learning(SHAPE).flops == pytest.approx(
+        4 * 3 * (student + chain + projected)
+    )
 
 
 def test_answers_at_once():

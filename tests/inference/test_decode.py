@@ -11,6 +11,7 @@ from decodings import DECODINGS, HIDDEN, LENGTHS, LIMIT, PAD
 
 from copra.inference import decode as module
 from copra.inference.decode import Answer, decode
+from copra.inference.run import read_prefix
 from copra.reasoning.layout import Decoding
 
 # As many iterations as latents, or more, are the sequential chain.
@@ -256,6 +257,17 @@ def test_a_shared_prefix_equals_prompts_with_it_written_out(any_model, prompts, 
     for batch_size in (3, len(prompts)):
         found = answers(any_model, prompts, decoding, batch_size, stop, parts=parts, prefix=prefix)
         assert found == plain_answers(texts, stop)
+
+
+def test_a_shared_prefix_may_be_known_already(any_model, prompts):
+    """Its cache is left as it is, so that it serves again."""
+    prefix, options = [11, 2, 35, 2, 40], {"stop": 0, "pad": PAD, "max_new_tokens": LIMIT, "batch_size": 2}
+    read = decode(any_model, prompts, None, prefix=prefix, **options)
+    with torch.inference_mode():
+        known = read_prefix(any_model, prefix)
+    for _ in range(2):
+        assert decode(any_model, prompts, None, prefix=prefix, known=known, **options) == read
+        assert known.get_seq_length() == len(prefix)
 
 
 def test_a_shared_prefix_is_read_once(any_model, prompts):

@@ -445,3 +445,13 @@ def test_unequal_layers_load_where_there_is_no_copra(tmp_path):
     subprocess.run([sys.executable, "-c", OUTSIDE, *CASES], cwd=tmp_path, check=True, env=environment)
     for case in CASES:
         assert torch.equal(torch.load(tmp_path / case / "logits.pt"), expected[case]), case
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_adapters_are_counted_as_they_are(case):
+    """A token costs 2 FLOPs for each weight of the adapters, q, k and v in one matrix or each in its own."""
+    model, rank = make(case), 3
+    counter = FlopCounter(shape_of(model.config.to_dict()))
+    with adapted(Thinker(model), Lora(rank=rank), (), Markers(37, 38, 39)):
+        weights = [weight for name, weight in model.named_parameters() if "lora_" in name]
+        assert counter.adapter * rank == 2 * sum(weight.numel() for weight in weights) > 0

@@ -37,7 +37,7 @@ WAYS = [
 
 
 def seen(thinker, stage, sample) -> Counter:
-    """Tokens that each reader reads, and positions at which the LM head is read."""
+    """Tokens or states that each reader reads, and positions at which the LM head is read."""
     found = Counter()
 
     def watch(module, reader):
@@ -47,11 +47,19 @@ def seen(thinker, stage, sample) -> Counter:
 
         module.register_forward_pre_hook(look, with_kwargs=True)
 
+    def watch_states(module, reader, states):
+        module.register_forward_pre_hook(lambda _, args: found.update({reader: states(args[0])}))
+
     watch(thinker.model.base_model, "model")
     if thinker.teacher is not None:
         watch(thinker.teacher.model.base_model, "teacher")
     if "emulator" in thinker.parts:
-        watch(thinker.parts["emulator"].body, "model")
+        watch(thinker.parts["emulator"].body, "emulator")
+        watch_states(thinker.parts["emulator"], "emulation", len)
+        watch_states(thinker.parts["mind_reader"], "mind_reader", lambda states: states.shape[1])
+    for reader, each in (("projection", thinker), ("teacher_projection", thinker.teacher)):
+        if each is not None and "projection" in each.parts:
+            watch_states(each.parts["projection"], reader, lambda states: states.shape[:-1].numel())
     if "step_decoder" in thinker.parts:
         watch(thinker.parts["step_decoder"].body, "step_decoder")
     for reader in filter(None, (thinker, thinker.teacher)):

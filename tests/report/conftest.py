@@ -9,9 +9,10 @@ TOKENS = ("prompt", "latent", "marker", "chain", "answer", "generated")
 
 @pytest.fixture
 def write_evaluation(tmp_path):
-    """Write an evaluation whose answers are `correct`, at `flops` an answer; returns its folder."""
+    """Write an evaluation whose answers are `correct`, at `flops` an answer, the first `cut_off` of them at
+    the length limit; returns its folder."""
 
-    def write(node, correct, flops=1000, ids=None, parameters=100, **changed):
+    def write(node, correct, flops=1000, ids=None, parameters=100, cut_off=0, **changed):
         n = len(correct)
         predictions = pandas.DataFrame(
             {
@@ -22,7 +23,8 @@ def write_evaluation(tmp_path):
                 "extracted": "1",
                 "correct": [bool(value) for value in correct],
                 **{f"n_{name}": [index % 3 for index in range(n)] for name in TOKENS},
-                "hit_length_limit": False,
+                "n_generated": [1 + index % 3 for index in range(n)],
+                "hit_length_limit": [index < cut_off for index in range(n)],
                 "depth": 5,
                 "flops": [flops - 1, flops + 1] * (n // 2) + [flops] * (n % 2),
                 **{f"flops_{name}": flops // 4 for name in PARTS},
@@ -37,7 +39,7 @@ def write_evaluation(tmp_path):
             | {name: float(predictions[f"flops_{name}"].mean()) for name in PARTS},
             "tokens": {name: float(predictions[f"n_{name}"].mean()) for name in TOKENS},
             "depth": 5.0,
-            "hit_length_limit": 0,
+            "hit_length_limit": cut_off,
             "precision": "float32",
             "parameters": parameters,
             "checkpoint_bytes": 4 * parameters,

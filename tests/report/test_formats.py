@@ -24,9 +24,13 @@ def frame():
             "high": [0.96812, 0.36],
             "deviation": [float("nan")] * 2,
             "difference": [float("nan"), -0.0119],
-            "difference_low": [float("nan"), -0.025],
-            "difference_high": [float("nan"), 0.001],
-            "p_value": [float("nan"), 0.00004],
+            "checkpoints_low": [float("nan"), -0.025],
+            "checkpoints_high": [float("nan"), 0.001],
+            "checkpoints_p": [float("nan"), 0.00004],
+            "recipe_low": [float("nan"), -0.0334],
+            "recipe_high": [float("nan"), 0.01],
+            "recipe_p": [float("nan"), 0.21],
+            "recipe_p_holm": [float("nan"), 0.42],
             "flops": [4.2e9, 1.234e9],
             "flops_ratio": [1.0, 0.2938],
             "parameters": [1235814400, 990000000],
@@ -45,8 +49,11 @@ def test_what_people_read(frame):
         "Method",
         "Order of steps",
         "Accuracy (%)",
-        "Difference (points)",
-        "p",
+        "Difference, these checkpoints (points)",
+        "p, these checkpoints",
+        "Difference, this recipe (points)",
+        "p, this recipe",
+        "Holm's p, this recipe",
         "FLOPs an answer (G)",
         "FLOPs ratio",
         "Parameters (G)",
@@ -55,8 +62,11 @@ def test_what_people_read(frame):
         "Pareto front",
     ]
     assert list(view["Accuracy (%)"]) == ["95.2 [93.1, 96.8]", "33.3 [30.0, 36.0]"]
-    assert list(view["Difference (points)"]) == ["-", "-1.2 [-2.5, +0.1]"]
-    assert list(view["p"]) == ["-", "<0.001"]
+    assert list(view["Difference, these checkpoints (points)"]) == ["-", "-1.2 [-2.5, +0.1]"]
+    assert list(view["p, these checkpoints"]) == ["-", "<0.001"]
+    assert list(view["Difference, this recipe (points)"]) == ["-", "-1.2 [-3.3, +1.0]"]
+    assert list(view["p, this recipe"]) == ["-", "0.210"]
+    assert list(view["Holm's p, this recipe"]) == ["-", "0.420"]
     assert list(view["FLOPs an answer (G)"]) == ["4.20", "1.23"]
     assert list(view["FLOPs ratio"]) == ["1.000", "0.294"]
     assert list(view["KV cache a token (kB)"]) == ["32.8", "16.4"]
@@ -158,7 +168,7 @@ def test_markdown_is_one_table(frame, tmp_path):
     write_formats(frame, tmp_path / "t.csv", tmp_path / "t.md", tmp_path / "t.tex")
     lines = (tmp_path / "t.md").read_text().splitlines()
     assert len(lines) == 4
-    assert {line.count("|") for line in lines} == {14}
+    assert {line.count("|") for line in lines} == {17}
     assert "95.2 [93.1, 96.8]" in lines[2]
 
 
@@ -170,7 +180,7 @@ def test_latex_is_escaped(frame, tmp_path):
     assert "$-$1.2 [$-$2.5, +0.1]" in text
     body = text.split("\n", 1)[1]
     assert not re.search(r"(?<!\\)[%_#]", body)
-    assert {line.count(" & ") for line in body.splitlines() if line.endswith(r"\\")} == {12}
+    assert {line.count(" & ") for line in body.splitlines() if line.endswith(r"\\")} == {15}
 
 
 # Steps and tokens as models write them, in a table of what latents would say.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from stages import same_parts, train_stage
 
-from copra.cost.flops import FlopCounter
+from copra.cost.flops import FlopCounter, of_training_work
 from copra.errors import CopraError
 from copra.files import MANIFEST
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
@@ -230,7 +230,12 @@ def test_adapters_end_in_a_plain_checkpoint(place):
     assert {file.name for file in (place / "adapted").iterdir()} == {
         file.name for file in (place / "tiny").iterdir()
     } | {"training.jsonl", "parts.safetensors"}
-    assert adapted.manifest["lineage"][-1]["training"]["lora"]["rank"] == 2
+    done = adapted.manifest["lineage"][-1]
+    assert done["training"]["lora"]["rank"] == 2
+    flops = of_training_work(parent.shape, done["record"]["work"], lora=2)
+    assert (
+        adapted.manifest["training_flops"] == flops < of_training_work(parent.shape, done["record"]["work"])
+    )
     # The same training again gives the same weights.
     again = train_stage(place, "tiny", "again", "codi", 0, lora=lora, select="accuracy")
     assert again.manifest["weights"] == adapted.manifest["weights"]

@@ -12,13 +12,30 @@ and 2 T' d V in the LM head for the T' positions whose logits are read. The embe
 nothing; norms, rotary embedding, softmax and activations (under 1%) are left out, and the causal half of
 the scores is not subtracted. `torch.utils.flop_counter.FlopCounterMode` counts the same on the meta
 device, which the tests hold to the last FLOP.
+
+Backward, a product of activations and weights costs as much again for the gradient of the one and as much for
+that of the other, and a product of activations twice as much: three times the forward pass in all. Weights
+that adapters leave as they are have no gradient, but what flows through them has: twice. So it is counted:
+
+    3 F                  what is trained, scores of attention, and the LM head (with adapters too: the rows of
+    the
+                         latent markers are trained, for which the whole gradient is computed)
+    2 F                  projections and FFN under adapters of rank r
+    6 T r (in + out)     the adapters of a matrix
+    F                    a frozen teacher
+
+Left out: the optimizer, padding, and what is computed again in the backward pass. Each position counts as
+scored against the whole of its row, though the passes before a latent see less of it. Networks of a method
+that read single states count three times as well, though a few of iCoT-KD's gradients are not needed.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from copra.models.shape import ModelShape
+from copra.models.families import family_of
+from copra.models.families.family import Layout
+from copra.models.shape import LayerShape, ModelShape
 from copra.reasoning.layout import Decoding
 
 Phase = Literal["prefill", "latent", "decode"]
@@ -108,7 +125,10 @@ class FlopCounter:
         self.ffn = sum(2 * shape.ffn_matrices * d * each.ffn for each in layers)
         self.head = 2 * d * shape.vocabulary
         self.projection = 4 * d * d
+        self.mind_reading = 16 * d * d * len(layers)
         self.emulation = sum(_emulation(d, below) for below in range(len(layers)))
+        layout = family_of(shape.family).layout
+        self.adapter = sum(2 * _ends(layout, d, each) for each in layers)
 
     def of_pass(self, one: Pass) -> dict[str, int]:
         """FLOPs of one pass, by part."""
@@ -137,17 +157,29 @@ class FlopCounter:
                 by[one.phase, part] += flops
             by[one.phase, "method"] += one.fed * self.projection if projected else 0
         if decoding is not None and decoding.emulated:
-            by["latent", "method"] += self.emulation
+            by["latent", "method"] += self.emulation + self.mind_reading
         return AnswerFlops(by, depth)
 
-    def of_training(self, tokens: int, context: int, supervised: int, *, learns: bool = True) -> int:
-        """FLOPs of training on `tokens` tokens: forward and twice that backward (or not, in a frozen model).
+    def of_training(
+        self,
+        tokens: float,
+        context: float,
+        supervised: float,
+        *,
+        learns: bool = True,
+        lora: int | None = None,
+    ) -> float:
+        """FLOPs of training on `tokens` tokens: forward, and backward where the model `learns`, all of it or
+        adapters of rank `lora`.
 
         `context` is the sum over samples of length squared (each position is scored against the whole
         of its own row), `supervised` the positions at which the LM head is read.
         """
-        forward = tokens * (self.projections + self.ffn) + context * self.scores + supervised * self.head
-        return 3 * forward if learns else forward
+        matrices = tokens * (self.projections + self.ffn)
+        rest = context * self.scores + supervised * self.head + tokens * self.adapter * (lora or 0)
+        if not learns:
+            return matrices + rest
+        return (3 if lora is None else 2) * matrices + 3 * rest
 
 
 def of_training_work(
@@ -155,18 +187,53 @@ def of_training_work(
     work: Mapping[str, Mapping[str, float]],
     step_decoder: int = 0,
     teacher: ModelShape | None = None,
+    lora: int | None = None,
+    *,
+    backward: bool = True,
 ) -> float:
-    """FLOPs of a training from what each reader of sequences read: its `tokens`, `context` and `supervised`
-    positions, see `FlopCounter.of_training`. A step decoder has so many layers of the model's kind."""
-    readers = {
-        "model": shape,
-        "teacher": teacher,
-        "step_decoder": shape.with_layers((shape.layers * step_decoder)[:step_decoder]),
-    }
+    """FLOPs of a training from what each reader read (`copra.reasoning.layout.Work`): its `tokens`, `context`
+    and `supervised` positions, see `FlopCounter.of_training`.
+
+    A step decoder has so many layers of the model's kind. Adapters have the rank `lora` (None: all of the
+    model learns); what a method adds to a model learns in full. Without `backward`, of the forward passes
+    alone, as in validation.
+    """
     return sum(
-        FlopCounter(readers[reader]).of_training(**counts, learns=reader != "teacher")
+        _of_reader(reader, counts, shape, step_decoder, teacher, lora, backward)
         for reader, counts in work.items()
     )
+
+
+def _of_reader(
+    reader: str,
+    counts: Mapping[str, float],
+    shape: ModelShape,
+    step_decoder: int,
+    teacher: ModelShape | None,
+    lora: int | None,
+    backward: bool,
+) -> float:
+    counter = FlopCounter(shape if teacher is None or not reader.startswith("teacher") else teacher)
+    times, number = 3 if backward else 1, counts["tokens"]
+    if reader == "model":
+        return counter.of_training(**counts, learns=backward, lora=lora)
+    if reader == "teacher":
+        return counter.of_training(**counts, learns=False)
+    if reader == "step_decoder":
+        decoder = shape.with_layers((shape.layers * step_decoder)[:step_decoder])
+        return FlopCounter(decoder).of_training(**counts, learns=backward)
+    if reader == "emulator":
+        # What its highest block makes of the question is used by nothing, so it has no backward pass.
+        highest = FlopCounter(shape.with_layers(shape.layers[-1:])).of_training(**counts, learns=False)
+        return counter.of_training(**counts, learns=backward) - (2 * highest if backward else 0)
+    if reader == "teacher_projection":
+        return number * counter.projection
+    networks = {
+        "projection": counter.projection,
+        "mind_reader": counter.mind_reading,
+        "emulation": counter.emulation,
+    }
+    return times * number * networks[reader]
 
 
 def of_typical_answer(shape: ModelShape, typical: Mapping[str, int]) -> AnswerFlops:
@@ -176,8 +243,17 @@ def of_typical_answer(shape: ModelShape, typical: Mapping[str, int]) -> AnswerFl
 
 
 def _emulation(d: int, below: int) -> int:
-    """What a thought emulator computes at one layer beside its blocks, with `below` layers under it: its
-    network (2d to 4d to d), LSTM cell, key, query and attention over those below, output (2d to d), and the
-    student's network (d to 4d to d)."""
+    """FLOPs that a thought emulator computes at one layer beside its blocks, with `below` layers under it:
+    its network (2d to 4d to d), LSTM cell, key, query and attention over those below, output (2d to d)."""
     attention = 2 * d * d + 4 * d * below if below else 0
-    return (24 + 16 + 2 + 4 + 16) * d * d + attention
+    return (24 + 16 + 2 + 4) * d * d + attention
+
+
+def _ends(layout: Layout, d: int, layer: LayerShape) -> int:
+    """The inputs and outputs of all matrices of a layer, counted together: each is one for adapters, though
+    q, k and v may be in it."""
+    heads = layer.query_heads * layer.head_dim
+    groups = layer.kv_heads * layer.head_dim
+    outputs = {"query": heads, "key": groups, "value": groups, "neuron": layer.ffn}
+    into = sum(d + sum(outputs[part] for part in each.makes) for each in layout.projections)
+    return into + heads + layer.ffn + 2 * d

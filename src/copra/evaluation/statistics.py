@@ -1,9 +1,24 @@
-"""The uncertainty of an accuracy, and of the difference between two accuracies on the same questions."""
+"""The uncertainty of an accuracy, and of the difference between two accuracies on the same questions.
+
+Two recipes that were trained with several seeds can be compared in two ways, and each has its own test:
+
+- *these checkpoints*: would the very models that were trained differ on other questions of this kind?
+  Questions are drawn, models are given. `checkpoints_test` and the interval of `paired_bootstrap`.
+- *this recipe*: would models differ that were trained anew? Trainings are drawn as well as questions.
+  `recipe_difference`: a t test and its interval. One training says nothing of others, so it needs two seeds.
+
+The first is the easier claim: two trainings of one recipe differ by points, and with enough questions every
+such difference is significant. A statement about a method needs the second.
+"""
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from copra.errors import CopraError
+
+if TYPE_CHECKING:
+    import numpy
 
 
 def wilson_interval(correct: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -53,6 +68,126 @@ def mcnemar_exact(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> float
     return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
 
 
+def sign_flip_exact(correct_a: Sequence[Sequence[bool]], correct_b: Sequence[Sequence[bool]]) -> float:
+    """Return the exact two-sided p-value of the sign-flip test that two groups of models are equally good.
+
+    Row s of `correct_a` [S_a, n] says which of the n questions seed s got right, and so `correct_b` [S_b, n].
+    A question's difference is that of the two shares of seeds that got it right. Under the hypothesis each
+    difference might as well have the other sign (Fisher 1935, section 21); the p-value is the part of all 2^n
+    choices of signs whose sum is at least as far from 0. With one seed each it is McNemar's exact test.
+
+    Raises:
+        CopraError: the two are not on the same number of questions.
+    """
+    import numpy
+
+    a, b = _groups(correct_a, correct_b)
+    # In units of one over the least common multiple of the numbers of seeds, differences are whole.
+    unit = math.lcm(len(a), len(b))
+    differences = a.sum(axis=0) * (unit // len(a)) - b.sum(axis=0) * (unit // len(b))
+    sizes = numpy.abs(differences[differences != 0]).astype(int)
+    # chances[k] is the probability that the differences with a positive sign have the sum k. They and the
+    # others have a fixed sum in all, so one end of this distribution tells both.
+    chances = numpy.ones(1)
+    for size in sizes:
+        longer = numpy.zeros(len(chances) + size)
+        longer[: len(chances)] = chances
+        longer[size:] += chances
+        chances = longer / 2
+    less = (sizes.sum() - abs(int(differences.sum()))) // 2
+    return min(1.0, 2 * float(chances[: less + 1].sum()))
+
+
+def checkpoints_test(correct_a: Sequence[Sequence[bool]], correct_b: Sequence[Sequence[bool]]) -> float:
+    """Return the p-value that these models, [S_a, n] and [S_b, n], are equally accurate on other questions.
+
+    McNemar's exact test for one seed each, and the sign-flip test, which is the same for several.
+
+    Raises:
+        CopraError: the two are not on the same number of questions.
+    """
+    a, b = _groups(correct_a, correct_b)
+    return mcnemar_exact(a[0], b[0]) if len(a) == len(b) == 1 else sign_flip_exact(a, b)
+
+
+def recipe_difference(
+    correct_a: Sequence[Sequence[bool]],
+    correct_b: Sequence[Sequence[bool]],
+    *,
+    paired: bool,
+    fixed_a: bool = False,
+    fixed_b: bool = False,
+    confidence: float = 0.95,
+) -> tuple[float, float, float]:
+    """Return (low, high, p) of accuracy(a) - accuracy(b) over other trainings and other questions.
+
+    Row s of `correct_a` [S_a, n] says which questions seed s got right. With `paired`, seed s of both has a
+    training in common, and differences by seed are what varies. A recipe that draws nothing (`fixed_a`,
+    `fixed_b`) has one row, which every other training would repeat. (nan, nan, nan) where a recipe that does
+    draw has a single row: then nothing is known of other trainings.
+
+    The variance of the difference is the sum of what trainings give, s^2 / S of the seeds' means (the paired
+    differences' or each recipe's), and of what questions give that recipes do not answer alike, which no
+    number of seeds averages out. It is taken as no smaller than what the questions alone would give. The test
+    is Student's t with Satterthwaite's degrees of freedom (Satterthwaite 1946): the paired t test or Welch's
+    where questions give nothing. This is the analysis of several readers who read the same cases (Obuchowski
+    and Rockette 1995; Hillis 2014, readers nested in tests). The interval leaves 0 out where p < 1 -
+    `confidence`.
+
+    Raises:
+        CopraError: the two are not on the same number of questions, or not on as many seeds where `paired`.
+    """
+    import numpy
+    from scipy.special import stdtr, stdtrit
+
+    a, b = _groups(correct_a, correct_b)
+    if paired and len(a) != len(b):
+        raise CopraError(
+            f"{len(a)} and {len(b)} seeds cannot be compared in pairs: train both with the same."
+        )
+    difference = float(a.mean() - b.mean())
+    if (len(a) == 1 and not fixed_a) or (len(b) == 1 and not fixed_b):
+        return math.nan, math.nan, math.nan
+    n = a.shape[1]
+    by_question = float(numpy.var(a.mean(axis=0) - b.mean(axis=0), ddof=1)) / n if n > 1 else 0.0
+    trainings = chance = spread = 0.0
+    for drawn in [a - b] if paired else [a, b]:
+        if len(drawn) == 1:
+            continue
+        part = float(drawn.mean(axis=1).var(ddof=1)) / len(drawn)
+        trainings += part
+        spread += part**2 / (len(drawn) - 1)
+        chance += _chance(drawn) / n
+    # Chance within a question is in the seeds' means already.
+    variance = max(trainings + max(by_question - chance, 0.0), by_question)
+    if not variance:
+        return difference, difference, float(difference == 0)
+    error, freedom = math.sqrt(variance), variance**2 / spread if spread else math.inf
+    reach = float(stdtrit(freedom, (1 + confidence) / 2)) * error
+    return difference - reach, difference + reach, 2 * float(stdtr(freedom, -abs(difference) / error))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted for their number by Holm's step-down method (Holm 1979).
+
+    All that stay below a level may be called significant at that level together, whatever depends on what.
+    NaN stands for no test and stays.
+    """
+    order = sorted((p, index) for index, p in enumerate(p_values) if p == p)
+    adjusted, highest = list(p_values), 0.0
+    for rank, (p, index) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _chance(correct: "numpy.ndarray") -> float:
+    """The variance between seeds at one question, beyond that of their means, over the number of seeds: how
+    much of the variance over questions of the mean over seeds [S, n] more seeds would take away."""
+    mean_variance = float(correct.var(axis=1, ddof=1).mean())
+    return (mean_variance - float(correct.mean(axis=0).var(ddof=1))) / (len(correct) - 1)
+
+
 def paired_bootstrap(
     correct_a: Sequence[float],
     correct_b: Sequence[float],
@@ -79,6 +214,15 @@ def paired_bootstrap(
     tail = (1 - confidence) / 2
     low, high = numpy.quantile(draws @ values / len(a), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _groups(correct_a, correct_b) -> "tuple[numpy.ndarray, numpy.ndarray]":
+    """Both as float arrays [S, n] on the same n questions."""
+    import numpy
+
+    a, b = (numpy.atleast_2d(numpy.asarray(correct, dtype=float)) for correct in (correct_a, correct_b))
+    _paired(a[0], b[0], float)
+    return a, b
 
 
 def _paired(correct_a, correct_b, kind: type):

@@ -1,6 +1,7 @@
 """What each job of an experiment computes and leaves on the disk, as far as it can be told (no torch)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from copra.cost.parameters import matrix_parameters
@@ -267,14 +268,15 @@ class Estimate:
         return (reading + asked) * points
 
     def _latency(self) -> Work:
-        """Answers one by one and in a batch, of their own length and of one that is the same for all."""
+        """Answers one by one and in a batch, of their own length and of one that is the same for all; worked
+        examples read anew with each question, and before all of them."""
         latency, total = self.experiment.latency, Work()
         for name in self.workflow.timed:
-            alone, batched = (
-                work.answering(self._asking(name), self.shape(name), number, size)
-                for number, size in ((latency.questions, 1), (latency.batch_size, latency.batch_size))
-            )
-            total += (alone + batched) * (2 * (1 + latency.repetitions))
+            asked = self._asking(name)
+            for way in dict.fromkeys((replace(asked, known=0), asked)):
+                for number, size in ((latency.questions, 1), (latency.batch_size, latency.batch_size)):
+                    once = work.answering(way, self.shape(name), number, size)
+                    total += once * (2 * (1 + latency.repetitions))
         return total
 
     def _node_of(self, job: Job) -> str:

@@ -17,8 +17,7 @@ ASKED = 20
 """So many questions are gone through to their last token; their lengths stand for all."""
 
 Sums = dict[str, dict[str, float]]
-"""For each reader of sequences its tokens, squared lengths (context) and supervised positions, as in a
-manifest."""
+"""For each reader its tokens, context and supervised positions, as in a manifest."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,8 @@ class Work:
 class Course:
     """What a training stage reads, whatever the model's shape: optimizer steps of `parts` batches each, and
     `looks` at the validation split of `batches` each. Each batch takes `depth` passes of the model that wait
-    for one another. A step decoder has `decoder` layers."""
+    for one another. A step decoder has `decoder` layers, adapters the rank `lora` (None: all weights
+    learn)."""
 
     steps: int
     parts: int
@@ -53,15 +53,16 @@ class Course:
     looked: Sums
     depth: int
     decoder: int
+    lora: int | None = None
 
     def learning(self, shape: ModelShape, teacher: ModelShape | None = None) -> Work:
         """What manifests count as training."""
-        flops = of_training_work(shape, self.learned, self.decoder, teacher)
+        flops = of_training_work(shape, self.learned, self.decoder, teacher, self.lora)
         return Work(flops, 3 * self.steps * self.parts * self.depth * len(shape.layers))
 
     def looking(self, shape: ModelShape, teacher: ModelShape | None = None) -> Work:
-        """The validations. Backward takes twice a forward pass, and here is none."""
-        flops = of_training_work(shape, self.looked, self.decoder, teacher) / 3
+        """The validations, which have no backward pass."""
+        flops = of_training_work(shape, self.looked, self.decoder, teacher, self.lora, backward=False)
         return Work(flops, self.batches * self.depth * len(shape.layers)) * self.looks
 
 
@@ -99,6 +100,7 @@ def course(
         looked=_times(valid, _sums(stage, rows["valid"], None)),
         depth=_depth(stage),
         decoder=stage.parts().get("step_decoder", {}).get("layers", 0),
+        lora=settings.lora_rank,
     )
 
 
@@ -167,7 +169,7 @@ def _sums(stage: Stage, rows: Sequence[TokenRow], steps: int | None) -> Sums:
         for work in stage.work(now.lay_out(row, MARKERS, draw)):
             entry = sums.setdefault(work.reader, dict.fromkeys(("tokens", "context", "supervised"), 0.0))
             entry["tokens"] += work.tokens / len(rows)
-            entry["context"] += work.tokens**2 / len(rows)
+            entry["context"] += work.context / len(rows)
             entry["supervised"] += work.supervised / len(rows)
     return sums
 

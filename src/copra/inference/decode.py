@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from copra import processes
 from copra.inference.compiled import Compiled
@@ -49,6 +49,7 @@ def decode(
     force_length: bool = False,
     parts: nn.ModuleDict | None = None,
     prefix: Sequence[int] = (),
+    known: Cache | None = None,
     ends: Ends | None = None,
     keep: Keep | None = None,
     compiled: Compiled | None = None,
@@ -57,9 +58,9 @@ def decode(
 
     Prompts of similar length share a batch. `force_length` generates `max_new_tokens` for every prompt
     whatever comes, for timing. `parts` are the modules that the decoding names. `prefix` stands before every
-    prompt and is read once. `ends` finds the end of a text that has no end token. With `keep` a batch is
-    answered once. `compiled` is the model in the form of `copra.inference.compiled`, for batches of at least
-    this size and prompts of this length.
+    prompt and is read once, unless `known` is what `read_prefix` made of it. `ends` finds the end of a text
+    that has no end token. With `keep` a batch is answered once. `compiled` is the model in the form of
+    `copra.inference.compiled`, for batches of at least this size and prompts of this length.
 
     Several processes (`copra.processes`) share out the batches, which stay as they are: each must call this,
     and each gets all answers.
@@ -70,7 +71,7 @@ def decode(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     depends = [decoding and decoding.to_json(), list(prefix), stop, max_new_tokens, force_length]
-    shared = cache(lambda: read_prefix(model, prefix) if prefix else None)
+    shared = cache(lambda: (read_prefix(model, prefix) if known is None else known) if prefix else None)
     answers: dict[int, Answer] = {}
     for batch in processes.share(batches):
         asked = [prompts[i] for i in batch]

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from copra.reasoning.thinker import Thinker
 
 
+TEACHER_READERS = {"model": "teacher", "projection": "teacher_projection"}
+"""What of the teacher reads as the student's reader does."""
+
+
 class DistilledStage(Stage):
     """What a teacher changes in a stage. It stands before the stage's own class, see `_distilled`.
 
@@ -49,7 +53,7 @@ class DistilledStage(Stage):
     def work(self, sample: Sample) -> Iterator[Work]:
         read = list(Stage.work(self, sample))
         yield from read if self.alone else super().work(sample)
-        yield from (replace(work, reader="teacher") for work in read)
+        yield from (replace(work, reader=TEACHER_READERS[work.reader]) for work in read)
 
     def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
         return Stage.loss(self, thinker, batch) if self.alone else super().loss(thinker, batch)

@@ -62,13 +62,14 @@ class KdStage(Stage):
         return super().counts(samples) | {"emulation": len(samples)}
 
     def work(self, sample: Sample) -> Iterator[Work]:
-        """The student's and the emulator's sequences count as the model's, whose size both have."""
         if self.training != EMULATING:
             yield from super().work(sample)
+            yield Work("mind_reader", 1)
         if self.training != READING:
-            yield Work("model", sample.read[0] + 1, 0)
+            yield Work("emulator", sample.read[0] + 1)
+            yield Work("emulation", 1)
         if sample.teacher is not None:
-            yield Work("teacher", len(sample.teacher.tokens), 0)
+            yield Work("teacher", len(sample.teacher.tokens))
 
     def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
         """Equations of section 3.1 to 3.3: cross-entropy of the answer, or the emulator's squared error."""

@@ -63,14 +63,28 @@ class Sample:
 
 @dataclass(frozen=True)
 class Work:
-    """A sequence that training computes: what reads it, its tokens, and at how many the LM head is read.
+    """What training computes for a sample: the reader, the tokens that it reads, and at how many of them the
+    LM head is read.
 
-    `reader` is "model", forward and backward; "teacher", a frozen model, forward only; or "step_decoder".
+    Sequences are read by "model", by "teacher", a frozen model, by "step_decoder" and by "emulator"; each
+    token attends to the whole sequence and to `past` tokens in the cache before it. Single states are read by
+    the networks of `STATE_READERS`. `copra.cost.flops.of_training_work` says what each costs.
     """
 
-    reader: Literal["model", "teacher", "step_decoder"]
+    reader: str
     tokens: int
-    supervised: int
+    supervised: int = 0
+    past: int = 0
+
+    @property
+    def context(self) -> int:
+        """Pairs of a token and one that it is scored against."""
+        return 0 if self.reader in STATE_READERS else self.tokens * (self.past + self.tokens)
+
+
+STATE_READERS = ("projection", "teacher_projection", "mind_reader", "emulation")
+"""Networks that make something of one hidden state: a latent's input, by the model's projection or its
+teacher's; what a student's blocks read, and what an emulator predicts, for each block and sample."""
 
 
 Thought = Literal["hidden", "embedding"]

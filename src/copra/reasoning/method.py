@@ -163,13 +163,16 @@ class Stage(Settings):
         return {"cross_entropy": sum(label != IGNORED for sample in samples for label in sample.labels)}
 
     def work(self, sample: Sample) -> Iterator[Work]:
-        """The sequences that a sample's loss computes, for the FLOPs of the training.
+        """What a sample's loss computes, for the FLOPs of the training.
 
-        Every Jacobi iteration reads the latents once more; what they attend to before them is not counted.
+        Every Jacobi iteration reads the latents once more. Latents that are projected are so each time that
+        they are fed.
         """
         yield Work("model", len(sample.tokens), sum(label != IGNORED for label in sample.labels))
         if sample.n_latents:
-            yield from [Work("model", sample.n_latents, 0)] * self.jacobi
+            yield from [Work("model", sample.n_latents, past=sample.first_latent)] * self.jacobi
+            if self.thought == "hidden" and self.latent_input == "projected":
+                yield Work("projection", sample.n_latents * max(self.jacobi, 1))
 
     def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
         """The terms of the loss on a batch, each as a sum and a count."""

@@ -138,6 +138,8 @@ class ExplainedStage(Stage):
         yield from super().work(sample)
         if self.explaining is not None:
             yield from self.explaining.work(sample)
+            if self.latent_input == "projected" and sample.explained:
+                yield Work("projection", sample.latents_a_text * len(sample.explained))
 
     def answer_terms(self, thinker: "Thinker", batch: "Batch", hidden: "Tensor") -> "Terms":
         terms = super().answer_terms(thinker, batch, hidden)

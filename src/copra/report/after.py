@@ -78,7 +78,7 @@ def after_fine_tuning(table: "pandas.DataFrame") -> "Figure":
         for line in shown:
             _draw(axes, line.rows.sort_values(column), column, colours[line.label], looks[line.changed])
         _dress(axes, column)
-    figure.supylabel("accuracy (%), 95% interval", fontsize=9)
+    figure.supylabel("accuracy (%), 95% interval over questions", fontsize=9)
     drawn = [line for line in lines if any(line in shown for shown in panels.values())]
     _legend(figure, drawn, colours, looks)
     return figure

@@ -51,6 +51,15 @@ class Evaluation:
         """The mean of a column of the predictions, an answer."""
         return float(self.predictions[column].mean())
 
+    @property
+    def flops_per_token(self) -> float:
+        """FLOPs of the passes that read a generated token and predict the next, per such pass: they depend on
+        the model, and hardly on the prompt and on how long the model goes on. NaN where answers have one
+        token.
+        """
+        passes = int((self.predictions["n_generated"] - 1).sum())
+        return float(self.predictions["flops_decode"].sum()) / passes if passes > 0 else math.nan
+
 
 def read_evaluation(folder: Path) -> Evaluation:
     """Read `metrics.json` and `predictions.parquet` of one node.

@@ -162,7 +162,7 @@ def curriculum(points: Sequence[Mapping[str, Any]]) -> "Figure":
             transform=axes.transData + apart,
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="stage", ylabel="accuracy (%), 95% interval")
+    axes.set(xlabel="stage", ylabel="accuracy (%), 95% interval over questions")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 

@@ -29,6 +29,8 @@ LATEX = str.maketrans(
         **{character: "\\" + character for character in "&%$#_{}"},
     }
 )
+ONE_SEED = "one seed"
+"""What people read where a difference between recipes cannot be told from one between trainings."""
 SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -58,11 +60,16 @@ def for_people(frame: "pandas.DataFrame") -> "pandas.DataFrame":
 
     view = {}
     for column, (heading, write) in COLUMNS.items():
-        if column not in frame or frame[column].isna().all() or _is_idle(frame, column):
+        if column not in frame or _is_empty(frame, column) or _is_idle(frame, column):
             continue
         cells, unit = write(frame, column)
         view[f"{heading} ({unit})" if unit else heading] = cells
     return pandas.DataFrame(view, dtype=str)
+
+
+def _is_empty(frame: "pandas.DataFrame", column: str) -> bool:
+    unanswered = column == "recipe_low" and _unanswered(frame).any()
+    return bool(frame[column].isna().all()) and not unanswered
 
 
 def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
@@ -71,6 +78,14 @@ def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
     if column == "checkpoint_bytes":  # without quantised weights the parameters say the same
         widths = bytes_a_parameter(frame)
         return widths.min() >= SMALLER * widths.max()
+    if column.startswith("cached_prompt_"):  # without worked examples the others say the same
+        return frame[column].equals(frame[column.replace("cached_prompt_", "", 1)])
+    if column.endswith("length_limit"):
+        return not frame[column].any()
+    if column == "primary":
+        return not frame[column].any()
+    if column.endswith("_p_holm"):  # nothing to correct for
+        return frame[column].equals(frame[column.removesuffix("_holm")])
     if column == "budget_missed":
         return frame[column].abs().max() <= MISS
     return column in ("seed", "precision", *NAMES) and frame[column].nunique() == 1
@@ -107,12 +122,25 @@ def _accuracy(frame, column) -> tuple[list[str], str]:
     ], "%"
 
 
-def _difference(frame, column) -> tuple[list[str], str]:
-    rows = frame[[column, f"{column}_low", f"{column}_high"]].itertuples(index=False)
-    return [
-        _or_dash(v, lambda v, a=low, b=high: f"{100 * v:+.1f} [{100 * a:+.1f}, {100 * b:+.1f}]")
-        for v, low, high in rows
-    ], "points"
+def _difference(question: str) -> Callable:
+    """The difference with the interval that answers a question of `copra.report.comparisons`."""
+
+    def write(frame, column) -> tuple[list[str], str]:
+        rows = frame[["difference", column, f"{question}_high"]].itertuples(index=False)
+        cells = [
+            _or_dash(low, lambda _, v=v, a=low, b=high: f"{100 * v:+.1f} [{100 * a:+.1f}, {100 * b:+.1f}]")
+            for v, low, high in rows
+        ]
+        if question == "recipe":
+            cells = [ONE_SEED if no else cell for no, cell in zip(_unanswered(frame), cells, strict=True)]
+        return cells, "points"
+
+    return write
+
+
+def _unanswered(frame: "pandas.DataFrame") -> "pandas.Series":
+    """Rows of whole recipes whose difference may be that of two trainings: there was one of each."""
+    return (frame["seed"] == "all") & frame["difference"].notna() & frame["recipe_low"].isna()
 
 
 def _p_value(frame, column) -> tuple[list[str], str]:
@@ -196,16 +224,26 @@ COLUMNS: dict[str, tuple[str, Callable]] = {
     "parent_accuracy": ("Unpruned", _percent),
     "accuracy": ("Accuracy", _accuracy),
     "deviation": ("s.d. over seeds", _points),
-    "difference": ("Difference", _difference),
-    "p_value": ("p", _p_value),
+    "primary": ("Primary", _flag),
+    "checkpoints_low": ("Difference, these checkpoints", _difference("checkpoints")),
+    "checkpoints_p": ("p, these checkpoints", _p_value),
+    "checkpoints_p_holm": ("Holm's p, these checkpoints", _p_value),
+    "recipe_low": ("Difference, this recipe", _difference("recipe")),
+    "recipe_p": ("p, this recipe", _p_value),
+    "recipe_p_holm": ("Holm's p, this recipe", _p_value),
     "loss": ("Loss", _three_decimals),
     **{kind: (name[:1].upper() + name[1:], _whole) for kind, name in NAMES.items()},
     "budget_missed": ("Removed against the budget", _signed_percent),
     "flops": ("FLOPs an answer", _scaled()),
+    "cached_prompt_flops": ("FLOPs an answer, prompt cached", _scaled()),
     "flops_ratio": ("FLOPs ratio", _three_decimals),
+    "flops_per_token": ("FLOPs a generated token", _scaled()),
+    "flops_per_token_ratio": ("FLOPs a token ratio", _three_decimals),
     "attention_flops": ("Attention FLOPs", _scaled()),
     "attention_flops_ratio": ("Attention FLOPs ratio", _three_decimals),
     "generated_tokens": ("Tokens", _count),
+    "parent_length_limit": ("Unpruned, cut off", _percent),
+    "length_limit": ("Cut off at the limit", _percent),
     "latents": ("Latents", _count),
     "depth": ("Depth", _count),
     "parameters": ("Parameters", _scaled()),
@@ -217,6 +255,8 @@ COLUMNS: dict[str, tuple[str, Callable]] = {
     "training_flops": ("Training FLOPs", _scaled()),
     "seconds_batch_1": ("Latency, batch 1", _seconds),
     "seconds_batched": ("Latency, batched", _seconds),
+    "cached_prompt_seconds_batch_1": ("Latency, batch 1, prompt cached", _seconds),
+    "cached_prompt_seconds_batched": ("Latency, batched, prompt cached", _seconds),
     "device": ("Device", _text),
     "precision": ("Precision", _text),
     "trained": ("As trained", _flag),

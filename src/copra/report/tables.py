@@ -1,27 +1,31 @@
 """The tables of a run: accuracy against FLOPs, and accuracy right after surgery.
 
-Several seeds of one recipe answer the same questions, so their answers are not independent:
-pooling them into one sample would make every interval too narrow. In a row over all seeds
+In a recipe's row over all seeds
 
-- the accuracy is the mean over seeds, and its interval is Wilson's for that mean and the number of
-  questions of one seed. Averaging over seeds never adds variance, so this interval errs on the wide side;
+- the accuracy is the mean over seeds, and its interval is Wilson's for that mean and the number of questions
+    of one seed: an interval over questions, for these checkpoints. Several seeds answer the same questions,
+    so pooling them into one sample would make it too narrow; averaging over seeds never adds variance, so it
+    errs on
+  the wide side;
 - the spread over seeds is a column of its own, the standard deviation (with n - 1);
-- the difference from the reference is that of the two means, and its bootstrap draws questions, each with
-  its share of seeds that got it right: an interval over questions, for these seeds;
-- the p-value is the median over the seeds' McNemar tests, seed i against the reference's seed i.
+- the difference from the reference is that of the two means, with an interval and a p-value for each of the
+    two questions of `copra.report.comparisons`: these checkpoints, and this recipe. With one seed there is no
+    answer
+  to the second, which is NaN in data and "one seed" for people.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from copra.errors import CopraError
-from copra.evaluation.statistics import mcnemar_exact, paired_bootstrap, wilson_interval
+from copra.evaluation.statistics import wilson_interval
 from copra.files import read_parquet
 from copra.pruning.cut import NAMES
-from copra.report.evaluations import Evaluation, check_same_questions, read_evaluation
+from copra.report.comparisons import ALL, compare, correct_by_seed, seed_of, with_holm, without_seed
+from copra.report.evaluations import Evaluation, read_evaluation
 from copra.report.formats import write_formats
 
 if TYPE_CHECKING:
@@ -30,7 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["accuracy_vs_flops", "before_fine_tuning", "pareto_front", "write_formats"]
 
-ALL = "all"
+PROMPTS = {"": "whole", "cached_prompt_": "cached"}
+"""Beginnings of columns, and what latency.parquet calls the way in which they were measured."""
+RATIOS = ("flops", "flops_per_token", "attention_flops")
+"""What the table before fine-tuning also has as a part of the parent's."""
 
 
 def accuracy_vs_flops(
@@ -38,11 +45,13 @@ def accuracy_vs_flops(
 ) -> "pandas.DataFrame":
     """One row a recipe (seed "all"), and one a seed below it where there are several.
 
-    `evaluations` maps each node to the folder of its evaluation, `latency` is latency.parquet, and
-    `settings` names the reference recipe and lists the recipes, each with its nodes, one a seed.
-    Accuracies and differences are shares (0 to 1), FLOPs are means an answer, seconds are medians an
-    answer at natural length; seconds_batched is at the largest batch measured. What there is nothing
-    to compare or measure for is NaN. `pareto` compares recipes; a seed's row repeats its recipe's.
+    `evaluations` maps each node to the folder of its evaluation, `latency` is latency.parquet, and `settings`
+    names the reference recipe, the primary one where there is one, and lists the recipes, each with its
+    nodes, one a seed. Accuracies and differences are shares (0 to 1), FLOPs are means an answer, seconds are
+    medians an answer at natural length; seconds_batched is at the largest batch measured. `cached_prompt_*`
+    are with what all prompts begin with read before; the others read it anew for each answer, so each time
+    has FLOPs of its kind. What there is nothing to compare or measure for is NaN. `pareto` compares recipes;
+    a seed's row repeats its recipe's.
 
     Raises:
         CopraError: an evaluation is missing, was changed by hand, or holds other questions than the
@@ -51,26 +60,28 @@ def accuracy_vs_flops(
     import pandas
 
     nodes = {recipe["recipe"]: list(dict.fromkeys(recipe["nodes"])) for recipe in settings["recipes"]}
-    name = settings.get("reference")
+    name, primary = settings.get("reference"), settings.get("primary")
     if name is not None and name not in nodes:
         raise CopraError(f"reference: {name!r} is no recipe of this run. Recipes: {', '.join(nodes)}.")
     loaded = {node: _evaluation(evaluations, node) for nodes_ in nodes.values() for node in nodes_}
-    reference = [loaded[node] for node in nodes.get(name, [])]
     times = read_parquet(latency) if latency is not None else None
 
     rows = []
     for recipe in settings["recipes"]:
-        same = recipe["recipe"] == name
         described = {key: recipe[key] for key in ("recipe", "base", "pruning", "method", "order")}
-        for seed, chosen, against in _groups(nodes[recipe["recipe"]], reference):
+        flags = {"reference": recipe["recipe"] == name, "primary": recipe["recipe"] == primary}
+        for seed, chosen, others in _groups(nodes[recipe["recipe"]], nodes.get(name, [])):
             members = [loaded[node] for node in chosen]
+            against = [loaded[node] for node in others]
+            compared = ((), ()) if flags["reference"] else (others, against)
             rows.append(
-                {**described, "seed": seed, "reference": same}
-                | _accuracy(members, [] if same else against)
+                {**described, "seed": seed, **flags}
+                | _accuracy(members)
+                | compare(chosen, members, *compared, anew=seed == ALL)
                 | _cost(members, against)
                 | _seconds(times, chosen)
             )
-    table = pandas.DataFrame(rows)
+    table = with_holm(pandas.DataFrame(rows), primary)
     for column in (*NAMES, "parameters", "kv_cache_bytes_per_token", "checkpoint_bytes"):
         table[column] = table[column].round().astype("int64")
     recipes = table[table["seed"] == ALL]
@@ -79,10 +90,16 @@ def accuracy_vs_flops(
 
 
 def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, Any]) -> "pandas.DataFrame":
-    """Each pruned node right after surgery, before any healing, against its unpruned parent.
+    """Each pruned recipe right after surgery, before any healing, against its unpruned parent.
 
-    `settings["rows"]` lists recipe, pruning, parent_node and node. Units as in `accuracy_vs_flops`;
-    differences and ratios are to the parent. `budget_missed` is that of the plan.
+    One row a recipe (seed "all"), and one a seed below it where there are several. `settings["rows"]` lists
+    recipe, pruning, parent_node and node, a line a seed; a row over several seeds names node and parent
+    without them. Units as in `accuracy_vs_flops`; differences and ratios are to the parent. `budget_missed`
+    is that of the plan.
+
+    A pruned model may ramble to the length limit, so FLOPs of an answer tell of more than the surgery:
+    `flops_per_token` are those of the passes that write one token, and `length_limit` is the share of answers
+    that were cut off.
 
     Raises:
         CopraError: an evaluation is missing, was changed by hand, or holds other questions than its
@@ -90,29 +107,35 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
     """
     import pandas
 
-    rows = []
+    pairs: dict[tuple[str, str], dict[str, str]] = {}
     for row in settings["rows"]:
-        pruned, parent = (_evaluation(evaluations, row[key]) for key in ("node", "parent_node"))
-        accuracy = _accuracy([pruned], [parent])
-        del accuracy["deviation"]
-        rows.append(
-            {key: row[key] for key in ("recipe", "pruning", "parent_node", "node")}
-            | {"seed": _seed(row["node"])}
-            | {"parent_accuracy": parent.mean("correct")}
-            | accuracy
-            | {kind: pruned.metrics["units"][kind] for kind in NAMES}
-            | {"budget_missed": pruned.metrics.get("budget_missed", math.nan)}
-            | {"precision": pruned.metrics["precision"]}
-            | {"flops": pruned.mean("flops"), "flops_ratio": pruned.mean("flops") / parent.mean("flops")}
-            | {"attention_flops": pruned.mean("flops_attention")}
-            | {"attention_flops_ratio": pruned.mean("flops_attention") / parent.mean("flops_attention")}
-            | {"parameters": pruned.metrics["parameters"]}
-            | {
-                f"{name}_ratio": pruned.metrics[name] / parent.metrics[name]
-                for name in ("parameters", "kv_cache_bytes_per_token")
-            }
-        )
-    return pandas.DataFrame(rows)
+        pairs.setdefault((row["recipe"], row["pruning"]), {})[row["node"]] = row["parent_node"]
+    loaded = {node: _evaluation(evaluations, node) for row in settings["rows"] for node in _both(row)}
+    rows = []
+    for (recipe, pruning), parents in pairs.items():
+        for seed, chosen, others in _groups(list(parents), list(dict.fromkeys(parents.values()))):
+            members, before = ([loaded[node] for node in nodes] for nodes in (chosen, others))
+            cost, whole = _cost(members, before), _cost(before, before)
+            one = len(chosen) == 1
+            rows.append(
+                {"recipe": recipe, "pruning": pruning}
+                | {"parent_node": others[0] if one else without_seed(others[0])}
+                | {"node": chosen[0] if one else recipe, "seed": seed}
+                | {"parent_accuracy": float(correct_by_seed(before).mean())}
+                | _accuracy(members)
+                | compare(chosen, members, others, before, anew=seed == ALL)
+                | {kind: cost[kind] for kind in NAMES}
+                | {"budget_missed": _mean([each.metrics.get("budget_missed") for each in members])}
+                | {"precision": cost["precision"]}
+                | {name: value for key in RATIOS for name, value in _with_ratio(key, cost, whole).items()}
+                | {"parent_length_limit": whole["length_limit"], "length_limit": cost["length_limit"]}
+                | {"parameters": cost["parameters"]}
+                | {
+                    f"{key}_ratio": cost[key] / whole[key]
+                    for key in ("parameters", "kv_cache_bytes_per_token")
+                }
+            )
+    return with_holm(pandas.DataFrame(rows))
 
 
 def pareto_front(accuracy: Sequence[float], flops: Sequence[float]) -> "numpy.ndarray":
@@ -131,82 +154,63 @@ def _evaluation(evaluations: Mapping[str, Path], node: str) -> Evaluation:
     return read_evaluation(evaluations[node])
 
 
-def _groups(nodes: list[str], reference: list[Evaluation]):
-    """(seed, nodes, the reference's evaluations) of each row of one recipe."""
+def _both(row: Mapping[str, str]) -> tuple[str, str]:
+    return row["node"], row["parent_node"]
+
+
+def _groups(nodes: list[str], reference: list[str]):
+    """(seed, nodes, the reference's nodes) of each row of one recipe."""
     yield ALL, nodes, reference
     if len(nodes) > 1:
         for position, node in enumerate(nodes):
             partner = _partner(reference, position)
-            yield _seed(node) or str(position), [node], [partner] if partner else []
+            yield seed_of(node) or str(position), [node], [partner] if partner else []
 
 
-def _seed(node: str) -> str:
-    """The seed in a node's name, "llama@0+cot"; empty where it has none."""
-    found = re.search(r"@([^+]+)", node)
-    return found[1] if found else ""
-
-
-def _partner(reference: list[Evaluation], position: int) -> Evaluation | None:
-    """The reference's run that seed number `position` is compared with: its own, or the only one."""
+def _partner(reference: list[str], position: int) -> str | None:
+    """The reference's node that seed number `position` is compared with: its own, or the only one."""
     if len(reference) == 1:
         return reference[0]
     return reference[position] if position < len(reference) else None
 
 
-def _accuracy(members: list[Evaluation], reference: list[Evaluation]) -> dict[str, float]:
-    """Accuracy over one or several seeds, and its difference from the reference (see the module)."""
+def _accuracy(members: list[Evaluation]) -> dict[str, float]:
+    """Accuracy over one or several seeds (see the module)."""
     import numpy
 
-    for other in (*members[1:], *reference):
-        check_same_questions(members[0], other)
-    share = numpy.mean([member.correct for member in members], axis=0)
-    low, high = wilson_interval(float(share.sum()), len(share))
-    accuracies = [member.mean("correct") for member in members]
-    values = {
-        "n": len(share),
-        "accuracy": float(share.mean()),
+    correct = correct_by_seed(members)
+    seeds, n = correct.shape
+    low, high = wilson_interval(float(correct.mean(axis=0).sum()), n)
+    return {
+        "n": n,
+        "accuracy": float(correct.mean()),
         "low": low,
         "high": high,
-        "deviation": float(numpy.std(accuracies, ddof=1)) if len(members) > 1 else float("nan"),
+        "deviation": float(numpy.std(correct.mean(axis=1), ddof=1)) if seeds > 1 else float("nan"),
     }
-    compared = dict.fromkeys(("difference", "difference_low", "difference_high", "p_value"), float("nan"))
-    if reference:
-        base = numpy.mean([other.correct for other in reference], axis=0)
-        pairs = [(member, _partner(reference, index)) for index, member in enumerate(members)]
-        p_values = [mcnemar_exact(member.correct, other.correct) for member, other in pairs if other]
-        interval = paired_bootstrap(share, base)
-        compared = {
-            "difference": float(share.mean() - base.mean()),
-            "difference_low": interval[0],
-            "difference_high": interval[1],
-            "p_value": float(numpy.median(p_values)),
-        }
-    return values | compared
 
 
-def _cost(members: list[Evaluation], reference: list[Evaluation]) -> dict[str, float]:
+def _cost(members: list[Evaluation], reference: list[Evaluation]) -> dict[str, Any]:
     """FLOPs, tokens and sizes: means over the questions, then over the seeds."""
-    import numpy
-
-    def mean(column: str, over: list[Evaluation] = members) -> float:
-        return float(numpy.mean([one.mean(column) for one in over])) if over else float("nan")
+    mean = partial(_mean_of, members)
 
     def once(key: str) -> float:
-        return float(numpy.mean([one.metrics[key] for one in members]))
+        return _mean([one.metrics[key] for one in members])
 
-    units = [one.metrics["units"] for one in members]
     return {
         "precision": ", ".join(sorted({one.metrics["precision"] for one in members})),
-        **{kind: float(numpy.mean([each[kind] for each in units])) for kind in NAMES},
+        **{kind: _mean([one.metrics["units"][kind] for one in members]) for kind in NAMES},
         "flops": mean("flops"),
-        "flops_ratio": mean("flops") / mean("flops", reference),
+        "flops_ratio": mean("flops") / _mean_of(reference, "flops"),
         "attention_flops": mean("flops_attention"),
         "ffn_flops": mean("flops_ffn"),
         "head_flops": mean("flops_head"),
         "method_flops": mean("flops_method"),
         "cached_prompt_flops": mean("flops_cached_prompt"),
         "latent_flops": mean("flops_latent"),
+        "flops_per_token": _mean([one.flops_per_token for one in members]),
         "generated_tokens": mean("n_generated"),
+        "length_limit": mean("hit_length_limit"),
         "latents": mean("n_latent"),
         "depth": mean("depth"),
         "parameters": once("parameters"),
@@ -216,16 +220,32 @@ def _cost(members: list[Evaluation], reference: list[Evaluation]) -> dict[str, f
     }
 
 
+def _with_ratio(key: str, cost: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, float]:
+    return {key: cost[key], f"{key}_ratio": cost[key] / whole[key]}
+
+
+def _mean_of(evaluations: list[Evaluation], column: str) -> float:
+    return _mean([one.mean(column) for one in evaluations])
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """The mean, and NaN of nothing or where there is no value."""
+    numbers = [math.nan if value is None else float(value) for value in values]
+    return math.fsum(numbers) / len(numbers) if numbers else math.nan
+
+
 def _seconds(times: "pandas.DataFrame | None", nodes: list[str]) -> dict[str, Any]:
-    """Latency at batch 1 and at the largest batch, natural length, with the device that it holds for."""
-    values = {"seconds_batch_1": float("nan"), "seconds_batched": float("nan"), "device": None}
+    """Latency at batch 1 and at the largest batch, natural length, with the device that it holds for; the
+    prompt read anew for each answer, and what all prompts begin with read before (the same where that is
+    nothing)."""
+    values = {f"{kind}seconds_{batch}": math.nan for kind in PROMPTS for batch in ("batch_1", "batched")}
     if times is None:
-        return values
+        return {**values, "device": None}
     rows = times[times["node"].isin(nodes) & (times["length"] == "natural")]
-    single, batched = rows[rows["batch"] == 1], rows[rows["batch"] > 1]
-    batched = batched[batched["batch"] == batched["batch"].max()]
-    return {
-        "seconds_batch_1": float(single["seconds_per_answer"].mean()),
-        "seconds_batched": float(batched["seconds_per_answer"].mean()),
-        "device": ", ".join(sorted(set(rows["device"]))) or None,
-    }
+    for kind, prompt in PROMPTS.items():
+        asked = rows[rows["prompt"] == prompt] if prompt in set(rows["prompt"]) else rows
+        single, batched = asked[asked["batch"] == 1], asked[asked["batch"] > 1]
+        batched = batched[batched["batch"] == batched["batch"].max()]
+        values[f"{kind}seconds_batch_1"] = float(single["seconds_per_answer"].mean())
+        values[f"{kind}seconds_batched"] = float(batched["seconds_per_answer"].mean())
+    return {**values, "device": ", ".join(sorted(set(rows["device"]))) or None}

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 @styled
 def pareto(table: "pandas.DataFrame") -> "Figure":
-    """Accuracy (percent, 95% interval) against FLOPs an answer, from `tables.accuracy_vs_flops`.
+    """Accuracy (percent, 95% interval over questions) against FLOPs an answer, from
+    `tables.accuracy_vs_flops`.
 
     One shape a method, one colour a pruning, one filling a base; the front as a step line: the best
     accuracy to be had for so many FLOPs. Rows of single seeds are left out. Points of the front, and
@@ -42,7 +43,7 @@ def pareto(table: "pandas.DataFrame") -> "Figure":
         axes.set_xscale("log")
     for row in rows.itertuples():
         _point(axes, row, colours[row.pruning], markers[row.method], fills[row.base])
-    axes.set(xlabel="FLOPs an answer", ylabel="accuracy (%), 95% interval")
+    axes.set(xlabel="FLOPs an answer", ylabel="accuracy (%), 95% interval over questions")
     prefixed_ticks(axes)
     axes.margins(x=0.12, y=0.08)
     axes.set_ylim(max(0, axes.get_ylim()[0]), min(100, axes.get_ylim()[1]) + 1)

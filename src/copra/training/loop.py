@@ -153,7 +153,7 @@ class Trainer:
         done = self._resume(thinker, optimizer, scheduler)
         announce(self.state, self.node, total)
         layers = self.stage.parts().get("step_decoder", {}).get("layers", 0)
-        speed = Speed(thinker, layers, self._used_precision, processes.count())
+        speed = Speed(thinker, layers, self._used_precision, processes.count(), self.training.lora_rank)
         speed.start(self.progress)
         looks = {
             math.ceil(total * (i + 1) / self.training.validations) for i in range(self.training.validations)

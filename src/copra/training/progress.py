@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Progress:
     """What a training has done so far; saved with its state.
 
-    `work` sums, for each reader of sequences, tokens, squared lengths and supervised positions.
+    `work` sums, for each reader, tokens, context and supervised positions (`copra.reasoning.layout.Work`).
     """
 
     work: dict[str, list[int]] = field(default_factory=lambda: {"model": [0, 0, 0]})
@@ -25,7 +25,7 @@ class Progress:
     def count(self, works: Iterable[Work]) -> None:
         for one in works:
             sums = self.work.setdefault(one.reader, [0, 0, 0])
-            for index, value in enumerate((one.tokens, one.tokens**2, one.supervised)):
+            for index, value in enumerate((one.tokens, one.context, one.supervised)):
                 sums[index] += value
 
 

@@ -90,6 +90,11 @@ class Training(Settings):
     max_tokens: int = Field(1024, ge=8)
     """The longest sequence in tokens; longer train rows are left out and counted in the manifest."""
 
+    @property
+    def lora_rank(self) -> int | None:
+        """The rank of adapters, or None where all weights are trained."""
+        return self.lora.rank if self.lora else None
+
     @model_validator(mode="after")
     def _one_length(self) -> "Training":
         if (self.steps is None) == (self.epochs is None):

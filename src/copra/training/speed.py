@@ -9,6 +9,7 @@ import torch
 
 from copra.cost.flops import of_training_work
 from copra.models.shape import shape_of
+from copra.reasoning.layout import STATE_READERS
 from copra.reasoning.thinker import Thinker
 from copra.settings import Precision
 from copra.training.progress import Progress
@@ -43,8 +44,8 @@ def peak_tflops(device: str, precision: Precision) -> float | None:
 class Speed:
     """The rates of a training between two calls of `rates`.
 
-    TFLOP/s are the FLOPs of `copra.cost.flops.of_training_work`: three times the forward pass, each position
-    scored against the whole of its row, padding and recomputation left out. MFU (model FLOPs utilization,
+    TFLOP/s are the FLOPs of `copra.cost.flops.of_training_work`: forward and backward, each position scored
+    against the whole of its row, padding and recomputation left out. MFU (model FLOPs utilization,
     arXiv 2204.02311, appendix B) is that divided by the device's peak in the precision that is used, and by
     the number of processes.
     """
@@ -53,6 +54,7 @@ class Speed:
     step_decoder: int
     precision: Precision
     processes: int = 1
+    lora: int | None = None
     counted: dict[str, list[int]] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
     latest: dict[str, float] = field(default_factory=dict)
@@ -73,7 +75,7 @@ class Speed:
         seconds = max(now - self.since, 1e-9)
         self.start(progress)
         rates = {
-            "tokens_per_second": sum(each["tokens"] for each in work.values()) / seconds,
+            "tokens_per_second": _tokens(work) / seconds,
             "tflops": self._flops(work) / seconds / 1e12,
         }
         device = self.thinker.device
@@ -91,4 +93,9 @@ class Speed:
         teacher = self.thinker.teacher
         shape = shape_of(self.thinker.model.config.to_dict())
         taught_by = None if teacher is None else shape_of(teacher.model.config.to_dict())
-        return of_training_work(shape, work, self.step_decoder, taught_by)
+        return of_training_work(shape, work, self.step_decoder, taught_by, self.lora)
+
+
+def _tokens(work: Mapping[str, Mapping[str, int]]) -> int:
+    """Tokens of sequences, not the states that networks read."""
+    return sum(each["tokens"] for reader, each in work.items() if reader not in STATE_READERS)

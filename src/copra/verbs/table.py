@@ -13,14 +13,16 @@ from copra.verbs.common import Coded, add_settings, folder, recorded_shape, sett
 
 
 class TableSettings(Coded):
-    """`rows` for the table before fine-tuning, `recipes` and `reference` for accuracy against FLOPs, `swept`
-    for accuracy against latents, `seen` for what latents would say, `measured` for pruning curves, `ordered`
-    for the orders in which layers go."""
+    """`rows` for the table before fine-tuning, `recipes`, `reference` and `primary` for accuracy against
+    FLOPs, `swept` for accuracy against latents, `seen` for what latents would say, `measured` for pruning
+    curves, `ordered` for the orders in which layers go."""
 
     rows: list[dict[str, str]] | None = None
     """Pruned nodes and their parents."""
     reference: str | None = None
     """The recipe that all others are compared with."""
+    primary: str | None = None
+    """The recipe whose comparison is not corrected for the number of the others."""
     recipes: list[dict[str, Any]] | None = None
     """Recipes and the nodes that they end at."""
     swept: list[dict[str, str]] | None = None

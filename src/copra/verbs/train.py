@@ -146,7 +146,8 @@ def run(options: Namespace) -> None:
     if processes.rank():
         return
     layers = stage.parts().get("step_decoder", {}).get("layers", 0)
-    flops = of_training_work(parent.shape, record["work"], layers, teacher and teacher.shape)
+    lora = settings.training.lora_rank
+    flops = of_training_work(parent.shape, record["work"], layers, teacher and teacher.shape, lora)
     done = {
         "record": {**record, "flops": flops},
         "data": {

@@ -1,0 +1,117 @@
+"""A recipe against a reference on the same questions: the numbers that stand in a row of a table.
+
+Two questions are asked, see `copra.evaluation.statistics`, and each has its columns: `checkpoints_*` of these
+very models, `recipe_*` of models that would be trained anew. Seeds are compared in pairs where the two models
+of each seed descend from one that was drawn with that seed: what that one is worth is in both.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from copra.evaluation.statistics import checkpoints_test, holm, paired_bootstrap, recipe_difference
+from copra.report.evaluations import Evaluation, check_same_questions
+
+if TYPE_CHECKING:
+    import numpy
+    import pandas
+
+QUESTIONS = ("checkpoints", "recipe")
+NUMBERS = ("low", "high", "p")
+ALL = "all"
+"""What stands for the seed in the row of a whole recipe."""
+
+
+def seed_of(node: str) -> str:
+    """Return the seed in a node's name, as in "llama@0+cot"; empty where it has none."""
+    found = re.search(r"@([^+]+)", node)
+    return found[1] if found else ""
+
+
+def without_seed(node: str) -> str:
+    """Return a node's name less its seed: the name of what all seeds have in common."""
+    return re.sub(r"@[^+]+", "", node)
+
+
+def share_seeds(nodes: Sequence[str], others: Sequence[str]) -> bool:
+    """Return True if the n-th of both descend from one model that was drawn with their seed, for each n."""
+    return len(nodes) == len(others) and all(map(_share_draw, nodes, others))
+
+
+def _share_draw(node: str, other: str) -> bool:
+    for step, other_step in zip(node.split("+"), other.split("+"), strict=False):
+        if step != other_step:
+            return False
+        if "@" in step:
+            return True
+    return False
+
+
+def correct_by_seed(members: Sequence[Evaluation]) -> "numpy.ndarray":
+    """Return which questions each seed got right, [S, n].
+
+    Raises:
+        CopraError: they were evaluated on different questions.
+    """
+    import numpy
+
+    for other in members[1:]:
+        check_same_questions(members[0], other)
+    return numpy.stack([member.correct for member in members])
+
+
+def compare(
+    nodes: Sequence[str],
+    members: Sequence[Evaluation],
+    others: Sequence[str],
+    reference: Sequence[Evaluation],
+    *,
+    anew: bool = True,
+) -> dict[str, float]:
+    """Return the difference in accuracy of the models `nodes` from the models `others`, for each of the two
+    questions with its 95% interval and p-value.
+
+    All are NaN without a reference; `recipe_*` are where a recipe that draws anything has one seed, or where
+    they are not asked for (`anew`).
+
+    Raises:
+        CopraError: the evaluations are of different questions.
+    """
+    values = {"difference": math.nan}
+    values |= {f"{question}_{name}": math.nan for question in QUESTIONS for name in NUMBERS}
+    if not reference:
+        return values
+    check_same_questions(members[0], reference[0])
+    own, against = correct_by_seed(members), correct_by_seed(reference)
+    share, base = own.mean(axis=0), against.mean(axis=0)
+    of_checkpoints = (*paired_bootstrap(share, base), checkpoints_test(own, against))
+    of_recipe = (math.nan,) * 3
+    fixed, other_fixed = (len(each) == 1 and not seed_of(each[0]) for each in (nodes, others))
+    if fixed and other_fixed:
+        # Nothing was drawn: trained anew they would be the same models.
+        of_recipe = of_checkpoints
+    elif anew:
+        paired = share_seeds(nodes, others)
+        of_recipe = recipe_difference(own, against, paired=paired, fixed_a=fixed, fixed_b=other_fixed)
+    values["difference"] = float(share.mean() - base.mean())
+    for question, found in zip(QUESTIONS, (of_checkpoints, of_recipe), strict=True):
+        values |= {f"{question}_{name}": value for name, value in zip(NUMBERS, found, strict=True)}
+    return values
+
+
+def with_holm(table: "pandas.DataFrame", primary: str | None = None) -> "pandas.DataFrame":
+    """Return the table with p-values adjusted for the number of recipes that it compares, `*_p_holm`.
+
+    The recipe `primary` was named before anything was measured: its p-values stand as they are, and Holm's
+    method runs over the others. Rows of single seeds repeat a comparison and have none.
+    """
+    adjusted = {}
+    for question in QUESTIONS:
+        raw = table[f"{question}_p"].where(table["seed"] == ALL)
+        family = raw.where(table["recipe"] != primary)
+        adjusted[f"{question}_p_holm"] = [
+            p if recipe == primary else other
+            for recipe, p, other in zip(table["recipe"], raw, holm(list(family)), strict=True)
+        ]
+    return table.assign(**adjusted)
