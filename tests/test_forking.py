@@ -55,8 +55,8 @@ def package(tmp_path_factory):
     """A folder with a copy of what starts jobs, verbs that the tests command, and a torch that is nothing."""
     folder = tmp_path_factory.mktemp("source")
     (folder / "copra" / "verbs").mkdir(parents=True)
-    modules = ("__init__", "cli", "errors", "forking", "forkserver", "gpu", "out_of_memory", "processes")
-    for name in (*modules, "verbs/__init__"):
+    modules = ("__init__", "cli", "ending", "errors", "forking", "forkserver", "gpu", "out_of_memory")
+    for name in (*modules, "processes", "verbs/__init__"):
         (folder / "copra" / f"{name}.py").write_text((Path(SOURCE) / "copra" / f"{name}.py").read_text())
     for verb in ("train", "data"):
         (folder / "copra" / "verbs" / f"{verb}.py").write_text(VERB)

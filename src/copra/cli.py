@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from copra import __version__, processes
+from copra.ending import end_with_snakemake
 from copra.errors import CopraError
 from copra.forking import end_process, quiet_libraries, run_in_fork
 from copra.out_of_memory import explained, is_out_of_memory
@@ -62,6 +63,8 @@ def _run(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments[1:])
     quiet_libraries()
     try:
+        if processes.count() == 1:  # of several, their launcher ends with it and ends them
+            end_with_snakemake()
         if getattr(options, "processes", 1) > 1 and processes.count() == 1:
             return processes.launch(options.processes, arguments, options.jobs_per_gpu)
         processes.end_with_launcher()

@@ -82,6 +82,17 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
+def is_alive(number: int, started: float) -> bool:
+    """True if a process of this number runs on this machine that began before a Unix time, as one that began
+    later only bears the same number."""
+    import psutil
+
+    try:
+        return psutil.Process(number).create_time() < started + 1
+    except psutil.Error:
+        return False
+
+
 def end_with_launcher() -> None:
     """See to it that this process ends with the one that launched it, though that be killed (SIGKILL)."""
     launcher = int(os.environ.get(LAUNCHER, "0"))

@@ -5,6 +5,7 @@ import json
 import torch
 
 from copra.reasoning.layout import IGNORED
+from copra.training.loop import LOG
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -16,7 +17,7 @@ def same(first, second) -> bool:
 
 
 def log_of(trainer) -> list[dict]:
-    return [json.loads(line) for line in trainer.log_text().splitlines()]
+    return [json.loads(line) for line in (trainer.state / LOG).read_text().splitlines()]
 
 
 def plain_loss(model, samples) -> torch.Tensor:

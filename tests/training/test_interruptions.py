@@ -2,11 +2,15 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from plain_training import log_of, same, weights
+from safetensors.torch import load_file, save_file
 from test_resume import break_off, steps_taken
 
+from copra.errors import CopraError
+from copra.training.loop import LOG
 from copra.training.saves import Saves, Stopped
 
 DROPOUT = {"architecture": "gpt2", "dropout": 0.2, "select": "loss", "validations": 5}
@@ -105,23 +109,112 @@ def test_states_are_saved_by_steps_and_by_time():
     assert all(Saves(seconds=-1.0, steps=4).due(step) for step in range(1, 13))
 
 
-def test_damaged_best_weights_are_named(make_trainer, monkeypatch):
-    from copra.errors import CopraError
+def cut(best):
+    best.write_bytes(best.read_bytes()[:-40])
 
-    trainer = make_trainer(select="loss")
-    monkeypatch.setattr(type(trainer), "_validate", damaging(type(trainer)._validate))
-    with pytest.raises(CopraError, match=r"best\.safetensors: the best weights .* Delete .*state and run"):
+
+def swap(best):
+    """Whole weights, but not these: as of another training with the same state."""
+    tensors = {name: value + 1 for name, value in load_file(best).items()}
+    save_file(tensors, best)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut, "not the weights that were chosen"),
+        (swap, "not the weights that"),
+        (Path.unlink, "cannot be read"),
+    ],
+    ids=["cut", "swapped", "gone"],
+)
+def test_damaged_best_weights_are_named(make_trainer, damage, reason):
+    trainer = make_trainer(select="loss", validations=2)
+    validate = trainer._validate
+
+    def spoil(*arguments, last, **options):
+        found = validate(*arguments, last=last, **options)
+        if last:
+            damage(trainer.state / "best.safetensors")
+        return found
+
+    trainer._validate = spoil
+    with pytest.raises(CopraError, match=rf"best\.safetensors: .*{reason}.* Delete .*state and run"):
         trainer.run()
 
 
-def damaging(validate):
-    def spoil(trainer, *arguments, **options):
-        found = validate(trainer, *arguments, **options)
-        best = trainer.state / "best.safetensors"
-        best.write_bytes(best.read_bytes()[:-40])
-        return found
+def test_the_chosen_weights_are_known_after_an_interruption(make_trainer):
+    """Those of step 4, the training is ended after step 7, and another one puts its own weights there."""
+    settings = {"select": "accuracy", "validations": 5}
+    values = iter([0.3, 0.6, 0.5, 0.4, 0.1])
+    ended = make_trainer(accuracy=lambda: next(values), **settings)
+    send(ended, signal.SIGTERM, at=7)
+    with pytest.raises(Stopped):
+        ended.run()
+    swap(ended.state / "best.safetensors")
+    again = make_trainer(accuracy=lambda: next(values), **settings)
+    with pytest.raises(CopraError, match="not the weights that were chosen after step 4"):
+        again.run()
 
-    return spoil
+
+def lose(lines):
+    del lines[3]
+
+
+def repeat(lines):
+    lines.insert(3, lines[2])
+
+
+def mix(lines):
+    lines[3], lines[4] = lines[4], lines[3]
+
+
+def tear(lines):
+    lines[3] = lines[3][:-5]
+
+
+DAMAGED_LINES = [lose, repeat, mix, tear]
+
+
+@pytest.mark.parametrize("damage", DAMAGED_LINES)
+def test_a_log_of_other_lines_than_one_a_step_is_refused(make_trainer, damage):
+    trainer = make_trainer()
+    trainer.run()
+    damage_log(trainer, damage)
+    with pytest.raises(
+        CopraError, match=r"training\.jsonl: line 4 of .* step 4 of 10: .* Delete .*state and run"
+    ):
+        trainer.log_text()
+
+
+def test_a_log_with_lines_after_the_last_step_is_refused(make_trainer):
+    trainer = make_trainer()
+    trainer.run()
+    damage_log(trainer, lambda lines: lines.append(lines[-1]))
+    with pytest.raises(CopraError, match=r"training\.jsonl: line 11 of 11"):
+        trainer.log_text()
+
+
+@pytest.mark.parametrize("damage", DAMAGED_LINES)
+def test_a_training_does_not_go_on_after_a_log_of_other_lines(make_trainer, damage):
+    """Not hours later: when it begins."""
+    ended = make_trainer()
+    send(ended, signal.SIGTERM, at=7)
+    with pytest.raises(Stopped):
+        ended.run()
+    damage_log(ended, damage)
+    again = make_trainer()
+    taken = steps_taken(again)
+    with pytest.raises(CopraError, match=r"training\.jsonl: line 4 of . is not that of step 4 of 7"):
+        again.run()
+    assert taken == []
+
+
+def damage_log(trainer, damage) -> None:
+    log = trainer.state / LOG
+    lines = log.read_text().splitlines()
+    damage(lines)
+    log.write_text("".join(line + "\n" for line in lines))
 
 
 def test_a_broken_off_training_keeps_what_it_had_logged(make_trainer, monkeypatch):

@@ -10,9 +10,11 @@ import os
 import shutil
 import signal
 import threading
+import time
 from itertools import count
 from pathlib import Path
 
+import psutil
 import pytest
 from tqdm import tqdm
 
@@ -154,15 +156,15 @@ def words_of(name: str) -> list[str]:
     return [name.split()[0], *(word for key, value in options.items() for word in (f"--{key}", str(value)))]
 
 
-def work(folder: Path, names: list[str], printed: Path, calls: int | None) -> None:
-    """Run verbs in this process, and kill it before its `calls`-th next delicate call."""
+def work(folder: Path, names: list[str], printed: Path, calls: int | None, by: int) -> None:
+    """Run verbs in this process, and kill it by a signal before its `calls`-th next delicate call."""
     left = calls
 
     def deadly(call):
         def instead(*arguments, **options):
             nonlocal left
             if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), by)
             left -= 1
             return call(*arguments, **options)
 
@@ -180,11 +182,22 @@ def work(folder: Path, names: list[str], printed: Path, calls: int | None) -> No
     os._exit(max(main(words_of(name)) for name in names))
 
 
+def start(folder: Path, *names: str, calls: int | None = None, by: int = signal.SIGKILL):
+    """A process that runs these verbs."""
+    printed = folder.with_name(f"{folder.name}.log")
+    process = FORKS.Process(target=work, args=(folder, names, printed, calls, by))
+    process.start()
+    return process
+
+
 def run(folder: Path, *names: str, calls: int | None = None) -> int:
     """The exit code of a process that ran these verbs: 0, or -9 where it was killed."""
+    process = start(folder, *names, calls=calls)
+    return finish(process, folder)
+
+
+def finish(process, folder: Path) -> int:
     printed = folder.with_name(f"{folder.name}.log")
-    process = FORKS.Process(target=work, args=(folder, names, printed, calls))
-    process.start()
     process.join(SECONDS)
     process.kill()
     assert process.exitcode in (0, -signal.SIGKILL), printed.read_text()
@@ -246,3 +259,61 @@ def test_a_verb_may_be_killed_over_and_over(finished, tmp_path, name, again):
     assert files(folder) == made
     # To write one file takes a flush, a rename and a flush of the folder.
     assert calls >= 3
+
+
+TOGETHER = ("train", "score", "score greedily", "curve", "evaluate", "sweep")
+
+
+@pytest.fixture
+def unmade(finished, tmp_path):
+    """A copy of the finished folder without what a verb makes, and keeps."""
+
+    def make(name: str) -> Path:
+        folder = shutil.copytree(finished, tmp_path / "folder")
+        for place in places_of(name):
+            (folder / place).rename(tmp_path / Path(place).name)
+        shutil.rmtree(folder / VERBS[name]["state"], ignore_errors=True)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_two_at_once_make_what_one_makes(unmade, finished, name):
+    folder = unmade(name)
+    both = [start(folder, name) for _ in range(2)]
+    assert [finish(process, folder) for process in both] == [0, 0]
+    made, expected = files(folder), files(finished)
+    artifacts = set().union(*artifacts_of(name, expected))
+    assert {path: made[path] for path in artifacts} == {path: expected[path] for path in artifacts}
+    assert not [path for path in made if path.endswith(".lock") or ".tmp-" in path]
+
+
+@pytest.mark.parametrize("end", [signal.SIGCONT, signal.SIGKILL], ids=["goes on", "killed"])
+def test_a_second_training_waits_for_the_first_one(unmade, finished, end):
+    """Which stops after its first steps, and goes on or is killed once the second one waits."""
+    folder = unmade("train")
+    printed = folder.with_name(f"{folder.name}.log")
+    first = start(folder, "train", calls=16, by=signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(first.pid).status() == psutil.STATUS_STOPPED, first)
+    assert list(folder.glob("state/*/step-*"))
+    try:
+        second = start(folder, "train")
+        wait_until(lambda: f"waiting for process {first.pid} of" in printed.read_text(), second)
+    finally:
+        os.kill(first.pid, end)
+    codes = [finish(process, folder) for process in (first, second)]
+    assert codes == [0 if end == signal.SIGCONT else -signal.SIGKILL, 0]
+    made = files(folder)
+    assert {
+        path: data for path, data in files(finished).items() if path.startswith(COT)
+    }.items() <= made.items()
+    assert not [path for path in made if path.startswith("state/")]
+
+
+def wait_until(there, process) -> None:
+    end = time.monotonic() + SECONDS
+    while not there():
+        assert time.monotonic() < end
+        assert process.is_alive()
+        time.sleep(0.01)

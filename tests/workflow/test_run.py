@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -130,7 +129,7 @@ def test_an_image_makes_nothing_run_again(finished, apptainer, image):
 
 
 def kill_in_training(run):
-    """Start a run and kill the whole process group with SIGKILL once a training has saved a state."""
+    """Start a run and kill Snakemake alone with SIGKILL once a training has saved a state."""
     process = subprocess.Popen(
         **run.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -141,9 +140,9 @@ def kill_in_training(run):
             assert time.monotonic() < end
             time.sleep(0.001)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
-    # The job, a fork of a process in that group, follows at once.
+    # The job, its shell and the process that it is a fork of follow at once.
     assert ended(process.pid)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+from copra.ending import name_snakemake
 from copra.errors import CopraError
 from copra.files import canonical_json, read_yaml
 from copra.forking import fork_jobs
@@ -17,6 +18,9 @@ from snakemake.exceptions import WorkflowError
 gc.set_threshold(5_000_000)
 
 put_copra_on_path()
+# A Snakemake that another one starts for a job of its own is no more than a part of that.
+if not workflow.subprocess_exec:
+    name_snakemake()
 try:
     # Snakemake itself keeps the last of two equal keys without a word.
     for file in workflow.configfiles:

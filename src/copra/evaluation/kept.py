@@ -31,6 +31,11 @@ class KeptAnswers:
         self.total = total
         self.done = 0
 
+    @property
+    def state(self) -> Path:
+        """The folder in which the answers are kept."""
+        return self.memory.folder
+
     def keep(self, batch: Any, answer: Callable[[], list[Answer]]) -> list[Answer]:
         """The answers of a batch, kept or made (`copra.inference.decode.Keep`)."""
         if not self.done:

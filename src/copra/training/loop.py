@@ -9,13 +9,15 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any, TextIO
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,13 +26,14 @@ from transformers import PreTrainedModel, get_scheduler
 
 from copra import processes
 from copra.errors import CopraError
-from copra.files import replacing
+from copra.files import file_sha256, replacing
 from copra.reasoning.layout import Markers, Sample, TokenRow
 from copra.reasoning.method import Stage
 from copra.reasoning.thinker import Thinker
 from copra.settings import Precision
 from copra.training.adapters import adapted
 from copra.training.batches import epoch_batches
+from copra.training.log import check_lines
 from copra.training.progress import Progress
 from copra.training.saves import Saves, Stopped
 from copra.training.settings import Training
@@ -82,6 +85,7 @@ class Trainer:
     parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     teacher: Thinker | None = None
     progress: Progress = field(default_factory=Progress)
+    _total: int = field(default=0, init=False)
 
     def run(self) -> dict[str, Any]:
         """Train to the end, from the start or from a saved state; returns the record for the manifest.
@@ -91,16 +95,7 @@ class Trainer:
             Stopped: a signal came; the state is saved.
         """
         self.state.mkdir(parents=True, exist_ok=True)
-        accelerator = Accelerator(
-            mixed_precision="bf16" if self.precision == "bfloat16" else "no",
-            cpu=self.model.device.type == "cpu",
-            # A part may have no gradient, where a process has no row with latents. There are no buffers.
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(
-                    find_unused_parameters=len(self.parts) > 0, broadcast_buffers=False
-                )
-            ],
-        )
+        accelerator = self.accelerator
         thinker = Thinker(self.model, self.parts, self.teacher)
         with self.saves.listening():
             if self.sharding and processes.count() > 1:
@@ -108,6 +103,23 @@ class Trainer:
             with adapted(thinker, self.training.lora, self.stage.frozen(), self.markers) as parameters:
                 objective = accelerator.prepare_model(Objective(thinker, self.stage))
                 return self._train(thinker, objective, parameters, accelerator)
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        """What several processes compute with together. Making it joins them, by the means that fit their
+        devices; the first exchange between them would choose others."""
+        return Accelerator(
+            mixed_precision="bf16" if self.precision == "bfloat16" else "no",
+            cpu=self.model.device.type == "cpu",
+            kwargs_handlers=[
+                # A part may have no gradient, where a process has no row with latents. There are no buffers.
+                DistributedDataParallelKwargs(
+                    find_unused_parameters=len(self.parts) > 0, broadcast_buffers=False
+                ),
+                # The first one may wait for another job, or write, for hours.
+                InitProcessGroupKwargs(timeout=timedelta(days=1)),
+            ],
+        )
 
     def _train_sharded(self, thinker: Thinker, accelerator: Accelerator) -> dict[str, Any]:
         """Train a sharded copy of a thinker, and bring what it learned back."""
@@ -150,6 +162,7 @@ class Trainer:
         schedule = self.training.schedule.replace("constant", "constant_with_warmup")
         warmup = max(self.training.warmup_steps, round(self.training.warmup_share * total))
         scheduler = get_scheduler(schedule, optimizer, min(warmup, total), total)
+        self._total = total
         done = self._resume(thinker, optimizer, scheduler)
         announce(self.state, self.node, total)
         layers = self.stage.parts().get("step_decoder", {}).get("layers", 0)
@@ -217,8 +230,14 @@ class Trainer:
         )
 
     def log_text(self) -> str:
-        """The JSON lines of the whole training."""
-        return (self.state / LOG).read_text()
+        """The JSON lines of the whole training, once it is over.
+
+        Raises:
+            CopraError: they are not those of all its steps.
+        """
+        text = (self.state / LOG).read_text()
+        check_lines(text.splitlines(), self._total, self.state / LOG)
+        return text
 
     def forget(self) -> None:
         """Remove the state folder, once the checkpoint is safe."""
@@ -298,14 +317,23 @@ class Trainer:
             )
 
     def _load_best(self, thinker: Thinker) -> None:
-        """Bring back the weights that were the best on the validation split."""
+        """Bring back the weights that were the best on the validation split.
+
+        Raises:
+            CopraError: the file does not hold the weights that were chosen, or cannot be read.
+        """
         processes.wait()
+        file, anew = self.state / BEST, f"Delete {self.state} and run again: the stage starts anew."
         try:
-            load_tensors(thinker, load_file(self.state / BEST))
+            if file_sha256(file) != self.progress.best_sha256:
+                raise CopraError(
+                    f"{file}: not the weights that were chosen after step {self.progress.best_step} (the "
+                    f"checksum differs), so another process wrote here too, or the disk lost some. {anew}"
+                )
+            load_tensors(thinker, load_file(file))
         except (OSError, SafetensorError) as error:
             raise CopraError(
-                f"{self.state / BEST}: the best weights of this training cannot be read ({error}). Delete "
-                f"{self.state} and run again: the stage starts anew."
+                f"{file}: the best weights of this training cannot be read ({error}). {anew}"
             ) from None
 
     def _resume(self, thinker: Thinker, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
@@ -324,7 +352,8 @@ class Trainer:
             for _ in range(done):
                 scheduler.step()
         if processes.rank() == 0:
-            lines = log.read_text().splitlines()[:done]
+            lines = log.read_text().splitlines()[:done] if log.is_file() else []
+            check_lines(lines, done, log)
             with replacing(log) as temporary:
                 temporary.write_text("".join(line + "\n" for line in lines))
             tqdm.write(f"going on after step {done}")
@@ -414,10 +443,12 @@ class Trainer:
             self.progress.best_step, self.progress.best_value = step, value
         elif self.training.select != "last" and better:
             self.progress.best_step, self.progress.best_value = step, value
-            tensors = whole_tensors(thinker)
+            tensors, sha256 = whole_tensors(thinker), None
             if processes.rank() == 0:
                 with replacing(self.state / BEST) as temporary:
                     save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+                    sha256 = file_sha256(temporary)
+            self.progress.best_sha256 = processes.gather(sha256)[0]
         return found
 
 

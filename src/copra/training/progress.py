@@ -21,6 +21,8 @@ class Progress:
     work: dict[str, list[int]] = field(default_factory=lambda: {"model": [0, 0, 0]})
     best_step: int | None = None
     best_value: float | None = None
+    best_sha256: str | None = None
+    """Of the file with the weights that were chosen so far."""
 
     def count(self, works: Iterable[Work]) -> None:
         for one in works:

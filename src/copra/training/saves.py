@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 
+from copra.ending import ends_by
 from copra.errors import CopraError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -43,7 +44,8 @@ class Saves:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within, the first signal only asks for an end; a second one ends the process as ever."""
+        """Within, the first signal only asks for an end; a second one ends the process as ever. The end of
+        Snakemake counts as a first signal, too."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -57,9 +59,13 @@ class Saves:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+        def end() -> None:
+            self.signal = self.signal or signal.SIGTERM
+
         for number in SIGNALS:
             signal.signal(number, ask)
         try:
-            yield
+            with ends_by(end):
+                yield
         finally:
             restore()

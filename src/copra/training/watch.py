@@ -166,13 +166,9 @@ def _alive(run: dict[str, Any], silent: float) -> bool:
     """Whether a silent job still runs: by its process on this machine, and elsewhere by its silence."""
     if run.get("host") != socket.gethostname():
         return silent <= SILENT_SECONDS
-    import psutil
-
-    try:
-        # A process that began later only bears the same number.
-        return psutil.Process(run["process"]).create_time() < run["started"] + 1
-    except (psutil.Error, KeyError, TypeError, ValueError):
-        return False
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        return processes.is_alive(run["process"], run["started"])
+    return False
 
 
 def _saved(folder: Path) -> int:

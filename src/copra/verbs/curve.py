@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 from copra.cost.flops import of_typical_answer
 from copra.cost.parameters import kv_cache_bytes_per_token
 from copra.errors import CopraError
-from copra.files import read_parquet, write_parquet
+from copra.files import digest, file_sha256, read_parquet, write_parquet
 from copra.importance.curves import Curve, Line
 from copra.importance.settings import Objective
+from copra.locking import hold
 from copra.models.shape import ModelShape
 from copra.pruning.cut import Cut, units_of
 from copra.pruning.plan import make_plan
 from copra.verbs.common import Answering, add_settings, add_threads, folder, rows_of, settings_of, use_threads
 
 if TYPE_CHECKING:
+    import pandas
+
     from copra.importance.ablation import Ablation
     from copra.models.checkpoint import Checkpoint
     from copra.tasks.task import Row
@@ -45,17 +48,30 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     settings = settings_of(options, CurveSettings)
     use_threads(options, settings.precision)
-    import pandas
-    from tqdm import tqdm
-
     from copra.models.checkpoint import load_checkpoint, refuse_quantised
 
     refuse_quantised(options.model)
     checkpoint = load_checkpoint(options.model, settings.precision)
     points = _points(settings, checkpoint, options.scores)
     rows = rows_of(options.data, settings.split, settings.limit)
+    # Searches and curves share what they measure, and may run beside each other: only this very job may not.
+    cuts = [[point.words, point.cut.to_json()] for point in points]
+    data = file_sha256(options.data / f"{settings.split}.parquet")
+    job = digest(["curve", settings.canonical(), checkpoint.identity, data, cuts])[:16]
+    with hold(options.state / job, settings.node, options.output) as made:
+        if not made:
+            write_parquet(options.output, _table(settings, checkpoint, points, rows, options.state))
+
+
+def _table(
+    settings: CurveSettings, checkpoint: "Checkpoint", points: "list[Point]", rows: "list[Row]", state: Path
+) -> "pandas.DataFrame":
+    """The table of a curve, a row per point."""
+    import pandas
+    from tqdm import tqdm
+
     objective = answering_objective(checkpoint.manifest)
-    ablation = _ablation(settings, checkpoint, rows, objective, options.state)
+    ablation = _ablation(settings, checkpoint, rows, objective, state)
     known = {"curve": settings.name, "recipe": settings.curve.model, "node": settings.node}
     seed = checkpoint.manifest["seed"]
     known |= {"seed": "" if seed is None else str(seed), "unit": settings.curve.unit}
@@ -68,7 +84,7 @@ def run(options: Namespace) -> None:
         | {"loss": ablation.loss(point.cut), "loss_on": objective, **point.costs, "cut": point.words}
         for point in tqdm(points, unit="point", mininterval=5, dynamic_ncols=True)
     ]
-    write_parquet(options.output, pandas.DataFrame(table).astype({"random_seed": "float64"}))
+    return pandas.DataFrame(table).astype({"random_seed": "float64"})
 
 
 @dataclass(frozen=True)

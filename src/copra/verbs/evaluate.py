@@ -7,6 +7,7 @@ from typing import Any
 from copra import processes
 from copra.errors import CopraError
 from copra.files import write_json, write_parquet
+from copra.locking import hold
 from copra.verbs.common import (
     Answering,
     add_processes,
@@ -56,26 +57,29 @@ def run(options: Namespace) -> None:
     rows = rows_of(options.data, settings.split, settings.limit)
     questions = options.data / f"{settings.split}.parquet"
     kept = KeptAnswers(options.state, checkpoint, settings.canonical(), questions, len(rows))
-    compiled = None
-    if settings.compile:
-        compiled = compiled_for(
-            checkpoint, checkpoint.decoding, rows, settings.max_new_tokens, settings.batch_size
+    with hold(kept.state, settings.node, options.output / METRICS) as made:
+        if made:
+            return
+        compiled = None
+        if settings.compile:
+            compiled = compiled_for(
+                checkpoint, checkpoint.decoding, rows, settings.max_new_tokens, settings.batch_size
+            )
+        table = predictions(
+            checkpoint,
+            checkpoint.decoding,
+            rows,
+            settings.max_new_tokens,
+            settings.answers,
+            settings.batch_size,
+            kept.keep,
+            compiled,
         )
-    table = predictions(
-        checkpoint,
-        checkpoint.decoding,
-        rows,
-        settings.max_new_tokens,
-        settings.answers,
-        settings.batch_size,
-        kept.keep,
-        compiled,
-    )
-    if processes.rank():
-        return
-    write_parquet(options.output / PREDICTIONS, table)
-    write_json(options.output / METRICS, _metrics(settings, checkpoint, table))
-    kept.forget()
+        if processes.rank():
+            return
+        write_parquet(options.output / PREDICTIONS, table)
+        write_json(options.output / METRICS, _metrics(settings, checkpoint, table))
+        kept.forget()
 
 
 def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from copra.errors import CopraError
-from copra.files import write_parquet
+from copra.files import digest, write_parquet
 from copra.importance.metrics import GREEDY, SCORINGS, counts_answers, split_of
 from copra.importance.settings import Importance, Objective
+from copra.locking import hold
 from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
 
 if TYPE_CHECKING:
@@ -53,13 +54,18 @@ def run(options: Namespace) -> None:
 
     checkpoint = load_unquantised(options.model)
     calibration = _calibration(settings, checkpoint, options.data)
-    if settings.scoring == "passes":
-        rows = _pass_scores(settings, checkpoint, calibration)
-    elif settings.scoring.endswith(".gates"):
-        rows = _gate_scores(settings, checkpoint, calibration)
-    else:
-        rows = _ablation_scores(settings, checkpoint, calibration, options.state)
-    write_parquet(options.output, score_table(rows, calibration.name, calibration.examples))
+    # Searches and curves share what they measure, and may run beside each other: only this very job may not.
+    job = digest(["score", settings.canonical(), checkpoint.identity, calibration.name])[:16]
+    with hold(options.state / job, checkpoint.manifest["node"], options.output) as made:
+        if made:
+            return
+        if settings.scoring == "passes":
+            rows = _pass_scores(settings, checkpoint, calibration)
+        elif settings.scoring.endswith(".gates"):
+            rows = _gate_scores(settings, checkpoint, calibration)
+        else:
+            rows = _ablation_scores(settings, checkpoint, calibration, options.state)
+        write_parquet(options.output, score_table(rows, calibration.name, calibration.examples))
 
 
 @dataclass(frozen=True)

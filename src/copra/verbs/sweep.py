@@ -8,6 +8,7 @@ from typing import Any
 from copra import processes
 from copra.errors import CopraError
 from copra.files import write_parquet
+from copra.locking import hold
 from copra.verbs.common import (
     Answering,
     add_processes,
@@ -58,20 +59,23 @@ def run(options: Namespace) -> None:
     numbers = sorted({*settings.latents, decoding.latents})
     questions = options.data / f"{settings.split}.parquet"
     kept = KeptAnswers(options.state, checkpoint, settings.canonical(), questions, len(numbers) * len(rows))
-    compiled = None
-    if settings.compile:
-        longest = replace(decoding, latents=max(numbers))
-        compiled = compiled_for(checkpoint, longest, rows, settings.max_new_tokens, settings.batch_size)
-    table = [
-        {"node": settings.node, "latents": number, "trained": number == decoding.latents}
-        | {"precision": checkpoint.precision}
-        | _answered(checkpoint, replace(decoding, latents=number), rows, settings, kept, compiled)
-        for number in numbers
-    ]
-    if processes.rank():
-        return
-    write_parquet(options.output, pandas.DataFrame(table))
-    kept.forget()
+    with hold(kept.state, settings.node, options.output) as made:
+        if made:
+            return
+        compiled = None
+        if settings.compile:
+            longest = replace(decoding, latents=max(numbers))
+            compiled = compiled_for(checkpoint, longest, rows, settings.max_new_tokens, settings.batch_size)
+        table = [
+            {"node": settings.node, "latents": number, "trained": number == decoding.latents}
+            | {"precision": checkpoint.precision}
+            | _answered(checkpoint, replace(decoding, latents=number), rows, settings, kept, compiled)
+            for number in numbers
+        ]
+        if processes.rank():
+            return
+        write_parquet(options.output, pandas.DataFrame(table))
+        kept.forget()
 
 
 def _answered(

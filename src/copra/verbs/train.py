@@ -8,7 +8,8 @@ from typing import Any, Literal
 from copra import processes
 from copra.cost.flops import of_training_work
 from copra.errors import CopraError
-from copra.files import digest, file_sha256
+from copra.files import MANIFEST, digest, file_sha256
+from copra.locking import hold
 from copra.reasoning import METHODS
 from copra.reasoning.distil import read_stage
 from copra.reasoning.method import Stage
@@ -141,35 +142,39 @@ def run(options: Namespace) -> None:
         tracker=tracker,
     )
     _check_length(min(each.model.config.max_position_embeddings for each in readers), trainer)
-    record = trainer.run()
-    tracker.finish()
-    if processes.rank():
-        return
-    layers = stage.parts().get("step_decoder", {}).get("layers", 0)
-    lora = settings.training.lora_rank
-    flops = of_training_work(parent.shape, record["work"], layers, teacher and teacher.shape, lora)
-    done = {
-        "record": {**record, "flops": flops},
-        "data": {
-            "sha256": key["data"],
-            "dropped": data_record(options.data / "train.parquet").get("dropped", []),
-        },
-        "parent": key["parent"][0],
-        "teacher": teacher and {"node": teacher.manifest["node"], "sha256": key["teacher"][0]},
-    }
-    save_checkpoint(
-        options.output,
-        parent.model,
-        parent.tokenizer,
-        {
-            **_manifest(settings, parent.manifest, decoding, done),
-            TRAINED_MARKERS: _reads_markers(decoding) or has_trained_markers(parent.manifest),
-        },
-        {LOG: trainer.log_text()},
-        parts,
-        stage.parts(),
-    )
-    trainer.forget()
+    trainer.accelerator.wait_for_everyone()
+    with hold(trainer.state, settings.node, options.output / MANIFEST) as made:
+        if made:
+            return
+        record = trainer.run()
+        tracker.finish()
+        if processes.rank():
+            return
+        layers = stage.parts().get("step_decoder", {}).get("layers", 0)
+        lora = settings.training.lora_rank
+        flops = of_training_work(parent.shape, record["work"], layers, teacher and teacher.shape, lora)
+        done = {
+            "record": {**record, "flops": flops},
+            "data": {
+                "sha256": key["data"],
+                "dropped": data_record(options.data / "train.parquet").get("dropped", []),
+            },
+            "parent": key["parent"][0],
+            "teacher": teacher and {"node": teacher.manifest["node"], "sha256": key["teacher"][0]},
+        }
+        save_checkpoint(
+            options.output,
+            parent.model,
+            parent.tokenizer,
+            {
+                **_manifest(settings, parent.manifest, decoding, done),
+                TRAINED_MARKERS: _reads_markers(decoding) or has_trained_markers(parent.manifest),
+            },
+            {LOG: trainer.log_text()},
+            parts,
+            stage.parts(),
+        )
+        trainer.forget()
 
 
 def _manifest(

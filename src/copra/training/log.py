@@ -1,0 +1,30 @@
+"""The log of a training, a JSON line per step, checked before anything is made of it (no torch)."""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+from copra.errors import CopraError
+
+
+def check_lines(lines: Sequence[str], steps: int, file: Path) -> None:
+    """Refuse lines of a log other than those of the steps 1 to `steps`, each once and in order.
+
+    Raises:
+        CopraError: naming `file`, and the first line that is missing or another one's.
+    """
+    for number, (line, step) in enumerate(zip_longest(lines, range(1, steps + 1)), start=1):
+        if line is None or step is None or _step_of(line) != step:
+            raise CopraError(
+                f"{file}: line {number} of {len(lines)} is not that of step {number} of {steps}, so another "
+                f"process wrote here too, or the disk lost some. Delete {file.parent} and run again: the "
+                "stage starts anew."
+            )
+
+
+def _step_of(line: str) -> int | None:
+    with contextlib.suppress(ValueError, AttributeError):
+        return json.loads(line).get("step")
+    return None
