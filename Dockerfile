@@ -8,11 +8,15 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /opt/copra
 
 # Versions first: they change less often than the code, and Docker keeps their layers.
-COPY requirements.lock requirements-kubernetes.lock ./
-RUN pip install --requirement requirements.lock \
-    && pip install --no-deps --requirement requirements-kubernetes.lock \
-    && grep '^snakemake-storage' requirements-kubernetes.lock > plugin \
-    && pip download --no-deps --dest wheels --requirement plugin
+COPY requirements.lock requirements-cpu.lock requirements-cuda.lock requirements-kubernetes.lock ./
+RUN install="pip install --no-deps --require-hashes --requirement" \
+    && { $install requirements-cpu.lock 2> /dev/null || true; } \
+    && $install requirements.lock \
+    && { pip check > /dev/null || $install requirements-cuda.lock; } \
+    && pip check \
+    && $install requirements-kubernetes.lock \
+    && awk '/^[^ ]/ { plugin = /^snakemake-storage/ } plugin' requirements-kubernetes.lock > plugin \
+    && pip download --no-deps --require-hashes --dest wheels --requirement plugin
 
 COPY pyproject.toml README.md LICENSE ./
 COPY src src

@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := .venv/bin
 READY := .venv/ready
+INSTALL := $(BIN)/pip install --quiet --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
 .PHONY: help setup slurm kubernetes demo report test lint format lock clean
@@ -12,17 +13,22 @@ help: ## Show what can be made
 
 setup: $(READY) ## Make the virtual environment
 
-$(READY): requirements.lock pyproject.toml
+# torch is its CPU build where pip finds that (PyPI does not have it). PyPI's for Linux needs CUDA's libraries, which
+# pip then misses.
+$(READY): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(INSTALL) --requirement requirements-cpu.lock 2> /dev/null || true
+	$(INSTALL) --requirement requirements.lock
+	$(BIN)/pip check > /dev/null || $(INSTALL) --requirement requirements-cuda.lock
+	$(BIN)/pip check
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
 slurm: $(READY) ## Add SLURM's plugin, for runs on a cluster
-	$(BIN)/pip install --quiet --no-deps --requirement requirements-slurm.lock
+	$(INSTALL) --requirement requirements-slurm.lock
 
 kubernetes: $(READY) ## Add the plugins for Kubernetes and object storage
-	$(BIN)/pip install --quiet --no-deps --requirement requirements-kubernetes.lock
+	$(INSTALL) --requirement requirements-kubernetes.lock
 
 demo: $(READY) ## Run the default experiment (config.yaml) to its tables and figures
 	$(BIN)/snakemake --cores $(CORES) --quiet rules host
@@ -45,19 +51,33 @@ format: $(READY) ## Put source files into shape
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-lock: ## Renew the lock files from pyproject.toml
+# uv writes the hashes of each package's files for all systems. Versions stay where pyproject.toml lets them;
+# `make lock UPGRADE=--upgrade` takes the newest ones.
+COMPILE = .venv-lock/bin/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
+  --no-annotate --no-header $(UPGRADE)
+# The entries of a second file whose versions the first file does not have.
+NEW = awk 'NR == FNR { known[$$1]; next } /^[^ ]/ { new = !($$1 in known) } new'
+
+lock: ## Write the lock files from pyproject.toml
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet torch==2.13.0 setuptools wheel --editable '.[test,quantise]'
-	.venv-lock/bin/pip freeze --all --exclude-editable --exclude pip \
-	  | sed 's/+cpu//' | grep -v -i -E '^(nvidia|triton|cuda)' > requirements.lock
-	.venv-lock/bin/pip install --quiet --constraint requirements.lock --editable '.[slurm]'
-	.venv-lock/bin/pip freeze | grep '^snakemake-executor-plugin-slurm' > requirements-slurm.lock
+	.venv-lock/bin/pip install --quiet uv
+	cat requirements.lock requirements-cuda.lock > .venv-lock/all
+	$(COMPILE) --extra test --extra quantise --output-file .venv-lock/all
+	awk '/^[^ ]/ { file = /^(cuda|nvidia|triton)/ ? "requirements-cuda.lock" : "requirements.lock" } { print > file }' \
+	  .venv-lock/all
+	cp requirements-slurm.lock .venv-lock/slurm
+	$(COMPILE) --constraint .venv-lock/all --extra slurm --output-file .venv-lock/slurm
+	$(NEW) .venv-lock/all .venv-lock/slurm > requirements-slurm.lock
 	# boto3 is older than the newest python-dateutil, with which all else is content.
-	grep -v '^python-dateutil' requirements.lock > .venv-lock/constraints
-	.venv-lock/bin/pip install --quiet --constraint .venv-lock/constraints --editable '.[kubernetes]'
-	.venv-lock/bin/pip freeze --exclude-editable | sed 's/+cpu//' \
-	  | grep -v -x -F -f requirements.lock -f requirements-slurm.lock \
-	  | grep -v -i -E '^(nvidia|triton|cuda)' > requirements-kubernetes.lock
+	grep -o '^[^ ]*==[^ ]*' .venv-lock/all | grep -v '^python-dateutil' > .venv-lock/constraints
+	cp requirements-kubernetes.lock .venv-lock/kubernetes
+	$(COMPILE) --constraint .venv-lock/constraints --extra kubernetes --output-file .venv-lock/kubernetes
+	$(NEW) .venv-lock/all .venv-lock/kubernetes > requirements-kubernetes.lock
+	torch="$$(grep -o '^torch==[^ ]*' requirements.lock)+cpu" && \
+	  .venv-lock/bin/pip download --quiet --no-deps --dest .venv-lock/torch --retries 1 \
+	  --extra-index-url https://download.pytorch.org/whl/cpu "$$torch" && \
+	  { echo "$$torch \\"; .venv-lock/bin/pip hash .venv-lock/torch/*.whl | sed -n 's/^--hash/    &/p'; } \
+	  > requirements-cpu.lock
 	rm -rf .venv-lock
 
 clean: ## Remove results and Snakemake's own records, after asking

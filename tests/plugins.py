@@ -5,6 +5,7 @@ They are no part of the test environment, since with them each call of Snakemake
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,19 +24,26 @@ def plugin_folders(modules: Sequence[str], lock: Path, cache: Path) -> list[str]
     """
     if all(find_spec(module) for module in modules):
         return []
-    return [str(fetched(lock.read_text().split(), cache, ["install", "--no-deps", "--target"]))]
+    return [str(fetched(lock, cache, ["install", "--target"]))]
 
 
-def fetched(wanted: Sequence[str], cache: Path, command: Sequence[str]) -> Path:
-    """The folder in `cache` that pip has filled with exactly these requirements, now or earlier."""
-    name = hashlib.sha256(" ".join([*command, *wanted]).encode()).hexdigest()[:16]
+def fetched(lock: Path, cache: Path, command: Sequence[str], beginning: str = "") -> Path:
+    """The folder in `cache` that pip has filled, now or earlier, with exactly the packages of a lock file
+    whose names begin so."""
+    entries = re.split(r"^(?=\S)", lock.read_text(), flags=re.MULTILINE)
+    wanted = "".join(entry for entry in entries if entry.startswith(beginning))
+    name = hashlib.sha256(" ".join([*command, wanted]).encode()).hexdigest()[:16]
     folder = cache / name
     if not folder.exists():
         unfinished = cache / f"unfinished-{os.getpid()}"
-        line = [sys.executable, "-m", "pip", *command, unfinished, "--quiet", *wanted]
+        requirements = cache / f"requirements-{os.getpid()}.lock"
+        requirements.write_text(wanted)
+        line = [sys.executable, "-m", "pip", *command, unfinished, "--quiet", "--no-deps"]
+        line += ["--require-hashes", "--requirement", requirements]
         done = subprocess.run(line, capture_output=True, text=True, timeout=600)
+        requirements.unlink()
         if done.returncode != 0:
-            pytest.skip(f"pip could not fetch {', '.join(wanted)}: {done.stderr.strip()[-200:]}")
+            pytest.skip(f"pip could not fetch what {lock.name} names: {done.stderr.strip()[-200:]}")
         try:
             unfinished.rename(folder)
         except OSError:

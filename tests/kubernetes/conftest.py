@@ -59,8 +59,7 @@ def environment(code, plugins) -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def cluster(environment, cache, tmp_path_factory):
     """A cluster whose containers have what the Dockerfile sets: copra, and where pip finds the plugin."""
-    plugin = [line for line in LOCK.read_text().split() if line.startswith("snakemake-storage-plugin")]
-    wheels = fetched(plugin, cache, ["download", "--no-deps", "--dest"])
+    wheels = fetched(LOCK, cache, ["download", "--dest"], "snakemake-storage-plugin")
     folder = tmp_path_factory.mktemp("cluster")
     image = environment | _variables_of_image() | {"PIP_FIND_LINKS": str(wheels), "HOME": str(folder)}
     with serving(Cluster(folder, image)) as server:

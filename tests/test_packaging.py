@@ -1,0 +1,104 @@
+"""What pip installs: a wheel with the whole package, and lock files that pin all that it needs by hash."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from importlib.metadata import requires, version
+from pathlib import Path
+
+import pytest
+from copied_code import ROOT, copy_code
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKS = sorted(ROOT.glob("requirements*.lock"))
+
+
+def locked(path: Path) -> dict[str, tuple[Requirement, list[str]]]:
+    """The requirement and the hashes of each package of a lock file."""
+    entries = re.split(r"^(?=\S)", path.read_text(), flags=re.MULTILINE)[1:]
+    found = {}
+    for entry in entries:
+        words, *hashes = [line.strip() for line in entry.replace("\\\n", "\n").splitlines()]
+        requirement = Requirement(words)
+        found[canonicalize_name(requirement.name)] = requirement, hashes
+    return found
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
+def test_a_lock_file_pins_each_package_by_version_and_hash(path):
+    packages = locked(path)
+    assert packages
+    for requirement, hashes in packages.values():
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "=="
+        assert hashes
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes)
+
+
+def test_the_lock_file_has_all_that_copra_its_tests_and_quantisation_need():
+    # Torch's libraries for CUDA are in a lock file of their own.
+    cuda = locked(ROOT / "requirements-cuda.lock")
+    extras = PROJECT["optional-dependencies"]
+    needed = _closure([*PROJECT["dependencies"], *extras["test"], *extras["quantise"]], skip=set(cuda))
+    assert {"torch", "snakemake", "pytest", "torchao", "numpy"} <= needed
+    assert needed - set(locked(ROOT / "requirements.lock")) == set()
+
+
+def _closure(lines: Iterable[str], skip: set[str]) -> set[str]:
+    """The names of all packages that these requirements lead to, by the metadata of installed packages."""
+    found: set[str] = set()
+    waiting = [Requirement(line) for line in lines]
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if name in skip or (name in found and not requirement.extras):
+            continue
+        found.add(name)
+        for each in map(Requirement, requires(name) or []):
+            environments = [{"extra": extra} for extra in (*requirement.extras, "")]
+            if each.marker is None or any(map(each.marker.evaluate, environments)):
+                waiting.append(each)
+    return found
+
+
+@pytest.mark.parametrize("name", ["torch", "transformers", "snakemake"])
+def test_upper_bounds_are_the_first_versions_that_the_tests_have_not_seen(name):
+    (specifier,) = (each.specifier for each in map(Requirement, PROJECT["dependencies"]) if each.name == name)
+    (pin,) = locked(ROOT / "requirements.lock")[name][0].specifier
+    seen = Version(version(name))
+    assert Version(pin.version).release == seen.release
+    assert seen in specifier
+    assert f"{seen.major}.{seen.minor}.999" in specifier
+    assert f"{seen.major}.{seen.minor + 1}" not in specifier
+
+
+def test_a_wheel_holds_the_whole_package_and_its_command(tmp_path):
+    # A build writes beside the sources.
+    code = copy_code(tmp_path / "code")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, code)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "wheel", *offline, "--wheel-dir", tmp_path, code], check=True)
+    (wheel,) = tmp_path.glob("copra-*.whl")
+    installed = tmp_path / "installed"
+    subprocess.run([*pip, "install", *offline, "--target", installed, wheel], check=True)
+
+    modules = {path.relative_to(ROOT / "src") for path in (ROOT / "src").rglob("*.py")}
+    assert {path.relative_to(installed) for path in (installed / "copra").rglob("*.py")} == modules
+    done = subprocess.run(
+        [installed / "bin" / "copra", "check", ROOT / "config.yaml"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "recipes" in done.stdout
