@@ -39,6 +39,29 @@ def test_a_node_has_the_latents_that_its_stage_ends_with():
     }
 
 
+def test_a_decoder_starts_as_the_first_model_of_its_shape():
+    """In the first stage of a step; later ones go on with it."""
+    explaining = {"decoder": "pretrained"}
+    steps = with_step("coconut", explaining=explaining)
+    steps["codi"] = {"kind": "codi", "explaining": explaining, "training": TRAINING}
+    recipes = [
+        {"base": "hub", "steps": each} for each in (["codi"], ["cot", "coconut"], ["layers-1", "cot", "codi"])
+    ]
+    recipes += [["cot", "layers-1", "few_shot", "cot-2", "codi"]]
+    steps["cot-2"] = steps["cot"]
+    nodes = tree_of(recipes, steps=steps).nodes
+    assert {name: node.pretrained for name, node in nodes.items() if node.pretrained} == {
+        "hub+codi@0": "hub",
+        "hub+cot@0+coconut.0": "hub",
+        "hub+layers-1+cot@0+codi": "hub+layers-1",
+        "llama@0+cot+layers-1+few_shot+cot-2+codi": "llama@0+cot+layers-1",
+    }
+    with pytest.raises(
+        CopraError, match="'codi' starts its decoder as a base from scratch, which knows nothing"
+    ):
+        tree_of([["cot", "codi"]], steps=steps)
+
+
 def test_the_model_that_icot_kd_starts_from_teaches_its_first_two_trainings():
     nodes = tree_of([["cot", "layers-1", "scratchpad", "icot_kd"]]).nodes
     start = "llama@0+cot+layers-1+scratchpad"

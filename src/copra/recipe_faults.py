@@ -32,7 +32,7 @@ def recipe_faults(
     scratch = experiment.bases[base].from_scratch
     # How the model answers, and what it was last trained for: a prompt changes the first alone.
     task, method, learned = experiment.task, None, None
-    quantised = None
+    quantised, pruned = None, False
     for name in steps:
         step = experiment.steps[name]
         if quantised is not None:
@@ -42,6 +42,11 @@ def recipe_faults(
                 yield (
                     f"{name!r} trains on task {step.task or experiment.task!r} after a training on {task!r}; "
                     "a recipe stays with one task"
+                )
+            if scratch and not pruned and list(step.stages().values())[-1].copies_pretrained:
+                yield (
+                    f"{name!r} starts its decoder as a base from scratch, which knows nothing: write "
+                    "explaining.decoder: small"
                 )
             if isinstance(step, IcotKd):
                 yield from _teacher_faults(experiment, name, step, learned, (*pupils, name))
@@ -56,6 +61,7 @@ def recipe_faults(
                 yield f"{name!r} takes the last number for the answer; {task!r} needs answer: strict"
             method = step.kind
         elif isinstance(step, Prune):
+            pruned = True
             if learned is not None and not METHODS[learned].prunable:
                 yield f"{name!r} prunes after {learned}, whose parts belong to single layers: prune before it"
             if scratch and method is None and step.scoring:

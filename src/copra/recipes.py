@@ -33,8 +33,9 @@ class Node:
     `settings` is what the node's own rule depends on, resolved. `method` is how it answers: the kind of
     the last training, or None. `trained` names the node itself if it was trained or is a base, and
     otherwise the nearest ancestor before the prunings that made it. `teacher` names the node that it learns
-    from, `latents` is the number of latents with which it answers, `loops` says whether those are hidden
-    states, and `answers` whether it can answer at all.
+    from, `pretrained` the one whose weights a part of it starts with, `latents` is the number of latents
+    with which it answers, `loops` says whether those are hidden states, and `answers` whether it can answer
+    at all.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Node:
     trained: str
     settings: dict[str, Any]
     teacher: str | None = None
+    pretrained: str | None = None
     latents: int = 0
     loops: bool = False
     answers: bool = True
@@ -168,10 +170,12 @@ def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed:
         step = experiment.steps[name]
         if isinstance(step, Method):
             teacher = _teacher(tree, experiment, step, node, seed)
+            pretrained = _pretrained(tree, node)
             if name not in tree.trainings:
                 tree.trainings[name] = _trainings(experiment, name, step)
             for training in tree.trainings[name]:
-                node = _add(tree, _train_node(experiment, node, step, name, training, seed, teacher))
+                made = _train_node(experiment, node, step, name, training, seed, teacher, pretrained)
+                node = _add(tree, made)
         elif isinstance(step, FewShot):
             node = _add(tree, _prompt_node(node, name, step))
         elif isinstance(step, Quantise):
@@ -191,6 +195,13 @@ def _teacher(tree: Tree, experiment: Experiment, step: Method, before: Node, see
     while step.distil is not None and before.kind in ("prune", "prompt"):
         before = tree.nodes[before.parent]
     return before.name
+
+
+def _pretrained(tree: Tree, node: Node) -> str:
+    """The first node of the recipe that has the shape of `node`: the base, or that of its last pruning."""
+    while node.parent is not None and node.kind != "prune":
+        node = tree.nodes[node.parent]
+    return node.name
 
 
 def _add(tree: Tree, node: Node) -> Node:
@@ -233,6 +244,7 @@ def _train_node(
     training: Training,
     seed: int,
     teacher: str,
+    pretrained: str,
 ) -> Node:
     before = parent.name.rsplit("+", 1)[0] if parent.step == step else parent.name
     name = f"{before}+{_name(training.label, seed if _first_seed(parent, step) else None)}"
@@ -249,6 +261,8 @@ def _train_node(
         name,
         {**training.settings, "seed": seed},
         teacher=teacher if stage.needs_teacher else None,
+        # Later stages go on with the part of the first one.
+        pretrained=pretrained if stage.copies_pretrained and parent.step != step else None,
         latents=stage.layouts[-1].latents,
         loops=stage.loops,
         answers=stage.answers,
@@ -302,6 +316,7 @@ def _quantise_node(parent: Node, step: str, quantise: Quantise) -> Node:
         stage=None,
         settings=settings,
         teacher=None,
+        pretrained=None,
     )
 
 
