@@ -105,7 +105,8 @@ def test_the_files_of_a_prompt_are_watched(monkeypatch):
 def test_a_prompt_is_made_from_its_own_settings():
     settings = json.loads(workflow().prompt_settings("llama@0+cot+ask"))
     assert settings["node"] == "llama@0+cot+ask"
-    assert (settings["prompt"]["exemplars"], settings["prompt"]["stops"]) == (8, ["Q:"])
+    assert (settings["prompt"]["exemplars"], settings["prompt"]["stops"]) == (8, ["Q:", "</s>", "<|im_end|>"])
+    assert "worked" not in settings
     assert set(settings) == {"node", "prompt", "code"}
     assert workflow().data("llama@0+cot+ask") == "results/config/data/sums"
     assert workflow().parent("llama@0+cot+ask") == "results/config/models/llama@0+cot"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from copra.config import Experiment, Product, Recipe
 from copra.errors import CopraError
 from copra.faults import hint
+from copra.files import file_sha256
 from copra.models.settings import Quantise
 from copra.pruning.budget import Prune
 from copra.reasoning import Method
@@ -22,6 +23,7 @@ from copra.reasoning.few_shot import FewShot
 from copra.reasoning.icot_kd import IcotKd
 from copra.reasoning.method import Stage
 from copra.recipe_faults import recipe_faults
+from copra.tasks import TASKS
 
 Kind = Literal["base", "train", "prune", "prompt", "quantise"]
 
@@ -177,7 +179,7 @@ def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed:
                 made = _train_node(experiment, node, step, name, training, seed, teacher, pretrained)
                 node = _add(tree, made)
         elif isinstance(step, FewShot):
-            node = _add(tree, _prompt_node(node, name, step))
+            node = _add(tree, _prompt_node(experiment, node, name, step))
         elif isinstance(step, Quantise):
             node = _add(tree, _quantise_node(node, name, step))
         else:
@@ -269,9 +271,13 @@ def _train_node(
     )
 
 
-def _prompt_node(parent: Node, step: str, prompt: FewShot) -> Node:
+def _prompt_node(experiment: Experiment, parent: Node, step: str, prompt: FewShot) -> Node:
     name = f"{parent.name}+{step}"
-    settings = {"prompt": prompt.canonical()}
+    settings: dict[str, Any] = {"prompt": prompt.canonical()}
+    kind = experiment.tasks[parent.task].kind
+    if (worked := prompt.worked(TASKS[kind])) is not None:
+        # Other examples in another version of copra make another prompt.
+        settings["worked"] = {"task": kind, "sha256": file_sha256(worked)}
     return Node(
         name, "prompt", parent.name, step, None, parent.seed, parent.task, prompt.kind, name, settings
     )

@@ -194,9 +194,9 @@ def of_training_work(
     """FLOPs of a training from what each reader read (`copra.reasoning.layout.Work`): its `tokens`, `context`
     and `supervised` positions, see `FlopCounter.of_training`.
 
-    A step decoder has so many layers of the model's kind (None: the model's own). Adapters have the rank `lora` (None: all of the
-    model learns); what a method adds to a model learns in full. Without `backward`, of the forward passes
-    alone, as in validation.
+    A step decoder has so many layers of the model's kind (None: the model's own). Adapters have the rank
+    `lora` (None: all of the model learns); what a method adds to a model learns in full. Without `backward`,
+    of the forward passes alone, as in validation.
     """
     return sum(
         _of_reader(reader, counts, shape, step_decoder, teacher, lora, backward)

@@ -204,7 +204,7 @@ class Estimate:
             raise CopraError(f"{name}: was never trained to answer, so its answers cannot be forecast.")
         if last.kind == "prompt":
             prompt: FewShot = self.experiment.steps[last.step]
-            return work.asking_by_examples(prompt, rows, evaluation.max_new_tokens)
+            return work.asking_by_examples(prompt, rows, prompt.max_new_tokens or evaluation.max_new_tokens)
         return work.asking(_stage(last), rows, evaluation.max_new_tokens)
 
     def _questions(self, name: str) -> int:
