@@ -8,6 +8,8 @@ from test_recipes import CONFIG, TRAINING, tree_of, with_step
 
 from copra.config import parse
 from copra.errors import CopraError
+from copra.files import file_sha256
+from copra.tasks.gsm8k import Gsm8k
 
 
 def taught_by(*teachers, **more):
@@ -37,6 +39,29 @@ def test_a_node_has_the_latents_that_its_stage_ends_with():
         "+cot+pause+few_shot": 0,
         "+codi": 4,
     }
+
+
+def test_a_decoder_starts_as_the_first_model_of_its_shape():
+    """In the first stage of a step; later ones go on with it."""
+    explaining = {"decoder": "pretrained"}
+    steps = with_step("coconut", explaining=explaining)
+    steps["codi"] = {"kind": "codi", "explaining": explaining, "training": TRAINING}
+    recipes = [
+        {"base": "hub", "steps": each} for each in (["codi"], ["cot", "coconut"], ["layers-1", "cot", "codi"])
+    ]
+    recipes += [["cot", "layers-1", "few_shot", "cot-2", "codi"]]
+    steps["cot-2"] = steps["cot"]
+    nodes = tree_of(recipes, steps=steps).nodes
+    assert {name: node.pretrained for name, node in nodes.items() if node.pretrained} == {
+        "hub+codi@0": "hub",
+        "hub+cot@0+coconut.0": "hub",
+        "hub+layers-1+cot@0+codi": "hub+layers-1",
+        "llama@0+cot+layers-1+few_shot+cot-2+codi": "llama@0+cot+layers-1",
+    }
+    with pytest.raises(
+        CopraError, match="'codi' starts its decoder as a base from scratch, which knows nothing"
+    ):
+        tree_of([["cot", "codi"]], steps=steps)
 
 
 def test_the_model_that_icot_kd_starts_from_teaches_its_first_two_trainings():
@@ -270,7 +295,7 @@ def test_a_prompt_before_the_first_training_leaves_the_task_free():
         (["few_shot", "cot"], "'few_shot' prompts a base from scratch, which knows nothing"),
         (
             ["texts", "few_shot"],
-            "'few_shot' takes the last number for the answer; 'proofs' needs answer: strict",
+            "'few_shot' takes a number for the answer; 'proofs' needs answer: strict",
         ),
     ],
 )
@@ -281,3 +306,19 @@ def test_a_prompt_that_cannot_be_is_named(recipe, message):
         tree_of([recipe], tasks=tasks, steps=steps)
     strict = steps | {"few_shot": {"kind": "few_shot", "answer": "strict"}}
     assert tree_of([["texts", "few_shot"]], tasks=tasks, steps=strict).recipes
+
+
+def test_a_prompt_depends_on_the_examples_that_copra_has_for_its_task():
+    tasks = CONFIG["tasks"] | {"gsm8k": {"kind": "gsm8k"}}
+    steps = with_step("cot", task="gsm8k")
+    steps |= {
+        "drawn": {"kind": "few_shot", "examples": "train"},
+        "many": {"kind": "few_shot", "exemplars": 9},
+    }
+    nodes = tree_of([["cot", "few_shot"], ["cot", "drawn"]], tasks=tasks, steps=steps).nodes
+    worked = nodes["llama@0+cot+few_shot"].settings["worked"]
+    assert worked == {"task": "gsm8k", "sha256": file_sha256(Gsm8k.worked_examples)}
+    assert "worked" not in nodes["llama@0+cot+drawn"].settings
+    with pytest.raises(CopraError, match=r"'many' asks for 9 examples, and copra has 8 for 'gsm8k': lower"):
+        tree_of([["cot", "many"]], tasks=tasks, steps=steps)
+    assert tree_of([["cot", "many"]], steps=CONFIG["steps"] | {"many": steps["many"]}).recipes

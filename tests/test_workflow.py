@@ -47,6 +47,13 @@ def test_the_manifest_of_the_teacher_is_what_a_training_waits_for():
     }
 
 
+def test_the_manifest_of_the_pretrained_model_is_what_a_training_waits_for():
+    codi = {"kind": "codi", "training": TRAINING, "explaining": {"decoder": "pretrained"}}
+    found = workflow(steps=CONFIG["steps"] | {"codi": codi}, recipes=[["cot", "drop", "codi"]])
+    assert found.pretrained("llama@0+cot+drop+codi") == ["results/config/models/llama@0+cot+drop/copra.json"]
+    assert found.pretrained("llama@0+cot") == []
+
+
 def test_a_change_of_teacher_is_no_change_of_settings():
     """The manifest that it waits for changes instead."""
     steps = CONFIG["steps"] | {"kd-2": {**CONFIG["steps"]["kd-2"], "teacher": "llama+cot"}}
@@ -98,7 +105,8 @@ def test_the_files_of_a_prompt_are_watched(monkeypatch):
 def test_a_prompt_is_made_from_its_own_settings():
     settings = json.loads(workflow().prompt_settings("llama@0+cot+ask"))
     assert settings["node"] == "llama@0+cot+ask"
-    assert (settings["prompt"]["exemplars"], settings["prompt"]["stops"]) == (8, ["Q:"])
+    assert (settings["prompt"]["exemplars"], settings["prompt"]["stops"]) == (8, ["Q:", "</s>", "<|im_end|>"])
+    assert "worked" not in settings
     assert set(settings) == {"node", "prompt", "code"}
     assert workflow().data("llama@0+cot+ask") == "results/config/data/sums"
     assert workflow().parent("llama@0+cot+ask") == "results/config/models/llama@0+cot"

@@ -11,6 +11,7 @@ from copra.reasoning import METHODS, Method
 from copra.reasoning.few_shot import FewShot
 from copra.reasoning.icot_kd import IcotKd
 from copra.tasks import TASKS
+from copra.tasks.task import Task, read_worked_examples
 
 WRITING = ("cot", "scratchpad")
 """Methods whose models write their chain of thought, from which others can learn."""
@@ -32,7 +33,7 @@ def recipe_faults(
     scratch = experiment.bases[base].from_scratch
     # How the model answers, and what it was last trained for: a prompt changes the first alone.
     task, method, learned = experiment.task, None, None
-    quantised = None
+    quantised, pruned = None, False
     for name in steps:
         step = experiment.steps[name]
         if quantised is not None:
@@ -43,6 +44,11 @@ def recipe_faults(
                     f"{name!r} trains on task {step.task or experiment.task!r} after a training on {task!r}; "
                     "a recipe stays with one task"
                 )
+            if scratch and not pruned and list(step.stages().values())[-1].copies_pretrained:
+                yield (
+                    f"{name!r} starts its decoder as a base from scratch, which knows nothing: write "
+                    "explaining.decoder: small"
+                )
             if isinstance(step, IcotKd):
                 yield from _teacher_faults(experiment, name, step, learned, (*pupils, name))
             elif step.distil is not None:
@@ -52,10 +58,10 @@ def recipe_faults(
         elif isinstance(step, FewShot):
             if scratch and method is None:
                 yield f"{name!r} prompts a base from scratch, which knows nothing: put a training before it"
-            if step.answer == "flexible" and TASKS[experiment.tasks[task].kind].answers != "number":
-                yield f"{name!r} takes the last number for the answer; {task!r} needs answer: strict"
+            yield from _prompt_faults(name, step, task, TASKS[experiment.tasks[task].kind])
             method = step.kind
         elif isinstance(step, Prune):
+            pruned = True
             if learned is not None and not METHODS[learned].prunable:
                 yield f"{name!r} prunes after {learned}, whose parts belong to single layers: prune before it"
             if scratch and method is None and step.scoring:
@@ -69,6 +75,19 @@ def recipe_faults(
             quantised = name
     if method is None and (scratch or not pupils):
         yield "never trains, so it has no way to answer; add a training step"
+
+
+def _prompt_faults(name: str, step: FewShot, task: str, kind: type[Task]) -> Iterator[str]:
+    """What is wrong with a prompt for a task of this kind."""
+    if step.answer != "strict" and kind.answers != "number":
+        yield f"{name!r} takes a number for the answer; {task!r} needs answer: strict"
+    if (worked := step.worked(kind)) is not None and step.exemplars > (
+        most := len(read_worked_examples(worked))
+    ):
+        yield (
+            f"{name!r} asks for {step.exemplars} examples, and copra has {most} for {task!r}: lower "
+            "'exemplars', name a file, or draw them from the train split (examples: train)"
+        )
 
 
 def _scoring_faults(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from copra.config import Experiment, Product, Recipe
 from copra.errors import CopraError
 from copra.faults import hint
+from copra.files import file_sha256
 from copra.models.settings import Quantise
 from copra.pruning.budget import Prune
 from copra.reasoning import Method
@@ -22,6 +23,7 @@ from copra.reasoning.few_shot import FewShot
 from copra.reasoning.icot_kd import IcotKd
 from copra.reasoning.method import Stage
 from copra.recipe_faults import recipe_faults
+from copra.tasks import TASKS
 
 Kind = Literal["base", "train", "prune", "prompt", "quantise"]
 
@@ -33,8 +35,9 @@ class Node:
     `settings` is what the node's own rule depends on, resolved. `method` is how it answers: the kind of
     the last training, or None. `trained` names the node itself if it was trained or is a base, and
     otherwise the nearest ancestor before the prunings that made it. `teacher` names the node that it learns
-    from, `latents` is the number of latents with which it answers, `loops` says whether those are hidden
-    states, and `answers` whether it can answer at all.
+    from, `pretrained` the one whose weights a part of it starts with, `latents` is the number of latents
+    with which it answers, `loops` says whether those are hidden states, and `answers` whether it can answer
+    at all.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Node:
     trained: str
     settings: dict[str, Any]
     teacher: str | None = None
+    pretrained: str | None = None
     latents: int = 0
     loops: bool = False
     answers: bool = True
@@ -168,12 +172,14 @@ def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed:
         step = experiment.steps[name]
         if isinstance(step, Method):
             teacher = _teacher(tree, experiment, step, node, seed)
+            pretrained = _pretrained(tree, node)
             if name not in tree.trainings:
                 tree.trainings[name] = _trainings(experiment, name, step)
             for training in tree.trainings[name]:
-                node = _add(tree, _train_node(experiment, node, step, name, training, seed, teacher))
+                made = _train_node(experiment, node, step, name, training, seed, teacher, pretrained)
+                node = _add(tree, made)
         elif isinstance(step, FewShot):
-            node = _add(tree, _prompt_node(node, name, step))
+            node = _add(tree, _prompt_node(experiment, node, name, step))
         elif isinstance(step, Quantise):
             node = _add(tree, _quantise_node(node, name, step))
         else:
@@ -191,6 +197,13 @@ def _teacher(tree: Tree, experiment: Experiment, step: Method, before: Node, see
     while step.distil is not None and before.kind in ("prune", "prompt"):
         before = tree.nodes[before.parent]
     return before.name
+
+
+def _pretrained(tree: Tree, node: Node) -> str:
+    """The first node of the recipe that has the shape of `node`: the base, or that of its last pruning."""
+    while node.parent is not None and node.kind != "prune":
+        node = tree.nodes[node.parent]
+    return node.name
 
 
 def _add(tree: Tree, node: Node) -> Node:
@@ -233,6 +246,7 @@ def _train_node(
     training: Training,
     seed: int,
     teacher: str,
+    pretrained: str,
 ) -> Node:
     before = parent.name.rsplit("+", 1)[0] if parent.step == step else parent.name
     name = f"{before}+{_name(training.label, seed if _first_seed(parent, step) else None)}"
@@ -249,15 +263,21 @@ def _train_node(
         name,
         {**training.settings, "seed": seed},
         teacher=teacher if stage.needs_teacher else None,
+        # Later stages go on with the part of the first one.
+        pretrained=pretrained if stage.copies_pretrained and parent.step != step else None,
         latents=stage.layouts[-1].latents,
         loops=stage.loops,
         answers=stage.answers,
     )
 
 
-def _prompt_node(parent: Node, step: str, prompt: FewShot) -> Node:
+def _prompt_node(experiment: Experiment, parent: Node, step: str, prompt: FewShot) -> Node:
     name = f"{parent.name}+{step}"
-    settings = {"prompt": prompt.canonical()}
+    settings: dict[str, Any] = {"prompt": prompt.canonical()}
+    kind = experiment.tasks[parent.task].kind
+    if (worked := prompt.worked(TASKS[kind])) is not None:
+        # Other examples in another version of copra make another prompt.
+        settings["worked"] = {"task": kind, "sha256": file_sha256(worked)}
     return Node(
         name, "prompt", parent.name, step, None, parent.seed, parent.task, prompt.kind, name, settings
     )
@@ -302,6 +322,7 @@ def _quantise_node(parent: Node, step: str, quantise: Quantise) -> Node:
         stage=None,
         settings=settings,
         teacher=None,
+        pretrained=None,
     )
 
 

@@ -102,6 +102,11 @@ class Workflow:
         teacher = self.node(name).teacher
         return [f"{self.folder}/models/{teacher}/copra.json"] if teacher else []
 
+    def pretrained(self, name: str) -> list[str]:
+        """The manifest of the model whose weights a part of a node starts with, if there is one."""
+        pretrained = self.node(name).pretrained
+        return [f"{self.folder}/models/{pretrained}/copra.json"] if pretrained else []
+
     def prompt_files(self, name: str) -> list[str]:
         return self.experiment.steps[self.node(name).step].files()
 

@@ -7,10 +7,12 @@ import torch
 from little import SIZES, model_for, tokenizer_for
 from tokenizers import Tokenizer
 from tokenizers import models as tokenizer_models
-from transformers import PreTrainedTokenizerFast
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from copra.files import MANIFEST
 from copra.models.bases import add_markers, brings_trained_markers, make_base, start_markers
+from copra.models.logits import SUPPRESSED, read_logits
 from copra.models.settings import Base, FromScratch
 from copra.models.tokens import MARKERS, pad_id
 
@@ -148,3 +150,65 @@ def test_markers_start_somewhere_with_any_tokenizer(rows):
         add_markers(model, tokenizer)
         weight = model.get_input_embeddings().weight
         assert torch.equal(weight[-3:], weight[vocabulary[expected]].expand(3, -1))
+
+
+def losses(model, tokens):
+    """Next-token losses by copra's logits, and by the model's own."""
+    hidden = model.base_model(tokens).last_hidden_state
+    ours = functional.cross_entropy(read_logits(model, hidden)[0, :-1].float(), tokens[0, 1:])
+    return ours, model(tokens, labels=tokens).loss
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_untrained_markers_change_no_score(tmp_path, rows, architecture, tied):
+    """The loss of a base, its gradients and its answers are those of the model that it was made of."""
+    tokenizer = tokenizer_for(rows)
+    original = model_for(tokenizer, architecture, tied)
+    (brackets,) = tokenizer("<<")["input_ids"][:1]
+    with torch.no_grad():
+        # A model that writes the angle brackets above all, as one that reasons in equations does.
+        original.get_output_embeddings().weight[brackets] *= 20
+    original.save_pretrained(tmp_path / "original")
+    tokenizer.save_pretrained(tmp_path / "original")
+    base, known = make_base(Base(path=str(tmp_path / "original")), [], None)
+    base.save_pretrained(tmp_path / "base")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    tokens = torch.randint(2, len(tokenizer), (1, 24), generator=torch.Generator().manual_seed(1))
+    _, expected = losses(original.eval(), tokens)
+    expected.backward()
+    markers = known.convert_tokens_to_ids(list(MARKERS))
+    for model in (base.eval(), again.eval()):
+        found, plain = losses(model, tokens)
+        assert found.item() == pytest.approx(expected.item(), abs=1e-6)
+        assert plain.item() > expected.item() + 0.02
+        found.backward()
+        for name, weight in original.named_parameters():
+            gradient = model.get_parameter(name).grad
+            if gradient.shape != weight.grad.shape:
+                assert not gradient[markers].any()
+                gradient = gradient[: len(weight)]
+            assert torch.allclose(gradient, weight.grad, atol=1e-6)
+        run = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+        assert torch.equal(model.generate(tokens[:, :4], **run), original.generate(tokens[:, :4], **run))
+
+
+def test_markers_are_in_the_softmax_once_they_are_trained(folder):
+    base, tokenizer = make_base(Base(path=str(folder)), [], None)
+    markers = tokenizer.convert_tokens_to_ids(list(MARKERS))
+    hidden = torch.randn(2, 3, 32)
+    assert (read_logits(base, hidden)[..., markers] == SUPPRESSED).all()
+    start_markers(base, tokenizer)
+    assert torch.equal(read_logits(base, hidden), base.get_output_embeddings()(hidden))
+    for part in (base, tokenizer):
+        part.save_pretrained(folder)
+    # This folder has no manifest, so its markers count as trained.
+    again, _ = make_base(Base(path=str(folder)), [], None)
+    assert again.generation_config.suppress_tokens is None
+
+
+def test_suppressed_tokens_need_not_stand_together(folder):
+    base, _ = make_base(Base(path=str(folder)), [], None)
+    base.generation_config.suppress_tokens = [9, 4, 5, 0]
+    logits = read_logits(base, torch.randn(1, 32))[0]
+    assert (logits == SUPPRESSED).nonzero().flatten().tolist() == [0, 4, 5, 9]

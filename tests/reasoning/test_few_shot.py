@@ -1,6 +1,7 @@
 """Few-shot prompts: which examples, in which form, and what a bad file is told."""
 
 import json
+import re
 
 import pytest
 from pydantic import ValidationError
@@ -8,7 +9,9 @@ from pydantic import ValidationError
 from copra.errors import CopraError
 from copra.reasoning.few_shot import FewShot
 from copra.reasoning.layout import Decoding
-from copra.tasks.task import Row
+from copra.tasks.gsm8k import Gsm8k
+from copra.tasks.task import Row, read_worked_examples
+from copra.tasks.word_sums import WordSums
 
 
 def few_shot(**settings) -> FewShot:
@@ -42,7 +45,9 @@ def test_one_drawn_example_by_hand():
     rows = [Row("2 and 3 and 1 ?", ("2 + 3 = 5", "5 + 1 = 6"), "6")]
     decoding = few_shot(exemplars=1).decoding(rows, 48)
     assert decoding.prompting.exemplars == ("Q: 2 and 3 and 1 ?\nA: 2 + 3 = 5 5 + 1 = 6 The answer is 6.\n\n")
-    assert (decoding.prompting.question, decoding.prompting.stops) == ("Q: {question}\nA:", ("Q:",))
+    assert decoding.prompting.question == "Q: {question}\nA:"
+    # Those of lm-evaluation-harness' task gsm8k_cot.
+    assert decoding.prompting.stops == ("Q:", "</s>", "<|im_end|>")
     assert (decoding.before, decoding.latents, decoding.after, decoding.parts) == ((), 0, (), ())
     assert not decoding.loops
 
@@ -80,6 +85,40 @@ def test_all_rows_may_be_examples_and_no_more(rows):
     assert sorted(examples(few_shot(exemplars=24), rows)) == sorted(map(written, rows))
     with pytest.raises(CopraError, match=r"^few_shot: 25 examples are asked for and there are 24\. Lower"):
         few_shot(exemplars=25).decoding(rows, 48)
+
+
+def test_gsm8ks_own_examples_are_sentences_in_their_order(rows):
+    """Eight, like those of Wei et al.; whatever steps the train split has."""
+    settings = few_shot(exemplars=8)
+    worked = settings.worked(Gsm8k)
+    texts = settings.decoding(rows, 48, worked).prompting.exemplars.removesuffix("\n\n").split("\n\n")
+    known = [json.loads(line) for line in worked.read_text().splitlines()]
+    assert texts == [
+        f"Q: {each['question']}\nA: {' '.join(each['steps'])} The answer is {each['answer']}."
+        for each in known
+    ]
+    assert len(texts) == 8
+    assert not any(mark in text for text in texts for mark in ("<<", ">>", "####"))
+    assert settings.decoding(rows, 48, worked) == few_shot(exemplars=8, seed=5).decoding([], 48, worked)
+    assert few_shot(exemplars=2).decoding([], 48, worked).prompting.exemplars == "\n\n".join([*texts[:2], ""])
+
+
+def test_the_arithmetic_of_gsm8ks_own_examples_is_right():
+    """Every equation in a sentence holds, and the last number is the answer."""
+    for row in read_worked_examples(Gsm8k.worked_examples):
+        found = [re.findall(r"([0-9+*/ -]+)= ([0-9]+)", step) for step in row.steps]
+        equations = [pair for pairs in found for pair in pairs]
+        assert equations
+        for left, right in equations:
+            assert eval(left) == int(right)
+        assert row.answer in re.findall("[0-9]+", row.steps[-1])
+        assert equations[-1][1] == row.answer
+
+
+def test_other_tasks_and_other_wishes_have_no_examples_of_copras(file):
+    assert few_shot().worked(WordSums) is None
+    assert few_shot(examples="train").worked(Gsm8k) is None
+    assert few_shot(file=file({"question": "1 ?", "solution": "1"})).worked(Gsm8k) is None
 
 
 def test_examples_of_a_file_stand_in_its_order(file, rows):
@@ -157,7 +196,11 @@ def test_what_makes_no_sense_is_refused_by_name(key, value):
 
 
 def test_the_way_of_asking_survives_its_json(rows):
-    settings = few_shot(exemplars=2, stops=("Q:", "\n\n"), answer="strict")
+    settings = few_shot(
+        exemplars=2, stops=("Q:", "\n\n"), answer="harness-strict", max_new_tokens=256, examples="train"
+    )
     assert FewShot.model_validate(settings.canonical()) == settings
     decoding = settings.decoding(rows, 48)
     assert Decoding.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+    assert (decoding.longest_answer(64), decoding.answer_rule) == (256, "harness-strict")
+    assert few_shot(exemplars=2).decoding(rows, 48).longest_answer(64) == 64

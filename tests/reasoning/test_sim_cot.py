@@ -4,6 +4,7 @@ Question 1 2, steps [11, 12] [21] [31, 32], answer 91 92.
 """
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from references import (
 
 from copra.models.parts import StepDecoder, make_parts
 from copra.reasoning import Coconut, Codi
-from copra.reasoning.forward import collate
+from copra.reasoning.forward import collate, weighted
 from copra.reasoning.layout import IGNORED, Decoding, Markers, TokenRow
 from copra.reasoning.sim_cot import Explaining, told
 from copra.reasoning.thinker import Thinker
@@ -54,6 +55,9 @@ def coconut(explaining=None, **settings):
 def test_each_group_tells_a_step_and_the_last_one_what_remains(groups, texts):
     assert told(ROW.steps, groups) == texts
     assert told((), groups) == ()
+    spare = [91, 92]
+    assert told(ROW.steps, groups, spare) == texts + ((91, 92),) * (groups - len(texts))
+    assert told((), groups, spare) == ((91, 92),) * groups
 
 
 # c = 2 latents a step, K = 2: stages 0, 1, 2 and the last one, 3. Tokens and what the latents must tell.
@@ -85,6 +89,21 @@ def test_latents_beyond_the_steps_of_a_row_tell_nothing(padded):
     assert {stage.lay_out(BARE, MARKERS).explained for stage in stages.values()} == {()}
 
 
+def test_spare_latents_may_tell_the_answer():
+    """As in the authors' code on Coconut: what stands after the latents, which is the answer alone then."""
+    stages = coconut({"spare_latents": "answer"}, latents_per_step=2, max_latent_stage=2).stages()
+    found = {
+        row.id: [stage.lay_out(row, MARKERS).explained for stage in stages.values()] for row in (SHORT, BARE)
+    }
+    assert found == {
+        "short": [(), ((41,),), ((41,), (93,)), ((41,), (93,))],
+        "bare": [(), ((94,),), ((94,), (94,)), ((94,), (94,))],
+    }
+    assert {number: stage.lay_out(ROW, MARKERS).explained for number, stage in stages.items()} == {
+        number: texts for number, (_, texts) in WORKED.items()
+    }
+
+
 def test_explaining_changes_no_answer():
     for number, stage in coconut().stages().items():
         decoding = Coconut(kind="coconut", training={"steps": 1}).stages()[number].decoding(MARKERS)
@@ -102,6 +121,9 @@ def test_parts_weights_and_counts():
     assert coconut({"decoder": "shared"}).stages()[1].parts() == {}
     both = coconut(latent_input="projected").stages()[1]
     assert both.parts() == {"projection": {}, "step_decoder": {"layers": 1}}
+    copied = coconut({"decoder": "pretrained"}).stages()[1]
+    assert copied.parts() == {"step_decoder": {"layers": None}}
+    assert (copied.copies_pretrained, both.copies_pretrained) == (True, False)
 
 
 @pytest.mark.parametrize("explaining", [{}, {"decoder": "shared", "weight": 0.1}, {"layers": 3}])
@@ -117,6 +139,7 @@ def test_stages_survive_their_json(explaining):
         ({"explaining": {"weight": 0}}, "weight"),
         ({"explaining": {"decoder": "big"}}, "decoder"),
         ({"explaining": {"lambda": 1}}, "lambda"),
+        ({"explaining": {"next_latent": True}}, "explaining.next_latent: Coconut feeds every latent"),
         ({"thought": "none"}, "explaining: only latents"),
         ({"thought": "embedding"}, "explaining: only latents"),
     ],
@@ -142,6 +165,7 @@ WAYS = [
     ({"layers": 2, "weight": 0.3}, {"latent_input": "projected"}, 2),
     ({"decoder": "shared"}, {"max_latent_stage": 2}, 3),
     ({"decoder": "shared", "weight": 2.0}, {"latents_per_step": 2, "latent_input": "projected"}, 1),
+    ({"decoder": "pretrained"}, {"latents_per_step": 2, "max_latent_stage": 2}, 3),
 ]
 
 
@@ -158,15 +182,23 @@ def plain_explanation(thinker, sample, inputs, c):
     """Sum of -log p(token) over the texts: a decoder reads the c latents of a text as they were fed, then the
     text, from position 0."""
     loss = torch.zeros((), dtype=torch.float64)
-    embedding = thinker.model.get_input_embeddings().weight
-    small = thinker.parts["step_decoder"].body if "step_decoder" in thinker.parts else None
     for k, text in enumerate(sample.explained):
         first = sample.first_latent + k * c
-        read = [*inputs[first : first + c], *(embedding[token] for token in text)]
-        states = through_blocks(thinker.model.base_model if small is None else small, read)[-1]
-        for i, token in enumerate(text):
-            loss = loss + surprise(thinker.model, states[c + i - 1], token)
+        loss = loss + plain_telling(thinker, inputs[first : first + c], text)
     return loss
+
+
+def plain_telling(thinker, latents, text):
+    """The sum of -log p(token) over one text, after the latents that stand for it."""
+    decoder = thinker.part("step_decoder")
+    body = thinker.model.base_model if decoder is None else decoder.body
+    # The authors' copy of the model has an LM head of its own; what it reads are the model's embeddings.
+    own_head = decoder is not None and decoder.head is not None
+    head = SimpleNamespace(get_output_embeddings=lambda: decoder.head) if own_head else thinker.model
+    embedding = thinker.model.get_input_embeddings().weight
+    states = through_blocks(body, [*latents, *(embedding[token] for token in text)])[-1]
+    last = len(latents) - 1
+    return sum(surprise(head, states[last + i], token) for i, token in enumerate(text))
 
 
 @pytest.mark.parametrize(("explaining", "settings", "number"), WAYS)
@@ -236,5 +268,123 @@ def test_codis_latents_tell_the_steps_that_its_teacher_reads(any_model):
     assert_same_gradients(gradients(thinker, loss), gradients(thinker, total), TOLERANCE)
 
 
+def as_the_authors_do_on_coconut(thinker, samples, c):
+    """InternLM/SIM-CoT, Coconut/coconut.py, mode v1_aug, `packing` off: thought by thought the sum over the
+    tokens of all rows, divided by the number of rows; the mean over thoughts. Each row has all thoughts."""
+    inputs = [plain_inputs(thinker.model, sample, "hidden", feed_of(thinker)) for sample in samples]
+    thoughts = samples[0].n_latents // c
+    loss_explain_all = 0.0
+    for thought in range(thoughts):
+        loss_explain = 0.0
+        for sample, vectors in zip(samples, inputs, strict=True):
+            first = sample.first_latent + thought * c
+            loss_explain = loss_explain + plain_telling(
+                thinker, vectors[first : first + c], sample.explained[thought]
+            )
+        loss_explain_all = loss_explain_all + loss_explain / len(samples)
+    return loss_explain_all / thoughts
+
+
+def as_the_authors_do_on_codi(thinker, samples):
+    """InternLM/SIM-CoT, CODI/src/model.py: after each of n latents and the next one, the mean over the tokens
+    of all rows; the sum over those with any token, divided by their number."""
+    explain_loss_total, effective_steps = 0.0, 0
+    for k in range(samples[0].n_latents + 1):
+        total, tokens = 0.0, 0
+        for sample in samples:
+            if k < len(sample.explained):
+                vectors = plain_inputs(thinker.model, sample, "hidden", feed_of(thinker))
+                before = sample.first_latent + k
+                hidden = body_of(thinker.model, vectors[:before])[-1]
+                total = total + plain_telling(thinker, [feed_of(thinker)(hidden)], sample.explained[k])
+                tokens += len(sample.explained[k])
+        if tokens:
+            explain_loss_total, effective_steps = explain_loss_total + total / tokens, effective_steps + 1
+    return explain_loss_total / effective_steps
+
+
+def explanation_of(stage, thinker, samples):
+    """The part of a stage's loss that explains, its weights and counts as in training."""
+    terms = stage.loss(thinker, collate(samples, PAD))
+    weights = {name: weight for name, weight in stage.weigh().items() if name.startswith("explanation")}
+    return weighted(terms, weights, stage.counts(samples))
+
+
+PUBLISHED = {"decoder": "pretrained"}
+
+
+@pytest.mark.parametrize("c", [1, 2])
+def test_on_coconut_the_loss_is_the_authors(any_model, c):
+    way = {**PUBLISHED, "step_loss": "sum", "spare_latents": "answer", "weight": 0.7}
+    stage = coconut(way, latents_per_step=c, max_latent_stage=2).stages()[3]
+    thinker = thinker_of(any_model, stage)
+    samples = [stage.lay_out(row, IDS) for row in draw_rows(*ROWS)]
+    ours, theirs = explanation_of(stage, thinker, samples), as_the_authors_do_on_coconut(thinker, samples, c)
+    assert ours.item() == pytest.approx(0.7 * theirs.item(), rel=1e-6)
+    assert_same_gradients(gradients(thinker, ours), gradients(thinker, 0.7 * theirs), 1e-5)
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[1:3], ((4, (2, 1, 2, 3, 1)), (2, (1, 2)))])
+def test_on_codi_the_loss_is_the_authors(any_model, rows):
+    """Three latents and the next one; no row may have a step for the last of them."""
+    way = {**PUBLISHED, "step_loss": "mean_per_latent", "next_latent": True, "weight": 0.7}
+    stage = Codi(kind="codi", training={"steps": 1}, latents=3, explaining=way).stages()[0]
+    assert len([name for name in stage.weigh() if name.startswith("explanation_")]) == 4
+    thinker = thinker_of(any_model, stage)
+    samples = [stage.lay_out(row, IDS) for row in draw_rows(*rows)]
+    ours, theirs = explanation_of(stage, thinker, samples), as_the_authors_do_on_codi(thinker, samples)
+    assert ours.item() == pytest.approx(0.7 * theirs.item(), rel=1e-6)
+    assert_same_gradients(gradients(thinker, ours), gradients(thinker, 0.7 * theirs), 1e-5)
+
+
+@pytest.mark.parametrize("step_loss", ["mean", "sum", "mean_per_latent"])
+def test_micro_batches_add_up(any_model, step_loss):
+    """Counts are those of the whole batch."""
+    stage = coconut({"step_loss": step_loss}, max_latent_stage=3, stage_mixing=True).stages()[4]
+    thinker = thinker_of(any_model, stage)
+    samples = [stage.lay_out(row, IDS) for row in draw_rows(*ROWS)]
+    weights = {name: weight for name, weight in stage.weigh().items() if name != "cross_entropy"}
+    counts = stage.counts(samples)
+    parts = [stage.loss(thinker, collate(part, PAD)) for part in (samples[:1], samples[1:3], samples[3:])]
+    assert sum(weighted(terms, weights, counts) for terms in parts).item() == pytest.approx(
+        explanation_of(stage, thinker, samples).item(), rel=1e-6
+    )
+
+
+def test_a_step_beyond_the_latents_is_told_by_the_next_one():
+    explained = {
+        next_latent: Codi(
+            kind="codi",
+            training={"steps": 1},
+            latents=2,
+            drop_last_step=False,
+            explaining={"next_latent": next_latent},
+        )
+        .stages()[0]
+        .lay_out(ROW, MARKERS)
+        .explained
+        for next_latent in (False, True)
+    }
+    assert explained == {False: ((11, 12), (21, 31, 32)), True: ((11, 12), (21,), (31, 32))}
+
+
+def test_a_copied_decoder_is_the_model_at_first_and_learns_alone(any_model):
+    decoder = StepDecoder(any_model, None)
+    tokens = torch.tensor([[3, 1, 4, 1, 5]])
+    states = decoder(any_model.get_input_embeddings()(tokens), torch.ones_like(tokens))
+    assert torch.equal(decoder.head(states), any_model(tokens).logits)
+    own = {id(parameter) for parameter in any_model.parameters()}
+    assert not own & {id(parameter) for parameter in decoder.parameters()}
+    sizes = [sum(p.numel() for p in module.parameters()) for module in (decoder.body, any_model.base_model)]
+    assert sizes[0] == sizes[1] - any_model.get_input_embeddings().weight.numel()
+
+
 def test_the_defaults_are_a_small_decoder_of_one_layer():
-    assert Explaining().canonical() == {"decoder": "small", "layers": 1, "weight": 1.0}
+    assert Explaining().canonical() == {
+        "decoder": "small",
+        "layers": 1,
+        "weight": 1.0,
+        "step_loss": "mean",
+        "spare_latents": "nothing",
+        "next_latent": False,
+    }

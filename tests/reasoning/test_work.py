@@ -22,6 +22,7 @@ WAYS = [
     ("coconut", {}),
     ("coconut", {"explaining": {"layers": 2}, "latents_per_step": 2}),
     ("coconut", {"explaining": {"decoder": "shared"}}),
+    ("coconut", {"explaining": {"decoder": "pretrained"}}),
     ("codi", {}),
     ("codi", {"explaining": {}, "drop_last_step": False}),
     ("codi", {"iterations": 2}),
@@ -66,6 +67,8 @@ def seen(thinker, stage, sample) -> Counter:
         reader.model.get_output_embeddings().register_forward_hook(
             lambda _, args, __: found.update(head=args[0].shape[0])
         )
+    if (head := getattr(thinker.part("step_decoder"), "head", None)) is not None:
+        head.register_forward_hook(lambda _, args, __: found.update(head=args[0].shape[0]))
     stage.loss(thinker, collate([sample], PAD))
     # An explanation is told by one pass for all texts, padded to the longest.
     assert len(sample.explained) < 2

@@ -41,6 +41,8 @@ def write_evaluation(tmp_path):
             "depth": 5.0,
             "hit_length_limit": cut_off,
             "precision": "float32",
+            "answer_rule": "marker",
+            "max_new_tokens": 256,
             "parameters": parameters,
             "checkpoint_bytes": 4 * parameters,
             "units": {"layers": 2, "kv_groups": 4, "heads": 8, "neurons": 96},

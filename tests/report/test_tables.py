@@ -75,6 +75,23 @@ def test_one_row_a_recipe_with_its_statistics(one_seed):
     assert list(table["pareto"]) == [True, True]
 
 
+def test_the_table_says_how_answers_were_found_and_how_long_they_may_be(write_evaluation, recipe):
+    folders = {
+        "hub+cot@0": write_evaluation("hub+cot@0", _answers(0, 0.8)),
+        "hub+ask": write_evaluation(
+            "hub+ask", _answers(1, 0.5), answer_rule="harness-strict", max_new_tokens=512
+        ),
+    }
+    settings = {"recipes": [recipe("hub+cot", "hub+cot@0"), recipe("hub+ask", "hub+ask")]}
+    table = accuracy_vs_flops(folders, None, settings)
+    assert list(table["answer_rule"]) == ["marker", "harness-strict"]
+    assert list(table["max_new_tokens"]) == [256, 512]
+    shown = for_people(table)
+    assert list(shown["Answer rule"]) == ["marker", "harness-strict"]
+    assert list(shown["Longest answer"]) == ["256", "512"]
+    assert "Answer rule" not in for_people(table[:1])
+
+
 def test_the_reference_is_compared_with_nothing(one_seed):
     folders, settings, _ = one_seed
     first = accuracy_vs_flops(folders, None, settings).iloc[0]

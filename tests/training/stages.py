@@ -22,7 +22,16 @@ def train_stage(place, parent: str, output: str, *arguments, **options):
 
 
 def words(
-    place, parent: str, output: str, kind: str = "cot", stage: int = 0, *, method=(), teacher=None, **training
+    place,
+    parent: str,
+    output: str,
+    kind: str = "cot",
+    stage: int = 0,
+    *,
+    method=(),
+    teacher=None,
+    pretrained=None,
+    **training,
 ) -> list[str]:
     """What `copra train` is asked in these tests."""
     method = {
@@ -43,8 +52,9 @@ def words(
     words = ["--settings", json.dumps(settings), "--save-every", "-1"]
     for name, value in {"parent": parent, "data": "data", "state": "state", "output": output}.items():
         words += [f"--{name}", str(place / value)]
-    if teacher is not None:
-        words += ["--teacher", str(place / teacher / MANIFEST)]
+    for name, model in {"teacher": teacher, "pretrained": pretrained}.items():
+        if model is not None:
+            words += [f"--{name}", str(place / model / MANIFEST)]
     return words
 
 

@@ -5,12 +5,13 @@ from argparse import ArgumentParser
 
 import pytest
 import torch
-from stages import same_parts, train_stage
+from stages import drop_a_layer, same_parts, train_stage
 
 from copra.cost.flops import FlopCounter, of_training_work
 from copra.errors import CopraError
 from copra.files import MANIFEST
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
+from copra.models.parts import StepDecoder
 from copra.models.tokens import MARKERS, markers_of, tokenise
 from copra.reasoning.layout import Decoding
 from copra.training import loop
@@ -220,6 +221,42 @@ def test_a_projection_goes_on_from_stage_to_stage(place, monkeypatch):
     assert not same_parts(first, second, "projection")
     third = train_stage(place, "second", "third", "cot")
     assert third.manifest["parts"] is None
+
+
+def test_a_decoder_starts_as_the_pretrained_model_and_goes_on(place, monkeypatch):
+    started, run = [], loop.Trainer.run
+
+    def spy(self):
+        started.append({k: v.clone() for k, v in self.parts["step_decoder"].state_dict().items()})
+        return run(self)
+
+    train_stage(place, "tiny", "cot", learning_rate=1e-2)
+    monkeypatch.setattr(loop.Trainer, "run", spy)
+    method = {"explaining": {"decoder": "pretrained", "step_loss": "sum"}}
+    first = train_stage(place, "cot", "first", "coconut", 1, method=method, pretrained="tiny")
+    pretrained = load_checkpoint(place / "tiny")
+    expected = StepDecoder(pretrained.model, None).state_dict()
+    assert set(started[0]) == set(expected)
+    assert all(torch.equal(started[0][name], value) for name, value in expected.items())
+    assert first.manifest["parts"]["settings"] == {"step_decoder": {"layers": None}}
+    sha256 = pretrained.manifest["weights"]["sha256"]
+    assert first.manifest["lineage"][-1]["pretrained"] == {"node": "tiny@0", "sha256": sha256}
+    learned = first.parts["step_decoder"].state_dict()
+    assert not all(torch.equal(learned[name], value) for name, value in expected.items())
+    second = train_stage(place, "first", "second", "coconut", 2, method=method)
+    assert all(torch.equal(started[1][name], value) for name, value in learned.items())
+    work = second.manifest["lineage"][-1]["record"]["work"]
+    counter = FlopCounter(second.shape)
+    assert second.manifest["lineage"][-1]["record"]["flops"] == sum(
+        counter.of_training(**work[reader]) for reader in ("model", "step_decoder")
+    )
+
+
+def test_a_pretrained_model_of_another_shape_is_refused(place):
+    drop_a_layer(place, "tiny", "short")
+    method = {"explaining": {"decoder": "pretrained"}}
+    with pytest.raises(CopraError, match=r"^--pretrained: .*short must have the shape of the model"):
+        train_stage(place, "tiny", "out", "coconut", 1, method=method, pretrained="short")
 
 
 def test_adapters_end_in_a_plain_checkpoint(place):

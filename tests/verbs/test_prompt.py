@@ -2,6 +2,7 @@
 
 import json
 from argparse import ArgumentParser
+from dataclasses import replace
 
 import pytest
 
@@ -33,10 +34,14 @@ def place(tmp_path, data, word_base):
     return tmp_path
 
 
-def ask(place, **settings):
+def ask(place, worked=None, **settings):
     parser = ArgumentParser()
     prompt.arguments(parser)
-    value = {"node": "tiny@0+cot+ask", "prompt": {"kind": "few_shot", "exemplars": 3, **settings}}
+    value = {
+        "node": "tiny@0+cot+ask",
+        "prompt": {"kind": "few_shot", "exemplars": 3, **settings},
+        "worked": worked,
+    }
     words = ["--settings", json.dumps(value), "--parent", str(place / "parent" / MANIFEST)]
     words += ["--data", str(place / "data" / "train.parquet"), "--output", str(place / "asked" / MANIFEST)]
     prompt.run(parser.parse_args(words))
@@ -55,6 +60,7 @@ def test_a_prompt_changes_the_manifest_alone(place):
         "step": "ask",
         "method": "few_shot",
         "prompt": prompting.canonical(),
+        "worked": None,
         "parent": parent.manifest["weights"]["sha256"],
     }
     assert asked.manifest == parent.manifest | {
@@ -71,6 +77,30 @@ def test_a_prompted_checkpoint_answers(place, rows):
     assert decoding.prompting.exemplars.count("The answer is") == 3
     table = predictions(asked, decoding, rows[2::3], 5, "number")
     assert (table["flops_cached_prompt"] < table["flops"]).all()
+
+
+def test_a_tasks_own_examples_stand_before_the_question(place):
+    worked = {"task": "gsm8k", "sha256": "of the file"}
+    asked = ask(place, worked, answer="harness-flexible", max_new_tokens=2)
+    assert asked.decoding.prompting.exemplars.startswith("Q: A baker puts 12 rolls on each of 4 trays.")
+    assert asked.manifest["lineage"][-1]["worked"] == worked
+
+
+def test_a_prompt_has_a_rule_and_a_limit_of_its_own(place, rows, monkeypatch):
+    """ "7.0" is 7 under copra's rule, and not under the harness' own."""
+    texts = iter(["The answer is 7.0. Q: 8", "7", "7.0"] * 2)
+    rows = [replace(row, answer="7") for row in rows[2:5]]
+    found = {}
+    for rule in ("flexible", "harness-flexible"):
+        asked = ask(place, answer=rule, max_new_tokens=2)
+        monkeypatch.setattr(asked.tokenizer, "batch_decode", lambda *_, **__: [next(texts) for _ in range(3)])
+        table = predictions(asked, asked.decoding, rows, 5, "number")
+        assert table["n_generated"].max() == 2
+        found[rule] = list(zip(table["extracted"], table["correct"], strict=True))
+    assert found == {
+        "flexible": [("7.0.", True), ("7", True), ("7.0", True)],
+        "harness-flexible": [("7.0.", False), ("7", True), ("7.0", False)],
+    }
 
 
 def test_another_seed_asks_with_other_examples(place):

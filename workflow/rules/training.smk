@@ -5,9 +5,15 @@ rule train:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
         teacher=lambda wildcards: copra.teacher(wildcards.node),
+        pretrained=lambda wildcards: copra.pretrained(wildcards.node),
         weights=lambda wildcards: [
             path
-            for model in (copra.parent(wildcards.node), *map(os.path.dirname, copra.teacher(wildcards.node)))
+            for model in dict.fromkeys(
+                [
+                    copra.parent(wildcards.node),
+                    *map(os.path.dirname, copra.teacher(wildcards.node) + copra.pretrained(wildcards.node)),
+                ]
+            )
             for path in weights(model)
         ],
         data=lambda wildcards: [
@@ -44,7 +50,7 @@ rule train:
         "copra train --settings {params.settings:q} --threads {threads}"
         " --jobs-per-gpu {resources.jobs_per_gpu} --processes {resources.processes}"
         " --sharding {resources.sharding} --parent {input.parent}"
-        " --teacher {input.teacher} --data {input.data[0]} --state {resources.folder}/state --save-every {resources.save_every_seconds}"
+        " --teacher {input.teacher} --pretrained {input.pretrained} --data {input.data[0]} --state {resources.folder}/state --save-every {resources.save_every_seconds}"
         " --save-steps {resources.save_every_steps} --tracking {resources.tracking}"
         " --tracking-folder {resources.folder}/tracking"
         " --output {output.manifest} > {log} 2>&1"

@@ -185,7 +185,7 @@ class FlopCounter:
 def of_training_work(
     shape: ModelShape,
     work: Mapping[str, Mapping[str, float]],
-    step_decoder: int = 0,
+    step_decoder: int | None = 0,
     teacher: ModelShape | None = None,
     lora: int | None = None,
     *,
@@ -194,9 +194,9 @@ def of_training_work(
     """FLOPs of a training from what each reader read (`copra.reasoning.layout.Work`): its `tokens`, `context`
     and `supervised` positions, see `FlopCounter.of_training`.
 
-    A step decoder has so many layers of the model's kind. Adapters have the rank `lora` (None: all of the
-    model learns); what a method adds to a model learns in full. Without `backward`, of the forward passes
-    alone, as in validation.
+    A step decoder has so many layers of the model's kind (None: the model's own). Adapters have the rank
+    `lora` (None: all of the model learns); what a method adds to a model learns in full. Without `backward`,
+    of the forward passes alone, as in validation.
     """
     return sum(
         _of_reader(reader, counts, shape, step_decoder, teacher, lora, backward)
@@ -208,7 +208,7 @@ def _of_reader(
     reader: str,
     counts: Mapping[str, float],
     shape: ModelShape,
-    step_decoder: int,
+    step_decoder: int | None,
     teacher: ModelShape | None,
     lora: int | None,
     backward: bool,
@@ -220,7 +220,8 @@ def _of_reader(
     if reader == "teacher":
         return counter.of_training(**counts, learns=False)
     if reader == "step_decoder":
-        decoder = shape.with_layers((shape.layers * step_decoder)[:step_decoder])
+        layers = shape.layers if step_decoder is None else (shape.layers * step_decoder)[:step_decoder]
+        decoder = shape.with_layers(layers)
         return FlopCounter(decoder).of_training(**counts, learns=backward)
     if reader == "emulator":
         # What its highest block makes of the question is used by nothing, so it has no backward pass.

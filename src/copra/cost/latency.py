@@ -40,6 +40,7 @@ def measure(
     """
     tokenizer = checkpoint.tokenizer
     decoding = checkpoint.decoding
+    max_new_tokens = decoding.longest_answer(max_new_tokens)
     asked = prompts_of(tokenizer, rows, decoding)
     whole = [[*asked.prefix, *prompt] for prompt in asked.prompts]
     ways = {"whole": (whole, (), None)}

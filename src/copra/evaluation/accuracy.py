@@ -7,6 +7,7 @@ import pandas
 
 from copra.cost.flops import PARTS, PHASES, FlopCounter
 from copra.errors import CopraError
+from copra.evaluation import harness
 from copra.evaluation.answers import extract_answer, same_answer
 from copra.evaluation.statistics import proportion
 from copra.inference.compiled import Compiled, positions
@@ -18,6 +19,12 @@ from copra.tasks.task import Row
 
 if TYPE_CHECKING:
     from copra.models.checkpoint import Checkpoint
+
+HARNESS: dict[str, harness.Filter] = {
+    "harness-flexible": "flexible-extract",
+    "harness-strict": "strict-match",
+}
+"""The filters of lm-evaluation-harness by the names of the rules that follow them."""
 
 
 def predictions(
@@ -41,6 +48,7 @@ def predictions(
     """
     tokenizer = checkpoint.tokenizer
     asked = prompts_of(tokenizer, rows, decoding)
+    max_new_tokens = decoding.longest_answer(max_new_tokens)
     check_length(checkpoint, decoding, rows, asked, max_new_tokens)
     decoded = decode(
         checkpoint.model,
@@ -61,7 +69,7 @@ def predictions(
     counter = FlopCounter(checkpoint.shape)
     table = []
     for row, prompt, answer, text in zip(rows, asked.prompts, decoded, texts, strict=True):
-        extracted = _extracted(text, decoding, answers)
+        extracted, correct = _judged(text, row.answer, decoding, answers)
         known = len(asked.prefix)
         table.append(
             {
@@ -70,7 +78,7 @@ def predictions(
                 "gold": row.answer,
                 "generated": text,
                 "extracted": extracted,
-                "correct": same_answer(extracted, row.answer, answers),
+                "correct": correct,
                 **_counts(known + len(prompt), answer, decoding, mark),
                 **_flops(counter, known + len(prompt), known, answer, decoding),
             }
@@ -87,7 +95,8 @@ def compiled_for(
 ) -> Compiled:
     """A checkpoint's model, compiled to answer the questions of these rows."""
     asked = prompts_of(checkpoint.tokenizer, rows, decoding)
-    length = positions(asked.prompts, decoding, asked.prefix, max_new_tokens)
+    longest = decoding.longest_answer(max_new_tokens)
+    length = positions(asked.prompts, decoding, asked.prefix, longest)
     return Compiled(checkpoint.model, min(batch_size, len(rows)), length)
 
 
@@ -107,10 +116,19 @@ def share_correct(
     return float(predictions(checkpoint, decoding, rows, max_new_tokens, answers)["correct"].mean())
 
 
-def _extracted(text: str, decoding: Decoding, answers: Literal["number", "text"]) -> str | None:
+def _judged(
+    text: str, gold: str, decoding: Decoding, answers: Literal["number", "text"]
+) -> tuple[str | None, bool]:
+    """The answer that a generated text gives (None: none), and whether it is right."""
     if decoding.prompting is None:
-        return extract_answer(text)
-    return extract_answer(until_stop(text, decoding.prompting), decoding.prompting.answer, answers)
+        extracted = extract_answer(text)
+        return extracted, same_answer(extracted, gold, answers)
+    text, rule = until_stop(text, decoding.prompting), decoding.prompting.answer
+    if rule in HARNESS:
+        extracted = harness.extract(text, HARNESS[rule])
+        return extracted, harness.is_match(extracted, gold)
+    extracted = extract_answer(text, rule, answers)
+    return extracted, same_answer(extracted, gold, answers)
 
 
 def check_length(
@@ -129,9 +147,11 @@ def check_length(
     if max_new_tokens > room:
         examples = f" and its examples {len(asked.prefix)}" if asked.prefix else ""
         thinking = f", its latents and markers are {thought}," if thought else ""
+        own = decoding.longest_answer(0) > 0
+        key = "'max_new_tokens' of its few_shot step" if own else "evaluation.max_new_tokens"
         raise CopraError(
             f"row {row.id}: its question has {tokens} tokens{examples}{thinking} and the model {context} "
-            f"positions, which leaves {max(room, 0)} for the answer: set evaluation.max_new_tokens, now "
+            f"positions, which leaves {max(room, 0)} for the answer: set {key}, now "
             f"{max_new_tokens}, to that or less, or give the base more context."
         )
 

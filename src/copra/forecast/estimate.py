@@ -204,7 +204,7 @@ class Estimate:
             raise CopraError(f"{name}: was never trained to answer, so its answers cannot be forecast.")
         if last.kind == "prompt":
             prompt: FewShot = self.experiment.steps[last.step]
-            return work.asking_by_examples(prompt, rows, evaluation.max_new_tokens)
+            return work.asking_by_examples(prompt, rows, prompt.max_new_tokens or evaluation.max_new_tokens)
         return work.asking(_stage(last), rows, evaluation.max_new_tokens)
 
     def _questions(self, name: str) -> int:
@@ -295,9 +295,11 @@ def _part(name: str, settings: Mapping, size: Size) -> float:
     """About the weights of a part that a method adds to a model, see `copra.models.parts`."""
     d, layers = size.shape.hidden, len(size.shape.layers)
     inside = size.parameters - size.outside
+    told_by = settings.get("layers", 0)
+    copied = inside + d * size.shape.vocabulary
     return {
         "projection": 2 * d * d,
         "mind_reader": 8 * d * d * layers,
         "emulator": size.parameters + 12 * d * d * layers + 12 * d * d,
-        "step_decoder": inside / layers * settings.get("layers", 0),
+        "step_decoder": copied if told_by is None else inside / layers * told_by,
     }[name]

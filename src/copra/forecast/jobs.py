@@ -87,7 +87,7 @@ def _listed(workflow: Workflow) -> Iterator[Job]:
 def _model(workflow: Workflow, name: str) -> Job:
     """The job that makes a node."""
     node = workflow.node(name)
-    before = [other for other in (node.parent, node.teacher) if other]
+    before = [other for other in (node.parent, node.teacher, node.pretrained) if other]
     needs = [_data(workflow, name), *(_made(workflow, other) for other in before)]
     return Job(node.kind, name, (*needs, *([f"choose/{name}"] if node.kind == "prune" else [])))
 

@@ -42,8 +42,8 @@ class Work:
 class Course:
     """What a training stage reads, whatever the model's shape: optimizer steps of `parts` batches each, and
     `looks` at the validation split of `batches` each. Each batch takes `depth` passes of the model that wait
-    for one another. A step decoder has `decoder` layers, adapters the rank `lora` (None: all weights
-    learn)."""
+    for one another. A step decoder has `decoder` layers (None: those of the model), adapters the rank `lora`
+    (None: all weights learn)."""
 
     steps: int
     parts: int
@@ -52,7 +52,7 @@ class Course:
     batches: int
     looked: Sums
     depth: int
-    decoder: int
+    decoder: int | None
     lora: int | None = None
 
     def learning(self, shape: ModelShape, teacher: ModelShape | None = None) -> Work:

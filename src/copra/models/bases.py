@@ -50,6 +50,10 @@ def make_base(
         return _random_model(base.from_scratch, tokenizer).to(getattr(torch, base.dtype)), tokenizer
     model, tokenizer = _pretrained(base)
     add_markers(model, tokenizer)
+    if not brings_trained_markers(base):
+        # As copies of another token they would take a part of its probability: the model would score worse
+        # than without them. A model from scratch learns its whole vocabulary.
+        model.generation_config.suppress_tokens = tokenizer.convert_tokens_to_ids(list(MARKERS))
     return model, tokenizer
 
 
@@ -88,7 +92,8 @@ def start_markers(
 ) -> None:
     """Set the markers' rows, in the embedding and in an untied LM head, to the row of `<<`.
 
-    Done when markers are first trained, as in the reference code of 2412.06769. A tokenizer that does not
+    Done when markers are first trained, as in the reference code of 2412.06769; from then on they are no
+    longer suppressed (`copra.models.logits`). A tokenizer that does not
     know `<<` gives its first piece, or else the line break, which a step begins after just as well, or the
     end token where it drops line breaks too.
     """
@@ -97,6 +102,7 @@ def start_markers(
     first = next((token for token in found if token not in unknown), tokenizer.eos_token_id)
     ids = tokenizer.convert_tokens_to_ids(list(markers))
     _set_rows(model, ids, lambda weight: weight[first].clone())
+    model.generation_config.suppress_tokens = None
 
 
 @torch.no_grad()

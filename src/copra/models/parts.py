@@ -88,21 +88,21 @@ class Emulator(nn.Module):
 
 
 class StepDecoder(nn.Module):
-    """A small decoder that must tell a step from its latents (SIM-CoT, 2509.20317, section 3).
+    """A decoder that must tell a step from its latents (SIM-CoT, 2509.20317, section 3).
 
-    `layers` blocks of the model's own kind. It has neither embedding nor LM head: those are the model's.
+    With `layers` it has so many blocks of the model's own kind and random weights, and the LM head is the
+    model's. Without (None) it is a copy of the model, LM head and all. It reads the model's embeddings.
     """
 
-    def __init__(self, model: PreTrainedModel, layers: int):
+    def __init__(self, model: PreTrainedModel, layers: int | None):
         super().__init__()
-        config = copy.deepcopy(model.config)
-        config.num_hidden_layers = layers
-        # What a config says layer by layer starts over where the decoder has more layers than the model.
-        for key in ("layer_overrides", *family_of(config.model_type).by_layer):
-            if values := getattr(config, key, None):
-                setattr(config, key, (values * layers)[:layers])
-        self.body = type(model.base_model)(config)
+        self.body = copy.deepcopy(model.base_model) if layers is None else _small_body(model, layers)
         self.body.set_input_embeddings(None)
+        self.head = copy.deepcopy(model.get_output_embeddings()) if layers is None else None
+
+    def start_from(self, model: PreTrainedModel) -> None:
+        """Take over the weights of a model of the shape of the one that it is a copy of."""
+        self.load_state_dict(StepDecoder(model, None).state_dict())
 
     def forward(self, inputs_embeds: Tensor, attention_mask: Tensor) -> Tensor:
         """Final-norm hidden states [B, T, d]; padding is on the right."""
@@ -133,6 +133,17 @@ def make_parts(
             part.settings = dict(settings)
         parts[name] = part
     return parts
+
+
+def _small_body(model: PreTrainedModel, layers: int) -> nn.Module:
+    """A decoder stack of the model's kind with so many blocks and random weights."""
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = layers
+    # What a config says layer by layer starts over where the decoder has more layers than the model.
+    for key in ("layer_overrides", *family_of(config.model_type).by_layer):
+        if values := getattr(config, key, None):
+            setattr(config, key, (values * layers)[:layers])
+    return type(model.base_model)(config)
 
 
 def _network(wide: int, d: int) -> nn.Sequential:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from copra.reasoning.layout import LatentInput, Markers, Sample, TokenRow
 from copra.reasoning.method import Layout, Method, Stage
-from copra.reasoning.sim_cot import ExplainedStage, Explaining, check_weighed, told
+from copra.reasoning.sim_cot import ExplainedStage, Explaining, check_weighed
 
 
 class CoconutStage(ExplainedStage):
@@ -31,8 +31,13 @@ class CoconutStage(ExplainedStage):
         sample = layout.lay_out(row, markers)
         if self.explaining is None:
             return sample
-        texts = told(row.steps[: layout.skip], sample.n_latents // self.latents_per_step)
+        groups = sample.n_latents // self.latents_per_step
+        texts = self.explaining.told(row.steps[: layout.skip], groups, row.answer)
         return replace(sample, explained=texts, latents_a_text=self.latents_per_step)
+
+    @property
+    def groups(self) -> int:
+        return max(layout.latents for layout in (*self.layouts, *self.uniform)) // self.latents_per_step
 
     @property
     def draws(self) -> bool:
@@ -81,6 +86,10 @@ class Coconut(Method):
         if self.explaining is not None and self.thought != "hidden":
             raise ValueError(
                 "explaining: only latents that are hidden states can be explained (thought: hidden)"
+            )
+        if self.explaining is not None and self.explaining.next_latent:
+            raise ValueError(
+                "explaining.next_latent: Coconut feeds every latent that tells a step; leave it out"
             )
         if self.latent_input == "projected" and self.thought != "hidden":
             raise ValueError("latent_input: there is no hidden state to project (thought: hidden)")

@@ -20,7 +20,7 @@ from copra.reasoning.layout import (
     rounds,
 )
 from copra.reasoning.method import Layout, Method, Stage
-from copra.reasoning.sim_cot import ExplainedStage, Explaining, check_weighed, told
+from copra.reasoning.sim_cot import ExplainedStage, Explaining, check_weighed
 
 if TYPE_CHECKING:
     from copra.reasoning.forward import Batch, Terms
@@ -42,7 +42,7 @@ class CodiStage(ExplainedStage):
         student = super().lay_out(row, markers, draw)
         steps = row.steps[:-1] if self.drop_last_step else row.steps
         teacher = lay_out(replace(row, steps=steps), 0, 0, None)
-        texts = told(steps, student.n_latents) if self.explaining else ()
+        texts = self.explaining.told(steps, student.n_latents, row.answer) if self.explaining else ()
         return replace(
             student,
             read=(_last_of_mark(student, row),),
@@ -56,7 +56,7 @@ class CodiStage(ExplainedStage):
     def weigh(self) -> dict[str, float]:
         return super().weigh() | {"teacher_cross_entropy": 1.0, "self_distillation": self.distillation}
 
-    def counts(self, samples: Sequence[Sample]) -> dict[str, int]:
+    def counts(self, samples: Sequence[Sample]) -> dict[str, float]:
         teachers = [label for sample in samples for label in sample.teacher.labels]
         return super().counts(samples) | {
             "teacher_cross_entropy": sum(label != IGNORED for label in teachers),

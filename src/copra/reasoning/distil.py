@@ -47,7 +47,7 @@ class DistilledStage(Stage):
         scaled = {name: self.distil.task_weight * weight for name, weight in own.items()}
         return scaled | {"distillation": self.distil.weight}
 
-    def counts(self, samples: Sequence[Sample]) -> dict[str, int]:
+    def counts(self, samples: Sequence[Sample]) -> dict[str, float]:
         return super().counts(samples) | {"distillation": Stage.counts(self, samples)["cross_entropy"]}
 
     def work(self, sample: Sample) -> Iterator[Work]:

@@ -303,6 +303,6 @@ def latent_norms(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> Terms:
     return {"hidden_norm": (before.sum(), len(before)), "embedding_norm": (embedding_norm(model), 1)}
 
 
-def weighted(terms: Terms, weights: Mapping[str, float], counts: Mapping[str, int]) -> Tensor:
+def weighted(terms: Terms, weights: Mapping[str, float], counts: Mapping[str, float]) -> Tensor:
     """The loss: each weighted term divided by its count in the whole batch, of which this may be a part."""
-    return sum(weight * terms[name][0] / max(counts[name], 1) for name, weight in weights.items())
+    return sum(weight * terms[name][0] / (counts[name] or 1) for name, weight in weights.items())

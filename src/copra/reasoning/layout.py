@@ -108,18 +108,25 @@ def rounded_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
+AnswerRule = Literal["flexible", "strict", "harness-flexible", "harness-strict"]
+"""How the answer of a prompted model is found and compared: `copra.evaluation.answers` and, to the letter of
+lm-evaluation-harness, `copra.evaluation.harness`."""
+
+
 @dataclass(frozen=True)
 class Prompting:
     """How a model that was never trained to answer is asked: worked examples, then the question.
 
-    `question` is the form of a question with `{question}` in it, `stops` are texts that end an answer, and
-    `answer` says how the answer is found in the generated text.
+    `question` is the form of a question with `{question}` in it, `stops` are texts that end an answer,
+    `answer` says how the answer is found in the generated text and compared, and `max_new_tokens` is the
+    longest answer (None: as long as others).
     """
 
     exemplars: str
     question: str
     stops: tuple[str, ...]
-    answer: Literal["strict", "flexible"]
+    answer: AnswerRule
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,16 @@ class Decoding:
             prompting = Prompting(**{**prompting, "stops": tuple(prompting["stops"])})
         tokens = {name: tuple(value[name]) for name in ("before", "after")}
         return Decoding(**{**value, **tokens, "prompting": prompting})
+
+    def longest_answer(self, otherwise: int) -> int:
+        """The most tokens that an answer may have: `otherwise`, or the limit of a prompt of its own."""
+        own = None if self.prompting is None else self.prompting.max_new_tokens
+        return otherwise if own is None else own
+
+    @property
+    def answer_rule(self) -> str:
+        """How the answer is found in the generated text: "marker" (`### answer`), or the prompt's rule."""
+        return "marker" if self.prompting is None else self.prompting.answer
 
     @property
     def loops(self) -> bool:

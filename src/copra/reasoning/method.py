@@ -137,6 +137,11 @@ class Stage(Settings):
         return False
 
     @property
+    def copies_pretrained(self) -> bool:
+        """True if a part starts as a copy of the pretrained model."""
+        return False
+
+    @property
     def loops(self) -> bool:
         """Whether the trained checkpoint answers with latents that are hidden states."""
         return self.thought == "hidden" and self.layouts[-1].latents > 0
@@ -158,7 +163,7 @@ class Stage(Settings):
         """The terms that make the loss, with their weights; other terms are only logged."""
         return {"cross_entropy": 1.0}
 
-    def counts(self, samples: Sequence[Sample]) -> dict[str, int]:
+    def counts(self, samples: Sequence[Sample]) -> dict[str, float]:
         """By how much each weighted term's sum over these samples is divided."""
         return {"cross_entropy": sum(label != IGNORED for sample in samples for label in sample.labels)}
 

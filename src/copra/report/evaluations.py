@@ -30,7 +30,15 @@ MEANS = {
     "n_generated": ("tokens", "generated"),
     "depth": ("depth",),
 }
-ONCE = ("precision", "parameters", "checkpoint_bytes", "kv_cache_bytes_per_token", "training_flops")
+ONCE = (
+    "precision",
+    "answer_rule",
+    "max_new_tokens",
+    "parameters",
+    "checkpoint_bytes",
+    "kv_cache_bytes_per_token",
+    "training_flops",
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,7 +88,10 @@ def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
         return frame[column].equals(frame[column.removesuffix("_holm")])
     if column == "budget_missed":
         return frame[column].abs().max() <= MISS
-    return column in ("seed", "precision", *NAMES) and frame[column].nunique() == 1
+    return (
+        column in ("seed", "precision", "answer_rule", "max_new_tokens", *NAMES)
+        and frame[column].nunique() == 1
+    )
 
 
 def _text(frame, column) -> tuple[list[str], str]:
@@ -259,6 +262,8 @@ COLUMNS: dict[str, tuple[str, Callable]] = {
     "cached_prompt_seconds_batched": ("Latency, batched, prompt cached", _seconds),
     "device": ("Device", _text),
     "precision": ("Precision", _text),
+    "answer_rule": ("Answer rule", _text),
+    "max_new_tokens": ("Longest answer", _whole),
     "trained": ("As trained", _flag),
     "pareto": ("Pareto front", _flag),
     "cut": ("Removed units", _text),

@@ -199,6 +199,8 @@ def _cost(members: list[Evaluation], reference: list[Evaluation]) -> dict[str, A
 
     return {
         "precision": ", ".join(sorted({one.metrics["precision"] for one in members})),
+        "answer_rule": ", ".join(sorted({one.metrics["answer_rule"] for one in members})),
+        "max_new_tokens": max(one.metrics["max_new_tokens"] for one in members),
         **{kind: _mean([one.metrics["units"][kind] for one in members]) for kind in NAMES},
         "flops": mean("flops"),
         "flops_ratio": mean("flops") / _mean_of(reference, "flops"),

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import NonNegativeInt, model_validator
 
@@ -31,6 +31,7 @@ class Gsm8k(Task):
 
     kind: Literal["gsm8k"] = "gsm8k"
     """Which task this is."""
+    worked_examples: ClassVar[Path | None] = Path(__file__).with_name("gsm8k_examples.jsonl")
     source: Literal["hub", "files"] = "hub"
     """Where the training and test rows come from: the Hugging Face Hub, or `train` and `test`."""
     hub_name: str = "openai/gsm8k"

@@ -1,6 +1,7 @@
 """What a task is: rows of (question, steps, answer), in three splits, and a rule of equality."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -62,6 +63,8 @@ class Task(Settings):
 
     answers: ClassVar[Literal["number", "text"]] = "number"
     """How two answers are compared: as numbers, or as normalised text."""
+    worked_examples: ClassVar[Path | None] = None
+    """JSON lines with `question`, `steps` (sentences) and `answer`, which prompts may show as examples."""
 
     @property
     def steps_advice(self) -> str:
@@ -95,6 +98,12 @@ class Task(Settings):
         others = [*(name for name in SPLITS if name != split), "max_rows_without_steps"]
         settings = {key: value for key, value in self.canonical().items() if key not in others}
         return settings | {"limit": {key: rows for key, rows in self.limit.items() if key == split}}
+
+
+def read_worked_examples(path: Path) -> list[Row]:
+    """The rows of a file of worked examples that a task names, in its order."""
+    records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [Row(each["question"], tuple(each["steps"]), each["answer"]) for each in records]
 
 
 def question_id(question: str) -> str:

@@ -51,7 +51,7 @@ class Speed:
     """
 
     thinker: Thinker
-    step_decoder: int
+    step_decoder: int | None
     precision: Precision
     processes: int = 1
     lora: int | None = None

@@ -94,6 +94,8 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
         "task": settings.task,
         "split": settings.split,
         "precision": checkpoint.precision,
+        "answer_rule": checkpoint.decoding.answer_rule,
+        "max_new_tokens": checkpoint.decoding.longest_answer(settings.max_new_tokens),
         **accuracy_of(table),
         "flops": {
             "total": float(table["flops"].mean()),

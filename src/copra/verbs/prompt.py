@@ -1,8 +1,10 @@
 """copra prompt: the same checkpoint, asked by worked examples."""
 
 from argparse import ArgumentParser, Namespace
+from typing import Literal
 
 from copra.reasoning.few_shot import FewShot
+from copra.tasks import TASKS
 from copra.verbs.common import Coded, add_settings, folder, rows_of, settings_of
 
 
@@ -11,6 +13,8 @@ class PromptSettings(Coded):
     """The node's name."""
     prompt: FewShot
     """How it is asked."""
+    worked: dict[Literal["task", "sha256"], str] | None = None
+    """The kind of the task whose worked examples are shown, and the checksum of their file (null: none)."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -32,11 +36,13 @@ def run(options: Namespace) -> None:
     parent = read_sealed_json(options.parent / MANIFEST)
     unpack(options.parent)
     latent = markers_of(AutoTokenizer.from_pretrained(options.parent)).latent
-    decoding = settings.prompt.decoding(rows_of(options.data, "train"), latent)
+    worked = TASKS[settings.worked["task"]].worked_examples if settings.worked else None
+    decoding = settings.prompt.decoding(rows_of(options.data, "train"), latent, worked)
     step = {
         "step": settings.node.rsplit("+", 1)[-1],
         "method": settings.prompt.kind,
         "prompt": settings.prompt.canonical(),
+        "worked": settings.worked,
         "parent": parent["weights"]["sha256"],
     }
     relabel_checkpoint(

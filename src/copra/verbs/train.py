@@ -62,6 +62,12 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--teacher", type=folder, nargs="?", help="checkpoint to learn from, where the stage does"
     )
+    parser.add_argument(
+        "--pretrained",
+        type=folder,
+        nargs="?",
+        help="checkpoint that a part starts as a copy of, where it does",
+    )
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
     parser.add_argument("--state", type=Path, required=True, help="folder for states of unfinished stages")
     parser.add_argument("--save-every", type=float, default=300, help="seconds between two states")
@@ -113,11 +119,15 @@ def run(options: Namespace) -> None:
             start_markers(reader.model, reader.tokenizer)
     torch.manual_seed(settings.seed)
     parts = make_parts(parent.model, stage.parts(), parent.parts)
+    pretrained = (
+        _copy_pretrained(options.pretrained, parent, parts["step_decoder"]) if options.pretrained else None
+    )
     # The state belongs to exactly these settings on exactly this parent and data.
     key = {
         "settings": settings.canonical(),
         "parent": _checksums(parent),
         "teacher": teacher and _checksums(teacher),
+        "pretrained": pretrained,
         "data": [file_sha256(options.data / f"{split}.parquet") for split in ("train", "valid")],
     }
     trainer = Trainer(
@@ -161,6 +171,7 @@ def run(options: Namespace) -> None:
             },
             "parent": key["parent"][0],
             "teacher": teacher and {"node": teacher.manifest["node"], "sha256": key["teacher"][0]},
+            "pretrained": pretrained,
         }
         save_checkpoint(
             options.output,
@@ -237,6 +248,24 @@ def _teacher(folder: Path | None, student: Any, stage: Stage) -> Any:
             "a teacher that was trained with latent_input: projected."
         )
     return teacher
+
+
+def _copy_pretrained(folder: Path, student: Any, decoder: Any) -> dict[str, str]:
+    """Give a step decoder the weights of a checkpoint; returns that one's name and checksum.
+
+    Raises:
+        CopraError: the checkpoint has another shape than the student.
+    """
+    from copra.models.checkpoint import load_unquantised
+
+    pretrained = load_unquantised(folder)
+    if pretrained.shape != student.shape:
+        raise CopraError(
+            f"--pretrained: {folder} must have the shape of the model that is trained. Name the model of its "
+            "recipe that no training precedes, or the last one that was pruned."
+        )
+    decoder.start_from(pretrained.model)
+    return {"node": pretrained.manifest["node"], "sha256": pretrained.manifest["weights"]["sha256"]}
 
 
 def _reads_markers(decoding: Any) -> bool:
