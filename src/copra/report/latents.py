@@ -103,7 +103,9 @@ def latents_figure(table: "pandas.DataFrame") -> "Figure":
         here = rows["trained"].to_numpy(dtype=bool)
         axes.plot(x[here], y[here], "o", markersize=11, mfc="none", mec=colours[recipe], mew=1.2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="latents at evaluation (ring: as trained)", ylabel="accuracy (%), 95% interval")
+    axes.set(
+        xlabel="latents at evaluation (ring: as trained)", ylabel="accuracy (%), 95% interval over questions"
+    )
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 

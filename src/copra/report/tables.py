@@ -3,15 +3,13 @@
 In a recipe's row over all seeds
 
 - the accuracy is the mean over seeds, and its interval is Wilson's for that mean and the number of questions
-    of one seed: an interval over questions, for these checkpoints. Several seeds answer the same questions,
-    so pooling them into one sample would make it too narrow; averaging over seeds never adds variance, so it
-    errs on
-  the wide side;
+  of one seed: an interval over questions, for these checkpoints. Several seeds answer the same questions, so
+  pooling them into one sample would make it too narrow. Averaging over seeds never adds variance, so it errs
+  on the wide side;
 - the spread over seeds is a column of its own, the standard deviation (with n - 1);
 - the difference from the reference is that of the two means, with an interval and a p-value for each of the
-    two questions of `copra.report.comparisons`: these checkpoints, and this recipe. With one seed there is no
-    answer
-  to the second, which is NaN in data and "one seed" for people.
+  two questions of `copra.report.comparisons`: these checkpoints, and this recipe. With one seed there is no
+  answer to the second, which is NaN in data and "one seed" for people.
 """
 
 import math
@@ -81,9 +79,7 @@ def accuracy_vs_flops(
                 | _cost(members, against)
                 | _seconds(times, chosen)
             )
-    table = with_holm(pandas.DataFrame(rows), primary)
-    for column in (*NAMES, "parameters", "kv_cache_bytes_per_token", "checkpoint_bytes"):
-        table[column] = table[column].round().astype("int64")
+    table = with_holm(_in_whole_numbers(pandas.DataFrame(rows)), primary)
     recipes = table[table["seed"] == ALL]
     front = dict(zip(recipes["recipe"], pareto_front(recipes["accuracy"], recipes["flops"]), strict=True))
     return table.assign(pareto=table["recipe"].map(front).astype(bool))
@@ -135,7 +131,7 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
                     for key in ("parameters", "kv_cache_bytes_per_token")
                 }
             )
-    return with_holm(pandas.DataFrame(rows))
+    return with_holm(_in_whole_numbers(pandas.DataFrame(rows)))
 
 
 def pareto_front(accuracy: Sequence[float], flops: Sequence[float]) -> "numpy.ndarray":
@@ -152,6 +148,12 @@ def _evaluation(evaluations: Mapping[str, Path], node: str) -> Evaluation:
     if node not in evaluations:
         raise CopraError(f"{node}: has no evaluation. Run snakemake, which makes what is missing.")
     return read_evaluation(evaluations[node])
+
+
+def _in_whole_numbers(table: "pandas.DataFrame") -> "pandas.DataFrame":
+    """The table with rounded sizes: means over seeds, which may differ in a cut."""
+    sizes = (*NAMES, "parameters", "kv_cache_bytes_per_token", "checkpoint_bytes")
+    return table.assign(**{name: table[name].round().astype("int64") for name in sizes if name in table})
 
 
 def _both(row: Mapping[str, str]) -> tuple[str, str]:
