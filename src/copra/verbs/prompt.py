@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from copra.reasoning.few_shot import FewShot
-from copra.verbs.common import Coded, add_settings, folder, rows_of, settings_of
+from copra.verbs.common import Coded, add_settings, folder, made_by, rows_of, settings_of
 
 
 class PromptSettings(Coded):
@@ -47,5 +47,6 @@ def run(options: Namespace) -> None:
             "lineage": [*parent["lineage"], step],
             "method": settings.prompt.kind,
             "decoding": decoding.to_json(),
+            **made_by(options, options.parent / MANIFEST),
         },
     )
