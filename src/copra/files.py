@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import pandas
 
 MANIFEST = "copra.json"
+METRICS = "metrics.json"
+PREDICTIONS = "predictions.parquet"
+MADE_BY = "made_by"
+"""The key of a result's JSON, or of its metadata, that says how it was made (see `copra.records`)."""
 SEAL = "digest"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from copra.errors import CopraError
 from copra.evaluation.accuracy import predictions
-from copra.files import MANIFEST
+from copra.files import MANIFEST, file_sha256
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from copra.models.tokens import markers_of
 from copra.reasoning.few_shot import FewShot
@@ -68,6 +68,10 @@ def test_a_prompt_changes_the_manifest_alone(place):
         "method": "few_shot",
         "decoding": json.loads(json.dumps(decoding.to_json())),
         "lineage": [{"step": "cot"}, step],
+        "made_by": {
+            "settings": {"node": "tiny@0+cot+ask", "prompt": {"kind": "few_shot", "exemplars": 3}},
+            "files": [file_sha256(place / "parent" / MANIFEST)],
+        },
     }
 
 

@@ -11,6 +11,7 @@ from copra.files import canonical_json, read_yaml
 from copra.forking import fork_jobs
 from copra.importance.metrics import SCORINGS
 from copra.models.pack import put_pack_beside_checkpoints
+from copra.records import compare_records
 from copra.workflow import Workflow, put_copra_on_path
 from snakemake.exceptions import WorkflowError
 
@@ -62,6 +63,10 @@ def above(files, levels):
 def growing(amount):
     """A resource that grows with each attempt: a job that ran out of it gets more when it is tried again."""
     return lambda wildcards, attempt: amount * attempt
+
+
+# Results that came without Snakemake's records, or in place of others, say themselves how they were made.
+compare_records()
 
 
 onstart:

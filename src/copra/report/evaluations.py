@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from copra.errors import CopraError
-from copra.files import read_json, read_parquet
+from copra.files import METRICS, PREDICTIONS, read_json, read_parquet
 
 if TYPE_CHECKING:
     import pandas
@@ -76,8 +76,8 @@ def read_evaluation(folder: Path) -> Evaluation:
         CopraError: a file is missing or cut short, or the metrics are not those of the predictions.
     """
     folder = Path(folder)
-    metrics = read_json(folder / "metrics.json")
-    predictions = read_parquet(folder / "predictions.parquet")
+    metrics = read_json(folder / METRICS)
+    predictions = read_parquet(folder / PREDICTIONS)
     missing = [name for name in ("id", "correct", "hit_length_limit", *MEANS) if name not in predictions]
     missing += [name for name in (*ONCE, "units") if name not in metrics]
     if missing or predictions.empty:

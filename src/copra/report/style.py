@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from copra.files import replacing
+from copra.files import canonical_json, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,14 +63,16 @@ def styled(function: Callable) -> Callable:
 
 
 @styled
-def save(figure: "Figure", svg: Path, png: Path) -> None:
-    """Write a figure as SVG and as PNG (200 dots an inch), each complete or absent.
+def save(figure: "Figure", svg: Path, png: Path, record: dict[str, Any] | None = None) -> None:
+    """Write a figure as SVG and as PNG (200 dots per inch), each complete or absent.
 
-    Equal figures give equal bytes: no date, no random ids.
+    Equal figures give equal bytes: no date, no random ids. `record` goes into the SVG file's own metadata as
+    JSON.
     """
     settle(figure)
+    text = None if record is None else canonical_json(record)
     with replacing(svg) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+        figure.savefig(temporary, format="svg", metadata={"Date": None, "Description": text})
     with replacing(png) as temporary:
         figure.savefig(temporary, format="png", dpi=200)
 

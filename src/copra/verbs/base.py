@@ -3,7 +3,16 @@
 from argparse import ArgumentParser, Namespace
 
 from copra.models.settings import Base
-from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+from copra.verbs.common import (
+    Coded,
+    add_settings,
+    add_threads,
+    folder,
+    made_by,
+    rows_of,
+    settings_of,
+    use_threads,
+)
 
 
 class BaseSettings(Coded):
@@ -43,5 +52,6 @@ def run(options: Namespace) -> None:
         "typical_answer": typical_lengths(tokenizer, rows_of(options.data, "valid", 500)),
         "training_flops": 0,
         TRAINED_MARKERS: brings_trained_markers(settings.base),
+        **made_by(options),
     }
     save_checkpoint(options.output, model, tokenizer, manifest)

@@ -8,7 +8,7 @@ from copra.files import MANIFEST, read_parquet, read_sealed_json, write_sealed_j
 from copra.models.shape import ModelShape
 from copra.pruning.budget import Prune
 from copra.pruning.plan import make_plan
-from copra.verbs.common import Coded, add_settings, folder, settings_of
+from copra.verbs.common import Coded, add_settings, folder, made_by, settings_of
 
 
 class ChooseSettings(Coded):
@@ -40,4 +40,4 @@ def run(options: Namespace) -> None:
     if plan["warning"]:
         print(f"Warning: {plan['warning']}.")
     made_for = {"typical_answer": typical, "parent": manifest["weights"]["sha256"]}
-    write_sealed_json(options.output, {**plan, **made_for})
+    write_sealed_json(options.output, {**plan, **made_for, **made_by(options, options.parent / MANIFEST)})

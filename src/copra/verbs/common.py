@@ -4,13 +4,13 @@ import json
 import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from copra import processes
 from copra.errors import CopraError
-from copra.files import MANIFEST, read_sealed_json
+from copra.files import MADE_BY, MANIFEST, file_sha256, read_sealed_json
 from copra.gpu import MOST_JOBS, jobs_beside, take_gpus
 from copra.models.shape import ModelShape
 from copra.settings import Precision, Settings
@@ -85,13 +85,26 @@ def settings_of(arguments: Namespace, kind: type[S]) -> S:
     Raises:
         CopraError: not JSON, or not these settings.
     """
-    text = arguments.settings
     try:
-        if text.startswith("@"):
-            text = Path(text[1:]).read_text()
-        return kind.model_validate(json.loads(text))
+        return kind.model_validate(_given(arguments))
     except (OSError, json.JSONDecodeError, ValidationError) as error:
         raise CopraError(f"--settings: {error}") from None
+
+
+def made_by(arguments: Namespace, *files: Path) -> dict[str, Any]:
+    """Return what a result says in its own file of how it was made: the value of --settings, and checksums
+    of the small `files` (manifests, plans, metrics) that it was made of.
+
+    It names no place and no time, so that equal runs give equal files.
+    """
+    checksums = sorted({file_sha256(file) for file in files})
+    return {MADE_BY: {"settings": _given(arguments), "files": checksums}}
+
+
+def _given(arguments: Namespace) -> Any:
+    """The JSON value of --settings as it was given, without defaults."""
+    text = arguments.settings
+    return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
 
 
 def use_threads(arguments: Namespace, precision: Precision = "float32") -> None:

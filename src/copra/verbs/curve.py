@@ -9,14 +9,23 @@ from typing import TYPE_CHECKING, Any
 from copra.cost.flops import of_typical_answer
 from copra.cost.parameters import kv_cache_bytes_per_token
 from copra.errors import CopraError
-from copra.files import digest, file_sha256, read_parquet, write_parquet
+from copra.files import MANIFEST, digest, file_sha256, read_parquet, write_parquet
 from copra.importance.curves import Curve, Line
 from copra.importance.settings import Objective
 from copra.locking import hold
 from copra.models.shape import ModelShape
 from copra.pruning.cut import Cut, units_of
 from copra.pruning.plan import make_plan
-from copra.verbs.common import Answering, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+from copra.verbs.common import (
+    Answering,
+    add_settings,
+    add_threads,
+    folder,
+    made_by,
+    rows_of,
+    settings_of,
+    use_threads,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -50,6 +59,7 @@ def run(options: Namespace) -> None:
     use_threads(options, settings.precision)
     from copra.models.checkpoint import load_checkpoint, refuse_quantised
 
+    origin = made_by(options, options.model / MANIFEST)
     refuse_quantised(options.model)
     checkpoint = load_checkpoint(options.model, settings.precision)
     points = _points(settings, checkpoint, options.scores)
@@ -60,7 +70,8 @@ def run(options: Namespace) -> None:
     job = digest(["curve", settings.canonical(), checkpoint.identity, data, cuts])[:16]
     with hold(options.state / job, settings.node, options.output) as made:
         if not made:
-            write_parquet(options.output, _table(settings, checkpoint, points, rows, options.state))
+            table = _table(settings, checkpoint, points, rows, options.state)
+            write_parquet(options.output, table, origin)
 
 
 def _table(

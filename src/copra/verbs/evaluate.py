@@ -6,7 +6,7 @@ from typing import Any
 
 from copra import processes
 from copra.errors import CopraError
-from copra.files import write_json, write_parquet
+from copra.files import MANIFEST, METRICS, PREDICTIONS, write_json, write_parquet
 from copra.locking import hold
 from copra.verbs.common import (
     Answering,
@@ -14,13 +14,11 @@ from copra.verbs.common import (
     add_settings,
     add_threads,
     folder,
+    made_by,
     rows_of,
     settings_of,
     use_threads,
 )
-
-PREDICTIONS = "predictions.parquet"
-METRICS = "metrics.json"
 
 
 class EvaluateSettings(Answering):
@@ -51,6 +49,7 @@ def run(options: Namespace) -> None:
     from copra.evaluation.kept import KeptAnswers
     from copra.models.checkpoint import load_checkpoint
 
+    origin = made_by(options, options.model / MANIFEST)
     checkpoint = load_checkpoint(options.model, settings.precision)
     if checkpoint.decoding is None:
         raise CopraError(f"{options.model}: this model was never trained to answer; evaluate one that was.")
@@ -78,7 +77,8 @@ def run(options: Namespace) -> None:
         if processes.rank():
             return
         write_parquet(options.output / PREDICTIONS, table)
-        write_json(options.output / METRICS, _metrics(settings, checkpoint, table))
+        metrics = _metrics(settings, checkpoint, table) | origin
+        write_json(options.output / METRICS, metrics)
         kept.forget()
 
 

@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from copra.files import read_json, read_json_lines, read_parquet
+from copra.files import MANIFEST, METRICS, read_json, read_json_lines, read_parquet
 from copra.importance.curves import NamedCurve
 from copra.pruning.cut import group_size
 from copra.report import figures, latents
 from copra.report.after import after_fine_tuning
 from copra.report.orders import orders_figure
 from copra.report.pruning import pruning_figure
-from copra.verbs.common import Coded, add_settings, folder, recorded_shape, settings_of
+from copra.verbs.common import Coded, add_settings, folder, made_by, recorded_shape, settings_of
 
 
 class FigureSettings(Coded):
@@ -48,7 +48,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, FigureSettings)
-    figures.save(_draw(settings, options), options.svg, options.png)
+    made_of = [options.model / MANIFEST] if options.model else []
+    if settings.kind == "curriculum":
+        made_of = [options.input / point["node"] / METRICS for point in settings.nodes]
+    figures.save(_draw(settings, options), options.svg, options.png, made_by(options, *made_of))
 
 
 def _draw(settings: FigureSettings, options: Namespace) -> Any:
@@ -76,7 +79,7 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
     points = [
         {"recipe": point["recipe"], "stage": point["stage"]}
         | {
-            key: read_json(options.input / point["node"] / "metrics.json")[key]
+            key: read_json(options.input / point["node"] / METRICS)[key]
             for key in ("accuracy", "low", "high")
         }
         for point in settings.nodes

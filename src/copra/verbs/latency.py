@@ -3,9 +3,18 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from copra.files import write_parquet
+from copra.files import MANIFEST, write_parquet
 from copra.settings import Precision
-from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+from copra.verbs.common import (
+    Coded,
+    add_settings,
+    add_threads,
+    folder,
+    made_by,
+    rows_of,
+    settings_of,
+    use_threads,
+)
 
 
 class LatencySettings(Coded):
@@ -54,4 +63,5 @@ def run(options: Namespace) -> None:
             repetitions=settings.repetitions,
             compile=settings.compile,
         )
-    write_parquet(options.output, pandas.DataFrame(table))
+    manifests = [model / MANIFEST for model in options.models]
+    write_parquet(options.output, pandas.DataFrame(table), made_by(options, *manifests))

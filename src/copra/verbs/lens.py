@@ -5,9 +5,18 @@ from pathlib import Path
 from typing import Literal
 
 from copra.errors import CopraError
-from copra.files import write_parquet
+from copra.files import MANIFEST, write_parquet
 from copra.settings import Precision
-from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+from copra.verbs.common import (
+    Coded,
+    add_settings,
+    add_threads,
+    folder,
+    made_by,
+    rows_of,
+    settings_of,
+    use_threads,
+)
 
 
 class LensSettings(Coded):
@@ -83,4 +92,4 @@ def run(options: Namespace) -> None:
         for latent, said in enumerate(zip(one.tokens, one.probabilities, strict=True))
         for rank, (token, probability) in enumerate(zip(*said, strict=True))
     ]
-    write_parquet(options.output, pandas.DataFrame(table))
+    write_parquet(options.output, pandas.DataFrame(table), made_by(options, options.model / MANIFEST))

@@ -5,7 +5,7 @@ from typing import Literal
 
 from copra.reasoning.few_shot import FewShot
 from copra.tasks import TASKS
-from copra.verbs.common import Coded, add_settings, folder, rows_of, settings_of
+from copra.verbs.common import Coded, add_settings, folder, made_by, rows_of, settings_of
 
 
 class PromptSettings(Coded):
@@ -53,5 +53,6 @@ def run(options: Namespace) -> None:
             "lineage": [*parent["lineage"], step],
             "method": settings.prompt.kind,
             "decoding": decoding.to_json(),
+            **made_by(options, options.parent / MANIFEST),
         },
     )

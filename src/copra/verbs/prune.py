@@ -4,8 +4,17 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from copra.errors import CopraError
-from copra.files import digest, read_sealed_json
-from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+from copra.files import MANIFEST, digest, read_sealed_json
+from copra.verbs.common import (
+    Coded,
+    add_settings,
+    add_threads,
+    folder,
+    made_by,
+    rows_of,
+    settings_of,
+    use_threads,
+)
 
 PROOF_ROWS = 8
 
@@ -52,4 +61,8 @@ def run(options: Namespace) -> None:
             "limit": LIMIT,
         },
     }
-    save_changed(options.output, pruned, parent, settings.node, step, budget_missed=plan["budget_missed"])
+    more = {
+        "budget_missed": plan["budget_missed"],
+        **made_by(options, options.parent / MANIFEST, options.plan),
+    }
+    save_changed(options.output, pruned, parent, settings.node, step, **more)

@@ -3,8 +3,18 @@
 from argparse import ArgumentParser, Namespace
 from importlib.metadata import version
 
+from copra.files import MANIFEST
 from copra.models.settings import Quantise
-from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+from copra.verbs.common import (
+    Coded,
+    add_settings,
+    add_threads,
+    folder,
+    made_by,
+    rows_of,
+    settings_of,
+    use_threads,
+)
 
 PROOF_ROWS, PROOF_BATCH = 64, 8
 
@@ -41,4 +51,5 @@ def run(options: Namespace) -> None:
         "parent": parent.manifest["weights"]["sha256"],
         "proof": {"rows": len(rows), **compare(parent.model.float(), quantised, batches)},
     }
-    save_changed(options.output, quantised, parent, settings.node, step, quantised=settings.quantise.weights)
+    more = {"quantised": settings.quantise.weights, **made_by(options, options.parent / MANIFEST)}
+    save_changed(options.output, quantised, parent, settings.node, step, **more)

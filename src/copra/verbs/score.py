@@ -7,11 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from copra.errors import CopraError
-from copra.files import digest, write_parquet
+from copra.files import MANIFEST, digest, write_parquet
 from copra.importance.metrics import GREEDY, SCORINGS, counts_answers, split_of
 from copra.importance.settings import Importance, Objective
 from copra.locking import hold
-from copra.verbs.common import Coded, add_settings, add_threads, folder, rows_of, settings_of, use_threads
+from copra.verbs.common import (
+    Coded,
+    add_settings,
+    add_threads,
+    folder,
+    made_by,
+    rows_of,
+    settings_of,
+    use_threads,
+)
 
 if TYPE_CHECKING:
     from copra.importance.scores import ScoreRow
@@ -52,6 +61,7 @@ def run(options: Namespace) -> None:
     from copra.importance.scores import score_table
     from copra.models.checkpoint import load_unquantised
 
+    origin = made_by(options, options.model / MANIFEST)
     checkpoint = load_unquantised(options.model)
     calibration = _calibration(settings, checkpoint, options.data)
     # Searches and curves share what they measure, and may run beside each other: only this very job may not.
@@ -65,7 +75,8 @@ def run(options: Namespace) -> None:
             rows = _gate_scores(settings, checkpoint, calibration)
         else:
             rows = _ablation_scores(settings, checkpoint, calibration, options.state)
-        write_parquet(options.output, score_table(rows, calibration.name, calibration.examples))
+        table = score_table(rows, calibration.name, calibration.examples)
+        write_parquet(options.output, table, origin)
 
 
 @dataclass(frozen=True)

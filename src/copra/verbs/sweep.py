@@ -7,7 +7,7 @@ from typing import Any
 
 from copra import processes
 from copra.errors import CopraError
-from copra.files import write_parquet
+from copra.files import MANIFEST, write_parquet
 from copra.locking import hold
 from copra.verbs.common import (
     Answering,
@@ -15,6 +15,7 @@ from copra.verbs.common import (
     add_settings,
     add_threads,
     folder,
+    made_by,
     rows_of,
     settings_of,
     use_threads,
@@ -49,6 +50,7 @@ def run(options: Namespace) -> None:
     from copra.evaluation.kept import KeptAnswers
     from copra.models.checkpoint import load_checkpoint
 
+    origin = made_by(options, options.model / MANIFEST)
     checkpoint = load_checkpoint(options.model, settings.precision)
     decoding = checkpoint.decoding
     if decoding is None or not decoding.latents:
@@ -74,7 +76,7 @@ def run(options: Namespace) -> None:
         ]
         if processes.rank():
             return
-        write_parquet(options.output, pandas.DataFrame(table))
+        write_parquet(options.output, pandas.DataFrame(table), origin)
         kept.forget()
 
 

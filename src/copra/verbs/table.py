@@ -4,12 +4,12 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from copra.files import read_parquet, write_parquet
+from copra.files import MANIFEST, METRICS, read_parquet, write_parquet
 from copra.importance.curves import NamedCurve
 from copra.report.latents import accuracy_vs_latents, latent_lens
 from copra.report.orders import drop_orders
 from copra.report.tables import accuracy_vs_flops, before_fine_tuning
-from copra.verbs.common import Coded, add_settings, folder, recorded_shape, settings_of
+from copra.verbs.common import Coded, add_settings, folder, made_by, recorded_shape, settings_of
 
 
 class TableSettings(Coded):
@@ -47,8 +47,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, TableSettings)
+    made_of: list[Path] = []
     if settings.rows is not None:
         nodes = [row[key] for row in settings.rows for key in ("node", "parent_node")]
+        made_of = [options.evaluations / node / METRICS for node in nodes]
         table = before_fine_tuning(_folders(options, nodes), settings.canonical())
     elif settings.swept is not None:
         table = accuracy_vs_latents(settings.swept, options.evaluations)
@@ -58,12 +60,14 @@ def run(options: Namespace) -> None:
         table = _together([options.curves / f"{name}.parquet" for name in settings.measured])
     elif settings.ordered is not None:
         nodes = {node for named in settings.ordered for node in named.nodes}
+        made_of = [options.models / node / MANIFEST for node in nodes]
         shapes = {node: recorded_shape(options.models / node) for node in nodes}
         table = drop_orders(settings.ordered, shapes, options.scores)
     else:
         nodes = [node for recipe in settings.recipes or [] for node in recipe["nodes"]]
+        made_of = [options.evaluations / node / METRICS for node in nodes]
         table = accuracy_vs_flops(_folders(options, nodes), options.latency, settings.canonical())
-    write_parquet(options.output, table)
+    write_parquet(options.output, table, made_by(options, *made_of))
 
 
 def _together(files: list[Path]) -> Any:

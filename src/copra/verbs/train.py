@@ -23,6 +23,7 @@ from copra.verbs.common import (
     add_settings,
     add_threads,
     folder,
+    made_by,
     rows_of,
     settings_of,
     use_threads,
@@ -105,6 +106,8 @@ def run(options: Namespace) -> None:
     from copra.training.saves import Saves
 
     tracker = Tracker(options.tracking, options.tracking_folder / settings.node, settings.node)
+    # Manifests as they are read here: they may be others once the training is done.
+    origin = made_by(options, *(each / MANIFEST for each in (options.parent, options.teacher) if each))
     parent = load_unquantised(options.parent)
     markers = markers_of(parent.tokenizer)
     stage = read_stage(METHODS[settings.method].stage_type, settings.stage)
@@ -180,6 +183,7 @@ def run(options: Namespace) -> None:
             {
                 **_manifest(settings, parent.manifest, decoding, done),
                 TRAINED_MARKERS: _reads_markers(decoding) or has_trained_markers(parent.manifest),
+                **origin,
             },
             {LOG: trainer.log_text()},
             parts,

@@ -1,0 +1,53 @@
+"""Results without Snakemake's records, or put in the place of others: none is taken for what it is not."""
+
+import shutil
+
+import pytest
+from test_invalidation import (
+    ACCURACY,
+    COT,
+    EVERYTHING_AFTER_COT,
+    LAST_TRAINING,
+    NO_COT,
+    trained,
+)
+
+pytestmark = pytest.mark.workflow
+
+
+@pytest.fixture
+def fetched(finished, tmp_path):
+    """The results of the finished run as they are fetched from elsewhere: without Snakemake's records."""
+    run = finished.empty(tmp_path / "fetched")
+    shutil.copytree(finished.results, run.results)
+    run.configure()
+    return run
+
+
+def test_unchanged_settings_run_nothing(fetched):
+    assert fetched.would_run() == set()
+
+
+def test_changed_settings_run_what_depends_on_them(fetched, tmp_path):
+    changes = {
+        "late": ({"steps__no_cot__training__learning_rate": 1e-3}, LAST_TRAINING),
+        "early": ({"steps__cot__training__learning_rate": 1e-3}, EVERYTHING_AFTER_COT | trained(COT)),
+        "reference": ({"reference": "llama+cot+no_cot"}, ACCURACY),
+    }
+    for name, (values, expected) in changes.items():
+        changed = fetched.with_config(tmp_path / f"{name}.yaml", name="config", **values)
+        assert changed.would_run() == expected
+
+
+def test_a_model_in_the_place_of_another_is_made_again(run, finished, tmp_path):
+    """As after a copy that keeps times: Snakemake's records hold for the models that were there before."""
+    other = finished.copied(tmp_path / "other")
+    other.configure(steps__no_cot__training__learning_rate=1e-3)
+    other.snakemake()
+    theirs = other.results / "models" / NO_COT
+    ours = run.results / "models" / NO_COT
+    shutil.rmtree(ours)
+    shutil.copytree(theirs, ours)
+    assert run.would_run() == LAST_TRAINING
+    run.configure(steps__no_cot__training__learning_rate=1e-3)
+    assert run.would_run() == LAST_TRAINING
