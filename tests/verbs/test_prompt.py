@@ -69,7 +69,11 @@ def test_a_prompt_changes_the_manifest_alone(place):
         "decoding": json.loads(json.dumps(decoding.to_json())),
         "lineage": [{"step": "cot"}, step],
         "made_by": {
-            "settings": {"node": "tiny@0+cot+ask", "prompt": {"kind": "few_shot", "exemplars": 3}},
+            "settings": {
+                "node": "tiny@0+cot+ask",
+                "prompt": {"kind": "few_shot", "exemplars": 3},
+                "worked": None,
+            },
             "files": [file_sha256(place / "parent" / MANIFEST)],
         },
     }
