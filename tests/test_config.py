@@ -135,7 +135,12 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
         ("steps.ask.question", "Q:", "steps.ask.question: needs {question} where the question is to stand"),
         ("steps.ask.stops", ["Q:", ""], "steps.ask.stops.1: should have at least 1 character (got '')"),
         ("steps.ask.training", TRAINING, "steps.ask.training: unknown key"),
-        ("steps.ask.answer", "last", "steps.ask.answer: should be 'flexible' or 'strict' (got 'last')"),
+        (
+            "steps.ask.answer",
+            "last",
+            "steps.ask.answer: should be 'flexible', 'strict', 'harness-flexible' or 'harness-strict' "
+            "(got 'last')",
+        ),
         ("steps.codi.training.lora", {"rank": 0}, "steps.codi.training.lora.rank: should be greater than or"),
         ("steps.codi.iterations", -1, "steps.codi.iterations: should be greater than or equal to 0 (got -1)"),
         ("steps.coconut.latent_input", "big", "latent_input: should be 'raw', 'scaled' or 'projected' (got"),
