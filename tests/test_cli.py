@@ -84,7 +84,8 @@ def test_the_installed_command_ends_with_the_status():
     [
         ("{", "--settings: Expecting property name"),
         ("[]", "--settings: "),
-        ("{}", "Field required"),
+        ("{}", "--task: no task is given"),
+        ('{"splt": "train"}', "splt"),
         ('{"task": {"kind": "word_sum"}}', "'word_sum'"),
         ('{"task": {"kind": "word_sums", "trian": 3}}', "task.word_sums.trian"),
         ("@nowhere.json", "--settings: [Errno 2] No such file or directory: 'nowhere.json'"),
@@ -101,11 +102,8 @@ def test_settings_may_stand_in_a_file(capsys, tmp_path):
         json.dumps({"task": {"kind": "word_sums", "test": 3, "train": 5}})
     )
     assert main(["data", "--settings", f"@{tmp_path}/settings.json", "--output", str(tmp_path / "out")]) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "test.parquet",
-        "train.parquet",
-        "valid.parquet",
-    ]
+    names = {f"{split}.{end}" for split in ("train", "valid", "test") for end in ("parquet", "json")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -90,16 +91,16 @@ def test_every_node_is_made_by_the_rule_of_its_kind():
     assert not any(re.fullmatch(nothing.prompted, f"llama@0+{step}") for step in ("cot", "", "ask"))
 
 
-def test_the_files_of_a_prompt_are_watched(monkeypatch):
+def test_the_file_of_a_prompt_is_watched(monkeypatch):
     asked = workflow()
-    assert asked.prompt_files("llama@0+cot+ask") == []
-    assert asked.prompt_files("llama@0+cot+ask-2") == ["examples.jsonl"]
+    assert asked.prompt_source("llama@0+cot+ask") is None
+    assert asked.prompt_source("llama@0+cot+ask-2") == Path("examples.jsonl")
     monkeypatch.delenv("EXAMPLES", raising=False)
     steps = CONFIG["steps"] | {"ask": {"kind": "few_shot", "file": "${EXAMPLES}/few.jsonl"}}
     with pytest.raises(CopraError, match="EXAMPLES, which is not set"):
-        workflow(steps=steps).prompt_files("llama@0+cot+ask")
+        workflow(steps=steps).prompt_source("llama@0+cot+ask")
     monkeypatch.setenv("EXAMPLES", "/data")
-    assert workflow(steps=steps).prompt_files("llama@0+cot+ask") == ["/data/few.jsonl"]
+    assert workflow(steps=steps).prompt_source("llama@0+cot+ask") == Path("/data/few.jsonl")
 
 
 def test_a_prompt_is_made_from_its_own_settings():
@@ -108,7 +109,7 @@ def test_a_prompt_is_made_from_its_own_settings():
     assert (settings["prompt"]["exemplars"], settings["prompt"]["stops"]) == (8, ["Q:", "</s>", "<|im_end|>"])
     assert "worked" not in settings
     assert set(settings) == {"node", "prompt", "code"}
-    assert workflow().data("llama@0+cot+ask") == "results/config/data/sums"
+    assert workflow().data("llama@0+cot+ask", "train") == ["results/config/data/sums/train.json"]
     assert workflow().parent("llama@0+cot+ask") == "results/config/models/llama@0+cot"
 
 

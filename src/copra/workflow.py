@@ -1,7 +1,9 @@
 """What the Snakefile asks: which files there are, and the settings of each rule (no torch).
 
 Every rule gets its settings as one canonical JSON value, since Snakemake compares params as a set of
-values without their names. The value holds what the stage depends on and the fingerprint of its code.
+values without their names. The value holds what the stage depends on and the fingerprint of its code. Local
+files that a stage reads stand in it by their content: neither their times nor their places make anything run
+again. What a job must know but not run again for, such as those places, it gets beside that value.
 """
 
 import os
@@ -15,18 +17,21 @@ from typing import Any
 from copra.base_faults import check_bases
 from copra.config import Experiment, name_of, parse
 from copra.curve_faults import check_curves
+from copra.digests import Digests
 from copra.errors import CopraError
 from copra.family_faults import check_families
-from copra.files import canonical_json
+from copra.files import canonical_json, digest
 from copra.fingerprint import fingerprint
 from copra.importance.curves import Curve
-from copra.importance.metrics import counts_answers, split_of
+from copra.importance.metrics import counts_answers
 from copra.models.settings import Quantise
 from copra.pruning.budget import Prune
 from copra.reasoning import Method
 from copra.reasoning.few_shot import FewShot
 from copra.recipes import Node, Tree, build_tree
 from copra.tasks import TASKS
+from copra.tasks.prepare import prepared
+from copra.tasks.task import SPLITS, Split
 
 
 def put_copra_on_path() -> None:
@@ -107,11 +112,9 @@ class Workflow:
         pretrained = self.node(name).pretrained
         return [f"{self.folder}/models/{pretrained}/copra.json"] if pretrained else []
 
-    def prompt_files(self, name: str) -> list[str]:
-        return self.experiment.steps[self.node(name).step].files()
-
-    def data(self, name: str) -> str:
-        return f"{self.folder}/data/{self.node(name).task}"
+    def data(self, name: str, *splits: Split) -> list[str]:
+        """The prepared splits of a node's task, each by the small file that holds its checksum."""
+        return [f"{self.folder}/data/{self.node(name).task}/{split}.json" for split in splits]
 
     def scores(self, name: str) -> list[str]:
         """The table of scores that the pruning of a node needs: one, or none."""
@@ -131,17 +134,46 @@ class Workflow:
         tables = dict.fromkeys(line.table for line in self.curve(curve).lines() if line.table)
         return [f"{self.folder}/scores/{node}/{table}" for table in tables]
 
-    def calibration(self, node: str, objective: str, scoring: str) -> list[str]:
-        """The rows that a scoring run reads: those of a text, and of the train or the valid split."""
+    # Files of the user's, which lie anywhere on this machine.
+
+    @cached_property
+    def digests(self) -> Digests:
+        return Digests(Path(self.folder) / "digests.json")
+
+    def base_source(self, name: str) -> Path | None:
+        """The folder or GGUF file of a base, if it is a local one."""
+        base = self.experiment.bases[name.split("@")[0]]
+        return base.gguf or base.folder
+
+    def prompt_source(self, name: str) -> Path | None:
+        """The file of a prompt's examples, if it has one."""
+        return self.experiment.steps[self.node(name).step].path
+
+    def text_source(self, objective: str) -> Path | None:
+        """The file of the text that an objective reads, if it reads one."""
         text = self.experiment.importance.text
-        files = text.files() if objective == "text" and text else []
-        return [f"{self.data(node)}/{split_of(scoring)}.parquet", *files]
+        return text.path if objective == "text" and text else None
 
-    def task_files(self, name: str) -> list[str]:
-        return list(map(str, self.experiment.tasks[name].files().values()))
+    def place_of(self, source: Path | None) -> str:
+        """Where the contents are that settings name, as the value of `--files`."""
+        return canonical_json({self.digests.address(source): str(source.absolute())} if source else {})
 
-    def base_files(self, name: str) -> list[str]:
-        return self.experiment.bases[name.split("@")[0]].files()
+    def by_content(self, settings: Mapping[str, Any], key: str, source: Path | None) -> dict[str, Any]:
+        """Settings with the address of a local file's or folder's content in the place of its path."""
+        return {**settings, **({key: self.digests.address(source)} if source else {})}
+
+    def rows_sha256(self, task: str) -> dict[Split, str]:
+        """The sha256 of the rows of each split of a task whose rows can be known before the run.
+
+        Raises:
+            CopraError: a file cannot be read, or rows cannot be used.
+        """
+        settings = self.experiment.tasks[task]
+        files = {split: self.digests.address(path) for split, path in settings.files().items()}
+        key = digest([settings.canonical(), files, fingerprint("data")])
+        return self.digests.made(
+            task, key, lambda: {s: each.digest for s, each in prepared(settings).items()}
+        )
 
     @cached_property
     def curved(self) -> dict[str, list[str]]:
@@ -249,11 +281,35 @@ class Workflow:
         code = {"code": fingerprint(verb)} if self.experiment.code_fingerprint else {}
         return canonical_json({**value, **code})
 
-    def data_settings(self, task: str) -> str:
-        return self.settings("data", {"task": self.experiment.tasks[task].canonical()})
+    def recorded(self, name: str) -> dict[str, Any]:
+        """The settings of a node as its manifest records them: with local files by their content."""
+        settings = self.node(name).settings
+        if "base" in settings:
+            return {**settings, "base": self.by_content(settings["base"], "path", self.base_source(name))}
+        if "prompt" in settings:
+            prompt = self.by_content(settings["prompt"], "file", self.prompt_source(name))
+            return {**settings, "prompt": prompt}
+        return settings
+
+    def split_settings(self, task: str, split: Split) -> dict[str, Any]:
+        """What a split is: its rows, or, where only the Hub has them, what they are drawn from."""
+        settings = self.experiment.tasks[task]
+        if settings.is_local:
+            return {"split": split, "rows_sha256": self.rows_sha256(task)[split]}
+        # Questions of later splits are left out of a split.
+        later = SPLITS[SPLITS.index(split) :]
+        files = {key: self.digests.address(path) for key, path in settings.files().items() if key in later}
+        return {"split": split, "settings": settings.concerning(split), "files": files}
+
+    def data_settings(self, task: str, split: Split) -> str:
+        return self.settings("data", self.split_settings(task, split))
+
+    def task_settings(self, task: str) -> str:
+        """All settings of a task, which the job of each split needs and does not depend on."""
+        return canonical_json(self.experiment.tasks[task].canonical())
 
     def base_settings(self, name: str) -> str:
-        return self.settings("base", {"node": name, **self.node(name).settings})
+        return self.settings("base", {"node": name, **self.recorded(name)})
 
     def train_settings(self, name: str) -> str:
         node = self.node(name)
@@ -265,6 +321,8 @@ class Workflow:
 
     def score_settings(self, node: str, objective: str, scoring: str) -> str:
         needed = self.experiment.importance.needed_by(scoring, objective)
+        if source := self.text_source(objective):
+            needed["text"] = self.by_content(needed["text"], "file", source)
         value = {"scoring": scoring, "objective": objective, "importance": needed}
         if counts_answers(scoring):
             value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
@@ -275,7 +333,7 @@ class Workflow:
         return self.settings("choose", self.node(name).settings)
 
     def prompt_settings(self, name: str) -> str:
-        return self.settings("prompt", {"node": name, **self.node(name).settings})
+        return self.settings("prompt", {"node": name, **self.recorded(name)})
 
     def prune_settings(self, name: str) -> str:
         return self.settings("prune", {"node": name})

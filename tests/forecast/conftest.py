@@ -25,8 +25,10 @@ CONFIG = {
 
 
 @pytest.fixture
-def make_workflow():
+def make_workflow(tmp_path, monkeypatch):
     """Makes the little experiment, with values set by path as in steps__cot__kind="cot"."""
+    # What a workflow computes of files it keeps below the working directory.
+    monkeypatch.chdir(tmp_path)
 
     def make(**changes) -> Workflow:
         config = copy.deepcopy(CONFIG)

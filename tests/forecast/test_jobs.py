@@ -33,7 +33,8 @@ def test_the_jobs_of_a_little_experiment(make_workflow):
         f"figure/layer_distances/{COT}/cot",
         f"figure/head_importance/{COT}/cot",
     }
-    before = {"data/sums", f"score/{COT}/cot/passes", f"choose/{PRUNED}"}
+    before = {f"data/sums/{split}" for split in ("train", "valid", "test")}
+    before |= {f"score/{COT}/cot/passes", f"choose/{PRUNED}"}
     assert set(jobs) == models | asked | pages | figures | before
 
 
@@ -43,12 +44,14 @@ def test_each_job_comes_after_those_that_it_needs(make_workflow):
     for key, job in jobs.items():
         assert set(job.needs) <= seen, key
         seen.add(key)
-    assert jobs[f"train/{PRUNED}+coconut.1"].needs == ("data/sums", f"train/{PRUNED}+coconut.0")
+    rows = ("data/sums/train", "data/sums/valid")
+    assert jobs["base/llama@0"].needs == rows
+    assert jobs[f"train/{PRUNED}+coconut.1"].needs == (*rows, f"train/{PRUNED}+coconut.0")
     assert jobs[f"choose/{PRUNED}"].needs == (f"train/{COT}", f"score/{COT}/cot/passes")
-    assert set(jobs[f"prune/{PRUNED}"].needs) == {"data/sums", f"train/{COT}", f"choose/{PRUNED}"}
+    assert set(jobs[f"prune/{PRUNED}"].needs) == {"data/sums/train", f"train/{COT}", f"choose/{PRUNED}"}
     assert f"evaluate/{COT}+ask" in jobs["table/accuracy_vs_flops"].needs
     assert "latency" in jobs["table/accuracy_vs_flops"].needs
-    assert jobs[f"sweep/{PRUNED}+coconut"].needs == (f"train/{PRUNED}+coconut", "data/sums")
+    assert jobs[f"sweep/{PRUNED}+coconut"].needs == (f"train/{PRUNED}+coconut", "data/sums/test")
 
 
 def test_files_of_jobs_are_those_of_the_rules(make_workflow):
@@ -68,4 +71,4 @@ def test_a_teacher_is_waited_for(make_workflow):
     heal = {"kind": "cot", "distil": {}, "training": {"steps": 2}}
     workflow = make_workflow(steps__heal=heal, recipes=[["cot", "layers-1", "heal"]])
     needs = jobs_of(workflow)[f"train/{PRUNED}+heal"].needs
-    assert set(needs) == {"data/sums", f"prune/{PRUNED}", f"train/{COT}"}
+    assert set(needs) == {"data/sums/train", "data/sums/valid", f"prune/{PRUNED}", f"train/{COT}"}

@@ -6,6 +6,7 @@ from copra.files import write_json
 from copra.forecast.jobs import jobs_of
 from copra.forecast.made import made_jobs
 from copra.tasks.prepare import prepare
+from copra.tasks.task import SPLITS
 
 COT = "llama@0+cot"
 PRUNED = f"{COT}+layers-1"
@@ -94,7 +95,14 @@ def test_a_change_is_told_by_the_records(make_workflow, results, change):
 )
 def test_what_all_else_follows_from(make_workflow, results, values):
     workflow = make_workflow(**values)
-    assert made_jobs(jobs_of(workflow), workflow, results) <= {"data/sums"}
+    assert made_jobs(jobs_of(workflow), workflow, results) <= {f"data/sums/{split}" for split in SPLITS}
+
+
+def test_a_changed_test_set_asks_nothing_of_trainings(make_workflow, results):
+    answers = [
+        f"evaluate/{node}" for node in (COT, f"{COT}+no-cot", PRUNED, f"{PRUNED}+coconut", f"{COT}+ask")
+    ]
+    assert to_run(make_workflow(tasks__sums__test=7), results) == {"data/sums/test", *answers}
 
 
 def test_a_model_of_another_parent_is_made_again(make_workflow, results):
@@ -110,6 +118,6 @@ def test_a_result_that_is_cut_short_is_made_again(make_workflow, results):
     manifest = results / "models" / f"{COT}+no-cot" / "copra.json"
     manifest.write_text(manifest.read_text()[:40])
     assert f"train/{COT}+no-cot" in to_run(make_workflow(), results)
-    data = results / "data" / "sums" / "train.parquet"
+    data = results / "data" / "sums" / "train.json"
     data.write_bytes(data.read_bytes()[:-50])
-    assert "data/sums" in to_run(make_workflow(), results)
+    assert "data/sums/train" in to_run(make_workflow(), results)

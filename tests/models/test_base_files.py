@@ -79,7 +79,7 @@ def test_a_gguf_file_needs_its_package(tmp_path, monkeypatch):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF")
     base = Base(path=str(file))
-    assert base.files() == [str(file)]
+    assert base.gguf == file
     found = types.SimpleNamespace(origin=None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     assert base_fault(base) is not None
@@ -91,14 +91,6 @@ def test_a_gguf_file_needs_its_package(tmp_path, monkeypatch):
     found.origin = "gguf/__init__.py"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     assert base_fault(base) is None
-
-
-def test_the_files_of_a_folder_that_are_watched(tmp_path):
-    names = ["config.json", "merges.txt", "model.safetensors", "tokenizer.model"]
-    for name in [*names, "picture.png", "pytorch_model.bin"]:
-        (tmp_path / name).touch()
-    assert Base(path=str(tmp_path)).files() == [str(tmp_path / name) for name in names]
-    assert Base(path="some/model").files() == []
 
 
 def test_another_file_is_no_base(tmp_path):

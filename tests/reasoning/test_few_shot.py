@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -131,12 +132,12 @@ def test_a_files_path_may_have_variables(file, tmp_path, monkeypatch):
     path = file({"question": "1 ?", "solution": "1"})
     monkeypatch.setenv("PLACE", str(tmp_path))
     settings = few_shot(exemplars=1, file="${PLACE}/examples.jsonl")
-    assert settings.files() == [path]
+    assert settings.path == Path(path)
     assert examples(settings) == ["Q: 1 ?\nA: 1"]
-    assert few_shot().files() == []
+    assert few_shot().path is None
     monkeypatch.delenv("PLACE")
     with pytest.raises(CopraError, match=r"^file: .*variable PLACE, which is not set"):
-        settings.files()
+        assert settings.path
 
 
 def test_line_separators_within_text_and_a_byte_order_mark_are_no_matter(file):

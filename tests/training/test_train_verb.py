@@ -14,6 +14,7 @@ from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.parts import StepDecoder
 from copra.models.tokens import MARKERS, markers_of, tokenise
 from copra.reasoning.layout import Decoding
+from copra.tasks.prepare import Prepared, data_record, read_rows, write_split
 from copra.training import loop
 from copra.verbs import base as base_verb
 
@@ -193,10 +194,9 @@ def test_validation_rows_longer_than_the_model_are_refused_too(place):
     parent = load_checkpoint(place / "tiny")
     parent.model.config.max_position_embeddings = 20
     save_checkpoint(place / "short", parent.model, parent.tokenizer, parent.manifest)
-    import pandas
-
-    frame = pandas.read_parquet(place / "data" / "train.parquet")
-    frame[frame["steps"].map(len) == 1].to_parquet(place / "data" / "train.parquet")
+    table = place / "data" / "train.parquet"
+    rows = [row for row in read_rows(table) if len(row.steps) == 1]
+    write_split(Prepared("train", rows, data_record(table)), table.parent)
     with pytest.raises(CopraError, match=r"has 30 tokens, .* 20 positions"):
         train_stage(place, "short", "cot")
 

@@ -129,9 +129,12 @@ def set_json(*keys, value):
 MANIFEST = "models/cot/copra.json"
 EDITED = "not as copra wrote it"
 DAMAGES = [
-    ("base", "data/train.parquet", cut, "not a whole Parquet file"),
-    ("train", "data/valid.parquet", cut, "not a whole Parquet file"),
-    ("evaluate", "data/test.parquet", cut, "not a whole Parquet file"),
+    ("base", "data/train.parquet", cut, "not the file that train.json was written for"),
+    ("base", "data/train.json", cut, "not valid JSON"),
+    ("train", "data/valid.parquet", cut, "not the file that valid.json was written for"),
+    ("train", "data/valid.json", cut, "not valid JSON"),
+    ("evaluate", "data/test.parquet", cut, "not the file that test.json was written for"),
+    ("evaluate", "data/test.json", cut, "not valid JSON"),
     ("evaluate", "data/test.parquet", Path.unlink, "no such file"),
     ("train", "models/base/model.safetensors", cut, "checksum"),
     ("evaluate another", "models/cot/config.json", cut, "cannot be loaded"),

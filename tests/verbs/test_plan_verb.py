@@ -50,6 +50,12 @@ def verb(*arguments):
     assert main(list(map(str, arguments))) == 0
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A working directory for what a workflow computes of files and keeps."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with the config and the results of its run, but for the last training and what follows."""
@@ -57,7 +63,7 @@ def place(tmp_path_factory):
     (place / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     workflow, results = Workflow(CONFIG, "config.yaml"), place / "results" / "config"
     models, data = results / "models", results / "data" / "sums"
-    verb("data", "--settings", workflow.data_settings("sums"), "--output", data)
+    verb("data", "--settings", "{}", "--task", workflow.task_settings("sums"), "--output", data)
     verb(
         *("base", "--settings", workflow.base_settings("llama@0"), "--data", data),
         *("--output", models / "llama@0"),
@@ -145,7 +151,8 @@ def test_the_longest_chain_is_that_of_the_tree(told):
     assert [job.verb for job in chain] == ["train", "evaluate", "table", "figure"]
     assert seconds == pytest.approx(sum(told.lines[job.key].seconds for job in chain))
     _, whole = told.longest_chain(lambda line: True)
-    assert [job.key for job in whole[:4]] == ["data/sums", "base/llama@0", f"train/{COT}", f"choose/{PRUNED}"]
+    first = ["data/sums/train", "base/llama@0", f"train/{COT}", f"choose/{PRUNED}"]
+    assert [job.key for job in whole[:4]] == first
 
 
 def test_the_page(place, capsys, monkeypatch):

@@ -34,6 +34,10 @@ SCORE_FIGURES = {
 }
 
 
+def preparing(split):
+    return f"Preparing the {split} split of task sums"
+
+
 def evaluated(*nodes):
     return {f"Evaluating {node}" for node in nodes}
 
@@ -56,7 +60,12 @@ EVERYTHING_AFTER_SCORES = SCORES | SCORE_FIGURES | pruned(LAYERS, GROUPS) | AFTE
 EVERYTHING_AFTER_COT = ALL_EVALUATIONS | EVERYTHING_AFTER_SCORES | LAST_TRAINING
 EVERYTHING_AFTER_DATA = EVERYTHING_AFTER_COT | trained(COT) | {"Making base model llama@0"}
 CHANGES = {
-    "the data": ({"tasks__sums__train": 299}, EVERYTHING_AFTER_DATA | {"Preparing task sums"}),
+    "the data": ({"tasks__sums__train": 299}, EVERYTHING_AFTER_DATA | {preparing("train")}),
+    "the test set": ({"tasks__sums__test": 50}, ALL_EVALUATIONS | {preparing("test")}),
+    "more of the validation set": (
+        {"tasks__sums__valid": 50},
+        EVERYTHING_AFTER_DATA | {preparing("valid")},
+    ),
     "another seed leaves the data": (
         {"seeds": [1]},
         {message.replace("llama@0", "llama@1") for message in EVERYTHING_AFTER_DATA},
@@ -179,9 +188,12 @@ def test_results_without_snakemakes_records_are_kept_unless_their_times_are_out_
     for file in files:
         os.utime(file, (now, now))
     assert run.would_run() == set()
-    os.utime(run.results / "data" / "sums" / "train.parquet", (now + 9, now + 9))
+    for large in (*run.results.glob("data/**/*.parquet"), *run.results.glob("models/**/*.safetensors")):
+        os.utime(large, (now + 9, now + 9))
+    assert run.would_run() == set()
+    os.utime(run.results / "data" / "sums" / "train.json", (now + 9, now + 9))
     assert run.would_run() >= {"Making base model llama@0"} | EVERYTHING_AFTER_COT
-    assert "Preparing task sums" not in run.would_run()
+    assert not {preparing(split) for split in ("train", "valid", "test")} & run.would_run()
 
 
 def edit(run, file, old, new):

@@ -196,7 +196,7 @@ def test_a_kill_in_a_training_leaves_its_state_and_nothing_that_passes_for_a_res
     as_killed.snakemake("--unlock")
     left = as_killed.would_run()
     assert {f"Training {COT}", f"Evaluating {COT}", "Drawing the training curves"} <= left
-    assert not {"Preparing task sums", "Making base model llama@0"} & left
+    assert not {"Preparing the train split of task sums", "Making base model llama@0"} & left
 
 
 def test_a_killed_training_goes_on_from_its_state(resumed):
@@ -227,7 +227,10 @@ def test_data_that_was_cut_short_fails_with_its_name(run):
     data = run.results / "data" / "sums" / "train.parquet"
     data.write_bytes(data.read_bytes()[:-100])
     printed = run.snakemake("results/config/models/llama@0/copra.json", succeeds=False)
-    assert "copra base: results/config/data/sums/train.parquet: not a whole Parquet file" in printed
+    assert (
+        "copra base: results/config/data/sums/train.parquet: not the file that train.json was written for"
+        in printed
+    )
     assert "Traceback" not in printed
 
 

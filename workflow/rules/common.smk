@@ -5,13 +5,15 @@ import os
 import re
 from pathlib import Path
 
+from copra.digests import files_below
 from copra.ending import name_snakemake
 from copra.errors import CopraError
 from copra.files import canonical_json, read_yaml
 from copra.forking import fork_jobs
-from copra.importance.metrics import SCORINGS
+from copra.importance.metrics import SCORINGS, split_of
 from copra.models.pack import put_pack_beside_checkpoints
 from copra.records import compare_records
+from copra.tasks.task import SPLITS
 from copra.workflow import Workflow, put_copra_on_path
 from snakemake.exceptions import WorkflowError
 
@@ -55,6 +57,20 @@ def weights(model):
     return ancient([f"{model}/{name}" for name in WEIGHTS])
 
 
+def tables(summaries):
+    """The tables of prepared splits, whose times do not matter: the small files beside them tell what they are."""
+    return ancient([str(Path(each).with_suffix(".parquet")) for each in summaries])
+
+
+def here(*sources):
+    """Local files that a job reads, where they are its inputs: with object storage alone, to keep the job on this
+    machine. Its settings hold their content, and to neither times nor places does a job owe anything."""
+    if not workflow.storage_settings.default_storage_provider:
+        return []
+    found = [files_below(source) if source.is_dir() else [source] for source in sources if source]
+    return ancient(local([str(file) for files in found for file in files]))
+
+
 def above(files, levels):
     """The folder so many levels above files, wherever a storage has its local copies of them."""
     return str(Path(files[0]).parents[levels - 1]) if files else "."
@@ -78,6 +94,7 @@ wildcard_constraints:
     base=r"[^/+]+",
     node=r"[^/]+",
     objective=r"answer|cot|latent|text",
+    split="|".join(SPLITS),
     scoring="|".join(map(re.escape, SCORINGS)),
     curve=r"[^/]+",
     table=r"accuracy_vs_flops|before_fine_tuning|accuracy_vs_latents|latent_lens|pruning_curves|drop_orders",

@@ -1,24 +1,28 @@
-# Tasks: from files, the Hub or a generator to three Parquet splits.
+# Tasks: from files, the Hub or a generator to three Parquet splits, each a job of its own, so that a change of
+# the test set trains nothing again. Readers of a split depend on the small file beside it, which holds its
+# checksum; the table itself is ancient(), so that its time does not matter.
 
 
 rule data:
     input:
-        lambda wildcards: local(copra.task_files(wildcards.task)),
+        files=lambda wildcards: here(*copra.experiment.tasks[wildcards.task].files().values()),
     output:
-        train="<results>/data/{task}/train.parquet",
-        valid="<results>/data/{task}/valid.parquet",
-        test="<results>/data/{task}/test.parquet",
+        summary="<results>/data/{task}/{split}.json",
+        table="<results>/data/{task}/{split}.parquet",
     log:
-        "<logs>/data/{task}.log",
+        "<logs>/data/{task}/{split}.log",
     benchmark:
-        "<benchmarks>/data/{task}.tsv"
+        "<benchmarks>/data/{task}/{split}.tsv"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=lambda wildcards: copra.data_settings(wildcards.task),
+        settings=lambda wildcards: copra.data_settings(**wildcards),
+        # Functions of the output make nothing run again.
+        task=lambda wildcards, output: copra.task_settings(wildcards.task),
     message:
-        "Preparing task {wildcards.task}"
+        "Preparing the {wildcards.split} split of task {wildcards.task}"
     shell:
-        "copra data --settings {params.settings:q} --output {output.train} > {log} 2>&1"
+        "copra data --settings {params.settings:q} --task {params.task:q}"
+        " --output {output.table} > {log} 2>&1"

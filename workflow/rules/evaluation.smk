@@ -6,7 +6,8 @@ rule evaluate:
     input:
         manifest="<results>/models/{node}/copra.json",
         weights=weights("<results>/models/{node}"),
-        questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
+        questions=lambda wildcards: copra.data(wildcards.node, copra.experiment.evaluation.split),
+        tables=lambda wildcards: tables(copra.data(wildcards.node, copra.experiment.evaluation.split)),
     output:
         metrics="<results>/evaluations/{node}/metrics.json",
         predictions="<results>/evaluations/{node}/predictions.parquet",
@@ -38,7 +39,8 @@ rule sweep:
     input:
         manifest="<results>/models/{node}/copra.json",
         weights=weights("<results>/models/{node}"),
-        questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
+        questions=lambda wildcards: copra.data(wildcards.node, copra.experiment.evaluation.split),
+        tables=lambda wildcards: tables(copra.data(wildcards.node, copra.experiment.evaluation.split)),
     output:
         latents="<results>/evaluations/{node}/latents.parquet",
     log:
@@ -69,7 +71,8 @@ rule lens:
     input:
         manifest="<results>/models/{node}/copra.json",
         weights=weights("<results>/models/{node}"),
-        questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
+        questions=lambda wildcards: copra.data(wildcards.node, copra.experiment.evaluation.split),
+        tables=lambda wildcards: tables(copra.data(wildcards.node, copra.experiment.evaluation.split)),
     output:
         lens="<results>/evaluations/{node}/lens.parquet",
     log:
@@ -97,7 +100,8 @@ rule latency:
     input:
         manifests=expand("<results>/models/{node}/copra.json", node=copra.timed),
         weights=[path for node in copra.timed for path in weights(f"<results>/models/{node}")],
-        questions=f"<results>/data/{copra.experiment.task}/test.parquet",
+        questions=f"<results>/data/{copra.experiment.task}/test.json",
+        tables=tables([f"<results>/data/{copra.experiment.task}/test.json"]),
     output:
         times="<results>/latency.parquet",
     log:

@@ -5,8 +5,9 @@ rule score:
     input:
         manifest="<results>/models/{node}/copra.json",
         weights=weights("<results>/models/{node}"),
-        rows=lambda wildcards: copra.calibration(**wildcards)[:1],
-        text=lambda wildcards: local(copra.calibration(**wildcards)[1:]),
+        rows=lambda wildcards: copra.data(wildcards.node, split_of(wildcards.scoring)),
+        tables=lambda wildcards: tables(copra.data(wildcards.node, split_of(wildcards.scoring))),
+        text=lambda wildcards: here(copra.text_source(wildcards.objective)),
     output:
         scores="<results>/scores/{node}/{objective}/{scoring}.parquet",
     log:
@@ -23,10 +24,12 @@ rule score:
         folder=copra.folder,
     params:
         settings=lambda wildcards: copra.score_settings(**wildcards),
+        # A function of the output makes nothing run again.
+        files=lambda wildcards, output: copra.place_of(copra.text_source(wildcards.objective)),
     message:
         "Scoring {wildcards.node} on objective {wildcards.objective}: {wildcards.scoring}"
     shell:
-        "copra score --settings {params.settings:q} --threads {threads}"
+        "copra score --settings {params.settings:q} --files {params.files:q} --threads {threads}"
         " --jobs-per-gpu {resources.jobs_per_gpu} --model {input.manifest}"
         " --data {input.rows} --state {resources.folder}/state --output {output.scores} > {log} 2>&1"
 
@@ -36,7 +39,8 @@ rule curve:
     input:
         manifest="<results>/models/{node}/copra.json",
         weights=weights("<results>/models/{node}"),
-        questions=lambda wildcards: f"{copra.data(wildcards.node)}/{copra.experiment.evaluation.split}.parquet",
+        questions=lambda wildcards: copra.data(wildcards.node, copra.experiment.evaluation.split),
+        tables=lambda wildcards: tables(copra.data(wildcards.node, copra.experiment.evaluation.split)),
         scores=lambda wildcards: copra.curve_scores(**wildcards),
     output:
         curve="<results>/curves/{curve}/{node}.parquet",

@@ -5,9 +5,9 @@
 
 rule base:
     input:
-        train=lambda wildcards: f"{copra.data(wildcards.base)}/train.parquet",
-        valid=lambda wildcards: f"{copra.data(wildcards.base)}/valid.parquet",
-        files=lambda wildcards: local(copra.base_files(wildcards.base)),
+        data=lambda wildcards: copra.data(wildcards.base, "train", "valid"),
+        tables=lambda wildcards: tables(copra.data(wildcards.base, "train", "valid")),
+        files=lambda wildcards: here(copra.base_source(wildcards.base)),
     output:
         manifest="<results>/models/{base}/copra.json",
         weights=multiext("<results>/models/{base}/", *WEIGHTS),
@@ -22,9 +22,11 @@ rule base:
         runtime=60,
     params:
         settings=lambda wildcards: copra.base_settings(wildcards.base),
+        # A function of the output makes nothing run again.
+        files=lambda wildcards, output: copra.place_of(copra.base_source(wildcards.base)),
     message:
         "Making base model {wildcards.base}"
     shell:
-        "copra base --settings {params.settings:q} --threads {threads}"
-        " --jobs-per-gpu {resources.jobs_per_gpu} --data {input.train}"
+        "copra base --settings {params.settings:q} --files {params.files:q} --threads {threads}"
+        " --jobs-per-gpu {resources.jobs_per_gpu} --data {input.data[0]}"
         " --output {output.manifest} > {log} 2>&1"

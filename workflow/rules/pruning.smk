@@ -30,7 +30,8 @@ rule prune:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
         weights=lambda wildcards: weights(copra.parent(wildcards.node)),
         plan="<results>/plans/{node}.json",
-        train=lambda wildcards: f"{copra.data(wildcards.node)}/train.parquet",
+        train=lambda wildcards: copra.data(wildcards.node, "train"),
+        tables=lambda wildcards: tables(copra.data(wildcards.node, "train")),
     output:
         manifest="<results>/models/{node}/copra.json",
         weights=multiext("<results>/models/{node}/", *WEIGHTS),

@@ -5,7 +5,8 @@ rule quantise:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
         weights=lambda wildcards: weights(copra.parent(wildcards.node)),
-        valid=lambda wildcards: f"{copra.data(wildcards.node)}/valid.parquet",
+        valid=lambda wildcards: copra.data(wildcards.node, "valid"),
+        tables=lambda wildcards: tables(copra.data(wildcards.node, "valid")),
     output:
         manifest="<results>/models/{node}/copra.json",
         weights=multiext("<results>/models/{node}/", *WEIGHTS),

@@ -16,9 +16,8 @@ rule train:
             )
             for path in weights(model)
         ],
-        data=lambda wildcards: [
-            f"{copra.data(wildcards.node)}/{split}.parquet" for split in ("train", "valid")
-        ],
+        data=lambda wildcards: copra.data(wildcards.node, "train", "valid"),
+        tables=lambda wildcards: tables(copra.data(wildcards.node, "train", "valid")),
     output:
         manifest="<results>/models/{node}/copra.json",
         weights=multiext("<results>/models/{node}/", *WEIGHTS),
@@ -61,8 +60,9 @@ rule prompt:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
         weights=lambda wildcards: weights(copra.parent(wildcards.node)),
-        train=lambda wildcards: f"{copra.data(wildcards.node)}/train.parquet",
-        files=lambda wildcards: local(copra.prompt_files(wildcards.node)),
+        train=lambda wildcards: copra.data(wildcards.node, "train"),
+        tables=lambda wildcards: tables(copra.data(wildcards.node, "train")),
+        files=lambda wildcards: here(copra.prompt_source(wildcards.node)),
     output:
         manifest="<results>/models/{node}/copra.json",
         weights=multiext("<results>/models/{node}/", *WEIGHTS),
@@ -78,8 +78,10 @@ rule prompt:
         runtime=10,
     params:
         settings=lambda wildcards: copra.prompt_settings(wildcards.node),
+        # A function of the output makes nothing run again.
+        files=lambda wildcards, output: copra.place_of(copra.prompt_source(wildcards.node)),
     message:
         "Prompting {wildcards.node}"
     shell:
-        "copra prompt --settings {params.settings:q} --parent {input.parent}"
+        "copra prompt --settings {params.settings:q} --files {params.files:q} --parent {input.parent}"
         " --data {input.train} --output {output.manifest} > {log} 2>&1"

@@ -4,13 +4,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from copra.importance.metrics import split_of
+from copra.tasks.task import SPLITS, Split
 from copra.workflow import Workflow
 
 MODELS = ("base", "train", "prune", "prompt", "quantise")
 """Rules that make a model of the recipe tree: a node's kind."""
 
+READ_BY: dict[str, tuple[Split, ...]] = {
+    "base": ("train", "valid"),
+    "train": ("train", "valid"),
+    "prune": ("train",),
+    "prompt": ("train",),
+    "quantise": ("valid",),
+}
+"""The splits that such a rule reads."""
+
 PRODUCTS = {
-    "data": "data/{}/train.parquet",
+    "data": "data/{}.json",
     **dict.fromkeys(MODELS, "models/{}/copra.json"),
     "score": "scores/{}.parquet",
     "choose": "plans/{}.json",
@@ -63,24 +74,31 @@ def jobs_of(workflow: Workflow) -> dict[str, Job]:
 def _listed(workflow: Workflow) -> Iterator[Job]:
     tree = workflow.tree
     for node in tree.nodes.values():
-        yield Job("data", node.task)
+        yield from (Job("data", f"{node.task}/{split}") for split in SPLITS)
         yield _model(workflow, node.name)
         if node.kind == "prune":
             scores = [_key_of_score(workflow, path) for path in workflow.scores(node.name)]
             yield Job("choose", node.name, (_made(workflow, node.parent), *scores))
+
+    def questions(node: str) -> str:
+        return _data(workflow, node, workflow.experiment.evaluation.split)
+
     for path in workflow.scored:
         name = _name_of_score(workflow, path)
         node = name.split("/")[0]
-        yield Job("score", name, (_made(workflow, node), _data(workflow, node)))
+        yield Job(
+            "score", name, (_made(workflow, node), _data(workflow, node, split_of(name.split("/")[-1])))
+        )
     for name, nodes in workflow.curved.items():
         for node in nodes:
             scores = [_key_of_score(workflow, path) for path in workflow.curve_scores(name, node)]
-            yield Job("curve", f"{name}/{node}", (_made(workflow, node), _data(workflow, node), *scores))
+            yield Job("curve", f"{name}/{node}", (_made(workflow, node), questions(node), *scores))
     for verb, nodes in _answering(workflow).items():
         for node in nodes:
-            yield Job(verb, node, (_made(workflow, node), _data(workflow, node)))
+            yield Job(verb, node, (_made(workflow, node), questions(node)))
     if workflow.timed:
-        yield Job("latency", "", tuple(_made(workflow, node) for node in workflow.timed))
+        timed = [_made(workflow, node) for node in workflow.timed]
+        yield Job("latency", "", (*timed, f"data/{workflow.experiment.task}/test"))
     yield from _pages(workflow)
 
 
@@ -88,7 +106,8 @@ def _model(workflow: Workflow, name: str) -> Job:
     """The job that makes a node."""
     node = workflow.node(name)
     before = [other for other in (node.parent, node.teacher, node.pretrained) if other]
-    needs = [_data(workflow, name), *(_made(workflow, other) for other in before)]
+    needs = [_data(workflow, name, split) for split in READ_BY[node.kind]]
+    needs += [_made(workflow, other) for other in before]
     return Job(node.kind, name, (*needs, *([f"choose/{name}"] if node.kind == "prune" else [])))
 
 
@@ -141,8 +160,8 @@ def _made(workflow: Workflow, name: str) -> str:
     return f"{workflow.node(name).kind}/{name}"
 
 
-def _data(workflow: Workflow, name: str) -> str:
-    return f"data/{workflow.node(name).task}"
+def _data(workflow: Workflow, name: str, split: Split) -> str:
+    return f"data/{workflow.node(name).task}/{split}"
 
 
 def _name_of_score(workflow: Workflow, path: str) -> str:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from copra.config import Experiment
+from copra.errors import CopraError
 from copra.files import MANIFEST, canonical_json
 from copra.forecast.jobs import Job
+from copra.tasks.task import Split
 from copra.workflow import Workflow
 
 TRAINING = ("method", "stage", "training", "seed")
@@ -33,7 +35,7 @@ def _agrees(job: Job, workflow: Workflow, results: Path) -> bool:
     """Whether what is there records the settings that the config has now."""
     experiment = workflow.experiment
     if job.verb == "data":
-        return _same(_data_settings(job.output(results)), experiment.tasks[job.name].concerning("train"))
+        return _same_split(_read(job.output(results)), workflow, *job.name.split("/"))
     if job.verb == "choose":
         return _same_choice(_read(job.output(results)), experiment, workflow.node(job.name).step)
     if job.verb == "evaluate":
@@ -42,7 +44,7 @@ def _agrees(job: Job, workflow: Workflow, results: Path) -> bool:
         return True
     node, manifest = workflow.node(job.name), _read(job.output(results))
     if job.verb == "base":
-        return all(_same(manifest.get(key), value) for key, value in node.settings.items())
+        return all(_same(manifest.get(key), value) for key, value in workflow.recorded(job.name).items())
     lineage = manifest.get("lineage") or [{}]
     parent = _read(results / "models" / node.parent / MANIFEST)
     if lineage[-1].get("parent") != parent.get("weights", {}).get("sha256"):
@@ -51,8 +53,9 @@ def _agrees(job: Job, workflow: Workflow, results: Path) -> bool:
         return True
     if job.verb == "train" and (lineage[-1].get("teacher") or {}).get("node") != node.teacher:
         return False
-    keys = TRAINING if job.verb == "train" else node.settings
-    return all(_same(lineage[-1].get(key), node.settings.get(key)) for key in keys)
+    settings = workflow.recorded(job.name)
+    keys = TRAINING if job.verb == "train" else settings
+    return all(_same(lineage[-1].get(key), settings.get(key)) for key in keys)
 
 
 def _same_choice(plan: Mapping[str, Any], experiment: Experiment, step: str) -> bool:
@@ -64,15 +67,13 @@ def _same_choice(plan: Mapping[str, Any], experiment: Experiment, step: str) -> 
     return all(_same(plan.get(key), value) for key, value in wanted.items())
 
 
-def _data_settings(file: Path) -> Any:
-    """The settings of a task that its prepared data records."""
-    from pyarrow import ArrowInvalid, parquet
-
+def _same_split(summary: Mapping[str, Any], workflow: Workflow, task: str, split: Split) -> bool:
+    """True if a prepared split has the rows that it would have now, as far as these can be known."""
     try:
-        record = (parquet.read_schema(file).metadata or {}).get(b"copra", b"{}")
-    except (OSError, ArrowInvalid):
-        return None
-    return json.loads(record).get("settings")
+        wanted = workflow.split_settings(task, split)
+    except CopraError:
+        return False
+    return all(_same(summary.get(key), wanted[key]) for key in ("rows_sha256", "settings") if key in wanted)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -41,10 +41,6 @@ class Text(Settings):
         """The local file."""
         return None if self.file is None else Path(os.path.expandvars(self.file)).expanduser()
 
-    def files(self) -> list[str]:
-        """The local files that the text comes from: the workflow watches them."""
-        return [] if self.path is None else [str(self.path)]
-
 
 class Gates(Settings):
     """How hard-concrete gates on heads are trained (arXiv 1905.09418; stabilisers of arXiv 2110.03252)."""

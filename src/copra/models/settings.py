@@ -8,9 +8,6 @@ from pydantic import Field, model_validator
 
 from copra.settings import Settings
 
-MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt")
-"""Suffixes of the files of a model's folder: config, weights, and a tokenizer in any of its forms."""
-
 
 class FromScratch(Settings):
     """A small model with random weights, and a tokenizer trained on the task's train split."""
@@ -89,14 +86,6 @@ class Base(Settings):
         """The local GGUF file behind `path`, or None for all else."""
         is_gguf = self.local is not None and self.local.suffix == ".gguf" and self.local.is_file()
         return self.local if is_gguf else None
-
-    def files(self) -> list[str]:
-        """The local files that a change of the base model would change: the workflow watches them."""
-        if self.gguf is not None:
-            return [str(self.gguf)]
-        if self.folder is None:
-            return []
-        return sorted(str(file) for file in self.folder.iterdir() if file.suffix in MODEL_SUFFIXES)
 
 
 class Quantise(Settings):

@@ -57,9 +57,14 @@ class FewShot(Settings):
             raise ValueError("needs {question} where the question is to stand")
         return value
 
-    def files(self) -> list[str]:
-        """Local files that the examples are read from: the workflow watches them."""
-        return [] if self.file is None else [str(expand_path("file", self.file))]
+    @property
+    def path(self) -> Path | None:
+        """The local file that the examples are read from.
+
+        Raises:
+            CopraError: a variable in it is not set.
+        """
+        return None if self.file is None else expand_path("file", self.file)
 
     def worked(self, task: type[Task]) -> Path | None:
         """The file of copra's own examples that the prompt shows for a task, if it does."""
@@ -71,8 +76,8 @@ class FewShot(Settings):
         Raises:
             CopraError: there are fewer than k rows, or the file cannot be used.
         """
-        if self.file is not None:
-            pairs = self._read(expand_path("file", self.file))
+        if self.path is not None:
+            pairs = self._read(self.path)
         else:
             pairs = self._written(self._drawn(rows) if worked is None else read_worked_examples(worked))
         if len(pairs) < self.exemplars:

@@ -1,13 +1,16 @@
 """copra base: fetch or make a base model and give it the latent markers."""
 
+import json
 from argparse import ArgumentParser, Namespace
 
 from copra.models.settings import Base
 from copra.verbs.common import (
     Coded,
+    add_files,
     add_settings,
     add_threads,
     folder,
+    located,
     made_by,
     rows_of,
     settings_of,
@@ -26,6 +29,7 @@ class BaseSettings(Coded):
 
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
+    add_files(parser)
     add_threads(parser)
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
     parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
@@ -40,10 +44,13 @@ def run(options: Namespace) -> None:
     from copra.models.tokens import typical_lengths
 
     rows = rows_of(options.data, "train")
-    model, tokenizer = make_base(settings.base, rows, settings.seed)
+    base = located(settings.base, options)
+    model, tokenizer = make_base(base, rows, settings.seed)
     manifest = {
         "node": settings.node,
+        # A local base by its content; where that was is for people to read.
         "base": settings.base.canonical(),
+        "files": json.loads(options.files),
         "seed": settings.seed,
         "lineage": [],
         "method": None,
@@ -51,7 +58,7 @@ def run(options: Namespace) -> None:
         "dense_shape": shape_of(model.config.to_dict()).to_json(),
         "typical_answer": typical_lengths(tokenizer, rows_of(options.data, "valid", 500)),
         "training_flops": 0,
-        TRAINED_MARKERS: brings_trained_markers(settings.base),
+        TRAINED_MARKERS: brings_trained_markers(base),
         **made_by(options),
     }
     save_checkpoint(options.output, model, tokenizer, manifest)

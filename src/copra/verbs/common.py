@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from copra import processes
+from copra.digests import address_of
 from copra.errors import CopraError
 from copra.files import MADE_BY, MANIFEST, file_sha256, read_sealed_json
 from copra.gpu import MOST_JOBS, jobs_beside, take_gpus
@@ -49,6 +50,29 @@ class Answering(Coded):
 def add_settings(parser: ArgumentParser) -> None:
     """The one value that a rule passes."""
     parser.add_argument("--settings", required=True, help="the stage's settings as JSON, or @FILE with them")
+
+
+def add_files(parser: ArgumentParser) -> None:
+    """Where the local files are that settings name by their content."""
+    parser.add_argument(
+        "--files",
+        default="{}",
+        help="where the local files are that settings name by their content (JSON)",
+    )
+
+
+def located(settings: S, options: Namespace) -> S:
+    """Settings with the places of local files and folders in place of their contents' addresses.
+
+    Raises:
+        CopraError: a content is no longer what it was when the run was planned.
+    """
+    text = settings.model_dump_json()
+    for address, place in json.loads(options.files).items():
+        if address_of(Path(place)) != address:
+            raise CopraError(f"{place}: has changed since the run was planned. Run snakemake again.")
+        text = text.replace(json.dumps(address), json.dumps(place))
+    return type(settings).model_validate_json(text)
 
 
 def add_threads(parser: ArgumentParser) -> None:

@@ -5,7 +5,16 @@ from typing import Literal
 
 from copra.reasoning.few_shot import FewShot
 from copra.tasks import TASKS
-from copra.verbs.common import Coded, add_settings, folder, made_by, rows_of, settings_of
+from copra.verbs.common import (
+    Coded,
+    add_files,
+    add_settings,
+    folder,
+    located,
+    made_by,
+    rows_of,
+    settings_of,
+)
 
 
 class PromptSettings(Coded):
@@ -19,6 +28,7 @@ class PromptSettings(Coded):
 
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
+    add_files(parser)
     parser.add_argument("--parent", type=folder, required=True, help="checkpoint to ask")
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
     parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
@@ -37,7 +47,8 @@ def run(options: Namespace) -> None:
     unpack(options.parent)
     latent = markers_of(AutoTokenizer.from_pretrained(options.parent)).latent
     worked = TASKS[settings.worked["task"]].worked_examples if settings.worked else None
-    decoding = settings.prompt.decoding(rows_of(options.data, "train"), latent, worked)
+    prompt = located(settings.prompt, options)
+    decoding = prompt.decoding(rows_of(options.data, "train"), latent, worked)
     step = {
         "step": settings.node.rsplit("+", 1)[-1],
         "method": settings.prompt.kind,

@@ -13,9 +13,11 @@ from copra.importance.settings import Importance, Objective
 from copra.locking import hold
 from copra.verbs.common import (
     Coded,
+    add_files,
     add_settings,
     add_threads,
     folder,
+    located,
     made_by,
     rows_of,
     settings_of,
@@ -44,6 +46,7 @@ class ScoreSettings(Coded):
 
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
+    add_files(parser)
     add_threads(parser)
     parser.add_argument("--model", type=folder, required=True, help="checkpoint to score")
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
@@ -52,7 +55,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    settings = settings_of(options, ScoreSettings)
+    settings = located(settings_of(options, ScoreSettings), options)
     if settings.scoring not in SCORINGS:
         raise CopraError(
             f"--settings: there is no scoring {settings.scoring!r}; take one of {', '.join(SCORINGS)}."
