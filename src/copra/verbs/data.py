@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 
 from copra.tasks import AnyTask
 from copra.tasks.prepare import prepared, write_split
-from copra.verbs.common import Coded, add_settings, folder, settings_of
+from copra.verbs.common import Coded, add_settings, folder, made_by, settings_of
 
 
 class DataSettings(Coded):
@@ -19,5 +19,5 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     for split in prepared(settings_of(options, DataSettings).task).values():
-        write_split(split, options.output)
+        write_split(split, options.output, made_by(options))
         print(split.summary())
