@@ -32,6 +32,7 @@ VERBS = {
     "check": "check config files, without running anything",
     "plan": "tell what a run will cost, before it is started",
     "status": "tell how far a run is",
+    "clean": "list or remove results that no recipe leads to",
     "schema": "print the JSON schema of a config file",
 }
 

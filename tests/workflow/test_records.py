@@ -7,6 +7,7 @@ from test_invalidation import (
     ACCURACY,
     COT,
     EVERYTHING_AFTER_COT,
+    EVERYTHING_AFTER_DATA,
     LAST_TRAINING,
     NO_COT,
     trained,
@@ -30,6 +31,7 @@ def test_unchanged_settings_run_nothing(fetched):
 
 def test_changed_settings_run_what_depends_on_them(fetched, tmp_path):
     changes = {
+        "data": ({"tasks__sums__train": 299}, EVERYTHING_AFTER_DATA | {"Preparing task sums"}),
         "late": ({"steps__no_cot__training__learning_rate": 1e-3}, LAST_TRAINING),
         "early": ({"steps__cot__training__learning_rate": 1e-3}, EVERYTHING_AFTER_COT | trained(COT)),
         "reference": ({"reference": "llama+cot+no_cot"}, ACCURACY),

@@ -36,6 +36,17 @@ PRODUCTS = {
 }
 """What each verb's rules make, below the experiment's folder; verbs in the order of the work."""
 
+FOLDERS = ("data", *MODELS)
+"""Verbs whose results are all that is in the folder of the product."""
+
+MORE_PRODUCTS = {
+    "train": ["tracking/{}"],
+    "evaluate": ["evaluations/{}/predictions.parquet"],
+    "export": ["tables/{}.md", "tables/{}.tex"],
+    "figure": ["figures/{}.png"],
+}
+"""What else they make there."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -51,6 +62,13 @@ class Job:
 
     def output(self, results: Path) -> Path:
         return results / PRODUCTS[self.verb].format(self.name)
+
+    def results(self, results: Path) -> list[Path]:
+        """All files and folders that the job makes for itself, its log and its benchmark among them."""
+        product = self.output(results)
+        more = [results / path.format(self.name) for path in MORE_PRODUCTS.get(self.verb, [])]
+        first = product.parent if self.verb in FOLDERS else product
+        return [first, *more, self.log(results), self.benchmark(results)]
 
     def log(self, results: Path) -> Path:
         return results / "logs" / f"{self.key}.log"

@@ -103,20 +103,20 @@ def prepared(task: Task) -> dict[Split, Prepared]:
     }
 
 
-def write_split(prepared: Prepared, folder: Path) -> None:
+def write_split(prepared: Prepared, folder: Path, more: dict[str, Any] | None = None) -> None:
     """Write a split as `folder`/{split}.parquet with columns id, question, steps (list), answer.
 
     Its record goes into the table and, with the table's sha256, into `folder`/{split}.json: a small file
-    that stands for a large one. Both are complete or absent; files that would stay the same are left alone.
+    that stands for a large one, where `more` goes too. Both are complete or absent; files that would stay the
+    same are left alone.
 
     Raises:
         CopraError: the folder cannot be written.
     """
     table = Path(folder) / f"{prepared.split}.parquet"
     files.write_parquet(table, _frame(prepared.rows), prepared.record)
-    files.write_sealed_json(
-        table.with_suffix(".json"), {"sha256": files.file_sha256(table), **prepared.record}
-    )
+    summary = {"sha256": files.file_sha256(table), **prepared.record, **(more or {})}
+    files.write_sealed_json(table.with_suffix(".json"), summary)
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -59,9 +59,9 @@ def run(options: Namespace) -> None:
     use_threads(options, settings.precision)
     from copra.models.checkpoint import load_checkpoint, refuse_quantised
 
-    origin = made_by(options, options.model / MANIFEST)
     refuse_quantised(options.model)
     checkpoint = load_checkpoint(options.model, settings.precision)
+    origin = made_by(options, options.model / MANIFEST)
     points = _points(settings, checkpoint, options.scores)
     rows = rows_of(options.data, settings.split, settings.limit)
     # Searches and curves share what they measure, and may run beside each other: only this very job may not.

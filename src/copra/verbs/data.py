@@ -9,7 +9,7 @@ from copra.errors import CopraError
 from copra.tasks import AnyTask
 from copra.tasks.prepare import prepared, write_split
 from copra.tasks.task import Split
-from copra.verbs.common import Coded, add_settings, folder, settings_of
+from copra.verbs.common import Coded, add_settings, folder, made_by, settings_of
 
 
 class DataSettings(Coded):
@@ -41,7 +41,7 @@ def run(options: Namespace) -> None:
                 f"the {split.split} split has other rows than when the run was planned: a file of the task "
                 "has changed. Run snakemake again."
             )
-        write_split(split, options.output)
+        write_split(split, options.output, made_by(options))
         print(split.summary())
 
 

@@ -49,8 +49,8 @@ def run(options: Namespace) -> None:
     from copra.evaluation.kept import KeptAnswers
     from copra.models.checkpoint import load_checkpoint
 
-    origin = made_by(options, options.model / MANIFEST)
     checkpoint = load_checkpoint(options.model, settings.precision)
+    origin = made_by(options, options.model / MANIFEST)
     if checkpoint.decoding is None:
         raise CopraError(f"{options.model}: this model was never trained to answer; evaluate one that was.")
     rows = rows_of(options.data, settings.split, settings.limit)

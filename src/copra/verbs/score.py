@@ -64,8 +64,8 @@ def run(options: Namespace) -> None:
     from copra.importance.scores import score_table
     from copra.models.checkpoint import load_unquantised
 
-    origin = made_by(options, options.model / MANIFEST)
     checkpoint = load_unquantised(options.model)
+    origin = made_by(options, options.model / MANIFEST)
     calibration = _calibration(settings, checkpoint, options.data)
     # Searches and curves share what they measure, and may run beside each other: only this very job may not.
     job = digest(["score", settings.canonical(), checkpoint.identity, calibration.name])[:16]

@@ -50,8 +50,8 @@ def run(options: Namespace) -> None:
     from copra.evaluation.kept import KeptAnswers
     from copra.models.checkpoint import load_checkpoint
 
-    origin = made_by(options, options.model / MANIFEST)
     checkpoint = load_checkpoint(options.model, settings.precision)
+    origin = made_by(options, options.model / MANIFEST)
     decoding = checkpoint.decoding
     if decoding is None or not decoding.latents:
         raise CopraError(

@@ -106,9 +106,9 @@ def run(options: Namespace) -> None:
     from copra.training.saves import Saves
 
     tracker = Tracker(options.tracking, options.tracking_folder / settings.node, settings.node)
+    parent = load_unquantised(options.parent)
     # Manifests as they are read here: they may be others once the training is done.
     origin = made_by(options, *(each / MANIFEST for each in (options.parent, options.teacher) if each))
-    parent = load_unquantised(options.parent)
     markers = markers_of(parent.tokenizer)
     stage = read_stage(METHODS[settings.method].stage_type, settings.stage)
     teacher = _teacher(options.teacher, parent, stage) if stage.needs_teacher else None
