@@ -122,10 +122,14 @@ def test_a_missing_input_is_named(capsys, tmp_path, monkeypatch, verb, options, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_check_lists_the_recipes(capsys, tmp_path):
+def test_check_lists_the_recipes_and_the_lengths_of_their_trainings(capsys, tmp_path):
     (tmp_path / "c.yaml").write_text(CONFIG)
     assert main(["check", str(tmp_path / "c.yaml")]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}/c.yaml: 1 recipes, 2 models\n  llama+cot\n"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path}/c.yaml: 1 recipes, 2 models",
+        "  llama+cot",
+        "  cot: 8 optimizer steps, 0.0512 epochs of 20,000 rows in batches of 128",
+    ]
 
 
 @pytest.mark.parametrize(
