@@ -130,6 +130,14 @@ def test_check_lists_the_recipes(capsys, tmp_path):
     assert capsys.readouterr().out == f"{tmp_path}/c.yaml: 1 recipes, 2 models\n  llama+cot\n"
 
 
+def test_check_notes_what_settings_bring(capsys, tmp_path):
+    short = "short: {kind: coconut, pad_latent_to_max: false, training: {steps: 8}}"
+    changed = CONFIG.replace("{cot: {", f"{{{short}, cot: {{").replace("[[cot]]", "[[cot, short]]")
+    (tmp_path / "c.yaml").write_text(changed)
+    assert main(["check", str(tmp_path / "c.yaml")]) == 0
+    assert "  note: steps.short: pad_latent_to_max: false trains" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
