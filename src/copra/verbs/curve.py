@@ -61,7 +61,7 @@ def run(options: Namespace) -> None:
 
     origin = made_by(options, options.model / MANIFEST)
     refuse_quantised(options.model)
-    checkpoint = load_checkpoint(options.model, settings.precision)
+    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
     points = _points(settings, checkpoint, options.scores)
     rows = rows_of(options.data, settings.split, settings.limit)
     # Searches and curves share what they measure, and may run beside each other: only this very job may not.

@@ -50,7 +50,7 @@ def run(options: Namespace) -> None:
     from copra.models.checkpoint import load_checkpoint
 
     origin = made_by(options, options.model / MANIFEST)
-    checkpoint = load_checkpoint(options.model, settings.precision)
+    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
     if checkpoint.decoding is None:
         raise CopraError(f"{options.model}: this model was never trained to answer; evaluate one that was.")
     rows = rows_of(options.data, settings.split, settings.limit)

@@ -51,7 +51,7 @@ def run(options: Namespace) -> None:
     from copra.models.checkpoint import load_checkpoint
 
     origin = made_by(options, options.model / MANIFEST)
-    checkpoint = load_checkpoint(options.model, settings.precision)
+    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
     decoding = checkpoint.decoding
     if decoding is None or not decoding.latents:
         raise CopraError(
