@@ -132,6 +132,14 @@ def test_check_lists_the_recipes_and_the_lengths_of_their_trainings(capsys, tmp_
     ]
 
 
+def test_check_notes_what_settings_bring(capsys, tmp_path):
+    short = "short: {kind: coconut, pad_latent_to_max: false, training: {steps: 8}}"
+    changed = CONFIG.replace("{cot: {", f"{{{short}, cot: {{").replace("[[cot]]", "[[cot, short]]")
+    (tmp_path / "c.yaml").write_text(changed)
+    assert main(["check", str(tmp_path / "c.yaml")]) == 0
+    assert "  note: steps.short: pad_latent_to_max: false trains" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

@@ -150,6 +150,11 @@ def build_tree(experiment: Experiment) -> Tree:
     return tree
 
 
+def training_notes(experiment: Experiment, tree: Tree) -> list[str]:
+    """What the settings of the tree's training steps bring that a user may not expect, a line each."""
+    return [f"steps.{name}: {note}" for name in tree.trainings for note in experiment.steps[name].notes()]
+
+
 def _listed(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
     """The recipes one by one as (base, steps), products multiplied out."""
     for entry in experiment.recipes:

@@ -152,8 +152,13 @@ def test_only_parts_that_an_answer_needs_are_answering(save_parts):
         answering = answering_parts(checkpoint)
         assert tuple(answering) == names
         assert all(answering[name] is checkpoint.parts[name] for name in names)
+        # An evaluation loads no others.
+        found = load_checkpoint(folder, to_answer=True).parts
+        assert tuple(found) == names
+        assert all(same_parts(found[name], answering[name]) for name in names)
     folder, _ = save_parts(manifest={"decoding": None})
     assert len(answering_parts(load_checkpoint(folder))) == 0
+    assert len(load_checkpoint(folder, to_answer=True).parts) == 0
 
 
 def test_a_checkpoint_under_another_manifest(save_parts, tmp_path):

@@ -84,6 +84,16 @@ def test_without_padding_a_row_of_many_steps_still_stops_at_the_maximum():
     assert sample_of(method, 3).n_latents == 4
 
 
+def test_answers_with_more_latents_than_were_trained_are_noted():
+    method = coconut(latents_per_step=2, max_latent_stage=2, pad_latent_to_max=False)
+    # SHORT has one step: 2 latents in training (above), and 4 in its answer.
+    assert method.stages()[3].decoding(MARKERS).latents == 4
+    (note,) = method.notes()
+    assert note.startswith("pad_latent_to_max: false trains the last stage on min(m, K)*c latents")
+    assert note.endswith("every question is answered with K*c = 4")
+    assert coconut().notes() == coconut(pad_latent_to_max=False, thought="none").notes() == []
+
+
 def test_without_thought_steps_go_and_nothing_comes():
     method = coconut(latents_per_step=2, max_latent_stage=2, thought="none")
     tokens = [sample_of(method, stage).tokens for stage in range(4)]

@@ -8,7 +8,7 @@ from tabulate import tabulate
 from copra.forecast import machine as machines
 from copra.forecast.forecast import Forecast, Line
 from copra.forecast.jobs import MODELS, PRODUCTS
-from copra.recipes import without_seed
+from copra.recipes import training_notes, without_seed
 from copra.report.formats import SCALES
 from copra.workflow import Workflow
 
@@ -23,6 +23,7 @@ def page(forecast: Forecast, workflow: Workflow, source: str) -> str:
     to_run = [line for line in lines if not line.made]
     kinds = [line.job.verb for line in lines if line.job.verb in MODELS]
     counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in MODELS if kind in kinds)
+    notes = training_notes(workflow.experiment, workflow.tree)
     parts = [
         f"{source}: {len(workflow.tree.recipes)} recipes, {len(kinds)} models ({counted})\n"
         f"{len(lines)} jobs: {len(lines) - len(to_run)} cached, {len(to_run)} to run",
@@ -31,6 +32,7 @@ def page(forecast: Forecast, workflow: Workflow, source: str) -> str:
         "\n".join(_sums(forecast, workflow.folder, lines, to_run)),
         *([_listed("Prunings far from their budgets", forecast.warnings)] if forecast.warnings else []),
         *([_listed("Trainings of few steps", forecast.short)] if forecast.short else []),
+        *([_listed("Notes", notes)] if notes else []),
         _listed("Assumed", _assumed(forecast)),
         "Cached is what records its present settings. Snakemake has the last word, and also sees changes of "
         "code and\nof input files: snakemake -n -q rules host",

@@ -112,8 +112,10 @@ def register() -> None:
     per_layer.register()
 
 
-def load_checkpoint(folder: Path, precision: Precision = "float32") -> Checkpoint:
+def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer: bool = False) -> Checkpoint:
     """Load a checkpoint onto `device()` after checking its weights against the manifest.
+
+    With `to_answer` it lacks the parts that only training needs: a step decoder may be as large as the model.
 
     The weights are in their own type, or in bfloat16 where `precision`, for work that only answers, says so;
     but int8 weights compute in float32, the type of their scales, and nothing is bfloat16 where the device
@@ -145,8 +147,13 @@ def load_checkpoint(folder: Path, precision: Precision = "float32") -> Checkpoin
     parts = nn.ModuleDict()
     if described := manifest.get("parts"):
         _check(folder / PARTS, described["sha256"])
-        parts = make_parts(unquantised(model) if quantised else model, described["settings"])
-        load_model(parts, folder / PARTS)
+        wanted = described["settings"]
+        if to_answer:
+            answers = manifest["decoding"] and Decoding.from_json(manifest["decoding"]).parts
+            wanted = {name: wanted[name] for name in answers or ()}
+        parts = make_parts(unquantised(model) if quantised else model, wanted)
+        if wanted:
+            load_model(parts, folder / PARTS, strict=not to_answer)
     return Checkpoint(model, tokenizer, manifest, parts.eval())
 
 

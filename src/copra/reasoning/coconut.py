@@ -65,7 +65,9 @@ class Coconut(Method):
     first_stage: int = Field(0, ge=0)
     """Where the curriculum begins; 1 when the step before has trained on the whole chain already."""
     pad_latent_to_max: bool = True
-    """Whether a row with fewer than K steps gets K*c latents in the last stage all the same."""
+    """Whether a row with fewer than K steps gets K*c latents in the last stage all the same. If not, a row of
+    m steps trains on min(m, K)*c latents, and is still answered with K*c, since m is not known then (the
+    reference code looks it up in the test set): short answers then have more latents than were trained."""
     thought: Literal["hidden", "embedding", "none"] = "hidden"
     """What a latent reads: the hidden state before it (the method), or one of the two controls."""
     latent_input: LatentInput = "raw"
@@ -94,6 +96,14 @@ class Coconut(Method):
         if self.latent_input == "projected" and self.thought != "hidden":
             raise ValueError("latent_input: there is no hidden state to project (thought: hidden)")
         return self
+
+    def notes(self) -> list[str]:
+        if self.pad_latent_to_max or self.thought == "none":
+            return []
+        return [
+            "pad_latent_to_max: false trains the last stage on min(m, K)*c latents for a row of m steps, and "
+            f"every question is answered with K*c = {self.max_latent_stage * self.latents_per_step}"
+        ]
 
     def stages(self) -> dict[int, Stage]:
         final = self.max_latent_stage + 1

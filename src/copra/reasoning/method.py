@@ -227,6 +227,10 @@ class Method(Settings):
         """The stages by their number, in order; a method that is not staged has the stage 0 alone."""
         raise TypeError(f"method {self.kind!r} does not say what its stages are")
 
+    def notes(self) -> list[str]:
+        """What its settings bring that a user may not expect, a line each, for `copra check` and `plan`."""
+        return []
+
     def training_of(self, stage: int) -> Training:
         """The optimisation of one stage: `training` with the stage's overrides."""
         changes = self.overrides.get(stage, {})

@@ -8,6 +8,7 @@ from copra.files import read_yaml
 from copra.forecast.budgets import budget_warnings
 from copra.forecast.estimate import Estimate
 from copra.forecast.lengths import length_warnings, training_lengths
+from copra.recipes import training_notes
 from copra.workflow import Workflow
 
 
@@ -25,6 +26,8 @@ def run(options: Namespace) -> None:
         print(f"{path}: {len(tree.recipes)} recipes, {len(tree.nodes)} models")
         for line in [*(end.recipe for end in tree.recipes), *dict.fromkeys(map(str, lengths))]:
             print(f"  {line}")
+        for note in training_notes(workflow.experiment, tree):
+            print(f"  note: {note}")
         for warning in [*warnings, *length_warnings(lengths)]:
             print(f"  warning: {warning}")
 

@@ -60,7 +60,7 @@ def run(options: Namespace) -> None:
     from copra.models.checkpoint import load_checkpoint, refuse_quantised
 
     refuse_quantised(options.model)
-    checkpoint = load_checkpoint(options.model, settings.precision)
+    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
     origin = made_by(options, options.model / MANIFEST)
     points = _points(settings, checkpoint, options.scores)
     rows = rows_of(options.data, settings.split, settings.limit)

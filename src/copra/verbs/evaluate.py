@@ -49,7 +49,7 @@ def run(options: Namespace) -> None:
     from copra.evaluation.kept import KeptAnswers
     from copra.models.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(options.model, settings.precision)
+    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
     origin = made_by(options, options.model / MANIFEST)
     if checkpoint.decoding is None:
         raise CopraError(f"{options.model}: this model was never trained to answer; evaluate one that was.")

@@ -54,7 +54,7 @@ def run(options: Namespace) -> None:
     table = []
     for model in options.models:
         table += measure(
-            load_checkpoint(model, settings.precision),
+            load_checkpoint(model, settings.precision, to_answer=True),
             rows,
             max_new_tokens=settings.max_new_tokens,
             forced_tokens=settings.forced_tokens,

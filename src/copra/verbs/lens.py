@@ -55,7 +55,7 @@ def run(options: Namespace) -> None:
     from copra.models.checkpoint import load_checkpoint
     from copra.models.tokens import pad_id
 
-    checkpoint = load_checkpoint(options.model, settings.precision)
+    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
     tokenizer, decoding = checkpoint.tokenizer, checkpoint.decoding
     if decoding is None or not decoding.loops:
         raise CopraError(

@@ -50,7 +50,7 @@ def run(options: Namespace) -> None:
     from copra.evaluation.kept import KeptAnswers
     from copra.models.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(options.model, settings.precision)
+    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
     origin = made_by(options, options.model / MANIFEST)
     decoding = checkpoint.decoding
     if decoding is None or not decoding.latents:
