@@ -169,7 +169,7 @@ def test_a_checkpoint_whose_weights_are_not_those_of_its_config_is_refused(save)
     weights.pop("model.norm.weight")
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
     manifest = read_sealed_json(folder / MANIFEST)
-    manifest["weights"]["sha256"] = file_sha256(folder / WEIGHTS)
+    manifest["weights"]["sha256"] = manifest["files"][WEIGHTS] = file_sha256(folder / WEIGHTS)
     write_sealed_json(folder / MANIFEST, manifest)
     with pytest.raises(CopraError, match=rf"^{folder}: .* 1 \(model\.norm\.weight\) is missing"):
         load_checkpoint(folder)

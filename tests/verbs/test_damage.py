@@ -126,6 +126,15 @@ def set_json(*keys, value):
     return edit
 
 
+def swap_tokens(path: Path) -> None:
+    """Two tokens that change places: the model loads, and reads one for the other."""
+    whole = json.loads(path.read_text())
+    ids = whole["model"]["vocab"]
+    first, second = list(ids)[-2:]
+    ids[first], ids[second] = ids[second], ids[first]
+    path.write_text(json.dumps(whole))
+
+
 MANIFEST = "models/cot/copra.json"
 EDITED = "not as copra wrote it"
 DAMAGES = [
@@ -137,8 +146,14 @@ DAMAGES = [
     ("evaluate", "data/test.json", cut, "not valid JSON"),
     ("evaluate", "data/test.parquet", Path.unlink, "no such file"),
     ("train", "models/base/model.safetensors", cut, "checksum"),
-    ("evaluate another", "models/cot/config.json", cut, "cannot be loaded"),
-    ("evaluate another", "models/cot/tokenizer.json", cut, "cannot be loaded"),
+    ("evaluate another", "models/cot/config.json", cut, "checksum"),
+    ("evaluate another", "models/cot/config.json", set_json("rms_norm_eps", value=0.1), "checksum"),
+    ("evaluate another", "models/cot/generation_config.json", Path.unlink, "no such file"),
+    ("evaluate another", "models/cot/tokenizer.json", cut, "checksum"),
+    ("evaluate another", "models/cot/tokenizer.json", swap_tokens, "checksum"),
+    ("train", "models/base/tokenizer_config.json", cut, "checksum"),
+    ("evaluate another", "models/cot/chat_template.jinja", Path.touch, "one that transformers reads"),
+    ("evaluate another", "models/cot/adapter_config.json", Path.touch, "one that transformers reads"),
     ("evaluate another", MANIFEST, cut, "not valid JSON"),
     ("evaluate another", MANIFEST, set_json("decoding", "latents", value=3), EDITED),
     ("evaluate another", MANIFEST, set_json("lineage", 0, "step", value="no_cot"), EDITED),
@@ -154,7 +169,7 @@ DAMAGES = [
     ("table", "evaluations/cot/metrics.json", cut, "not valid JSON"),
     ("table", "evaluations/cot/metrics.json", set_json("accuracy", value=0.99), "changed by hand"),
     ("export", "tables/before_fine_tuning.parquet", cut, "not a whole Parquet file"),
-    ("figure", "models/cot/training.jsonl", cut, "training.jsonl"),
+    ("figure", "models/cot/training.jsonl", cut, "checksum"),
 ]
 
 

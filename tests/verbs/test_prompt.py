@@ -64,6 +64,7 @@ def test_a_prompt_changes_the_manifest_alone(place):
         "parent": parent.manifest["weights"]["sha256"],
     }
     assert asked.manifest == parent.manifest | {
+        "files": parent.files,
         "node": "tiny@0+cot+ask",
         "method": "few_shot",
         "decoding": json.loads(json.dumps(decoding.to_json())),

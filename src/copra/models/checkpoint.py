@@ -16,12 +16,13 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import copra
 from copra.errors import CopraError
-from copra.files import MANIFEST, file_sha256, read_json, read_sealed_json, replacing, write_sealed_json
+from copra.files import MANIFEST, read_json, read_sealed_json, replacing, write_sealed_json
 from copra.models import per_layer
 from copra.models.loading import load_language_model
-from copra.models.pack import PACK, pack, unpack
+from copra.models.pack import LOG, pack, unpack
 from copra.models.parts import make_parts
 from copra.models.quantised import need_torchao, sort_metadata, unquantised
+from copra.models.seal import FILES, check_files, checksums
 from copra.models.shape import ModelShape, shape_of
 from copra.reasoning.layout import Decoding
 from copra.settings import Precision
@@ -60,12 +61,16 @@ class Checkpoint:
         return "tf32" if tf32 else "float32"
 
     @property
+    def files(self) -> dict[str, str]:
+        """The sha256 of each of its files by name: weights, config, tokenizer, parts, but no log."""
+        return {name: sha256 for name, sha256 in self.manifest[FILES].items() if name != LOG}
+
+    @property
     def identity(self) -> dict[str, Any]:
-        """What its answers depend on beside what it reads, to the last bit: checksums, how it answers, and
+        """What its answers depend on beside what it reads, to the last bit: its files, how it answers, and
         what computes."""
         return {
-            "weights": self.manifest["weights"]["sha256"],
-            "parts": (self.manifest.get("parts") or {}).get("sha256"),
+            "files": self.files,
             "decoding": self.manifest["decoding"],
             "device": [self.model.device.type, str(self.model.dtype), self.precision],
             "threads": torch.get_num_threads(),
@@ -113,7 +118,7 @@ def register() -> None:
 
 
 def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer: bool = False) -> Checkpoint:
-    """Load a checkpoint onto `device()` after checking its weights against the manifest.
+    """Load a checkpoint onto `device()` after checking its files against the manifest.
 
     With `to_answer` it lacks the parts that only training needs: a step decoder may be as large as the model.
 
@@ -122,13 +127,11 @@ def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer
     has none.
 
     Raises:
-        CopraError: something is missing, or the weights are not those that the manifest names or that the
-            config describes, or they are int8 and torchao is not there.
+        CopraError: a file is missing, changed or too many, or the weights are not those that the config
+            describes, or they are int8 and torchao is not there.
     """
     folder = Path(folder)
-    manifest = read_sealed_json(folder / MANIFEST)
-    unpack(folder)
-    _check(folder / WEIGHTS, manifest["weights"]["sha256"])
+    manifest = checked_manifest(folder)
     register()
     quantised = manifest.get("quantised") is not None
     if quantised:
@@ -146,7 +149,6 @@ def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer
     model.to(device()).eval()
     parts = nn.ModuleDict()
     if described := manifest.get("parts"):
-        _check(folder / PARTS, described["sha256"])
         wanted = described["settings"]
         if to_answer:
             answers = manifest["decoding"] and Decoding.from_json(manifest["decoding"]).parts
@@ -155,6 +157,18 @@ def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer
         if wanted:
             load_model(parts, folder / PARTS, strict=not to_answer)
     return Checkpoint(model, tokenizer, manifest, parts.eval())
+
+
+def checked_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, all of whose files are there and as they were written.
+
+    Raises:
+        CopraError: they are not, or the manifest itself was edited.
+    """
+    manifest = read_sealed_json(folder / MANIFEST)
+    unpack(folder)
+    check_files(folder, manifest)
+    return manifest
 
 
 def load_unquantised(folder: Path) -> Checkpoint:
@@ -183,17 +197,6 @@ def refuse_quantised(folder: Path) -> None:
         )
 
 
-def _check(file: Path, sha256: str) -> None:
-    """Refuse weights that the manifest was not written for."""
-    if not file.is_file():
-        raise CopraError(f"{file}: no such file. Delete {file.parent} and run snakemake again.")
-    if file_sha256(file) != sha256:
-        raise CopraError(
-            f"{file}: not the file that {file.parent / MANIFEST} was written for (its checksum differs), so "
-            f"it was cut short or changed. Delete {file.parent} and run snakemake again."
-        )
-
-
 def save_checkpoint(
     folder: Path,
     model: PreTrainedModel,
@@ -209,7 +212,7 @@ def save_checkpoint(
     file of their own, so that the model alone loads anywhere; `part_settings` are what they were made
     with.
 
-    The manifest is completed with the weights' checksum, sizes, shape and versions; it holds no time
+    The manifest is completed with the checksums of all files, sizes, shape and versions; it holds no time
     and no place, so equal runs give equal manifests.
     """
     if dtype := manifest.get("base", {}).get("dtype"):
@@ -224,13 +227,15 @@ def save_checkpoint(
         weights = temporary / WEIGHTS
         if manifest.get("quantised") is not None:
             sort_metadata(weights)
+        files = checksums(temporary)
         complete = {
             **manifest,
-            "parts": described,
+            FILES: files,
+            "parts": described and {**described, "sha256": files[PARTS]},
             "shape": shape_of(model.config.to_dict()).to_json(),
             "parameters": sum(p.numel() for p in model.parameters()),
             "weights": {
-                "sha256": file_sha256(weights),
+                "sha256": files[WEIGHTS],
                 "bytes": weights.stat().st_size,
                 "dtype": str(model.dtype).removeprefix("torch."),
             },
@@ -275,14 +280,17 @@ def save_changed(
 
 
 def relabel_checkpoint(parent: Path, folder: Path, changes: dict[str, Any]) -> None:
-    """A copy of a checkpoint under another manifest."""
-    manifest = read_sealed_json(parent / MANIFEST) | changes
-    unpack(parent)
+    """A copy of a checkpoint under another manifest, without the log of its training.
+
+    Raises:
+        CopraError: as `checked_manifest` does.
+    """
+    manifest = checked_manifest(parent) | changes
+    manifest[FILES] = {name: sha256 for name, sha256 in manifest[FILES].items() if name != LOG}
     with replacing(folder) as temporary:
-        temporary.mkdir()
-        for file in sorted(parent.iterdir()):
-            if file.is_file() and file.name not in (MANIFEST, "training.jsonl", PACK):
-                shutil.copyfile(file, temporary / file.name)
+        for name in manifest[FILES]:
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(parent / name, temporary / name)
         write_sealed_json(temporary / MANIFEST, manifest)
         pack(temporary)
 
@@ -296,7 +304,7 @@ def answering_parts(checkpoint: Checkpoint) -> nn.ModuleDict:
 def _save_parts(
     file: Path, parts: nn.ModuleDict | None, settings: dict[str, dict[str, Any]], dtype: torch.dtype
 ) -> dict[str, Any] | None:
-    """Write the parts, if any; returns what the manifest says about them."""
+    """Write the parts, if any; returns what the manifest says about them beside their checksum."""
     if not parts:
         return None
     save_model(parts.to(dtype), str(file))
@@ -304,7 +312,6 @@ def _save_parts(
         "settings": {name: settings.get(name, {}) for name in parts},
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
         "bytes": file.stat().st_size,
-        "sha256": file_sha256(file),
     }
 
 

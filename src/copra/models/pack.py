@@ -14,9 +14,10 @@ from copra.errors import CopraError
 from copra.files import MANIFEST
 
 PACK = "rest.tar"
+LOG = "training.jsonl"
 WANTED = "COPRA_PACK"
 """The environment variable that asks for packs."""
-APART = (MANIFEST, "model.safetensors", "training.jsonl", PACK)
+APART = (MANIFEST, "model.safetensors", LOG, PACK)
 """Files that rules declare."""
 
 
@@ -31,9 +32,9 @@ def pack(folder: Path) -> None:
     if WANTED not in os.environ:
         return
     with tarfile.open(folder / PACK, "w") as tar:
-        for file in sorted(folder.iterdir()):
+        for file in sorted(folder.rglob("*")):
             if file.is_file() and file.name not in APART:
-                member = tarfile.TarInfo(file.name)
+                member = tarfile.TarInfo(file.relative_to(folder).as_posix())
                 member.size = file.stat().st_size
                 with open(file, "rb") as handle:
                     tar.addfile(member, handle)
@@ -48,10 +49,15 @@ def unpack(folder: Path) -> None:
     if not (folder / PACK).is_file():
         return
     try:
-        with tarfile.open(folder / PACK, "r:") as tar, tempfile.TemporaryDirectory(dir=folder) as temporary:
+        with (
+            tarfile.open(folder / PACK, "r:") as tar,
+            tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary,
+        ):
             tar.extractall(temporary, filter="data")
-            for file in Path(temporary).iterdir():
-                os.replace(file, folder / file.name)
+            for file in [path for path in Path(temporary).rglob("*") if path.is_file()]:
+                target = folder / file.relative_to(temporary)
+                target.parent.mkdir(exist_ok=True)
+                os.replace(file, target)
     except (OSError, tarfile.TarError) as error:
         raise CopraError(
             f"{folder / PACK}: cannot be unpacked ({error}). Delete {folder} and run snakemake again."

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from copra.files import MANIFEST, METRICS, read_json, read_json_lines, read_parquet
+from copra.files import MANIFEST, METRICS, read_json, read_json_lines, read_parquet, read_sealed_json
 from copra.importance.curves import NamedCurve
+from copra.models.pack import LOG
+from copra.models.seal import FILES, check_file
 from copra.pruning.cut import group_size
 from copra.report import figures, latents
 from copra.report.after import after_fine_tuning
@@ -88,4 +90,7 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
 
 
 def _log(model: Path) -> list[dict[str, Any]]:
-    return read_json_lines(model / "training.jsonl")
+    """The lines of a training's log, as it was written: object storage may bring it without the manifest."""
+    if (model / MANIFEST).is_file():
+        check_file(model, LOG, read_sealed_json(model / MANIFEST)[FILES][LOG])
+    return read_json_lines(model / LOG)

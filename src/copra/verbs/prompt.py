@@ -38,13 +38,11 @@ def run(options: Namespace) -> None:
     settings = settings_of(options, PromptSettings)
     from transformers import AutoTokenizer
 
-    from copra.files import MANIFEST, read_sealed_json
-    from copra.models.checkpoint import relabel_checkpoint
-    from copra.models.pack import unpack
+    from copra.files import MANIFEST
+    from copra.models.checkpoint import checked_manifest, relabel_checkpoint
     from copra.models.tokens import markers_of
 
-    parent = read_sealed_json(options.parent / MANIFEST)
-    unpack(options.parent)
+    parent = checked_manifest(options.parent)
     latent = markers_of(AutoTokenizer.from_pretrained(options.parent)).latent
     worked = TASKS[settings.worked["task"]].worked_examples if settings.worked else None
     prompt = located(settings.prompt, options)

@@ -128,8 +128,8 @@ def run(options: Namespace) -> None:
     # The state belongs to exactly these settings on exactly this parent and data.
     key = {
         "settings": settings.canonical(),
-        "parent": _checksums(parent),
-        "teacher": teacher and _checksums(teacher),
+        "parent": parent.files,
+        "teacher": teacher and teacher.files,
         "pretrained": pretrained,
         "data": [file_sha256(options.data / f"{split}.parquet") for split in ("train", "valid")],
     }
@@ -155,6 +155,7 @@ def run(options: Namespace) -> None:
         tracker=tracker,
     )
     _check_length(min(each.model.config.max_position_embeddings for each in readers), trainer)
+    # All join here, before `hold` exchanges anything between them.
     trainer.accelerator.wait_for_everyone()
     with hold(trainer.state, settings.node, options.output / MANIFEST) as made:
         if made:
@@ -172,8 +173,9 @@ def run(options: Namespace) -> None:
                 "sha256": key["data"],
                 "dropped": data_record(options.data / "train.parquet").get("dropped", []),
             },
-            "parent": key["parent"][0],
-            "teacher": teacher and {"node": teacher.manifest["node"], "sha256": key["teacher"][0]},
+            "parent": parent.manifest["weights"]["sha256"],
+            "teacher": teacher
+            and {"node": teacher.manifest["node"], "sha256": teacher.manifest["weights"]["sha256"]},
             "pretrained": pretrained,
         }
         save_checkpoint(
@@ -212,12 +214,6 @@ def _manifest(
         "decoding": decoding and decoding.to_json(),
         "training_flops": parent["training_flops"] + done["record"]["flops"],
     }
-
-
-def _checksums(checkpoint: Any) -> list[str | None]:
-    """The checksums of a checkpoint's weights and parts."""
-    manifest = checkpoint.manifest
-    return [manifest["weights"]["sha256"], (manifest.get("parts") or {}).get("sha256")]
 
 
 def _teacher(folder: Path | None, student: Any, stage: Stage) -> Any:

@@ -1,0 +1,66 @@
+"""The seal of a checkpoint: the sha256 of each of its files, in the manifest, which has a digest (no torch).
+
+Everything that decides what a model computes and what its tokens mean stands in these files, so one that was
+edited, swapped, cut short, added or removed must not be loaded silently.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from copra.errors import CopraError
+from copra.files import MANIFEST, file_sha256
+from copra.models.pack import LOG, PACK
+
+FILES = "files"
+"""The manifest's key of the checksums, by path below the checkpoint's folder."""
+READ_IF_THERE = (".json", ".jinja", ".model", "merges.txt", "vocab.txt")
+"""Ends of names that transformers looks for and reads where it finds them: configs, adapters, tokenizers."""
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of a checkpoint but manifest and pack, by path below its folder."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {name: file_sha256(folder / name) for name in sorted(found) if name not in (MANIFEST, PACK)}
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose files are not those that its manifest was written for.
+
+    The training's log may be missing, since no model needs it and object storage does not bring it along.
+    Other files are nobody's business, but for those that transformers would read.
+
+    Raises:
+        CopraError: a file is missing, changed or too many, naming it and what to delete.
+    """
+    again = f"Delete {folder} and run snakemake again."
+    if FILES not in manifest:
+        raise CopraError(
+            f"{folder / MANIFEST}: has no checksums, as in an older copra's checkpoints. {again}"
+        )
+    for name, sha256 in manifest[FILES].items():
+        if name != LOG or (folder / name).exists():
+            check_file(folder, name, sha256)
+    for file in sorted([*folder.glob("[!.]*"), *folder.glob("additional_chat_templates/*")]):
+        name = file.relative_to(folder).as_posix()
+        if name.endswith(READ_IF_THERE) and name not in (MANIFEST, *manifest[FILES]):
+            raise CopraError(
+                f"{file}: no file of this checkpoint, but one that transformers reads. Delete it, or move it "
+                "elsewhere, then run again."
+            )
+
+
+def check_file(folder: Path, name: str, sha256: str) -> None:
+    """Refuse a file of a checkpoint that is missing or has another checksum.
+
+    Raises:
+        CopraError: naming the file and what to delete.
+    """
+    file, again = folder / name, f"Delete {folder} and run snakemake again."
+    if not file.is_file():
+        raise CopraError(f"{file}: no such file. {again}")
+    if file_sha256(file) != sha256:
+        raise CopraError(
+            f"{file}: not the file that {folder / MANIFEST} was written for (its checksum differs), so it "
+            f"was cut short or changed. {again}"
+        )
