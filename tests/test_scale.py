@@ -28,7 +28,7 @@ def ask_everything(config) -> int:
     assert copra.figures()
     assert copra.artifacts()
     for name, node in copra.tree.nodes.items():
-        assert copra.data(name)
+        assert copra.data(name, "train")
         assert copra.evaluate_settings(name)
         if node.kind == "train":
             assert copra.parent(name)

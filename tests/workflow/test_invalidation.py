@@ -188,8 +188,14 @@ def test_results_without_snakemakes_records_are_kept_unless_their_times_are_out_
     for file in files:
         os.utime(file, (now, now))
     assert run.would_run() == set()
-    for large in (*run.results.glob("data/**/*.parquet"), *run.results.glob("models/**/*.safetensors")):
-        os.utime(large, (now + 9, now + 9))
+    for large in (
+        "data/*/*.parquet",
+        "models/*/*.safetensors",
+        "models/*/*.jsonl",
+        "evaluations/*/*.parquet",
+    ):
+        for file in run.results.glob(large):
+            os.utime(file, (now + 9, now + 9))
     assert run.would_run() == set()
     os.utime(run.results / "data" / "sums" / "train.json", (now + 9, now + 9))
     assert run.would_run() >= {"Making base model llama@0"} | EVERYTHING_AFTER_COT

@@ -31,7 +31,8 @@ rule accuracy_figure:
 
 rule training_figure:
     input:
-        logs=expand("<results>/models/{node}/training.jsonl", node=copra.trainings),
+        manifests=expand("<results>/models/{node}/copra.json", node=copra.trainings),
+        logs=ancient(expand("<results>/models/{node}/training.jsonl", node=copra.trainings)),
     output:
         svg=report(
             "<results>/figures/training_curves.svg",

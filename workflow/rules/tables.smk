@@ -4,7 +4,7 @@
 rule accuracy_table:
     input:
         metrics=expand("<results>/evaluations/{node}/metrics.json", node=copra.ends),
-        predictions=expand("<results>/evaluations/{node}/predictions.parquet", node=copra.ends),
+        predictions=ancient(expand("<results>/evaluations/{node}/predictions.parquet", node=copra.ends)),
         times=["<results>/latency.parquet"] if copra.timed else [],
     output:
         table="<results>/tables/accuracy_vs_flops.parquet",
@@ -30,9 +30,8 @@ rule accuracy_table:
 rule pruning_table:
     input:
         metrics=expand("<results>/evaluations/{node}/metrics.json", node=copra.before_and_after),
-        predictions=expand(
-            "<results>/evaluations/{node}/predictions.parquet",
-            node=copra.before_and_after,
+        predictions=ancient(
+            expand("<results>/evaluations/{node}/predictions.parquet", node=copra.before_and_after)
         ),
     output:
         table="<results>/tables/before_fine_tuning.parquet",

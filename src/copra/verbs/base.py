@@ -1,6 +1,5 @@
 """copra base: fetch or make a base model and give it the latent markers."""
 
-import json
 from argparse import ArgumentParser, Namespace
 
 from copra.models.settings import Base
@@ -48,9 +47,8 @@ def run(options: Namespace) -> None:
     model, tokenizer = make_base(base, rows, settings.seed)
     manifest = {
         "node": settings.node,
-        # A local base by its content; where that was is for people to read.
+        # A local one by its content, not by its place.
         "base": settings.base.canonical(),
-        "files": json.loads(options.files),
         "seed": settings.seed,
         "lineage": [],
         "method": None,
