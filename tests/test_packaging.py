@@ -93,6 +93,9 @@ def test_a_wheel_holds_the_whole_package_and_its_command(tmp_path):
 
     modules = {path.relative_to(ROOT / "src") for path in (ROOT / "src").rglob("*.py")}
     assert {path.relative_to(installed) for path in (installed / "copra").rglob("*.py")} == modules
+    # The worked examples of few-shot prompts.
+    data = {path.relative_to(ROOT / "src") for path in (ROOT / "src").rglob("*.jsonl")}
+    assert data == {path.relative_to(installed) for path in (installed / "copra").rglob("*.jsonl")} != set()
     done = subprocess.run(
         [installed / "bin" / "copra", "check", ROOT / "config.yaml"],
         cwd=tmp_path,

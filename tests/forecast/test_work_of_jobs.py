@@ -165,6 +165,18 @@ def test_worked_examples_are_read_once():
     assert work.answering(asked, SHAPE, 3, 8).flops == 3 * (first + decoded)
 
 
+def test_a_tasks_own_examples_are_as_long_as_they_are():
+    """Sentences, where the task's rows have equations; the answers are as long as these on average."""
+    worked = [
+        TokenRow("a", question=[1] * 7, steps=[[1] * 9, [1] * 4], answer=[1] * 3),
+        TokenRow("b", question=[1] * 4, steps=[[1] * 8], answer=[1] * 2),
+        TokenRow("not shown", question=[1] * 99, steps=[], answer=[1]),
+    ]
+    asked = work.asking_by_examples(FewShot(kind="few_shot", exemplars=2), [ROW, ROW], 48, worked)
+    assert asked.known == (7 + 16 + 10) + (4 + 10 + 10)
+    assert asked.lengths == ((asked.known + 9, 13 + 3),) * 2
+
+
 def test_reading_whole_rows():
     forward_only = work.reading([ROW], SHAPE, 10, 4)
     assert forward_only == Work(10 * forward(13, logits=8), 3 * 2)

@@ -9,7 +9,7 @@ from stages import drop_a_layer, same_parts, train_stage
 
 from copra.cost.flops import FlopCounter, of_training_work
 from copra.errors import CopraError
-from copra.files import MANIFEST
+from copra.files import MADE_BY, MANIFEST, file_sha256
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.parts import StepDecoder
 from copra.models.tokens import MARKERS, markers_of, tokenise
@@ -242,6 +242,8 @@ def test_a_decoder_starts_as_the_pretrained_model_and_goes_on(place, monkeypatch
     assert first.manifest["parts"]["settings"] == {"step_decoder": {"layers": None}}
     sha256 = pretrained.manifest["weights"]["sha256"]
     assert first.manifest["lineage"][-1]["pretrained"] == {"node": "tiny@0", "sha256": sha256}
+    made_of = {file_sha256(place / node / MANIFEST) for node in ("cot", "tiny")}
+    assert set(first.manifest[MADE_BY]["files"]) == made_of
     learned = first.parts["step_decoder"].state_dict()
     assert not all(torch.equal(learned[name], value) for name, value in expected.items())
     second = train_stage(place, "first", "second", "coconut", 2, method=method)

@@ -9,7 +9,7 @@ from copra.errors import CopraError
 from copra.files import MANIFEST, canonical_json, read_json
 from copra.forecast import work
 from copra.forecast.jobs import MODELS, Job
-from copra.forecast.rows import TaskRows, task_rows, thinned, tokens_of
+from copra.forecast.rows import TaskRows, task_rows, thinned, tokens_of, worked_rows
 from copra.forecast.shapes import Size, base_size, estimated_cut, recorded_size
 from copra.forecast.work import Asking, Course, Work
 from copra.importance.metrics import GREEDY, counts_answers, split_of
@@ -204,7 +204,10 @@ class Estimate:
             raise CopraError(f"{name}: was never trained to answer, so its answers cannot be forecast.")
         if last.kind == "prompt":
             prompt: FewShot = self.experiment.steps[last.step]
-            return work.asking_by_examples(prompt, rows, prompt.max_new_tokens or evaluation.max_new_tokens)
+            file = prompt.worked(type(self.experiment.tasks[last.task]))
+            worked = worked_rows(file, self._base(self.base_of(name))) if file is not None else ()
+            limit = prompt.max_new_tokens or evaluation.max_new_tokens
+            return work.asking_by_examples(prompt, rows, limit, worked)
         return work.asking(_stage(last), rows, evaluation.max_new_tokens)
 
     def _questions(self, name: str) -> int:

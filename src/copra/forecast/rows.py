@@ -17,7 +17,7 @@ from copra.models.settings import Base
 from copra.reasoning.layout import TokenRow
 from copra.tasks.containers import count_records
 from copra.tasks.gsm8k import Gsm8k
-from copra.tasks.task import SPLITS, Row, Split, Task, expand_path
+from copra.tasks.task import SPLITS, Row, Split, Task, expand_path, read_worked_examples
 
 READ, DRAWN = 8192, 128
 """So many rows of each split are looked at: of prepared data, and of rows that are drawn for this."""
@@ -122,6 +122,11 @@ def task_rows(name: str, task: Task, base: Base, made: Path | None, results: Pat
     return TaskRows(
         sizes, {split: _shuffled(sample) for split, sample in rows.items()}, words, tuple(assumed)
     )
+
+
+def worked_rows(file: Path, base: Base) -> list[TokenRow]:
+    """A task's worked examples as a base reads them, guessed from words, numbers and signs."""
+    return [_tokens(row, tokenizer_of(base)) for row in read_worked_examples(file)]
 
 
 def thinned(rows: Sequence[R], number: int, length: Callable[[R], int]) -> list[R]:

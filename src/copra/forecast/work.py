@@ -115,16 +115,23 @@ def asking(stage: Stage, rows: Iterable[TokenRow], max_new_tokens: int) -> Askin
     return Asking(stage.decoding(MARKERS), tuple(lengths))
 
 
-def asking_by_examples(prompt: FewShot, rows: Sequence[TokenRow], max_new_tokens: int) -> Asking:
-    """How a model is asked by worked examples as long as the rows."""
-    chains = [sum(map(len, row.steps)) + len(row.answer) for row in rows]
+def asking_by_examples(
+    prompt: FewShot, rows: Sequence[TokenRow], max_new_tokens: int, worked: Sequence[TokenRow] = ()
+) -> Asking:
+    """How a model is asked by worked examples, or by some that are as long as the rows.
+
+    Answers are as long as those of the examples: of the rows themselves, where these are the examples.
+    """
+    shown = worked[: prompt.exemplars] or rows
+    chains = [sum(map(len, row.steps)) + len(row.answer) for row in shown]
     questions = [len(row.question) for row in rows]
     # "Q:", "A:", "The answer is" and blank lines take some ten tokens.
-    example = (sum(chains) + sum(questions)) / len(rows) + 10
+    example = (sum(chains) + sum(len(row.question) for row in shown)) / len(shown) + 10
     known = round(prompt.exemplars * example)
+    written = [round(sum(chains) / len(chains))] * len(rows) if worked else chains
     lengths = [
         (known + question + 4, max(1, min(chain + 3, max_new_tokens)))
-        for question, chain in zip(questions, chains, strict=True)
+        for question, chain in zip(questions, written, strict=True)
     ]
     return Asking(None, tuple(lengths), known)
 
