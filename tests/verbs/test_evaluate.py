@@ -143,7 +143,8 @@ def test_a_batch_whose_line_was_cut_short_is_answered_again(place, batches):
 
 def test_answers_of_other_settings_models_or_questions_are_not_taken(place, batches):
     shutil.copytree(place / "data", place / "others")
-    shutil.copyfile(place / "others" / "valid.parquet", place / "others" / "test.parquet")
+    for kind in ("parquet", "json"):
+        shutil.copyfile(place / "others" / f"valid.{kind}", place / "others" / f"test.{kind}")
     changes = [
         {"max_new_tokens": 5},
         {"batch_size": 4},
@@ -178,8 +179,8 @@ def test_a_state_belongs_to_weights_parts_decoding_and_threads(place):
     decoding = checkpoint.manifest["decoding"] | {"iterations": 1}
     found = [
         folder(),
-        folder(changed(weights={"sha256": "others"})),
-        folder(changed(parts={"sha256": "others"})),
+        *(folder(changed(files=checkpoint.files | {name: "others"})) for name in checkpoint.files),
+        folder(changed(files=checkpoint.files | {"added.jinja": "others"})),
         folder(changed(decoding=decoding)),
         folder(limit=3),
     ]
