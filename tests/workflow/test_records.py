@@ -5,11 +5,13 @@ import shutil
 import pytest
 from test_invalidation import (
     ACCURACY,
+    ALL_EVALUATIONS,
     COT,
     EVERYTHING_AFTER_COT,
     EVERYTHING_AFTER_DATA,
     LAST_TRAINING,
     NO_COT,
+    preparing,
     trained,
 )
 
@@ -31,7 +33,8 @@ def test_unchanged_settings_run_nothing(fetched):
 
 def test_changed_settings_run_what_depends_on_them(fetched, tmp_path):
     changes = {
-        "data": ({"tasks__sums__train": 299}, EVERYTHING_AFTER_DATA | {"Preparing task sums"}),
+        "data": ({"tasks__sums__train": 299}, EVERYTHING_AFTER_DATA | {preparing("train")}),
+        "test set": ({"tasks__sums__test": 50}, ALL_EVALUATIONS | {preparing("test")}),
         "late": ({"steps__no_cot__training__learning_rate": 1e-3}, LAST_TRAINING),
         "early": ({"steps__cot__training__learning_rate": 1e-3}, EVERYTHING_AFTER_COT | trained(COT)),
         "reference": ({"reference": "llama+cot+no_cot"}, ACCURACY),

@@ -108,7 +108,8 @@ def run(options: Namespace) -> None:
     tracker = Tracker(options.tracking, options.tracking_folder / settings.node, settings.node)
     parent = load_unquantised(options.parent)
     # Manifests as they are read here: they may be others once the training is done.
-    origin = made_by(options, *(each / MANIFEST for each in (options.parent, options.teacher) if each))
+    models = (options.parent, options.teacher, options.pretrained)
+    origin = made_by(options, *(model / MANIFEST for model in models if model))
     markers = markers_of(parent.tokenizer)
     stage = read_stage(METHODS[settings.method].stage_type, settings.stage)
     teacher = _teacher(options.teacher, parent, stage) if stage.needs_teacher else None
