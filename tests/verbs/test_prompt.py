@@ -75,7 +75,7 @@ def test_a_prompt_changes_the_manifest_alone(place):
                 "prompt": {"kind": "few_shot", "exemplars": 3},
                 "worked": None,
             },
-            "files": [file_sha256(place / "parent" / MANIFEST)],
+            "files": sorted(map(file_sha256, (place / "parent" / MANIFEST, place / "data" / "train.json"))),
         },
     }
 

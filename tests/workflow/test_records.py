@@ -33,7 +33,8 @@ def test_unchanged_settings_run_nothing(fetched):
 
 def test_changed_settings_run_what_depends_on_them(fetched, tmp_path):
     changes = {
-        "data": ({"tasks__sums__train": 299}, EVERYTHING_AFTER_DATA | {"Preparing task sums"}),
+        "data": ({"tasks__sums__train": 299}, EVERYTHING_AFTER_DATA | {preparing("train")}),
+        "test set": ({"tasks__sums__test": 50}, ALL_EVALUATIONS | {preparing("test")}),
         "late": ({"steps__no_cot__training__learning_rate": 1e-3}, LAST_TRAINING),
         "early": ({"steps__cot__training__learning_rate": 1e-3}, EVERYTHING_AFTER_COT | trained(COT)),
         "test set": ({"tasks__sums__test": 50}, ALL_EVALUATIONS | {preparing("test")}),
@@ -54,5 +55,7 @@ def test_a_model_in_the_place_of_another_is_made_again(run, finished, tmp_path):
     shutil.rmtree(ours)
     shutil.copytree(theirs, ours)
     assert run.would_run() == LAST_TRAINING
+    # The model is the one that is asked for now, but not the one that was evaluated and drawn.
     run.configure(steps__no_cot__training__learning_rate=1e-3)
-    assert run.would_run() == LAST_TRAINING
+    shutil.rmtree(run.folder / ".snakemake")
+    assert run.would_run() == LAST_TRAINING - trained(NO_COT)

@@ -13,6 +13,7 @@ from copra.verbs.common import (
     made_by,
     rows_of,
     settings_of,
+    summary_of,
     use_threads,
 )
 
@@ -57,6 +58,6 @@ def run(options: Namespace) -> None:
         "typical_answer": typical_lengths(tokenizer, rows_of(options.data, "valid", 500)),
         "training_flops": 0,
         TRAINED_MARKERS: brings_trained_markers(base),
-        **made_by(options),
+        **made_by(options, *(summary_of(options.data, split) for split in ("train", "valid"))),
     }
     save_checkpoint(options.output, model, tokenizer, manifest)

@@ -40,4 +40,5 @@ def run(options: Namespace) -> None:
     if plan["warning"]:
         print(f"Warning: {plan['warning']}.")
     made_for = {"typical_answer": typical, "parent": manifest["weights"]["sha256"]}
-    write_sealed_json(options.output, {**plan, **made_for, **made_by(options, options.parent / MANIFEST)})
+    made_of = [options.parent / MANIFEST, *([options.scores] if options.scores else [])]
+    write_sealed_json(options.output, {**plan, **made_for, **made_by(options, *made_of)})

@@ -117,12 +117,26 @@ def settings_of(arguments: Namespace, kind: type[S]) -> S:
 
 def made_by(arguments: Namespace, *files: Path) -> dict[str, Any]:
     """Return what a result says in its own file of how it was made: the value of --settings, and checksums
-    of the small `files` (manifests, plans, metrics) that it was made of.
+    of the small `files` that it was made of.
 
-    It names no place and no time, so that equal runs give equal files.
+    Weights and rows have small files that stand for them (manifests, summaries of splits). No place and no
+    time is named, so that equal runs give equal files.
+
+    Raises:
+        CopraError: a file is missing.
     """
-    checksums = sorted({file_sha256(file) for file in files})
+    try:
+        checksums = sorted({file_sha256(file) for file in files})
+    except FileNotFoundError as error:
+        raise CopraError(
+            f"{error.filename}: no such file. Run the rule that makes it, or snakemake."
+        ) from None
     return {MADE_BY: {"settings": _given(arguments), "files": checksums}}
+
+
+def summary_of(data: Path, split: str) -> Path:
+    """The small file that stands for a split of a prepared task."""
+    return data / f"{split}.json"
 
 
 def _given(arguments: Namespace) -> Any:

@@ -24,6 +24,7 @@ from copra.verbs.common import (
     made_by,
     rows_of,
     settings_of,
+    summary_of,
     use_threads,
 )
 
@@ -61,7 +62,9 @@ def run(options: Namespace) -> None:
 
     refuse_quantised(options.model)
     checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
-    origin = made_by(options, options.model / MANIFEST)
+    tables = dict.fromkeys(options.scores / line.table for line in settings.curve.lines() if line.table)
+    summary = summary_of(options.data, settings.split)
+    origin = made_by(options, options.model / MANIFEST, summary, *tables)
     points = _points(settings, checkpoint, options.scores)
     rows = rows_of(options.data, settings.split, settings.limit)
     # Searches and curves share what they measure, and may run beside each other: only this very job may not.

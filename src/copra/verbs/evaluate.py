@@ -17,6 +17,7 @@ from copra.verbs.common import (
     made_by,
     rows_of,
     settings_of,
+    summary_of,
     use_threads,
 )
 
@@ -50,7 +51,7 @@ def run(options: Namespace) -> None:
     from copra.models.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
-    origin = made_by(options, options.model / MANIFEST)
+    origin = made_by(options, options.model / MANIFEST, summary_of(options.data, settings.split))
     if checkpoint.decoding is None:
         raise CopraError(f"{options.model}: this model was never trained to answer; evaluate one that was.")
     rows = rows_of(options.data, settings.split, settings.limit)

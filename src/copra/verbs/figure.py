@@ -50,10 +50,18 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, FigureSettings)
-    made_of = [options.model / MANIFEST] if options.model else []
+    record = made_by(options, *_made_of(settings, options))
+    figures.save(_draw(settings, options), options.svg, options.png, record)
+
+
+def _made_of(settings: FigureSettings, options: Namespace) -> list[Path]:
+    """The files that a figure shows."""
     if settings.kind == "curriculum":
-        made_of = [options.input / point["node"] / METRICS for point in settings.nodes]
-    figures.save(_draw(settings, options), options.svg, options.png, made_by(options, *made_of))
+        return [options.input / point["node"] / METRICS for point in settings.nodes]
+    if settings.kind == "training_curves":
+        return [options.input / node / LOG for node in settings.nodes]
+    manifests = [options.model / MANIFEST] if options.model else []
+    return [options.input, *manifests] if options.input.is_file() else manifests
 
 
 def _draw(settings: FigureSettings, options: Namespace) -> Any:

@@ -13,6 +13,7 @@ from copra.verbs.common import (
     made_by,
     rows_of,
     settings_of,
+    summary_of,
     use_threads,
 )
 
@@ -63,5 +64,5 @@ def run(options: Namespace) -> None:
             repetitions=settings.repetitions,
             compile=settings.compile,
         )
-    manifests = [model / MANIFEST for model in options.models]
-    write_parquet(options.output, pandas.DataFrame(table), made_by(options, *manifests))
+    made_of = [*(model / MANIFEST for model in options.models), summary_of(options.data, "test")]
+    write_parquet(options.output, pandas.DataFrame(table), made_by(options, *made_of))

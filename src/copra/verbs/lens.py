@@ -15,6 +15,7 @@ from copra.verbs.common import (
     made_by,
     rows_of,
     settings_of,
+    summary_of,
     use_threads,
 )
 
@@ -92,4 +93,5 @@ def run(options: Namespace) -> None:
         for latent, said in enumerate(zip(one.tokens, one.probabilities, strict=True))
         for rank, (token, probability) in enumerate(zip(*said, strict=True))
     ]
-    write_parquet(options.output, pandas.DataFrame(table), made_by(options, options.model / MANIFEST))
+    origin = made_by(options, options.model / MANIFEST, summary_of(options.data, settings.split))
+    write_parquet(options.output, pandas.DataFrame(table), origin)

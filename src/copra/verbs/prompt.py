@@ -14,6 +14,7 @@ from copra.verbs.common import (
     made_by,
     rows_of,
     settings_of,
+    summary_of,
 )
 
 
@@ -62,6 +63,6 @@ def run(options: Namespace) -> None:
             "lineage": [*parent["lineage"], step],
             "method": settings.prompt.kind,
             "decoding": decoding.to_json(),
-            **made_by(options, options.parent / MANIFEST),
+            **made_by(options, options.parent / MANIFEST, summary_of(options.data, "train")),
         },
     )

@@ -13,6 +13,7 @@ from copra.verbs.common import (
     made_by,
     rows_of,
     settings_of,
+    summary_of,
     use_threads,
 )
 
@@ -63,6 +64,6 @@ def run(options: Namespace) -> None:
     }
     more = {
         "budget_missed": plan["budget_missed"],
-        **made_by(options, options.parent / MANIFEST, options.plan),
+        **made_by(options, options.parent / MANIFEST, options.plan, summary_of(options.data, "train")),
     }
     save_changed(options.output, pruned, parent, settings.node, step, **more)

@@ -13,6 +13,7 @@ from copra.verbs.common import (
     made_by,
     rows_of,
     settings_of,
+    summary_of,
     use_threads,
 )
 
@@ -51,5 +52,8 @@ def run(options: Namespace) -> None:
         "parent": parent.manifest["weights"]["sha256"],
         "proof": {"rows": len(rows), **compare(parent.model.float(), quantised, batches)},
     }
-    more = {"quantised": settings.quantise.weights, **made_by(options, options.parent / MANIFEST)}
+    more = {
+        "quantised": settings.quantise.weights,
+        **made_by(options, options.parent / MANIFEST, summary_of(options.data, "valid")),
+    }
     save_changed(options.output, quantised, parent, settings.node, step, **more)

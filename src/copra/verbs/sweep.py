@@ -18,6 +18,7 @@ from copra.verbs.common import (
     made_by,
     rows_of,
     settings_of,
+    summary_of,
     use_threads,
 )
 
@@ -51,7 +52,7 @@ def run(options: Namespace) -> None:
     from copra.models.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
-    origin = made_by(options, options.model / MANIFEST)
+    origin = made_by(options, options.model / MANIFEST, summary_of(options.data, settings.split))
     decoding = checkpoint.decoding
     if decoding is None or not decoding.latents:
         raise CopraError(

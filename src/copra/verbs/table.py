@@ -53,11 +53,14 @@ def run(options: Namespace) -> None:
         made_of = [options.evaluations / node / METRICS for node in nodes]
         table = before_fine_tuning(_folders(options, nodes), settings.canonical())
     elif settings.swept is not None:
+        made_of = [options.evaluations / swept["node"] / "latents.parquet" for swept in settings.swept]
         table = accuracy_vs_latents(settings.swept, options.evaluations)
     elif settings.seen is not None:
+        made_of = [options.evaluations / node / "lens.parquet" for node in settings.seen]
         table = latent_lens(settings.seen, options.evaluations)
     elif settings.measured is not None:
-        table = _together([options.curves / f"{name}.parquet" for name in settings.measured])
+        made_of = [options.curves / f"{name}.parquet" for name in settings.measured]
+        table = _together(made_of)
     elif settings.ordered is not None:
         nodes = {node for named in settings.ordered for node in named.nodes}
         made_of = [options.models / node / MANIFEST for node in nodes]
@@ -66,6 +69,7 @@ def run(options: Namespace) -> None:
     else:
         nodes = [node for recipe in settings.recipes or [] for node in recipe["nodes"]]
         made_of = [options.evaluations / node / METRICS for node in nodes]
+        made_of += [options.latency] if options.latency else []
         table = accuracy_vs_flops(_folders(options, nodes), options.latency, settings.canonical())
     write_parquet(options.output, table, made_by(options, *made_of))
 

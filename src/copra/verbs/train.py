@@ -26,6 +26,7 @@ from copra.verbs.common import (
     made_by,
     rows_of,
     settings_of,
+    summary_of,
     use_threads,
 )
 
@@ -108,8 +109,10 @@ def run(options: Namespace) -> None:
     tracker = Tracker(options.tracking, options.tracking_folder / settings.node, settings.node)
     parent = load_unquantised(options.parent)
     # Manifests as they are read here: they may be others once the training is done.
-    read = (options.parent, options.teacher, options.pretrained)
-    origin = made_by(options, *(each / MANIFEST for each in read if each))
+    models = (options.parent, options.teacher, options.pretrained)
+    made_of = [model / MANIFEST for model in models if model]
+    made_of += [summary_of(options.data, split) for split in ("train", "valid")]
+    origin = made_by(options, *made_of)
     markers = markers_of(parent.tokenizer)
     stage = read_stage(METHODS[settings.method].stage_type, settings.stage)
     teacher = _teacher(options.teacher, parent, stage) if stage.needs_teacher else None
