@@ -402,7 +402,7 @@ def test_surgery_is_told_from_rambling(write_evaluation):
     assert (values["parent_length_limit"], values["length_limit"]) == (0.05, 0.75)
     view = for_people(table)
     assert list(view["Cut off at the limit (%)"]) == ["75.0"]
-    assert list(view["FLOPs a token ratio"]) == ["0.400"]
+    assert list(view["FLOPs per token ratio"]) == ["0.400"]
 
 
 def test_before_fine_tuning_over_seeds(write_evaluation):

@@ -97,6 +97,9 @@ def test_flops_follow_from_what_is_fed(table):
     assert few_shot["flops"] > 3 * few_shot["cached_prompt_flops"]
     others = table.drop(index="cot+few-shot")
     assert (others["cached_prompt_flops"] == others["flops"]).all()
+    # And each time has FLOPs of its kind.
+    assert few_shot["seconds_batch_1"] != few_shot["cached_prompt_seconds_batch_1"] > 0
+    assert (others["cached_prompt_seconds_batch_1"] == others["seconds_batch_1"]).all()
     # Parts that only train are no parameters of an answer.
     assert table["parameters"]["cot+sim-cot"] == table["parameters"]["cot+coconut"]
     assert table["parameters"]["cot+codi-lora"] == table["parameters"]["cot+codi"]
