@@ -8,7 +8,7 @@ from pydantic import Field
 from copra import processes
 from copra.reasoning.layout import LatentInput, Sample, Work
 from copra.reasoning.method import Stage
-from copra.settings import Settings
+from copra.settings import MOST_LAYERS, Settings
 from copra.training.settings import Distil
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Explaining(Settings):
 
     decoder: Literal["small", "shared"] = "small"
     """A decoder of its own, of a few layers of the model's kind; or the model itself."""
-    layers: int = Field(1, ge=1)
+    layers: int = Field(1, ge=1, le=MOST_LAYERS)
     """Layers of a small decoder."""
     weight: float = Field(1.0, gt=0)
     """lambda: the weight of this loss beside the language model's."""

@@ -1,33 +1,28 @@
-"""copra check: check config files, and show the recipes that they describe."""
+"""copra check: check a config, and show the recipes that it describes."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from copra.errors import CopraError
-from copra.files import read_yaml
+from copra.file_faults import check_files
 from copra.forecast.budgets import budget_warnings
 from copra.forecast.estimate import Estimate
-from copra.workflow import Workflow
+from copra.verbs.experiment import add_experiment, experiment_of
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("configs", type=Path, nargs="+", help="config files")
+    add_experiment(parser, "config.yaml")
 
 
 def run(options: Namespace) -> None:
-    for path in options.configs:
-        workflow = Workflow(read_yaml(path), str(path))
-        tree = workflow.tree
-        warnings = _budget_warnings(workflow, str(path))
-        print(f"{path}: {len(tree.recipes)} recipes, {len(tree.nodes)} models")
-        for end in tree.recipes:
-            print(f"  {end.recipe}")
-        for warning in warnings:
-            print(f"  warning: {warning}")
-
-
-def _budget_warnings(workflow: Workflow, source: str) -> list[str]:
+    workflow, source = experiment_of(options)
     try:
-        return budget_warnings(Estimate(workflow, Path("results"), made=set()))
+        check_files(workflow.experiment)
+        warnings = budget_warnings(Estimate(workflow, options.results, made=set()))
     except CopraError as error:
         raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
+    tree = workflow.tree
+    print(f"{source}: {len(tree.recipes)} recipes, {len(tree.nodes)} models")
+    for end in tree.recipes:
+        print(f"  {end.recipe}")
+    for warning in warnings:
+        print(f"  warning: {warning}")
