@@ -22,7 +22,7 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     [
         ("task: 2026-01-02", r"task: datetime\.date\(2026, 1, 2\) is a date to YAML\. Put it in quotes"),
         ("task: 2026-01-02 10:00:00", r"task: datetime.* is a date to YAML"),
-        ("steps: {2026-01-02: 1}", r"steps\.2026-01-02: the key is no text to YAML\. Put it in quotes"),
+        ("steps: {2026-01-02: 1}", r"steps\..*2026.*: the key is no text to YAML\. Put it in quotes"),
         ("task: 2026-99-01", "not valid YAML: month must be in 1..12"),
         ("null: 1", "None: the key is no text to YAML"),
         ("on: 1", "True: the key is no text to YAML"),
@@ -30,7 +30,7 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("task: [1, -.inf]", r"task\.1: -inf is no finite number"),
         ("task: " + "1" * 5000, "not valid YAML: Exceeds the limit"),
         ("task: 0x" + "1" * 5000, "task: a number of 19997 bits is beyond 2\\^53"),
-        ("0x" + "1" * 5000 + ": 1", "beyond 2\\^53"),
+        ("? 0x" + "1" * 5000 + "\n: 1", "beyond 2\\^53"),
         ("task: 99999999999999999999", "task: 99999999999999999999 is beyond 2\\^53"),
         ("task: " + "[" * 3000 + "]" * 3000, "nested too deeply to be read"),
         ("task: " + "[" * 60 + "]" * 60, "nested more than 50 levels deep"),
