@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +139,16 @@ def test_check_notes_what_settings_bring(capsys, tmp_path):
     (tmp_path / "c.yaml").write_text(changed)
     assert main(["check", str(tmp_path / "c.yaml")]) == 0
     assert "  note: steps.short: pad_latent_to_max: false trains" in capsys.readouterr().out
+
+
+def test_several_configs_are_checked_as_one(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(CONFIG)
+    Path("more.yaml").write_text("recipes: [[cot], [cot, last]]\nsteps: {last: {kind: few_shot}}\n")
+    assert main(["check", "c.yaml", "more.yaml"]) == 0
+    assert "c.yaml, more.yaml: 2 recipes" in capsys.readouterr().out
+    Path("more.yaml").write_text("seeds: [-1]")
+    assert "c.yaml, more.yaml: seeds.0: should be" in failure(capsys, "check", "c.yaml", "more.yaml")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The config: what is legal, and what a person reads when something is not."""
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,40 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
         ("steps.cot.task", "words", "steps.cot.task: 'words' is not in tasks (known: sums)"),
         ("seeds", [], "seeds: should have at least 1 item, not 0"),
         ("seeds", [1, 2, 1], "seeds: [1, 2, 1] has a seed twice"),
+        ("seeds", [-1], "seeds.0: should be greater than or equal to 0 (got -1)"),
+        ("seeds", [2**32], "seeds.0: should be less than or equal to 4294967295 (got 4294967296)"),
+        ("seeds", [True], "seeds: should be a number, not true or false (YAML reads yes, no, on"),
+        ("steps.cot.training.steps", True, "steps.cot.training.steps: should be a number, not true or false"),
+        ("compute.threads", True, "compute.threads: should be a number, not true or false"),
+        ("tasks.sums.limit", {"train": True}, "tasks.sums.limit: should be a number, not true or false"),
+        ("steps.coconut.overrides", {1: {"steps": True}}, "overrides.1.steps: should be a number, not true"),
+        ("steps.coconut.overrides", {True: {}}, "steps.coconut.overrides.True: the key is no text to YAML"),
+        ("evaluation.batch_size", "1" + "0" * 300, "evaluation.batch_size: is beyond 2^53"),
+        ("steps.cot.training.betas", [0.9, 1], "steps.cot.training.betas.1: should be less than 1 (got 1)"),
+        ("steps.cot.training.betas", [-0.1, 0], "betas.0: should be greater than or equal to 0 (got -0.1)"),
+        ("steps.cot.training.warmup_steps", 9, "training.warmup_steps: 9 are more than the 8 steps"),
+        ("steps.coconut.overrides", {1: {"warmup_steps": 9}}, "overrides.1.warmup_steps: 9 are more than"),
+        (
+            "bases.llama.from_scratch.hidden_size",
+            12,
+            "'hidden_size' 12 over 'heads' 4 is 3 channels",
+        ),
+        ("steps.coconut.max_latent_stage", 100000, "should be less than or equal to 100 (got 100000)"),
+        (
+            "steps.pad",
+            {"kind": "scratchpad", "max_stage": 4e9, "training": TRAINING},
+            "pad.max_stage: should",
+        ),
+        (
+            "steps.gone",
+            {"kind": "icot_si", "remove_all_beyond": 10**9, "training": TRAINING},
+            "steps.gone.remove_all_beyond: makes more than 100 stages. Lower it, or raise removed_a_stage",
+        ),
+        ("tasks.t", {"kind": "addition", "max_digits": 4e9}, "tasks.t.max_digits: should be less than"),
+        ("steps.none", {"kind": "cot", "training": TRAINING}, "steps.none: this name stands for nothing"),
+        ("steps.Cot", {"kind": "cot", "training": TRAINING}, "steps.Cot: differs from 'cot' by case alone"),
+        ("tasks.Sums", {"kind": "word_sums"}, "tasks.Sums: differs from 'sums' by case alone"),
+        ("curves", {"a" * 20: CURVE}, "it ends in 'a' 20 times or more, which Snakemake refuses"),
         ("recipes", [], "recipes: should have at least 1 item, not 0"),
         ("recipes.2.prunings", [], "recipes.2.prunings: should have at least 1 item, not 0"),
         ("recipes.0", "cot", "recipes.0: should be a list (got 'cot')"),
@@ -204,6 +239,24 @@ def test_a_missing_key_is_named():
     for key in ("task", "tasks", "base", "bases", "steps", "recipes"):
         config = {name: value for name, value in CONFIG.items() if name != key}
         assert faults(config) == [f"config.yaml: {key}: this key is missing"]
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 10**5, ["x" * 99] * 99, {"a": {"b": ["c" * 200] * 200}}], ids=range(3)
+)
+def test_values_are_cut_at_80_characters_in_messages(value):
+    for path in ("task", "steps.cot.kind", "base", "evaluation.limit", "seeds"):
+        for line in faults(changed(path, value)):
+            told = re.findall(r"got (.*)\)$|: (['{\[].*) is unknown", line)
+            assert all(len(text) <= 80 for pair in told for text in pair)
+            assert len(line) < 400
+    (line,) = faults(changed("k" * 1000, 1))
+    assert len(line) < 400
+
+
+def test_a_list_of_seeds_is_cut_too():
+    (line,) = faults(changed("seeds", [*range(10**4), 0]))
+    assert len(line) < 120
 
 
 def test_every_fault_has_a_line_of_its_own():

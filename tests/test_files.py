@@ -313,5 +313,5 @@ def test_a_yaml_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(CopraError, match=r"cannot be read \(Is a directory"):
         read_yaml(tmp_path)
     (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(CopraError, match=r"c\.yaml: not valid YAML"):
+    with pytest.raises(CopraError, match=r"c\.yaml: is UTF-16 text .*Give a YAML file as UTF-8 text\.$"):
         read_yaml(tmp_path / "c.yaml")

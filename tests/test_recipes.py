@@ -147,15 +147,15 @@ def test_every_stage_of_the_step_where_the_seed_enters_bears_it():
 
 
 def test_seeds_share_what_comes_before_randomness():
-    tree = tree_of([{"base": "hub", "steps": ["layers-1", "cot"]}], seeds=[0, 1, -2])
+    tree = tree_of([{"base": "hub", "steps": ["layers-1", "cot"]}], seeds=[0, 1, 12])
     assert list(tree.nodes) == [
         "hub",
         "hub+layers-1",
         "hub+layers-1+cot@0",
         "hub+layers-1+cot@1",
-        "hub+layers-1+cot@-2",
+        "hub+layers-1+cot@12",
     ]
-    assert tree.recipes[0].nodes == ("hub+layers-1+cot@0", "hub+layers-1+cot@1", "hub+layers-1+cot@-2")
+    assert tree.recipes[0].nodes == ("hub+layers-1+cot@0", "hub+layers-1+cot@1", "hub+layers-1+cot@12")
     assert {without_seed(name) for name in tree.recipes[0].nodes} == {"hub+layers-1+cot"}
 
 
@@ -331,6 +331,29 @@ def test_all_faults_are_told_at_once():
         "llama+lowest",
         "llama+cot+cot",
     ]
+
+
+def test_a_fault_of_many_recipes_is_one_line():
+    with pytest.raises(CopraError) as caught:
+        tree_of([["cot"], ["cto"], ["cot", "cto"], ["no_cot", "cto"], ["lowest"]])
+    assert str(caught.value).split("\n") == [
+        "recipes: 3 of them, the first is llama+cto: 'cto' is not in steps (did you mean 'cot'?)",
+        "recipes: llama+lowest: never trains, so it has no way to answer; add a training step",
+    ]
+
+
+@pytest.mark.parametrize("last", [29, 30])
+def test_names_of_models_that_are_too_long_for_a_file_are_one_line(last):
+    names = ["x" * (length - 1) + letter for length, letter in zip((60, 60, 60, last), "abcd", strict=True)]
+    steps = {name: {"kind": "cot", "training": TRAINING} for name in names}
+    if last == 29:
+        assert max(map(len, tree_of([names], steps=steps).nodes)) == 220
+        return
+    with pytest.raises(
+        CopraError, match=r"^recipes: 1 models have names of more than 220 bytes.* has 221\."
+    ) as caught:
+        tree_of([names, names[:3]], steps=steps)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_may_come_before_a_first_training():

@@ -263,6 +263,28 @@ def test_a_teacher_that_cannot_teach_is_named(teachers, recipe, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("apart", [1, 2], ids=["one teacher each", "two teachers each"])
+@pytest.mark.parametrize("listed", ["the last alone", "all"])
+def test_a_chain_of_teachers_is_refused_beyond_its_limit_and_in_no_time(apart, listed):
+    steps = {"s0": {"kind": "cot", "training": TRAINING}}
+    for number in range(1, 300):
+        before = [f"s{number - back}" for back in range(1, apart + 1) if number >= back]
+        steps[f"s{number}"] = {
+            "kind": "cot",
+            "training": TRAINING,
+            "distil": {"teacher": "+".join(["llama", *before])},
+        }
+
+    def recipes(last):
+        return [[f"s{last}"]] if listed == "the last alone" else [[f"s{n}"] for n in range(last + 1)]
+
+    assert tree_of(recipes(20), steps=steps).nodes
+    for last in (21, 299):
+        with pytest.raises(CopraError, match="more than 20 teachers learn one from the other") as caught:
+            tree_of(recipes(last), steps=steps)
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("between", [[], ["few_shot"]])
 def test_nothing_is_pruned_after_icot_kd(between):
     with pytest.raises(CopraError, match=r"'layers-1' prunes after icot_kd, .*: prune before it$"):

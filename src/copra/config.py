@@ -2,21 +2,24 @@
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, NonNegativeInt, Tag, TypeAdapter, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 
 from copra.errors import CopraError
-from copra.faults import explain, hint
+from copra.faults import explain, hint, shown
 from copra.gpu import MOST_JOBS
 from copra.importance.curves import Curve
 from copra.importance.settings import Importance
 from copra.models.settings import Base, Quantise
+from copra.names import name_faults
+from copra.plain import check_plain
 from copra.pruning.budget import Prune
 from copra.reasoning import AnyMethod, Method
 from copra.reasoning.few_shot import FewShot
-from copra.settings import Name, Precision, Settings, describe, one_or_list
+from copra.settings import MOST_LATENTS, Name, Precision, Seed, Settings, describe, one_or_list
 from copra.tasks import AnyTask
 
 AnyStep = Annotated[AnyMethod | FewShot | Prune | Quantise, Field(discriminator="kind")]
@@ -83,7 +86,7 @@ class Evaluation(Settings):
     costs mostly what starts its thousands of operations. Memory is held for the longest possible answer."""
     stages: bool = False
     """Also evaluate after each stage of a staged method, for its curve."""
-    latents: list[NonNegativeInt] = Field(default_factory=list)
+    latents: list[Annotated[int, Field(ge=0, le=MOST_LATENTS)]] = Field(default_factory=list)
     """Also evaluate recipes that end with latents at each of these numbers of them, whatever they were
     trained with."""
     lens: int = Field(0, ge=0)
@@ -168,7 +171,7 @@ class Experiment(Settings):
     """The recipe whose comparison with `reference` the experiment is made for, named before anything is
     measured: its p-value stands as it is, and only the other comparisons are corrected for their number
     (null: all are)."""
-    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    seeds: list[Seed] = Field(default_factory=lambda: [0], min_length=1)
     """Every recipe is run once a seed, from where randomness first enters."""
     importance: Importance = Importance()
     """How units are scored."""
@@ -194,6 +197,9 @@ class Experiment(Settings):
             faults.append(f"task: {self.task!r} is not in tasks{hint(self.task, self.tasks)}")
         if self.base not in self.bases:
             faults.append(f"base: {self.base!r} is not in bases{hint(self.base, self.bases)}")
+        for table in ("tasks", "bases", "steps", "curves"):
+            faults += [f"{table}.{name}: {fault}" for name, fault in name_faults(getattr(self, table))]
+        faults += [f"name: {fault}" for _, fault in name_faults([self.name] if self.name else [])]
         for name, step in self.steps.items():
             if re.search(r"\.\d+$", name):
                 faults.append(f"steps.{name}: a step's name must not end like a stage, in a dot and digits")
@@ -203,7 +209,7 @@ class Experiment(Settings):
             if self.compute.sharding and isinstance(step, Method):
                 faults += [f"steps.{name}.{fault}" for fault in _unshardable(step)]
         if len(set(self.seeds)) < len(self.seeds):
-            faults.append(f"seeds: {self.seeds} has a seed twice")
+            faults.append(f"seeds: {shown(self.seeds)} has a seed twice")
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -231,10 +237,11 @@ def parse(config: Mapping[str, Any], source: str = "config.yaml") -> Experiment:
     Raises:
         CopraError: a line for every fault, with the path of its key.
     """
+    check_plain(config, source)
     try:
         return Experiment.model_validate(config)
     except ValidationError as error:
-        schema = json_schema()
+        schema = _bare_schema()
         lines = dict.fromkeys(line for fault in error.errors() for line in explain(fault, config, schema))
         raise CopraError("\n".join(f"{source}: {line}" for line in lines)) from None
 
@@ -253,6 +260,12 @@ def name_of(file: str) -> str:
             f"{file}: {stem!r} cannot name the folder of results: a name has at most 60 letters, digits, "
             "'.', '_' and '-', and begins with a letter or a digit. Set `name` in the config."
         ) from None
+
+
+@cache
+def _bare_schema() -> dict[str, Any]:
+    """The JSON schema of a config without descriptions, which take most of its time."""
+    return TypeAdapter(Experiment).json_schema()
 
 
 def json_schema() -> dict[str, Any]:

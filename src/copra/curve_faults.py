@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from copra.config import Experiment
 from copra.errors import CopraError
-from copra.faults import hint
+from copra.faults import hint, shown
 from copra.importance.curves import Curve
 from copra.importance.metrics import GREEDY, NEEDS_ANSWERS
 from copra.reasoning import METHODS
@@ -21,8 +21,8 @@ def check_curves(experiment: Experiment, tree: Tree) -> None:
     faults = []
     for name, curve in experiment.curves.items():
         if curve.model not in recipes:
-            fault = f"model: {curve.model!r} is no recipe or beginning of one{hint(curve.model, recipes)}"
-            found = [fault]
+            known = hint(curve.model, recipes)
+            found = [f"model: {shown(curve.model)} is no recipe or beginning of one{known}"]
         else:
             path = tree.path_to(recipes[curve.model].name)
             found = list(_faults(curve.resolved(experiment.importance), experiment, path))

@@ -2,10 +2,16 @@
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 Schema = Mapping[str, Any]
+
+LONGEST = 80
+"""Characters of a value in a message."""
+MOST_KNOWN = 20
+"""Names that a hint lists."""
 
 # Pydantic's sentences in the words of a config file, by the type of fault.
 _SENTENCES = {
@@ -32,7 +38,7 @@ def explain(fault: Mapping[str, Any], config: Any, schema: Schema) -> list[str]:
     """
     location, kind = fault["loc"], fault["type"]
     path = [*_path(location, config), *(location[-1:] if kind == "missing" else ())]
-    where = ".".join(map(_shown, path))
+    where = dotted(path)
     if kind == "extra_forbidden":
         return [f"{where}: unknown key{hint(str(location[-1]), _keys(_nodes(location[:-1], schema)))}"]
     if kind == "missing":
@@ -41,26 +47,56 @@ def explain(fault: Mapping[str, Any], config: Any, schema: Schema) -> list[str]:
         return [f"{where}.kind: this key is missing (known: {', '.join(_kinds(_nodes(location, schema)))})"]
     if kind == "union_tag_invalid":
         tag = fault["ctx"]["tag"]
-        return [f"{where}.kind: {tag!r} is unknown{hint(tag, _kinds(_nodes(location, schema)))}"]
+        return [f"{where}.kind: {shown(tag)} is unknown{hint(tag, _kinds(_nodes(location, schema)))}"]
     message = _SENTENCES.get(kind, fault["msg"].removeprefix("Value error, "))
     message = re.sub("^(Input|String|List|Dictionary) should", "should", message)
     message = message.replace(" after validation", "")
     unshown = not where or location[-1] == "[key]" or isinstance(fault["input"], dict | list)
-    shown = "" if unshown else f" (got {fault['input']!r})"
-    # A check of several keys together names the one that it means at the start of its sentence.
+    got = "" if unshown else f" (got {shown(fault['input'])})"
+    return [f"{line}{got}" for line in located(where, message)]
+
+
+def located(where: str, message: str) -> list[str]:
+    """The lines of a message, each with the path `where` of the key that it is about.
+
+    A check of several keys together names the one that it means at the start of its sentence.
+    """
     joints = ["." if re.match(r"[a-z_]+(\.\S+)?: ", line) else ": " for line in message.split("\n")]
     return [
-        f"{where}{joint if where else ''}{line}{shown}"
+        f"{where}{joint if where else ''}{line}"
         for joint, line in zip(joints, message.split("\n"), strict=True)
     ]
 
 
+def dotted(path: Iterable[Any]) -> str:
+    """The path of a key as messages write it, such as steps.cot.training."""
+    return ".".join(map(_key, path))
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it, in `LONGEST` characters at most, however large or deep it is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxlong = short.maxother = LONGEST
+    short.maxlevel = 3
+    try:
+        text = short.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits.
+        return f"a number of {value.bit_length()} bits"
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """A text that is not longer than `LONGEST` characters, its end left out where it was."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
 def hint(word: str, known: Iterable[str]) -> str:
-    """Words in brackets that help after an unknown `word`: the nearest known one, or all of them."""
+    """Words in brackets that help after an unknown `word`: the nearest known one, or the known ones."""
     known = sorted(known)
-    if close := difflib.get_close_matches(word, known, n=1):
+    if close := difflib.get_close_matches(str(word)[:LONGEST], known, n=1):
         return f" (did you mean {close[0]!r}?)"
-    return f" (known: {', '.join(known)})" if known else ""
+    more = ", ..." if len(known) > MOST_KNOWN else ""
+    return f" (known: {', '.join(known[:MOST_KNOWN])}{more})" if known else ""
 
 
 def _path(location: tuple[Any, ...], config: Any) -> list[Any]:
@@ -76,8 +112,10 @@ def _path(location: tuple[Any, ...], config: Any) -> list[Any]:
     return path
 
 
-def _shown(part: Any) -> str:
-    return str(part) if re.fullmatch(r"[\w-]+(\.[\w-]+)*", str(part)) else repr(part)
+def _key(part: Any) -> str:
+    text = part if isinstance(part, str) else shown(part)
+    is_plain = len(text) <= LONGEST and re.fullmatch(r"[\w-]+(\.[\w-]+)*", text)
+    return text if is_plain else shown(part)
 
 
 def _has(value: Any, part: Any) -> bool:

@@ -147,12 +147,16 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file, refusing a key that is given twice.
+    """Read a YAML file, which JSON is too, refusing a key that is given twice.
 
     Raises:
-        CopraError: the file is missing, is not YAML, or repeats a key, with the line.
+        CopraError: the file is missing, is not YAML, repeats a key (with the line), or holds what is no plain
+            value (`copra.plain`).
     """
     import yaml
+
+    from copra.plain import check_plain
+    from copra.tasks.containers import container_of
 
     class Loader(yaml.SafeLoader):
         """PyYAML keeps the last of two equal keys silently; a config must not."""
@@ -172,11 +176,20 @@ def read_yaml(path: Path) -> Any:
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
-        return yaml.load(Path(path).read_text(), Loader)
+        value = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader)
     except OSError as error:
         raise CopraError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CopraError(f"{path}: not valid YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        kind = container_of(Path(path).read_bytes()) or "not UTF-8 text"
+        raise CopraError(f"{path}: is {kind} ({error.reason}). Give a YAML file as UTF-8 text.") from None
+    except RecursionError:
+        raise CopraError(f"{path}: values are nested too deeply to be read. Flatten it.") from None
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        # PyYAML lets errors of values through: numbers of 5,000 digits, dates such as 2026-99-99.
+        reason = " ".join(str(error).split())
+        raise CopraError(f"{path}: not valid YAML: {reason}") from None
+    check_plain(value, str(path))
+    return value
 
 
 def write_parquet(path: Path, frame: "pandas.DataFrame", record: dict[str, Any] | None = None) -> None:

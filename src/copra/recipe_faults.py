@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from copra.config import Experiment
-from copra.faults import hint
+from copra.config import AnyStep, Experiment
+from copra.faults import hint, shown
 from copra.importance.metrics import NEEDS_ANSWERS
 from copra.models.settings import Quantise
 from copra.pruning.budget import Prune
@@ -13,20 +13,38 @@ from copra.reasoning.icot_kd import IcotKd
 from copra.tasks import TASKS
 from copra.tasks.task import Task, read_worked_examples
 
+MOST_TEACHERS = 20
+"""Teachers that learn one from the other."""
+TOO_MANY_TEACHERS = (
+    f"more than {MOST_TEACHERS} teachers learn one from the other; name one that was taught by fewer"
+)
 WRITING = ("cot", "scratchpad")
 """Methods whose models write their chain of thought, from which others can learn."""
 
 
 def recipe_faults(
-    experiment: Experiment, base: str, steps: list[str], pupils: tuple[str, ...] = ()
+    experiment: Experiment,
+    base: str,
+    steps: list[str],
+    pupils: tuple[str, ...] = (),
+    sound: dict[str, int] | None = None,
 ) -> Iterator[str]:
-    """What is wrong with one recipe, or with one whose model teaches the steps `pupils`."""
+    """What is wrong with one recipe, or with one whose model teaches the steps `pupils`.
+
+    `sound` collects teachers without faults, each with the length of the chain of teachers that it ends:
+    they are not looked at again, since nothing that they learn from learns from them, or that would have been
+    found.
+    """
+    sound = {} if sound is None else sound
+    if len(pupils) > MOST_TEACHERS:
+        yield TOO_MANY_TEACHERS
+        return
     if base not in experiment.bases:
-        yield f"{base!r} is not in bases{hint(base, experiment.bases)}"
+        yield f"{shown(base)} is not in bases{hint(base, experiment.bases)}"
         return
     if unknown := [step for step in steps if step not in experiment.steps]:
         for step in dict.fromkeys(unknown):
-            yield f"{step!r} is not in steps{hint(step, experiment.steps)}"
+            yield f"{shown(step)} is not in steps{hint(step, experiment.steps)}"
         return
     for step in sorted({step for step in steps if steps.count(step) > 1}):
         yield f"comes back to step {step!r}; to do the same again, declare it under a second name"
@@ -50,10 +68,10 @@ def recipe_faults(
                     "explaining.decoder: small"
                 )
             if isinstance(step, IcotKd):
-                yield from _teacher_faults(experiment, name, step, learned, (*pupils, name))
+                yield from _teacher_faults(experiment, name, step, learned, (*pupils, name), sound)
             elif step.distil is not None:
                 before = steps[: steps.index(name)]
-                yield from _distil_faults(experiment, name, step, [base, *before], (*pupils, name))
+                yield from _distil_faults(experiment, name, step, [base, *before], (*pupils, name), sound)
             task, method, learned = step.task or experiment.task, step.kind, step.kind
         elif isinstance(step, FewShot):
             if scratch and method is None:
@@ -107,7 +125,12 @@ def _scoring_faults(
 
 
 def _teacher_faults(
-    experiment: Experiment, name: str, step: IcotKd, learned: str | None, pupils: tuple[str, ...]
+    experiment: Experiment,
+    name: str,
+    step: IcotKd,
+    learned: str | None,
+    pupils: tuple[str, ...],
+    sound: dict[str, int],
 ) -> Iterator[str]:
     """What is wrong with the teacher of a step, before which the model was last trained for `learned`."""
     if step.teacher is None:
@@ -117,20 +140,25 @@ def _teacher_faults(
                 f"training of kind {' or '.join(WRITING)} before it, or name a teacher"
             )
         return
-    faults = _named_faults(experiment, name, step.teacher, pupils)
+    faults = _named_faults(experiment, name, step.teacher, pupils, sound)
     yield from faults
     if not faults:
         teacher = _last_training(experiment, step.teacher.split("+")[1:])
         if teacher is None or teacher.kind not in WRITING:
-            yield f"teacher of {name!r}: {step.teacher!r} does not write its chain of thought"
+            yield f"teacher of {name!r}: {shown(step.teacher)} does not write its chain of thought"
 
 
 def _distil_faults(
-    experiment: Experiment, name: str, step: Method, before: list[str], pupils: tuple[str, ...]
+    experiment: Experiment,
+    name: str,
+    step: Method,
+    before: list[str],
+    pupils: tuple[str, ...],
+    sound: dict[str, int],
 ) -> Iterator[str]:
     """What is wrong with the teacher whose predictions a step learns, after a base and steps `before`."""
     named = step.distil.teacher
-    faults = [] if named is None else _named_faults(experiment, name, named, pupils)
+    faults = [] if named is None else _named_faults(experiment, name, named, pupils, sound)
     if faults:
         yield from faults
         return
@@ -154,12 +182,27 @@ def _distil_faults(
         )
 
 
-def _named_faults(experiment: Experiment, name: str, teacher: str, pupils: tuple[str, ...]) -> list[str]:
+def _named_faults(
+    experiment: Experiment, name: str, teacher: str, pupils: tuple[str, ...], sound: dict[str, int]
+) -> list[str]:
     """What is wrong with the recipe of the teacher that the step `name` names."""
+    if teacher in sound:
+        return [TOO_MANY_TEACHERS] if len(pupils) + sound[teacher] > MOST_TEACHERS + 1 else []
     base, *steps = teacher.split("+")
     if own := [pupil for pupil in pupils if pupil in steps]:
-        return [f"{own[0]!r} has itself for a teacher: {teacher!r}"]
-    return [f"teacher of {name!r}: {fault}" for fault in recipe_faults(experiment, base, steps, pupils)]
+        return [f"{own[0]!r} has itself for a teacher: {shown(teacher)}"]
+    if faults := list(recipe_faults(experiment, base, steps, pupils, sound)):
+        return [fault if fault == TOO_MANY_TEACHERS else f"teacher of {name!r}: {fault}" for fault in faults]
+    behind = [named_teacher(experiment.steps[step]) for step in steps]
+    sound[teacher] = 1 + max((sound.get(each, 0) for each in behind), default=0)
+    return []
+
+
+def named_teacher(step: AnyStep) -> str | None:
+    """The recipe of the teacher that a step names."""
+    if isinstance(step, IcotKd):
+        return step.teacher
+    return step.distil.teacher if isinstance(step, Method) and step.distil else None
 
 
 def _last_training(experiment: Experiment, steps: list[str]) -> Method | None:

@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 from copra.config import Experiment, Product, Recipe
 from copra.errors import CopraError
-from copra.faults import hint
+from copra.faults import cut, hint, shown
 from copra.files import file_sha256
 from copra.models.settings import Quantise
+from copra.names import MOST_BYTES
 from copra.pruning.budget import Prune
 from copra.reasoning import Method
-from copra.reasoning.distil import stage_of
+from copra.reasoning.distil import stages_of
 from copra.reasoning.few_shot import FewShot
-from copra.reasoning.icot_kd import IcotKd
 from copra.reasoning.method import Stage
-from copra.recipe_faults import recipe_faults
+from copra.recipe_faults import named_teacher, recipe_faults
 from copra.tasks import TASKS
 
 Kind = Literal["base", "train", "prune", "prompt", "quantise"]
@@ -97,6 +97,8 @@ class Tree:
     nodes: dict[str, Node] = field(default_factory=dict)
     recipes: list[RecipeEnd] = field(default_factory=list)
     trainings: dict[str, list[Training]] = field(default_factory=dict)
+    grown: dict[tuple[str | int, ...], str] = field(default_factory=dict, compare=False)
+    """The last node of each recipe that was grown, by its base, steps and seed: teachers have teachers."""
 
     def pruned(self) -> list[Node]:
         """Nodes made by pruning a model that can answer."""
@@ -120,20 +122,21 @@ def build_tree(experiment: Experiment) -> Tree:
         CopraError: an unknown step or base, a recipe given twice, a recipe that comes back to a step, or a
             step that cannot follow what is before it. All faults at once, a line each.
     """
-    tree, faults, ends = Tree(), [], set()
+    tree, wrong, ends, sound = Tree(), {}, set(), {}
     for number, (base, steps) in enumerate(_listed(experiment)):
         recipe = "+".join([base, *steps])
-        where = f"recipes: {recipe}"
-        found = list(recipe_faults(experiment, base, steps))
+        found = list(recipe_faults(experiment, base, steps, sound=sound))
         if recipe in ends:
             found.append(f"given twice (the second time as recipe number {number + 1})")
-        faults += [f"{where}: {fault}" for fault in found]
+        for fault in found:
+            wrong.setdefault(fault, []).append(recipe)
         if not found:
             nodes = tuple(
                 dict.fromkeys(_grow(tree, experiment, base, steps, seed) for seed in experiment.seeds)
             )
             tree.recipes.append(_end(experiment, base, steps, nodes))
             ends.add(recipe)
+    faults = [f"recipes: {_together(recipes)}: {fault}" for fault, recipes in wrong.items()]
     names = [end.recipe for end in tree.recipes]
     if not faults:
         for key in ("reference", "primary"):
@@ -145,6 +148,12 @@ def build_tree(experiment: Experiment) -> Tree:
             "primary: it is compared with 'reference', which must be another recipe. Set 'reference', or "
             "leave 'primary' out."
         )
+    if too_long := [name for name in tree.nodes if len(name) > MOST_BYTES]:
+        longest = max(too_long, key=len)
+        faults.append(
+            f"recipes: {len(too_long)} models have names of more than {MOST_BYTES} bytes, too long for a "
+            f"file's; the longest, {shown(longest)}, has {len(longest)}. Shorten the names of its steps."
+        )
     if faults:
         raise CopraError("\n".join(faults))
     return tree
@@ -153,6 +162,12 @@ def build_tree(experiment: Experiment) -> Tree:
 def training_notes(experiment: Experiment, tree: Tree) -> list[str]:
     """What the settings of the tree's training steps bring that a user may not expect, a line each."""
     return [f"steps.{name}: {note}" for name in tree.trainings for note in experiment.steps[name].notes()]
+
+
+def _together(recipes: list[str]) -> str:
+    """The recipes that have one fault in common, in words."""
+    first = cut(recipes[0])
+    return first if len(recipes) == 1 else f"{len(recipes)} of them, the first is {first}"
 
 
 def _listed(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
@@ -172,6 +187,8 @@ def _listed(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
 
 def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed: int) -> str:
     """Add the nodes of one recipe and seed that are not there yet; returns the name of the last."""
+    if (done := tree.grown.get((base, *steps, seed))) is not None:
+        return done
     node = _add(tree, _base_node(experiment, base, seed))
     for name in steps:
         step = experiment.steps[name]
@@ -189,13 +206,13 @@ def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed:
             node = _add(tree, _quantise_node(node, name, step))
         else:
             node = _add(tree, _prune_node(node, name, step, seed))
+    tree.grown[base, *steps, seed] = node.name
     return node.name
 
 
 def _teacher(tree: Tree, experiment: Experiment, step: Method, before: Node, seed: int) -> str:
     """The node that teaches a training after the node `before`, where the training has a teacher at all."""
-    named = step.teacher if isinstance(step, IcotKd) else step.distil and step.distil.teacher
-    if named is not None:
+    if (named := named_teacher(step)) is not None:
         base, *steps = named.split("+")
         return _grow(tree, experiment, base, steps, seed)
     # States are read of a model of the same shape, predictions of the one before the prunings.
@@ -225,8 +242,8 @@ def _base_node(experiment: Experiment, base: str, seed: int) -> Node:
 
 def _trainings(experiment: Experiment, step: str, method: Method) -> list[Training]:
     """The stages of a training step."""
-    numbers = list(method.stages())
-    stages = {number: stage_of(method, number) for number in numbers}
+    stages = stages_of(method)
+    numbers = list(stages)
     return [
         Training(
             label=step if number == numbers[-1] else f"{step}.{number}",

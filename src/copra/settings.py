@@ -3,11 +3,12 @@
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 # A name becomes part of a path and of a shell line, so it is checked here and nowhere else.
 # "+" joins the steps of a node's name and "@" marks its seed: neither may occur in a name.
@@ -15,6 +16,20 @@ Name = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$", max_length=60)
 ]
 
+
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""A seed that every generator of random numbers takes (NumPy's takes 32 bits)."""
+
+# Bounds of what a config may ask for, far above any use: beyond them the check alone could take minutes.
+MOST_STAGES = 100
+MOST_LATENTS = 4096
+MOST_DIGITS = 1000
+MOST_ROWS = MOST_STEPS = 10**9
+MOST_LAYERS = 512
+MOST_HEADS = 1024
+MOST_CHANNELS = 2**18
+LARGEST = 2**53
+"""Beyond this float64 no longer holds every whole number, so no number in a config is larger."""
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 """What matrices are multiplied in. tf32: weights of float32, products of TF32 on GPUs that have them."""
@@ -33,9 +48,59 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_booleans_for_numbers(cls, values: Any) -> Any:
+        """Refuse booleans for numbers, which pydantic takes for 1 and 0."""
+        faults = []
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            if key not in cls.model_fields or not _takes_numbers(cls, key):
+                continue
+            if any(isinstance(each, bool) for each in _items(value)):
+                faults.append(
+                    f"{key}: should be a number, not true or false (YAML reads yes, no, on and off as these)"
+                )
+        if faults:
+            raise ValueError("\n".join(faults))
+        return values
+
+    @model_validator(mode="after")
+    def _no_huge_numbers(self) -> Self:
+        """Refuse numbers beyond `LARGEST`, as text such as 1e300 may give for a whole number."""
+        for key, value in self:
+            if any(isinstance(each, int) and abs(each) > LARGEST for each in _items(value)):
+                raise ValueError(f"{key}: is beyond 2^53. Give a smaller number")
+        return self
+
     def canonical(self) -> dict[str, Any]:
         """The settings as plain JSON values, defaults included."""
         return self.model_dump(mode="json")
+
+
+@cache
+def _takes_numbers(kind: type[Settings], field: str) -> bool:
+    """True if a field may hold numbers, directly or in a list or mapping, and no booleans."""
+    leaves = set(_leaves(kind.model_fields[field].annotation))
+    return bool(leaves & {int, float}) and bool not in leaves
+
+
+def _leaves(annotation: Any) -> Iterator[type]:
+    """The plain types that an annotation is made of."""
+    if isinstance(annotation, type):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _leaves(part)
+
+
+def _items(value: Any) -> Iterator[Any]:
+    """A value itself, the items of a list, or the keys and values of a mapping."""
+    if isinstance(value, Mapping):
+        yield from value
+        yield from value.values()
+    elif isinstance(value, list | tuple):
+        yield from value
+    else:
+        yield value
 
 
 def describe(schema: dict[str, Any]) -> None:

@@ -37,7 +37,6 @@ def test_changed_settings_run_what_depends_on_them(fetched, tmp_path):
         "test set": ({"tasks__sums__test": 50}, ALL_EVALUATIONS | {preparing("test")}),
         "late": ({"steps__no_cot__training__learning_rate": 1e-3}, LAST_TRAINING),
         "early": ({"steps__cot__training__learning_rate": 1e-3}, EVERYTHING_AFTER_COT | trained(COT)),
-        "test set": ({"tasks__sums__test": 50}, ALL_EVALUATIONS | {preparing("test")}),
         "reference": ({"reference": "llama+cot+no_cot"}, ACCURACY),
     }
     for name, (values, expected) in changes.items():

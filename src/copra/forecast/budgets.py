@@ -5,7 +5,7 @@ from copra.cost.parameters import matrix_parameters
 from copra.errors import CopraError
 from copra.files import read_json
 from copra.forecast.estimate import Estimate
-from copra.forecast.shapes import even_cuts
+from copra.forecast.shapes import MOST_CUTS, even_cuts, number_of_cuts
 from copra.pruning.budget import Prune
 from copra.pruning.cut import NAMES, units_of
 from copra.recipes import Node
@@ -15,8 +15,8 @@ def budget_warnings(estimate: Estimate) -> list[str]:
     """A line for each pruning whose nearest legal cut is far from its budget (see `copra.pruning.budget`).
 
     Legal cuts are taken to go evenly through the layers, which is exact where all layers are alike. Prunings
-    of a base whose sizes are not known are left out. FLOPs are those of a typical answer as far as it is
-    known.
+    of a base whose sizes are not known are left out, and those with too many cuts to go through. FLOPs are
+    those of a typical answer as far as it is known.
 
     Raises:
         CopraError: a pruning of layers that are alike would remove nothing, or its budget cannot be met; a
@@ -49,7 +49,7 @@ def _warning(estimate: Estimate, node: Node, prune: Prune) -> str | None:
         return read_json(estimate.results / "plans" / f"{node.name}.json")["warning"]
     shape, dense = estimate.shape(node.parent), estimate.shape(estimate.base_of(node.name))
     # Which layers differ, and in what, the scores of an earlier pruning decide.
-    if len(set(shape.layers)) > 1 or len(prune.units) > 1:
+    if len(set(shape.layers)) > 1 or len(prune.units) > 1 or number_of_cuts(prune, shape) > MOST_CUTS:
         return None
     shapes = dict(even_cuts(prune, shape))
     typical = estimate.rows(node.name).typical()

@@ -17,6 +17,10 @@ SPECIAL, MARKERS = 3, 3
 """Tokens of a trained tokenizer beside its words: padding, end and unknown; and the latent markers."""
 
 
+MOST_CUTS = 2**14
+"""Cuts of a model that are gone through one by one; where there are more, steps are larger."""
+
+
 @dataclass(frozen=True)
 class Size:
     """A model's shape, and the weights that do not belong to its layers."""
@@ -117,7 +121,13 @@ def _layers(shape: ModelShape) -> Iterator[tuple[int, int]]:
 
 def even_cuts(prune: Prune, shape: ModelShape) -> Iterator[tuple[int, ModelShape]]:
     """Units removed and the shape that is left, one more step each time: from every layer in turn, and of
-    several kinds together."""
+    several kinds together. Of a model with more than `MOST_CUTS` all layers take a step at once, of a
+    thousandth of their neurons."""
+    by_layer = prune.scope == "global" or len(prune.units) > 1
+    if number_of_cuts(prune, shape) > MOST_CUTS:
+        by_layer = False
+        step = max(prune.multiple_of, max(layer.ffn for layer in shape.layers) // 1000)
+        prune = prune.model_copy(update={"multiple_of": step})
     layers = dict(enumerate(shape.layers))
     free = [index for index in layers if index not in prune.protect]
     gone = 0
@@ -137,11 +147,23 @@ def even_cuts(prune: Prune, shape: ModelShape) -> Iterator[tuple[int, ModelShape
                 if index in layers and (step := _less(kind, layers[index], shape.layers[index], prune)):
                     layers[index], number = step
                     gone += number
-                    if prune.scope == "global" or len(prune.units) > 1:
+                    if by_layer:
                         yield gone, shape.with_layers(tuple(layers.values()))
             yield gone, shape.with_layers(tuple(layers.values()))
         if gone == before:
             return
+
+
+def number_of_cuts(prune: Prune, shape: ModelShape) -> int:
+    """The number of steps in which all that a pruning may take goes, layer by layer."""
+    free = [layer for index, layer in enumerate(shape.layers) if index not in prune.protect]
+    steps = {
+        "layers": lambda layer: 1,
+        "kv_groups": lambda layer: layer.kv_heads - 1,
+        "heads": lambda layer: group_size(layer) - 1,
+        "neurons": lambda layer: (layer.ffn - 1) // prune.multiple_of,
+    }
+    return sum(steps[kind](layer) for kind in prune.units for layer in free)
 
 
 def _less(kind: str, layer: LayerShape, whole: LayerShape, prune: Prune) -> tuple[LayerShape, int] | None:

@@ -10,7 +10,7 @@ from copra.importance.metrics import OF_BLOCKS, Metric, metrics_of, scoring_of
 from copra.importance.settings import Importance, Objective
 from copra.pruning.budget import NOT_FOR_LAYERS, Budget, Prune, Selection
 from copra.pruning.cut import UnitKind
-from copra.settings import Settings
+from copra.settings import Seed, Settings
 
 READS_NOTHING: tuple[Metric, ...] = ("accuracy", "greedy_accuracy", "magnitude")
 """Metrics whose scores are the same on every objective, so that they have one line."""
@@ -47,7 +47,7 @@ class Curve(Selection):
     metric."""
     objectives: list[Objective] | None = Field(None, min_length=1)
     """What the scores are taken on, a line of each metric for each (null: `importance.objective` alone)."""
-    random_seeds: list[int] = Field(default_factory=lambda: [0, 1, 2, 3, 4], min_length=1)
+    random_seeds: list[Seed] = Field(default_factory=lambda: [0, 1, 2, 3, 4], min_length=1)
     """Orders of metric random; the figure shows them as one band."""
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, model_validator
 
 from copra.importance.metrics import split_of
-from copra.settings import Settings
+from copra.settings import Seed, Settings
 
 Objective = Literal["answer", "cot", "latent", "text"]
 
@@ -55,7 +55,7 @@ class Gates(Settings):
     """The part of the gates that is to close."""
     warmup_steps: int = Field(100, ge=0)
     """Steps in which the weight of the sparsity loss rises from 0."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the gates' noise and the order of rows."""
 
 

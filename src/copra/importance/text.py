@@ -12,6 +12,7 @@ from copra.importance.settings import Text
 from copra.models.tokens import beginning, pad_id
 from copra.reasoning.forward import Batch, collate
 from copra.reasoning.layout import IGNORED, Sample
+from copra.tasks.containers import read_text_file
 
 
 def read_text(settings: Text, rows: int) -> list[str]:
@@ -61,14 +62,7 @@ def _sample(name: str, tokens: list[int]) -> Sample:
 
 
 def _of_file(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise CopraError(
-            f"importance.text.file: {path} cannot be read ({error.strerror}). Correct the path."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise CopraError(f"importance.text.file: {path} is not UTF-8 text ({error}). Convert it.") from None
+    return read_text_file("importance.text.file", path).split("\n")
 
 
 def _of_dataset(settings: Text) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from copra.settings import Settings
+from copra.settings import MOST_CHANNELS, MOST_HEADS, MOST_LAYERS, Settings
 
 
 class FromScratch(Settings):
@@ -14,15 +14,15 @@ class FromScratch(Settings):
 
     architecture: Literal["llama", "gpt2"] = "llama"
     """Which model class."""
-    hidden_size: int = Field(ge=8)
+    hidden_size: int = Field(ge=8, le=MOST_CHANNELS)
     """Width of the residual stream."""
-    layers: int = Field(ge=1)
+    layers: int = Field(ge=1, le=MOST_LAYERS)
     """Decoder layers."""
-    heads: int = Field(ge=1)
+    heads: int = Field(ge=1, le=MOST_HEADS)
     """Query heads."""
-    kv_heads: int | None = Field(None, ge=1)
+    kv_heads: int | None = Field(None, ge=1, le=MOST_HEADS)
     """Key/value heads (llama only; null: as many as query heads)."""
-    ffn_size: int = Field(ge=8)
+    ffn_size: int = Field(ge=8, le=MOST_CHANNELS)
     """Width of the feed-forward network."""
     initializer_range: float = Field(0.02, gt=0)
     """Standard deviation of the random weights."""
@@ -36,13 +36,19 @@ class FromScratch(Settings):
     """Dropout of GPT-2 (llama has none)."""
     tokenizer: Literal["words", "bpe"] = "words"
     """Words and whole numbers as tokens (closed vocabulary), or byte-level BPE with single digits."""
-    vocabulary: int = Field(4096, ge=64)
+    vocabulary: int = Field(4096, ge=64, le=MOST_CHANNELS)
     """Largest vocabulary of the tokenizer."""
 
     @model_validator(mode="after")
     def _divisible(self) -> "FromScratch":
         if self.hidden_size % self.heads:
             raise ValueError(f"'hidden_size' {self.hidden_size} is not a multiple of 'heads' {self.heads}")
+        if self.architecture == "llama" and (self.hidden_size // self.heads) % 2:
+            raise ValueError(
+                f"'hidden_size' {self.hidden_size} over 'heads' {self.heads} is "
+                f"{self.hidden_size // self.heads} channels per head, and rotary embeddings turn pairs of "
+                "them. Take numbers that give an even one"
+            )
         if self.kv_heads and self.heads % self.kv_heads:
             raise ValueError(f"'heads' {self.heads} is not a multiple of 'kv_heads' {self.kv_heads}")
         if self.architecture == "gpt2" and self.kv_heads not in (None, self.heads):

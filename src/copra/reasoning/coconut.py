@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from copra.reasoning.layout import LatentInput, Markers, Sample, TokenRow
 from copra.reasoning.method import Layout, Method, Stage
 from copra.reasoning.sim_cot import ExplainedStage, Explaining, check_weighed
+from copra.settings import MOST_LATENTS, MOST_STAGES
 
 
 class CoconutStage(ExplainedStage):
@@ -58,11 +59,11 @@ class Coconut(Method):
 
     kind: Literal["coconut"]
     """Which method this is."""
-    latents_per_step: int = Field(1, ge=1)
+    latents_per_step: int = Field(1, ge=1, le=MOST_LATENTS)
     """c: latents for each step that is left out."""
-    max_latent_stage: int = Field(3, ge=1)
+    max_latent_stage: int = Field(3, ge=1, le=MOST_STAGES)
     """K: the last stage that leaves out one step more; after it all go."""
-    first_stage: int = Field(0, ge=0)
+    first_stage: int = Field(0, ge=0, le=MOST_STAGES)
     """Where the curriculum begins; 1 when the step before has trained on the whole chain already."""
     pad_latent_to_max: bool = True
     """Whether a row with fewer than K steps gets K*c latents in the last stage all the same. If not, a row of

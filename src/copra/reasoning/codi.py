@@ -21,6 +21,7 @@ from copra.reasoning.layout import (
 )
 from copra.reasoning.method import Layout, Method, Stage
 from copra.reasoning.sim_cot import ExplainedStage, Explaining, check_weighed
+from copra.settings import MOST_LATENTS
 
 if TYPE_CHECKING:
     from copra.reasoning.forward import Batch, Terms
@@ -128,7 +129,7 @@ class Codi(Method):
 
     kind: Literal["codi"]
     """Which method this is."""
-    latents: int = Field(6, ge=1)
+    latents: int = Field(6, ge=1, le=MOST_LATENTS)
     """n: latents between the markers."""
     latent_input: LatentInput = "projected"
     """How a hidden state becomes an input embedding (the paper: projected)."""
@@ -136,7 +137,7 @@ class Codi(Method):
     """gamma: weight of the distillation (GPT-2: 1, Llama 3.2 1B: 20)."""
     drop_last_step: bool = True
     """Leave the last step out of the teacher's chain: it holds the answer, which would merely be copied."""
-    iterations: int | None = Field(None, ge=0)
+    iterations: int | None = Field(None, ge=0, le=MOST_LATENTS)
     """T: feed all latents at once, T times over, as PCCoT does. n of them are the sequential chain, 0 are
     pause tokens (null: the sequential chain)."""
     explaining: Explaining | None = None

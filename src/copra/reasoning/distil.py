@@ -85,14 +85,21 @@ def divergence(student: "Tensor", teacher: "Tensor", temperature: float) -> "Ten
     return temperature**2 * functional.kl_div(learned, taught, reduction="sum", log_target=True)
 
 
-def stage_of(method: Method, number: int) -> Stage:
-    """A stage of a method, resolved, with what it learns from a teacher's predictions."""
-    stage, distil = method.stages()[number], method.distil
-    if distil is None:
-        return stage
+def stages_of(method: Method) -> dict[int, Stage]:
+    """The stages of a method by number, resolved, with what they learn from a teacher's predictions."""
+    if method.distil is None:
+        return dict(method.stages())
     # Who teaches is the recipe's matter: a stage that is taught the same way is the same stage.
-    weights = distil.model_dump(include=set(Distillation.model_fields))
-    return _distilled(type(stage)).model_validate({**stage.canonical(), "distil": weights})
+    weights = method.distil.model_dump(include=set(Distillation.model_fields))
+    return {
+        number: _distilled(type(stage)).model_validate({**stage.canonical(), "distil": weights})
+        for number, stage in method.stages().items()
+    }
+
+
+def stage_of(method: Method, number: int) -> Stage:
+    """A stage of a method, resolved."""
+    return stages_of(method)[number]
 
 
 def read_stage(kind: type[Stage], settings: Mapping[str, Any]) -> Stage:

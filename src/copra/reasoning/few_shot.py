@@ -10,7 +10,8 @@ from pydantic import Field, field_validator
 
 from copra.errors import CopraError
 from copra.reasoning.layout import AnswerRule, Decoding, Prompting
-from copra.settings import Settings
+from copra.settings import MOST_ROWS, Seed, Settings
+from copra.tasks.containers import read_text_file
 from copra.tasks.task import Row, Task, expand_path, read_worked_examples
 
 
@@ -25,7 +26,7 @@ class FewShot(Settings):
 
     kind: Literal["few_shot"]
     """Which kind of step this is."""
-    exemplars: int = Field(8, ge=1)
+    exemplars: int = Field(8, ge=1, le=MOST_ROWS)
     """k: worked examples before the question."""
     examples: Literal["worked", "train"] = "worked"
     """Where the examples come from: the first k of those that copra has for the task, in sentences (GSM8K: 8;
@@ -33,7 +34,7 @@ class FewShot(Settings):
     file: str | None = None
     """JSON lines with `question` and `solution`, of which the first k are the examples instead. Environment
     variables are filled in."""
-    seed: int = 0
+    seed: Seed = 0
     """Draws the rows."""
     question: str = "Q: {question}\nA:"
     """The form of a question."""
@@ -106,10 +107,7 @@ class FewShot(Settings):
         ]
 
     def _read(self, path: Path) -> list[tuple[str, str]]:
-        try:
-            text = path.read_text(encoding="utf-8-sig").rstrip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CopraError(f"few_shot: {path} cannot be read ({error}). Correct 'file'.") from None
+        text = read_text_file("few_shot", path).rstrip()
         pairs = []
         # Other line separators, which splitlines() knows too, may stand in JSON text.
         for number, line in enumerate(text.split("\n") if text else [], start=1):

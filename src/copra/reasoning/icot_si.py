@@ -5,10 +5,11 @@ from dataclasses import replace
 from random import Random
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from copra.reasoning.layout import Markers, Sample, TokenRow
 from copra.reasoning.method import Layout, Method, Stage
+from copra.settings import MOST_STAGES
 
 
 class Removal(Stage):
@@ -74,6 +75,14 @@ class IcotSi(Method):
     smoothing: float | None = Field(4.0, gt=0)
     """lambda of removal smoothing: o more tokens go with probability (1 - exp(-lambda)) exp(-lambda o)
     (null: no smoothing)."""
+
+    @field_validator("remove_all_beyond")
+    @classmethod
+    def _not_too_many_stages(cls, value: int, info: ValidationInfo) -> int:
+        # Before any check of the whole method, which would make the stages.
+        if value > MOST_STAGES * info.data.get("removed_a_stage", 1):
+            raise ValueError(f"makes more than {MOST_STAGES} stages. Lower it, or raise removed_a_stage")
+        return value
 
     def stages(self) -> dict[int, Stage]:
         firsts = range(0, self.remove_all_beyond, self.removed_a_stage)

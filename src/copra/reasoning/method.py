@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, ValidationError, model_validator
 
+from copra.faults import explain, located
 from copra.reasoning.layout import (
     IGNORED,
     Decoding,
@@ -257,7 +258,6 @@ class Method(Settings):
             try:
                 self.training_of(stage)
             except ValidationError as error:
-                fault = error.errors()[0]
-                key = ".".join(map(str, ("overrides", stage, *fault["loc"])))
-                raise ValueError(f"{key}: {fault['msg'].removeprefix('Value error, ')}") from None
+                lines = [line for fault in error.errors() for line in explain(fault, changes, {})]
+                raise ValueError("\n".join(located(f"overrides.{stage}", "\n".join(lines)))) from None
         return self

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from copra.reasoning.method import Layout, Method, Stage
+from copra.settings import MOST_LATENTS
 
 
 class Pause(Method):
@@ -15,7 +16,7 @@ class Pause(Method):
 
     kind: Literal["pause"]
     """Which method this is."""
-    pauses: int = Field(6, ge=1)
+    pauses: int = Field(6, ge=1, le=MOST_LATENTS)
     """n: copies of the token between question and answer."""
 
     def stages(self) -> dict[int, Stage]:

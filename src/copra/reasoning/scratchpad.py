@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from copra.reasoning.method import Layout, Method, Stage
+from copra.settings import MOST_STAGES
 
 
 class Scratchpad(Method):
@@ -19,11 +20,11 @@ class Scratchpad(Method):
 
     kind: Literal["scratchpad"]
     """Which method this is."""
-    max_stage: int = Field(3, ge=1)
+    max_stage: int = Field(3, ge=1, le=MOST_STAGES)
     """J: the last stage, which gives the question alone."""
     steps_a_stage: int = Field(1, ge=1)
     """How many steps more each stage asks for."""
-    first_stage: int = Field(0, ge=0)
+    first_stage: int = Field(0, ge=0, le=MOST_STAGES)
     """Where the curriculum begins."""
     curriculum: bool = True
     """False: straight to the last stage, the only one then."""

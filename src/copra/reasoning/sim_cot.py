@@ -8,7 +8,7 @@ from pydantic import Field
 from copra import processes
 from copra.reasoning.layout import LatentInput, Sample, Work
 from copra.reasoning.method import Stage
-from copra.settings import Settings
+from copra.settings import MOST_LAYERS, Settings
 from copra.training.settings import Distil
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Explaining(Settings):
     recipe that no training precedes, or none since the last pruning. It reads the model's embeddings and has
     an LM head of its own. Training it takes as much memory as training the model: 16 bytes per weight,
     20 GB more for a model of 1.2 billion weights."""
-    layers: int = Field(1, ge=1)
+    layers: int = Field(1, ge=1, le=MOST_LAYERS)
     """Layers of a small decoder."""
     weight: float = Field(1.0, gt=0)
     """lambda: the weight of this loss beside the language model's."""

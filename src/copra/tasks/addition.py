@@ -21,13 +21,15 @@ and the carry where there is one; its result is a carry where there is one, and 
 import random
 from collections.abc import Iterator, Sequence
 from string import ascii_lowercase
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from copra.settings import MOST_DIGITS, MOST_LATENTS, Seed
 from copra.tasks.draws import below
-from copra.tasks.task import Row, Split, Task
+from copra.tasks.task import Row, Size, Split, Task
 
+Digits = Annotated[int, Field(ge=1, le=MOST_DIGITS)]
 LETTERS = ascii_lowercase
 BLANK = "."
 # Rows with a step of blanks stay the minority, so that greedy decoding does not write one.
@@ -56,26 +58,26 @@ class Addition(Task):
 
     kind: Literal["addition"] = "addition"
     """Which task this is."""
-    train: PositiveInt = 20000
+    train: Size = 20000
     """Number of training rows. More rows never change the validation and test rows."""
-    valid: PositiveInt = 500
+    valid: Size = 500
     """Number of validation rows."""
-    test: PositiveInt = 1000
+    test: Size = 1000
     """Number of test rows."""
-    min_digits: PositiveInt = 1
+    min_digits: Digits = 1
     """Fewest digits of a number in training and validation."""
-    max_digits: PositiveInt = 8
+    max_digits: Digits = 8
     """Most digits of a number in training and validation."""
-    test_digits: list[PositiveInt] = Field(default=[9], min_length=1)
+    test_digits: list[Digits] = Field(default=[9], min_length=1)
     """Digits of the numbers in the test."""
     hints: bool = True
     """Whether letters stand before the digits."""
-    blanks: NonNegativeInt = 0
+    blanks: int = Field(0, ge=0, le=MOST_LATENTS)
     """With hints: training and validation rows have up to so many blanks between the columns of the
     question, and two rows in five have a last step of up to so many. Distances between what belongs together
     are then no longer tied to the number of digits, and those of longer numbers occur in training (as with
     the random spaces of Shen 2023, arXiv 2311.14737). Test rows have none."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed draws other rows."""
 
     answers = "text"

@@ -3,11 +3,13 @@
 import codecs
 import gzip
 import json
+import re
 import zlib
 from pathlib import Path
 from typing import Any
 
 from copra.errors import CopraError
+from copra.faults import LONGEST
 
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
 UNREADABLE = {
@@ -28,6 +30,8 @@ UNREADABLE = {
     b"<html": "a web page",
 }
 """The first bytes of files that cannot be read, and how to name them."""
+CSV_HEADER = re.compile(rb'\s*"?\w+"?([,;\t] *"?\w+"?)+\s*')
+"""A first line of names with nothing but commas, semicolons or tabs between them."""
 TAR = slice(257, 262)
 
 
@@ -49,6 +53,11 @@ def read_records(key: str, path: Path, *, by_line: bool = False) -> list[Any]:
     if not by_line and text.lstrip()[:1] == b"[":
         return _array(key, path, text)
     lines = text.split(b"\n")
+    if CSV_HEADER.fullmatch(lines[0]):
+        raise CopraError(
+            f"{key}: {path} is CSV text (its first line is {lines[0][:LONGEST].decode(errors='replace')!r}). "
+            "Make JSON lines or Parquet of it, for instance with pandas."
+        )
     if not by_line and lines[0].strip() == b"{":
         raise CopraError(
             f"{key}: {path} holds JSON objects of several lines. Put each on one line, or make a JSON array."
@@ -84,13 +93,44 @@ def read_content(key: str, path: Path) -> bytes:
         raise CopraError(f"{key}: {path} is a damaged gzip file ({error}). Fetch it again.") from None
     except OSError as error:
         raise CopraError(f"{key}: {path} cannot be read ({error.strerror}). Correct the path.") from None
-    kind = "a tar archive" if content[TAR] == b"ustar" else None
-    kind = kind or next((name for start, name in UNREADABLE.items() if content.startswith(start)), None)
-    if kind is not None:
+    if (kind := unreadable_kind(content)) is not None:
         raise CopraError(
             f"{key}: {path} is {kind}. Give JSON lines, a JSON array or iCoT text (plain or .gz), or Parquet."
         )
     return content
+
+
+def read_text_file(key: str, path: Path) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        CopraError: the file cannot be read, or is something else, with what it is where that is known.
+    """
+    try:
+        content = path.read_bytes()
+        if (kind := container_of(content)) is None:
+            return content.decode("utf-8-sig")
+    except OSError as error:
+        raise CopraError(f"{key}: {path} cannot be read ({error.strerror}). Correct the path.") from None
+    except UnicodeDecodeError as error:
+        kind = f"not UTF-8 text ({error.reason} at byte {error.start})"
+    raise CopraError(f"{key}: {path} is {kind}. Give UTF-8 text.")
+
+
+def container_of(content: bytes) -> str | None:
+    """The name of what a file is by its bytes; None of plain text in UTF-8, and of what is not known."""
+    if content.startswith(GZIP):
+        return "a gzip file"
+    return "a Parquet file" if content.startswith(PARQUET) else unreadable_kind(content)
+
+
+def unreadable_kind(content: bytes) -> str | None:
+    """The name of a container that copra does not open, by its bytes; None of others."""
+    if content[TAR] == b"ustar":
+        return "a tar archive"
+    if b"\0\0" in (content[:4:2], content[1:4:2]):  # without a mark of its byte order
+        return "UTF-16 text"
+    return next((name for start, name in UNREADABLE.items() if content.startswith(start)), None)
 
 
 def _parquet_rows(key: str, path: Path) -> list[Any]:

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Discriminator, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Tag, model_validator
 
 from copra.errors import CopraError
-from copra.tasks.task import SPLITS, BadRow, Row, Split, Task, expand_path
+from copra.settings import Seed
+from copra.tasks.containers import container_of, read_content
+from copra.tasks.task import SPLITS, BadRow, Row, Size, Split, Task, expand_path
 
 ATTEMPTS = 1000
 
@@ -20,7 +22,7 @@ def _number_or_file(value: Any) -> str:
 
 
 Source = Annotated[
-    Annotated[PositiveInt, Tag("number")] | Annotated[str, Tag("file")], Discriminator(_number_or_file)
+    Annotated[Size, Tag("number")] | Annotated[str, Tag("file")], Discriminator(_number_or_file)
 ]
 
 
@@ -34,7 +36,7 @@ class GeneratedTask(Task):
     """Number of validation rows to generate, or the path of a file."""
     test: Source = 1000
     """Number of test rows to generate, or the path of a file."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed draws other rows."""
 
     @model_validator(mode="after")
@@ -105,12 +107,11 @@ class GeneratedTask(Task):
 
     def _read_file(self, split: Split, path: Path) -> Iterator[Row | BadRow]:
         try:
-            records = self.records(path.read_bytes().removeprefix(codecs.BOM_UTF8))
-        except OSError as error:
-            raise CopraError(
-                f"{split}: {path} cannot be read ({error.strerror}). Correct the path."
-            ) from None
-        except ValueError as error:
+            content = read_content(split, path)
+            if (kind := container_of(content)) is not None:
+                raise ValueError(f"it is {kind}")
+            records = self.records(content.removeprefix(codecs.BOM_UTF8))
+        except (ValueError, RecursionError) as error:
             raise CopraError(f"{split}: {path} is no file of the task {self.kind}: {error}.") from None
         for number, record in enumerate(records, start=1):
             try:

@@ -17,6 +17,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from copra.settings import MOST_DIGITS
 from copra.tasks.draws import below
 from copra.tasks.generated import GeneratedTask
 from copra.tasks.task import Row
@@ -31,9 +32,9 @@ class Multiplication(GeneratedTask):
 
     kind: Literal["multiplication"] = "multiplication"
     """Which task this is."""
-    digits: int = Field(4, ge=1)
+    digits: int = Field(4, ge=1, le=MOST_DIGITS)
     """Digits of the first factor of a generated row."""
-    second_digits: int = Field(4, ge=1)
+    second_digits: int = Field(4, ge=1, le=MOST_DIGITS)
     """Digits of the second factor: the number of steps."""
 
     answers = "text"

@@ -7,15 +7,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from copra.errors import CopraError
-from copra.settings import Settings
+from copra.settings import MOST_ROWS, Settings
 
 SPLITS = ("train", "valid", "test")
 Split = Literal["train", "valid", "test"]
+Size = Annotated[int, Field(gt=0, le=MOST_ROWS)]
+"""A number of rows."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Task(Settings):
     """Which task this is."""
     bad_rows: Literal["stop", "drop"] = "stop"
     """What to do when rows cannot be used: stop and list every one, or drop and record them."""
-    limit: dict[Split, PositiveInt] = Field(default_factory=dict)
+    limit: dict[Split, Size] = Field(default_factory=dict)
     """Keep only the first so many rows of a split, for quick trials; a split not named stays whole.
     Counted after rows that are bad, repeated or in a later split are out."""
     max_rows_without_steps: float = Field(0.1, ge=0, le=1)

@@ -16,8 +16,9 @@ from typing import Literal, NamedTuple, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from copra.errors import CopraError
+from copra.settings import Seed
 from copra.tasks.draws import below, pick, shuffled
-from copra.tasks.task import Row, Split, Task
+from copra.tasks.task import Row, Size, Split, Task
 
 NAMES = ("Ann", "Bob", "Cid", "Dee", "Eli", "Fay", "Gus", "Hal", "Ivy", "Jon", "Kim", "Lee")
 THINGS = ("apples", "pens", "coins", "books", "shells", "cards")
@@ -54,11 +55,11 @@ class WordSums(Task):
 
     kind: Literal["word_sums"] = "word_sums"
     """Which task this is."""
-    train: PositiveInt = 20000
+    train: Size = 20000
     """Number of training rows. More rows never change the validation and test rows."""
-    valid: PositiveInt = 500
+    valid: Size = 500
     """Number of validation rows."""
-    test: PositiveInt = 1000
+    test: Size = 1000
     """Number of test rows."""
     min_steps: PositiveInt = 2
     """Fewest steps from the first number to the answer."""
@@ -73,7 +74,7 @@ class WordSums(Task):
     reading; or in any order."""
     distractors: NonNegativeInt = 0
     """At most so many further people, drawn for each row, whose numbers the answer does not need."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed draws other rows."""
 
     @model_validator(mode="after")

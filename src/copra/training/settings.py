@@ -1,10 +1,13 @@
 """The settings of one training stage, and of a teacher that any training may have (no torch)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from copra.settings import Settings
+from copra.settings import MOST_ROWS, MOST_STEPS, Settings
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""The part of a moment that is kept in each optimizer step."""
 
 
 class Lora(Settings):
@@ -54,11 +57,11 @@ class Training(Settings):
 
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     """Optimizer steps. Exactly one of `steps` and `epochs`."""
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0, le=MOST_STEPS)
     """Passes over the train split. Exactly one of `steps` and `epochs`."""
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1, le=MOST_ROWS)
     """Rows an optimizer step (the effective batch)."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Rows a forward pass, when the batch does not fit the memory; gradients are accumulated."""
@@ -68,13 +71,13 @@ class Training(Settings):
     `micro_batch_size`)."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate after the warm-up: kept, or brought to zero along a line or a half cosine."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, le=MOST_STEPS)
     """Steps in which the learning rate rises from zero."""
     warmup_share: float = Field(0.0, ge=0, lt=1)
     """The same as a part of all steps; the longer of the two counts."""
     weight_decay: float = Field(0.01, ge=0)
     """AdamW's decoupled weight decay."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """AdamW's decay rates of the two moments."""
     clip_norm: float = Field(1.0, gt=0)
     """Largest norm of the whole gradient."""
@@ -103,5 +106,10 @@ class Training(Settings):
             raise ValueError(
                 f"'batch_size' {self.batch_size} is not a multiple of 'micro_batch_size' "
                 f"{self.micro_batch_size}"
+            )
+        if self.steps is not None and self.warmup_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps: {self.warmup_steps} are more than the {self.steps} steps of the training, so "
+                "the learning rate would never reach its peak. Lower them"
             )
         return self

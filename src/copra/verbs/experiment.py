@@ -40,7 +40,7 @@ def experiment_of(options: Namespace) -> tuple[Workflow, str]:
     else:
         try:
             config = json.loads(options.merged)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise CopraError(f"--merged: not JSON ({error}).") from None
     return Workflow(config, *map(str, files)), ", ".join(map(str, files))
 
