@@ -41,8 +41,10 @@ def test_every_schedule_warms_up(make_trainer, schedule, shares):
     assert found == pytest.approx([0, 1 / 3, 2 / 3, *shares])
 
 
-def test_a_warm_up_may_be_longer_than_the_training(make_trainer):
-    assert rates(make_trainer(steps=4, warmup_steps=100)) == pytest.approx([0, 0.25, 0.5, 0.75])
+def test_a_warm_up_ends_with_epochs_of_fewer_steps(make_trainer):
+    """18 rows in batches of 4: 5 steps."""
+    found = rates(make_trainer(epochs=1, warmup_steps=100))
+    assert found == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
 
 
 def test_resuming_goes_on_with_the_rate_and_without_a_warning(make_trainer, monkeypatch):
