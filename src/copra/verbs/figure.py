@@ -64,11 +64,11 @@ def run(options: Namespace) -> None:
 
 
 def _made_of(settings: FigureSettings, options: Namespace) -> list[Path]:
-    """The files that a figure shows."""
+    """The files that a figure shows, large ones by the small files that stand for them."""
     if settings.kind == "curriculum":
         return [options.input / point["node"] / METRICS for point in settings.nodes]
     if settings.kind == "training_curves":
-        return [options.input / node / LOG for node in settings.nodes]
+        return [options.input / node / MANIFEST for node in settings.nodes]  # which seals the log
     manifests = [options.model / MANIFEST] if options.model else []
     if settings.kind == "drop_orders":
         scores = options.input / settings.curve.nodes[0]
