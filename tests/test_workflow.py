@@ -239,10 +239,10 @@ def test_a_curve_is_measured_on_each_seed_of_its_model_with_the_scores_that_it_n
     assert asked.measured == [f"curve-{curve}/llama@{seed}+cot" for curve in (0, 1) for seed in (0, 1)]
     folder = "results/config/scores/llama@1+cot"
     assert asked.curve_scores("curve-0", "llama@1+cot") == [
-        f"{folder}/cot/passes.parquet",
-        f"{folder}/cot/layers.greedy_loss.parquet",
+        f"{folder}/cot/passes.json",
+        f"{folder}/cot/layers.greedy_loss.json",
     ]
-    needed = [f"{folder}/answer/passes.parquet", f"{folder}/latent/passes.parquet"]
+    needed = [f"{folder}/answer/passes.json", f"{folder}/latent/passes.json"]
     assert asked.curve_scores("curve-1", "llama@1+cot") == needed
     assert {*asked.curve_scores("curve-0", "llama@0+cot"), *needed} <= set(asked.scored)
     assert not [path for path in workflow(recipes=[["cot"]]).scored if "scores" in path]
@@ -308,7 +308,7 @@ def test_a_new_objective_of_all_scores_is_one_of_the_curves_too():
     changed = curving({}, importance={"objective": "answer"})
     assert (
         changed.curve_scores("curve-0", "llama@0+cot")[0]
-        == "results/config/scores/llama@0+cot/answer/passes.parquet"
+        == "results/config/scores/llama@0+cot/answer/passes.json"
     )
 
 

@@ -220,6 +220,37 @@ def parquet_record(path: Path) -> dict[str, Any]:
     return json.loads((_parquet(path).schema.metadata or {}).get(b"copra", b"{}"))
 
 
+def write_sealed_parquet(
+    path: Path, frame: "pandas.DataFrame", summary: dict[str, Any], record: dict[str, Any] | None = None
+) -> None:
+    """Write a table as `write_parquet` does, then the small file that stands for it: `summary` with the
+    table's sha256, sealed."""
+    write_parquet(path, frame, record)
+    write_sealed_json(summary_beside(path), {"sha256": file_sha256(path), **summary})
+
+
+def read_sealed_parquet(path: Path) -> "pandas.DataFrame":
+    """Read what `write_sealed_parquet` wrote.
+
+    Raises:
+        CopraError: the table or the small file beside it is missing, or not as it was written.
+    """
+    if not Path(path).is_file():
+        raise CopraError(f"{path}: no such file. Run the rule that makes it, or snakemake.")
+    summary = summary_beside(path)
+    if read_sealed_json(summary).get("sha256") != file_sha256(path):
+        raise CopraError(
+            f"{path}: not the file that {summary.name} was written for: it was changed or cut short. Delete "
+            "both and run snakemake again; what is in them is changed in the config and the files it names."
+        )
+    return read_parquet(path)
+
+
+def summary_beside(table: Path) -> Path:
+    """The small file that stands for a large table, whose own time then need not count."""
+    return Path(table).with_suffix(".json")
+
+
 def _parquet(path: Path):
     import pyarrow
     import pyarrow.parquet

@@ -20,7 +20,7 @@ from copra.curve_faults import check_curves
 from copra.digests import Digests
 from copra.errors import CopraError
 from copra.family_faults import check_families
-from copra.files import canonical_json, digest
+from copra.files import canonical_json, digest, summary_beside
 from copra.fingerprint import fingerprint
 from copra.importance.curves import Curve
 from copra.importance.metrics import counts_answers
@@ -117,22 +117,23 @@ class Workflow:
         return [f"{self.folder}/data/{self.node(name).task}/{split}.json" for split in splits]
 
     def scores(self, name: str) -> list[str]:
-        """The table of scores that the pruning of a node needs: one, or none."""
+        """The scores that the pruning of a node needs, by the small file that holds their checksum: one, or
+        none."""
         node = self.node(name)
         prune = self.experiment.steps[node.step]
         if prune.scoring is None:
             return []
         objective = self.experiment.importance.objective_of(prune.objective)
-        return [f"{self.folder}/scores/{node.parent}/{objective}/{prune.scoring}.parquet"]
+        return [f"{self.folder}/scores/{node.parent}/{objective}/{prune.scoring}.json"]
 
     def curve(self, name: str) -> Curve:
         """A pruning curve by its name, with its objectives."""
         return self.experiment.curves[name].resolved(self.experiment.importance)
 
     def curve_scores(self, curve: str, node: str) -> list[str]:
-        """The tables of scores that a curve of a node needs."""
-        tables = dict.fromkeys(line.table for line in self.curve(curve).lines() if line.table)
-        return [f"{self.folder}/scores/{node}/{table}" for table in tables]
+        """The scores that a curve of a node needs, each by the small file that holds their checksum."""
+        tables = self.curve(curve).tables()
+        return [f"{self.folder}/scores/{node}/{summary_beside(Path(table))}" for table in tables]
 
     # Files of the user's, which lie anywhere on this machine.
 
@@ -195,8 +196,14 @@ class Workflow:
         return [name for name, curve in curves if curve.unit == "layers" and curve.metrics != ["random"]]
 
     @cached_property
+    def ordered_scores(self) -> list[str]:
+        """The scores behind the orders of those curves, each by the small file that holds their checksum."""
+        pairs = [(curve, node) for curve in self.ordered for node in self.curved[curve]]
+        return [path for curve, node in pairs for path in self.curve_scores(curve, node)]
+
+    @cached_property
     def scored(self) -> list[str]:
-        """All tables of scores that some pruning or pruning curve needs."""
+        """All scores that some pruning or pruning curve needs, each by the small file with their checksum."""
         prunings = [node.name for node in self.tree.nodes.values() if node.kind == "prune"]
         paths = {path for name in prunings for path in self.scores(name)}
         for name, nodes in self.curved.items():
@@ -247,7 +254,8 @@ class Workflow:
         weights = [f"{self.folder}/models/{name}/model.safetensors" for name in self.tree.nodes]
         evaluated = dict.fromkeys([*self.ends, *self.before_and_after, *self.staged])
         predictions = [f"{self.folder}/evaluations/{name}/predictions.parquet" for name in evaluated]
-        return [*models, *weights, *predictions]
+        scores = [path for each in self.scored for path in (each, each.removesuffix("json") + "parquet")]
+        return [*models, *weights, *scores, *predictions]
 
     def tables(self) -> list[str]:
         names = ["accuracy_vs_flops", *(["before_fine_tuning"] if self.tree.pruned() else [])]
@@ -270,7 +278,7 @@ class Workflow:
         names += [f"{kind}/{name}" for name in self.curved for kind in ("pruning_curves", "drop_orders")]
         for path in self.scored:
             folder, file = self.within("scores", path).rsplit("/", 1)
-            if file == "passes.parquet":
+            if file == "passes.json":
                 names += [f"layer_distances/{folder}", f"head_importance/{folder}"]
         return [f"{self.folder}/figures/{name}.{kind}" for name in names for kind in ("svg", "png")]
 

@@ -57,7 +57,7 @@ def test_each_job_comes_after_those_that_it_needs(make_workflow):
 def test_files_of_jobs_are_those_of_the_rules(make_workflow):
     jobs, results = jobs_of(make_workflow(latency={})), Path("results")
     score = jobs[f"score/{COT}/cot/passes"]
-    assert score.output(results) == results / f"scores/{COT}/cot/passes.parquet"
+    assert score.output(results) == results / f"scores/{COT}/cot/passes.json"
     assert score.log(results) == results / f"logs/score/{COT}/cot/passes.log"
     assert score.benchmark(results) == results / f"benchmarks/score/{COT}/cot/passes.tsv"
     assert jobs["latency"].log(results) == results / "logs/latency.log"

@@ -4,6 +4,7 @@ import numpy
 import pytest
 from scipy.stats import spearmanr
 
+from copra.files import write_sealed_parquet
 from copra.importance.curves import Curve, NamedCurve
 from copra.importance.metrics import OF_BLOCKS
 from copra.importance.scores import score_row, score_table
@@ -39,12 +40,15 @@ def scores(tmp_path):
     rows += [
         score_row("activation", score, "kv_group", unit // 2, unit % 2) for unit, score in enumerate(GROWING)
     ]
+
+    def write(name, found):
+        write_sealed_parquet(tmp_path / "node" / f"{name}.parquet", score_table(found), {})
+
     for objective in ("cot", "latent"):
-        (tmp_path / "node" / objective).mkdir(parents=True)
-        score_table(rows + groups["gradient"]).to_parquet(tmp_path / "node" / objective / "passes.parquet")
+        write(f"{objective}/passes", rows + groups["gradient"])
     searched = [score_row("greedy_loss", turn, "layer", layer) for turn, layer in enumerate((2, 0))]
-    score_table(searched).to_parquet(tmp_path / "node" / "cot" / "layers.greedy_loss.parquet")
-    score_table(groups["gates"]).to_parquet(tmp_path / "node" / "cot" / "kv_groups.gates.parquet")
+    write("cot/layers.greedy_loss", searched)
+    write("cot/kv_groups.gates", groups["gates"])
     return tmp_path
 
 

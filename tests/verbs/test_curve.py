@@ -11,6 +11,7 @@ from copra.cost.flops import FlopCounter
 from copra.errors import CopraError
 from copra.evaluation.accuracy import predictions
 from copra.evaluation.statistics import wilson_interval
+from copra.files import write_sealed_parquet
 from copra.importance.scores import score_row, score_table
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.tokens import markers_of, tokenise
@@ -48,9 +49,9 @@ def place(tmp_path, data, word_base):
         for group in (0, 1)
     ]
     (tmp_path / "scores" / "cot").mkdir(parents=True)
-    score_table(rows).to_parquet(tmp_path / "scores" / "cot" / "passes.parquet")
+    write_sealed_parquet(tmp_path / "scores" / "cot" / "passes.parquet", score_table(rows), {})
     greedy = [score_row("greedy_loss", 0, "layer", 1)]
-    score_table(greedy).to_parquet(tmp_path / "scores" / "cot" / "layers.greedy_loss.parquet")
+    write_sealed_parquet(tmp_path / "scores" / "cot" / "layers.greedy_loss.parquet", score_table(greedy), {})
     return tmp_path
 
 

@@ -1,5 +1,7 @@
 """copra score from the command line's settings to the table."""
 
+import contextlib
+import hashlib
 import json
 from argparse import ArgumentParser
 
@@ -9,7 +11,7 @@ import torch
 
 from copra.errors import CopraError
 from copra.evaluation.accuracy import predictions
-from copra.files import MANIFEST
+from copra.files import MANIFEST, read_sealed_json
 from copra.importance.ablation import Ablation
 from copra.importance.calibration import calibration_batches, calibration_name
 from copra.importance.metrics import OF_BLOCKS, PASSES, SCORED_AS, SCORINGS
@@ -87,6 +89,35 @@ def test_every_scoring_scores_its_units(place, rows, scoring, model, objective):
     read = rows[0::3][:6] if scoring == "passes" or scoring.endswith("gates") else rows[1::3][:5]
     assert set(table["calibration"]) == {calibration_name(read, objective, decoding)}
     assert set(table["examples"]) == {len(read)}
+
+
+@pytest.mark.parametrize(("scoring", "split"), [("passes", "train"), ("layers.loss", "valid")])
+def test_the_small_file_beside_a_table_stands_for_it(place, scoring, split):
+    """With the table's checksum, and those of the model and the rows that it was made of."""
+    run(place, scoring)
+    summary = read_sealed_json(place / "scores.json")
+    assert summary["sha256"] == hashlib.sha256((place / "scores.parquet").read_bytes()).hexdigest()
+    made_of = (place / "plain" / MANIFEST, place / "data" / f"{split}.json")
+    assert set(summary["made_by"]["files"]) == {
+        hashlib.sha256(file.read_bytes()).hexdigest() for file in made_of
+    }
+    assert summary["made_by"]["settings"]["scoring"] == scoring
+
+
+def test_a_job_that_was_killed_before_the_small_file_has_not_made_the_scores(place, monkeypatch):
+    """So the one that waited for it makes both files."""
+
+    @contextlib.contextmanager
+    def waited(state, node, output):
+        yield output.is_file()
+
+    run(place, "layers.loss")
+    files = [place / "scores.json", place / "scores.parquet"]
+    before = [file.read_bytes() for file in files]
+    files[0].unlink()
+    monkeypatch.setattr(score, "hold", waited)
+    run(place, "layers.loss")
+    assert [file.read_bytes() for file in files] == before
 
 
 def loss_without(checkpoint, layers, batches):

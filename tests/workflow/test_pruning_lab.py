@@ -5,6 +5,9 @@ import json
 import pandas
 import pytest
 
+from copra.files import file_sha256
+from copra.records import read_record
+
 pytestmark = pytest.mark.workflow
 
 COT = "llama@0+cot"
@@ -144,6 +147,15 @@ def test_the_curve_has_every_metric_at_every_number_of_layers(run, table):
     # The step takes the very layer that the curve's line of the same metric takes first.
     (removed,) = plan_of(run, "layers-1")["removed"]
     assert [str(removed["layer"])] == orders["greedy_loss"][:1]
+
+
+def test_orders_say_which_scores_they_were_made_of(run):
+    scores = [
+        run.results / "scores" / COT / "cot" / f"{name}.json" for name in ("passes", "layers.greedy_loss")
+    ]
+    made_of = {file_sha256(file) for file in (*scores, run.results / "models" / COT / "copra.json")}
+    for path in ("tables/drop_orders.parquet", "figures/drop_orders/layers.svg"):
+        assert set(read_record(run.results / path)["files"]) == made_of
 
 
 def test_healing_learns_from_the_model_before_the_pruning(run):

@@ -58,7 +58,7 @@ def weights(model):
 
 
 def tables(summaries):
-    """The tables of prepared splits, whose times do not matter: the small files beside them tell what they are."""
+    """The large tables of splits and scores, whose times do not matter: the small files beside them tell what they are."""
     return ancient([str(Path(each).with_suffix(".parquet")) for each in summaries])
 
 

@@ -90,7 +90,8 @@ rule curriculum_figure:
 
 rule layer_figure:
     input:
-        scores="<results>/scores/{node}/{objective}/passes.parquet",
+        scores="<results>/scores/{node}/{objective}/passes.json",
+        tables=tables(["<results>/scores/{node}/{objective}/passes.json"]),
     output:
         svg=report(
             "<results>/figures/layer_distances/{node}/{objective}.svg",
@@ -112,13 +113,14 @@ rule layer_figure:
     message:
         "Drawing the layer distances of {wildcards.node}"
     shell:
-        "copra figure --settings {params.settings:q} --input {input.scores}"
+        "copra figure --settings {params.settings:q} --input {input.tables}"
         " --svg {output.svg} --png {output.png} > {log} 2>&1"
 
 
 rule head_figure:
     input:
-        scores="<results>/scores/{node}/{objective}/passes.parquet",
+        scores="<results>/scores/{node}/{objective}/passes.json",
+        tables=tables(["<results>/scores/{node}/{objective}/passes.json"]),
         manifest="<results>/models/{node}/copra.json",
     output:
         svg=report(
@@ -141,7 +143,7 @@ rule head_figure:
     message:
         "Drawing the head importance of {wildcards.node}"
     shell:
-        "copra figure --settings {params.settings:q} --input {input.scores} --model {input.manifest}"
+        "copra figure --settings {params.settings:q} --input {input.tables} --model {input.manifest}"
         " --svg {output.svg} --png {output.png} > {log} 2>&1"
 
 
@@ -233,6 +235,7 @@ rule order_figure:
     input:
         manifest=lambda wildcards: f"<results>/models/{copra.curved[wildcards.curve][0]}/copra.json",
         scores=lambda wildcards: copra.curve_scores(wildcards.curve, copra.curved[wildcards.curve][0]),
+        tables=lambda wildcards: tables(copra.curve_scores(wildcards.curve, copra.curved[wildcards.curve][0])),
     output:
         svg=report(
             "<results>/figures/drop_orders/{curve}.svg",

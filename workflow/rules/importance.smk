@@ -9,6 +9,7 @@ rule score:
         tables=lambda wildcards: tables(copra.data(wildcards.node, split_of(wildcards.scoring))),
         text=lambda wildcards: here(copra.text_source(wildcards.objective)),
     output:
+        summary="<results>/scores/{node}/{objective}/{scoring}.json",
         scores="<results>/scores/{node}/{objective}/{scoring}.parquet",
     log:
         "<logs>/score/{node}/{objective}/{scoring}.log",
@@ -40,8 +41,10 @@ rule curve:
         manifest="<results>/models/{node}/copra.json",
         weights=weights("<results>/models/{node}"),
         questions=lambda wildcards: copra.data(wildcards.node, copra.experiment.evaluation.split),
-        tables=lambda wildcards: tables(copra.data(wildcards.node, copra.experiment.evaluation.split)),
         scores=lambda wildcards: copra.curve_scores(**wildcards),
+        tables=lambda wildcards: tables(
+            copra.data(wildcards.node, copra.experiment.evaluation.split) + copra.curve_scores(**wildcards)
+        ),
     output:
         curve="<results>/curves/{curve}/{node}.parquet",
     log:

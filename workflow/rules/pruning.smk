@@ -5,6 +5,7 @@ rule choose:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
         scores=lambda wildcards: copra.scores(wildcards.node),
+        tables=lambda wildcards: tables(copra.scores(wildcards.node)),
     output:
         plan="<results>/plans/{node}.json",
     log:
@@ -22,7 +23,7 @@ rule choose:
         "Choosing the cut of {wildcards.node}"
     shell:
         "copra choose --settings {params.settings:q} --parent {input.parent}"
-        " --scores {input.scores} --output {output.plan} > {log} 2>&1"
+        " --scores {input.tables} --output {output.plan} > {log} 2>&1"
 
 
 rule prune:

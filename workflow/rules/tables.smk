@@ -131,12 +131,8 @@ rule orders_table:
         manifests=[
             f"<results>/models/{node}/copra.json" for curve in copra.ordered for node in copra.curved[curve]
         ],
-        scores=[
-            path
-            for curve in copra.ordered
-            for node in copra.curved[curve]
-            for path in copra.curve_scores(curve, node)
-        ],
+        scores=copra.ordered_scores,
+        tables=tables(copra.ordered_scores),
     output:
         table="<results>/tables/drop_orders.parquet",
     log:

@@ -23,7 +23,7 @@ READ_BY: dict[str, tuple[Split, ...]] = {
 PRODUCTS = {
     "data": "data/{}.json",
     **dict.fromkeys(MODELS, "models/{}/copra.json"),
-    "score": "scores/{}.parquet",
+    "score": "scores/{}.json",
     "choose": "plans/{}.json",
     "curve": "curves/{}.parquet",
     "evaluate": "evaluations/{}/metrics.json",
@@ -41,6 +41,7 @@ FOLDERS = ("data", *MODELS)
 
 MORE_PRODUCTS = {
     "train": ["tracking/{}"],
+    "score": ["scores/{}.parquet"],
     "evaluate": ["evaluations/{}/predictions.parquet"],
     "export": ["tables/{}.md", "tables/{}.tex"],
     "figure": ["figures/{}.png"],
@@ -143,12 +144,7 @@ def _pages(workflow: Workflow) -> Iterator[Job]:
         "accuracy_vs_latents": [f"sweep/{node}" for node in workflow.swept],
         "latent_lens": [f"lens/{node}" for node in workflow.seen_through],
         "pruning_curves": [f"curve/{name}" for name in workflow.measured],
-        "drop_orders": [
-            _key_of_score(workflow, path)
-            for curve in workflow.ordered
-            for node in workflow.curved[curve]
-            for path in workflow.curve_scores(curve, node)
-        ],
+        "drop_orders": [_key_of_score(workflow, path) for path in workflow.ordered_scores],
     }
     evaluated["accuracy_vs_flops"] += ["latency"] if workflow.timed else []
     tables = dict.fromkeys(workflow.within("tables", path).split(".")[0] for path in workflow.tables())
@@ -183,7 +179,7 @@ def _data(workflow: Workflow, name: str, split: Split) -> str:
 
 
 def _name_of_score(workflow: Workflow, path: str) -> str:
-    return workflow.within("scores", path).removesuffix(".parquet")
+    return workflow.within("scores", path).removesuffix(".json")
 
 
 def _key_of_score(workflow: Workflow, path: str) -> str:

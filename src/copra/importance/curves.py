@@ -81,6 +81,10 @@ class Curve(Selection):
                     named = None if metric in READS_NOTHING else objective
                     yield Line(metric, named, f"{objective}/{scoring}.parquet")
 
+    def tables(self) -> list[str]:
+        """The tables of scores that the lines of a resolved curve need, as `Line.table` has them."""
+        return list(dict.fromkeys(line.table for line in self.lines() if line.table))
+
     def _different(self, metric: Metric) -> list[Objective]:
         """The objectives on which a metric's scores differ."""
         if metric in READS_NOTHING:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from copra.files import read_parquet
+from copra.files import read_sealed_parquet
 from copra.importance.baselines import deepest
 from copra.importance.curves import Curve, Line, NamedCurve
 from copra.importance.metrics import OF_BLOCKS, SCORED_AS
@@ -31,7 +31,7 @@ def ranks(curve: Curve, shape: ModelShape, scores: Path) -> "pandas.DataFrame":
     found = {}
     for line in curve.lines():
         if line.metric != "random":
-            table = read_parquet(scores / line.table) if line.table else None
+            table = read_sealed_parquet(scores / line.table) if line.table else None
             found[curve.name_of(line)] = _ranks(curve, line, shape, table)
     frame = pandas.DataFrame(found).T
     return frame[sorted(unit for unit in frame if unit[0] not in curve.protect)]

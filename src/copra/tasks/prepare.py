@@ -114,9 +114,8 @@ def write_split(prepared: Prepared, folder: Path, more: dict[str, Any] | None = 
         CopraError: the folder cannot be written.
     """
     table = Path(folder) / f"{prepared.split}.parquet"
-    files.write_parquet(table, _frame(prepared.rows), prepared.record)
-    summary = {"sha256": files.file_sha256(table), **prepared.record, **(more or {})}
-    files.write_sealed_json(table.with_suffix(".json"), summary)
+    summary = {**prepared.record, **(more or {})}
+    files.write_sealed_parquet(table, _frame(prepared.rows), summary, prepared.record)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -125,15 +124,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         CopraError: the table or the small file beside it is missing, or not as `write_split` wrote it.
     """
-    if not Path(path).is_file():
-        raise CopraError(f"{path}: no such file. Run the rule that makes it, or snakemake.")
-    summary = Path(path).with_suffix(".json")
-    if files.read_sealed_json(summary).get("sha256") != files.file_sha256(path):
-        raise CopraError(
-            f"{path}: not the file that {summary.name} was written for: it was changed or cut short. Delete "
-            "both and run snakemake again; a task's rows are changed in its own files."
-        )
-    frame = files.read_parquet(path)
+    frame = files.read_sealed_parquet(path)
     return [
         Row(question, tuple(steps), answer)
         for question, steps, answer in zip(frame["question"], frame["steps"], frame["answer"], strict=True)

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from copra.cost.flops import of_typical_answer
-from copra.files import MANIFEST, read_parquet, read_sealed_json, write_sealed_json
+from copra.files import MANIFEST, read_sealed_json, read_sealed_parquet, summary_beside, write_sealed_json
 from copra.models.shape import ModelShape
 from copra.pruning.budget import Prune
 from copra.pruning.plan import make_plan
@@ -33,12 +33,12 @@ def run(options: Namespace) -> None:
         settings.prune,
         ModelShape.from_json(manifest["shape"]),
         ModelShape.from_json(manifest["dense_shape"]),
-        read_parquet(options.scores) if options.scores else None,
+        read_sealed_parquet(options.scores) if options.scores else None,
         lambda shape: of_typical_answer(shape, typical).total,
         settings.seed,
     )
     if plan["warning"]:
         print(f"Warning: {plan['warning']}.")
     made_for = {"typical_answer": typical, "parent": manifest["weights"]["sha256"]}
-    made_of = [options.parent / MANIFEST, *([options.scores] if options.scores else [])]
+    made_of = [options.parent / MANIFEST, *([summary_beside(options.scores)] if options.scores else [])]
     write_sealed_json(options.output, {**plan, **made_for, **made_by(options, *made_of)})

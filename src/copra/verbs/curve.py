@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from copra.cost.flops import of_typical_answer
 from copra.cost.parameters import kv_cache_bytes_per_token
 from copra.errors import CopraError
-from copra.files import MANIFEST, digest, file_sha256, read_parquet, write_parquet
+from copra.files import MANIFEST, digest, file_sha256, read_sealed_parquet, summary_beside, write_parquet
 from copra.importance.curves import Curve, Line
 from copra.importance.settings import Objective
 from copra.locking import hold
@@ -62,9 +62,9 @@ def run(options: Namespace) -> None:
 
     refuse_quantised(options.model)
     checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
-    tables = dict.fromkeys(options.scores / line.table for line in settings.curve.lines() if line.table)
+    scores = [summary_beside(options.scores / table) for table in settings.curve.tables()]
     summary = summary_of(options.data, settings.split)
-    origin = made_by(options, options.model / MANIFEST, summary, *tables)
+    origin = made_by(options, options.model / MANIFEST, summary, *scores)
     points = _points(settings, checkpoint, options.scores)
     rows = rows_of(options.data, settings.split, settings.limit)
     # Searches and curves share what they measure, and may run beside each other: only this very job may not.
@@ -162,7 +162,7 @@ def _points(settings: CurveSettings, checkpoint: "Checkpoint", scores: Path) -> 
 
     total, points, faults = len(units_of(curve.unit, shape)), [], []
     for line in curve.lines():
-        table = read_parquet(scores / line.table) if line.table else None
+        table = read_sealed_parquet(scores / line.table) if line.table else None
         points.append(point(line, 0, Cut.whole(shape), []))
         for number in sorted(curve.remove):
             try:

@@ -6,7 +6,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from copra.files import MANIFEST, METRICS, read_json, read_json_lines, read_parquet, read_sealed_json
+from copra.files import (
+    MANIFEST,
+    METRICS,
+    read_json,
+    read_json_lines,
+    read_parquet,
+    read_sealed_json,
+    read_sealed_parquet,
+    summary_beside,
+)
 from copra.importance.curves import NamedCurve
 from copra.models.pack import LOG
 from copra.models.seal import FILES, check_file
@@ -55,13 +64,18 @@ def run(options: Namespace) -> None:
 
 
 def _made_of(settings: FigureSettings, options: Namespace) -> list[Path]:
-    """The files that a figure shows."""
+    """The files that a figure shows, large ones by the small files that stand for them."""
     if settings.kind == "curriculum":
         return [options.input / point["node"] / METRICS for point in settings.nodes]
     if settings.kind == "training_curves":
-        return [options.input / node / LOG for node in settings.nodes]
+        return [options.input / node / MANIFEST for node in settings.nodes]  # which seals the log
     manifests = [options.model / MANIFEST] if options.model else []
-    return [options.input, *manifests] if options.input.is_file() else manifests
+    if settings.kind == "drop_orders":
+        scores = options.input / settings.curve.nodes[0]
+        return [*manifests, *(summary_beside(scores / table) for table in settings.curve.curve.tables())]
+    if settings.kind in ("layer_distances", "head_importance"):
+        return [*manifests, summary_beside(options.input)]
+    return [options.input, *manifests]
 
 
 def _draw(settings: FigureSettings, options: Namespace) -> Any:
@@ -72,10 +86,10 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
     if settings.kind == "latent_lens":
         return latents.lens_figure(read_parquet(options.input))
     if settings.kind == "layer_distances":
-        return figures.layer_distances(read_parquet(options.input))
+        return figures.layer_distances(read_sealed_parquet(options.input))
     if settings.kind == "head_importance":
         sizes = [group_size(layer) for layer in recorded_shape(options.model).layers]
-        return figures.head_importance(read_parquet(options.input), sizes)
+        return figures.head_importance(read_sealed_parquet(options.input), sizes)
     if settings.kind == "pruning_curves":
         table = read_parquet(options.input)
         return pruning_figure(table[table["curve"] == settings.curve.name])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from copra.errors import CopraError
-from copra.files import MANIFEST, digest, write_parquet
+from copra.files import MANIFEST, digest, summary_beside, write_sealed_parquet
 from copra.importance.metrics import GREEDY, SCORINGS, counts_answers, split_of
 from copra.importance.settings import Importance, Objective
 from copra.locking import hold
@@ -21,6 +21,7 @@ from copra.verbs.common import (
     made_by,
     rows_of,
     settings_of,
+    summary_of,
     use_threads,
 )
 
@@ -51,7 +52,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", type=folder, required=True, help="checkpoint to score")
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
     parser.add_argument("--state", type=Path, required=True, help="folder for states of unfinished searches")
-    parser.add_argument("--output", type=Path, required=True, help="Parquet table of scores")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Parquet table of scores; its summary goes beside it"
+    )
 
 
 def run(options: Namespace) -> None:
@@ -65,11 +68,13 @@ def run(options: Namespace) -> None:
     from copra.models.checkpoint import load_unquantised
 
     checkpoint = load_unquantised(options.model)
-    origin = made_by(options, options.model / MANIFEST)
+    summary = summary_of(options.data, split_of(settings.scoring))
+    origin = made_by(options, options.model / MANIFEST, summary)
     calibration = _calibration(settings, checkpoint, options.data)
     # Searches and curves share what they measure, and may run beside each other: only this very job may not.
     job = digest(["score", settings.canonical(), checkpoint.identity, calibration.name])[:16]
-    with hold(options.state / job, checkpoint.manifest["node"], options.output) as made:
+    # What is written last tells that all is there.
+    with hold(options.state / job, checkpoint.manifest["node"], summary_beside(options.output)) as made:
         if made:
             return
         if settings.scoring == "passes":
@@ -79,7 +84,7 @@ def run(options: Namespace) -> None:
         else:
             rows = _ablation_scores(settings, checkpoint, calibration, options.state)
         table = score_table(rows, calibration.name, calibration.examples)
-        write_parquet(options.output, table, origin)
+        write_sealed_parquet(options.output, table, origin)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from copra.files import MANIFEST, METRICS, read_parquet, write_parquet
+from copra.files import MANIFEST, METRICS, read_parquet, summary_beside, write_parquet
 from copra.importance.curves import NamedCurve
 from copra.report.latents import accuracy_vs_latents, latent_lens
 from copra.report.orders import drop_orders
@@ -64,6 +64,12 @@ def run(options: Namespace) -> None:
     elif settings.ordered is not None:
         nodes = {node for named in settings.ordered for node in named.nodes}
         made_of = [options.models / node / MANIFEST for node in nodes]
+        made_of += [
+            summary_beside(options.scores / node / table)
+            for named in settings.ordered
+            for node in named.nodes
+            for table in named.curve.tables()
+        ]
         shapes = {node: recorded_shape(options.models / node) for node in nodes}
         table = drop_orders(settings.ordered, shapes, options.scores)
     else:
