@@ -160,3 +160,58 @@ def test_a_base_from_scratch_is_checked_by_its_settings(check):
 
 def test_a_base_whose_config_is_not_known_yet_is_left_to_its_job(check):
     check({}, prune("heads"), bases={"local": {"path": "nobody/has-fetched-this"}})
+
+
+@pytest.mark.parametrize(
+    ("importance", "count", "fault"),
+    [
+        ({}, 3, None),
+        ({"greedy_protect": [0, 2]}, 2, None),
+        ({"greedy_removals": 3}, 1, None),
+        ({}, 4, "steps.cut.budget.count: 4 layers cannot go, as local can lose 3 at most. Lower it."),
+        (
+            {"greedy_removals": 4},
+            1,
+            "importance.greedy_removals: 4 layers cannot go, as local can lose 3 at most. Lower it.",
+        ),
+        (
+            {"greedy_protect": [0, 2]},
+            3,
+            "steps.cut.budget.count: 3 layers cannot go, as local can lose 2 at most with "
+            "importance.greedy_protect. Lower it.",
+        ),
+        (
+            {"greedy_protect": [4]},
+            1,
+            "importance.greedy_protect: there is no layer 4. local has 4 layers, counted from 0.",
+        ),
+    ],
+)
+def test_a_greedy_search_finds_no_more_layers_than_there_are(check, importance, count, fault):
+    config = {**SIZES, "model_type": "llama"}
+    steps = prune("layers", metric="greedy_loss", budget={"count": count})
+    if fault is None:
+        check(config, steps, importance=importance)
+        return
+    with pytest.raises(CopraError) as refused:
+        check(config, steps, importance=importance)
+    assert str(refused.value) == f"config.yaml: {fault}"
+
+
+def test_a_greedy_search_after_a_pruning_finds_what_that_left(check):
+    steps = prune("layers", metric="greedy_loss", budget={"count": 2})
+    steps["first"] = {**steps["cut"], "metric": "deepest", "budget": {"count": 2}}
+    with pytest.raises(CopraError) as refused:
+        check({**SIZES, "model_type": "llama"}, steps, recipes=[["cot", "first", "cut"]])
+    assert str(refused.value) == (
+        "config.yaml: steps.cut.budget.count: 2 layers cannot go, as local without 2 layers can lose 1 at "
+        "most. Lower it."
+    )
+
+
+def test_a_curve_by_a_greedy_search_is_checked_too(check):
+    curve = {"model": "local+cot", "unit": "layers", "metrics": ["greedy_loss"], "remove": [1, 3]}
+    steps, config = prune("neurons"), {**SIZES, "model_type": "llama"}
+    check(config, steps, curves={"ours": curve})
+    with pytest.raises(CopraError, match=r"curves\.ours\.remove: 3 layers cannot go, as local can lose 2"):
+        check(config, steps, curves={"ours": curve}, importance={"greedy_protect": [0, 1]})

@@ -323,10 +323,6 @@ def test_a_new_objective_of_all_scores_is_one_of_the_curves_too():
         ({"model": "llama", "metrics": ["deepest"]}, "model: a base from scratch knows nothing before"),
         ({"model": "llama+cot+kd"}, "model: it ends with icot_kd, whose parts belong to single layers"),
         ({"objectives": ["text"]}, "objectives: there is no text to score on; name it under importance.text"),
-        (
-            {"remove": [2, 5]},
-            "remove: 'greedy_loss' finds 4 layers and 5 are to go; raise importance.greedy_removals",
-        ),
     ],
 )
 def test_a_curve_that_cannot_be_measured_is_refused(curve, message):
@@ -349,5 +345,43 @@ def test_a_model_that_cannot_answer_has_no_curve_by_accuracy():
 
 def test_every_fault_of_every_curve_is_told():
     with pytest.raises(CopraError) as caught:
-        curving({"model": "nobody"}, {"objectives": ["text"], "remove": [9]})
+        curving(
+            {"model": "nobody"}, {"objectives": ["text"], "remove": [9]}, importance={"greedy_removals": 4}
+        )
     assert len(str(caught.value).split("\n")) == 3
+
+
+def removals(asked: Workflow, node: str, scoring: str = "layers.greedy_loss", objective: str = "cot"):
+    return json.loads(asked.score_settings(node, objective, scoring))["importance"]["greedy_removals"]
+
+
+def greedy(budget, **changes):
+    return {"kind": "prune", "unit": "layers", "metric": "greedy_loss", "budget": budget, **changes}
+
+
+def test_a_greedy_search_removes_what_those_ask_for_who_use_its_table():
+    steps = CONFIG["steps"] | {"one": greedy({"count": 1}), "two": greedy({"count": 2})}
+    recipes = [["cot", "one"], ["cot", "two"], ["cot-2", "one"], ["cot-2", "drop", "one"]]
+    asked = workflow(steps=steps, recipes=recipes)
+    names = ["llama@0+cot", "llama@0+cot-2", "llama@0+cot-2+drop"]
+    assert [removals(asked, name) for name in names] == [2, 1, 1]
+    curve = CURVE | {"model": "llama+cot-2", "metrics": ["greedy_loss"], "remove": [1, 2]}
+    curved = workflow(steps=steps, recipes=recipes, curves={"ours": curve})
+    assert [removals(curved, name) for name in names] == [2, 2, 1]
+    given = workflow(steps=steps, recipes=recipes[:2], importance={"greedy_removals": 2})
+    assert removals(given, "llama@0+cot") == 2
+
+
+def test_a_greedy_search_for_a_budget_that_is_no_count_removes_all_that_can_go():
+    steps = CONFIG["steps"] | {"one": greedy({"count": 1}), "most": greedy({"flops": 0.5})}
+    asked = workflow(steps=steps, recipes=[["cot", "one"], ["cot-2", "one"], ["cot-2", "most"]])
+    assert [removals(asked, name) for name in ("llama@0+cot", "llama@0+cot-2")] == [1, None]
+
+
+def test_a_greedy_search_that_finds_fewer_layers_than_are_to_go_is_refused():
+    asked = {"importance": {"greedy_removals": 1}}
+    with pytest.raises(CopraError, match=r"curve-0\.remove: 'greedy_loss' finds 1 layers and 2 are to go"):
+        curving({"metrics": ["greedy_loss"], "remove": [1, 2]}, **asked)
+    steps = CONFIG["steps"] | {"two": greedy({"count": 2})}
+    with pytest.raises(CopraError, match=r"'two' removes 2 layers, of which the greedy search finds 1"):
+        workflow(steps=steps, recipes=[["cot", "two"]], **asked)

@@ -50,8 +50,9 @@ def _faults(curve: Curve, experiment: Experiment, path: list[Node]) -> Iterator[
     if "latent" in objectives and learned is None:
         yield f"objectives: {curve.model} was never trained to think in latents; take cot or answer"
     searched = [metric for metric in curve.metrics if metric in GREEDY]
-    if searched and max(curve.remove) > importance.greedy_removals:
+    found = importance.greedy_removals
+    if searched and found is not None and max(curve.remove) > found:
         yield (
-            f"remove: {searched[0]!r} finds {importance.greedy_removals} layers and {max(curve.remove)} are "
-            "to go; raise importance.greedy_removals to that"
+            f"remove: {searched[0]!r} finds {found} layers and {max(curve.remove)} are to go; raise "
+            "importance.greedy_removals to that, or leave it out"
         )

@@ -5,6 +5,7 @@ from typing import Any
 
 from copra.config import Experiment
 from copra.errors import CopraError
+from copra.importance.metrics import GREEDY
 from copra.models.base_config import config_of
 from copra.models.families import family_of
 from copra.models.limits import cannot_lose, limits_of
@@ -27,6 +28,7 @@ def check_families(experiment: Experiment, tree: Tree) -> None:
     configs = {name: config for name in bases if (config := config_of(experiment.bases[name])) is not None}
     faults = [f"bases.{name}.path: {fault}" for name, config in configs.items() for fault in _unknown(config)]
     if not faults:
+        faults += _greedy_faults(experiment, tree, configs)
         steps = {(node.step, _base(node.name)): None for node in tree.nodes.values() if node.step}
         for step, base in steps:
             if base in configs:
@@ -64,6 +66,53 @@ def _step_faults(step: Any, base: str, config: Mapping[str, Any]) -> Iterator[st
             f"weights: {config['model_type']} models cannot have {step.weights} weights (theirs are in no "
             "linear layers). Leave the step out."
         )
+
+
+def _greedy_faults(
+    experiment: Experiment, tree: Tree, configs: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """Faults of greedy searches that cannot remove, from the models that they score, as many layers as they
+    have to."""
+    importance = experiment.importance
+    for name, key, count in _searches(experiment, tree):
+        if (base := _base(name)) not in configs:
+            continue
+        gone = _layers_gone(experiment, tree, name)
+        layers = len(shape_of(configs[base]).layers) - gone
+        model = f"{base} without {gone} layers" if gone else base
+        if layers < 1:  # A fault of the prunings before.
+            continue
+        if strangers := [layer for layer in importance.greedy_protect if layer >= layers]:
+            yield (
+                f"importance.greedy_protect: there is no layer {strangers[0]}. {model} has {layers} layers, "
+                "counted from 0."
+            )
+            continue
+        most = min(layers - len(set(importance.greedy_protect)), layers - 1)
+        if importance.greedy_removals is not None:
+            key, count = "importance.greedy_removals", importance.greedy_removals
+        if count > most:
+            protected = " with importance.greedy_protect" if importance.greedy_protect else ""
+            yield f"{key}: {count} layers cannot go, as {model} can lose {most} at most{protected}. Lower it."
+
+
+def _searches(experiment: Experiment, tree: Tree) -> Iterator[tuple[str, str, int]]:
+    """Each model that is searched, with the key and the number of layers that are to go (1 where a budget is
+    no count)."""
+    for node in tree.nodes.values():
+        if node.kind == "prune" and (step := experiment.steps[node.step]).metric in GREEDY:
+            key = f"steps.{node.step}.budget{'.count' if step.budget.count else ''}"
+            yield node.parent, key, step.budget.count or 1
+    models = {node.recipe: node.name for node in tree.nodes.values()}
+    for name, curve in experiment.curves.items():
+        if set(curve.metrics) & set(GREEDY):
+            yield models[curve.model], f"curves.{name}.remove", max(curve.remove)
+
+
+def _layers_gone(experiment: Experiment, tree: Tree, name: str) -> int:
+    """The layers that are gone for certain from a node: those that prunings on its path count."""
+    steps = [experiment.steps[node.step] for node in tree.path_to(name) if node.kind == "prune"]
+    return sum(step.budget.count or 0 for step in steps if step.units == ("layers",))
 
 
 def _removal_faults(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from copra.config import AnyStep, Experiment
 from copra.faults import hint, shown
-from copra.importance.metrics import NEEDS_ANSWERS
+from copra.importance.metrics import GREEDY, NEEDS_ANSWERS
 from copra.models.settings import Quantise
 from copra.pruning.budget import Prune
 from copra.reasoning import METHODS, Method
@@ -117,6 +117,12 @@ def _scoring_faults(
         return
     if method is None and step.metric in NEEDS_ANSWERS:
         yield f"{name!r} scores by accuracy, but the model cannot answer yet: put a training before it"
+    count, found = step.budget.count, experiment.importance.greedy_removals
+    if step.metric in GREEDY and None not in (count, found) and count > found:
+        yield (
+            f"{name!r} removes {count} layers, of which the greedy search finds {found}: raise "
+            "importance.greedy_removals to that, or leave it out"
+        )
     objective = experiment.importance.objective_of(step.objective)
     if objective == "text" and experiment.importance.text is None:
         yield f"{name!r} scores on a text, and there is none: name it under importance.text"

@@ -23,7 +23,7 @@ from copra.family_faults import check_families
 from copra.files import canonical_json, digest, summary_beside
 from copra.fingerprint import fingerprint
 from copra.importance.curves import Curve
-from copra.importance.metrics import counts_answers
+from copra.importance.metrics import GREEDY, counts_answers
 from copra.models.settings import Quantise
 from copra.pruning.budget import Prune
 from copra.reasoning import Method
@@ -211,6 +211,28 @@ class Workflow:
         return sorted(paths)
 
     @cached_property
+    def searched(self) -> dict[str, int | None]:
+        """The layers that the greedy search behind each table of scores removes: the largest number that a
+        pruning or curve takes from the table; None, all that can go, where a budget is no count."""
+        wanted: dict[str, list[int | None]] = {}
+        for node in self.tree.nodes.values():
+            if node.kind == "prune" and self.experiment.steps[node.step].metric in GREEDY:
+                for table in self.scores(node.name):
+                    wanted.setdefault(table, []).append(self.experiment.steps[node.step].budget.count)
+        for name, nodes in self.curved.items():
+            curve = self.curve(name)
+            tables = dict.fromkeys(line.table for line in curve.lines() if line.metric in GREEDY)
+            for path in (f"{self.folder}/scores/{node}/{table}" for node in nodes for table in tables):
+                wanted.setdefault(path, []).append(max(curve.remove))
+        return {table: None if None in counts else max(counts) for table, counts in wanted.items()}
+
+    def greedy_removals(self, node: str, objective: str, scoring: str) -> int | None:
+        """The layers that one greedy search removes, by `importance` or by those who need it."""
+        given = self.experiment.importance.greedy_removals
+        table = f"{self.folder}/scores/{node}/{objective}/{scoring}.parquet"
+        return self.searched[table] if given is None else given
+
+    @cached_property
     def ends(self) -> list[str]:
         """Nodes that recipes end at."""
         return [name for end in self.tree.recipes for name in end.nodes]
@@ -331,6 +353,8 @@ class Workflow:
         needed = self.experiment.importance.needed_by(scoring, objective)
         if source := self.text_source(objective):
             needed["text"] = self.by_content(needed["text"], "file", source)
+        if "greedy_removals" in needed:
+            needed["greedy_removals"] = self.greedy_removals(node, objective, scoring)
         value = {"scoring": scoring, "objective": objective, "importance": needed}
         if counts_answers(scoring):
             value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens

@@ -181,3 +181,20 @@ def test_reading_whole_rows():
     forward_only = work.reading([ROW], SHAPE, 10, 4)
     assert forward_only == Work(10 * forward(13, logits=8), 3 * 2)
     assert work.reading([ROW], SHAPE, 10, 4, learns=True) == Work(30 * forward(13, logits=8), 3 * 3 * 2)
+
+
+def test_a_greedy_search_tries_each_layer_that_is_left(make_workflow, tmp_path):
+    """Of 4 layers 4 candidates for one that goes, and 4 + 3 + 2 for the three that can."""
+
+    def searched(budget, **importance):
+        step = {"kind": "prune", "unit": "layers", "metric": "greedy_loss", "budget": budget}
+        changes = {"bases__llama__from_scratch__layers": 4, "steps__search": step, "importance": importance}
+        workflow = make_workflow(**changes, recipes=[["cot", "search"]])
+        estimate = Estimate(workflow, tmp_path, made=set())
+        (job,) = (job for job in jobs_of(workflow).values() if job.verb == "score")
+        return estimate.work(job).flops
+
+    one = searched({"count": 1})
+    assert one == searched({"flops": 0.9}, greedy_removals=1)
+    assert searched({"flops": 0.9}) == searched({"count": 3}) == pytest.approx(one * 9 / 4)
+    assert searched({"flops": 0.9}, greedy_protect=[2]) == pytest.approx(one * 6 / 4)

@@ -21,7 +21,7 @@ from copra.tasks.task import Row
 def make_checkpoint(made: types.SimpleNamespace, objective: str = "cot") -> Checkpoint:
     """A checkpoint around a tiny model: it writes its steps, or thinks in two projected latents."""
     markers = markers_of(made.tokenizer)
-    manifest = {"weights": {"sha256": "of the tiny model"}}
+    manifest = {"files": {"model.safetensors": "of the tiny model"}}
     if objective == "cot":
         decoding = Decoding((), 0, "hidden", markers.latent, ())
         return Checkpoint(made.model, made.tokenizer, manifest | {"decoding": decoding.to_json()})

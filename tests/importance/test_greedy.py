@@ -110,7 +110,7 @@ def test_a_killed_search_goes_on_where_it_was(make_ablation, measured, after):
 
 @pytest.mark.parametrize(
     ("removals", "protect", "left"),
-    [(5, [], 4), (4, [1], None), (5, [1], 4), (4, [1, 2], 3), (1, [0, 1, 2, 3, 4], 0)],
+    [(5, [], 4), (4, [1], None), (5, [1], 4), (4, [1, 2], 3)],
 )
 def test_one_layer_stays(make_ablation, removals, protect, left, measured):
     if left is None:
@@ -118,6 +118,18 @@ def test_one_layer_stays(make_ablation, removals, protect, left, measured):
         return
     with pytest.raises(CopraError, match=rf"^importance.greedy_removals: {removals} .* leaves {left}\."):
         greedy(make_ablation(), "loss", removals, protect)
+    assert not measured
+
+
+def test_all_layers_that_can_go_go_where_no_number_is_given(make_ablation):
+    assert greedy(make_ablation(), "loss", None) == greedy(make_ablation(), "loss", 4)
+    assert greedy(make_ablation(), "loss", None, [1, 2]) == greedy(make_ablation(), "loss", 3, [1, 2])
+
+
+@pytest.mark.parametrize("removals", [1, None])
+def test_a_search_with_all_layers_protected_is_refused(make_ablation, removals, measured):
+    with pytest.raises(CopraError, match=r"^importance\.greedy_protect: no layer can go\. .*5 are protected"):
+        greedy(make_ablation(), "loss", removals, [0, 1, 2, 3, 4])
     assert not measured
 
 

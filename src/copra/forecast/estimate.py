@@ -255,7 +255,9 @@ class Estimate:
         candidates = len(units_of(kind, shape))
         if metric in GREEDY:
             free = candidates - len(importance.greedy_protect)
-            candidates = sum(max(free - gone, 0) for gone in range(importance.greedy_removals))
+            removals = self.workflow.greedy_removals(name, objective, scoring)
+            removals = min(free, candidates - 1) if removals is None else removals
+            candidates = sum(max(free - gone, 0) for gone in range(removals))
         number = min(importance.validation_rows, sizes[split_of(scoring)])
         if counts_answers(scoring):
             return self.answers(name, number) * candidates

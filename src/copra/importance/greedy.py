@@ -13,9 +13,14 @@ from copra.pruning.cut import Cut
 
 
 def greedy(
-    ablation: Ablation, metric: Literal["loss", "accuracy"], removals: int, protect: Collection[int] = ()
+    ablation: Ablation,
+    metric: Literal["loss", "accuracy"],
+    removals: int | None,
+    protect: Collection[int] = (),
 ) -> list[ScoreRow]:
     """The layers that a greedy search removes; the score of each is the round in which it goes, from 0.
+
+    It removes `removals` layers, or all that can go if that is None.
 
     In every round each layer that is left, but for those in `protect`, is left out in turn, and the one
     goes without which loss is lowest or accuracy highest (of equals the lowest layer). Removing 4 of 16
@@ -33,6 +38,13 @@ def greedy(
         )
     free = [layer for layer in range(layers) if layer not in protect]
     most = min(len(free), layers - 1)
+    if not most:
+        raise CopraError(
+            f"importance.greedy_protect: no layer can go. Of the model's {layers} layers one has to stay and "
+            f"{layers - len(free)} are protected. Protect fewer."
+        )
+    if removals is None:
+        removals = most
     if removals > most:
         raise CopraError(
             f"importance.greedy_removals: {removals} layers cannot go. Of the model's {layers} layers one "

@@ -73,8 +73,9 @@ class Importance(Settings):
     """The text behind objective text."""
     validation_rows: int = Field(200, ge=1)
     """Rows of the valid split on which loss and accuracy without a unit are measured."""
-    greedy_removals: int = Field(4, ge=1)
-    """So many layers the greedy searches remove, one after the other."""
+    greedy_removals: int | None = Field(None, ge=1)
+    """So many layers the greedy searches remove, one after the other (null: as many as the prunings and
+    curves that use a search ask for; all that can go where one of them has a budget that is no count)."""
     greedy_protect: list[NonNegativeInt] = Field(default_factory=list)
     """Layers, counted from 0, that they never remove."""
     gates: Gates = Gates()
