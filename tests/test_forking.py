@@ -16,7 +16,8 @@ from snakemake import benchmark
 
 import copra
 from copra import forking
-from copra.forking import VARIABLE, token_of
+from copra.forking import VARIABLE
+from copra.processes import token_of
 
 SOURCE = str(Path(copra.__file__).parents[1])
 # A verb that needs no library, and takes the place of one that starts a server.

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from copra.forking import SERVE, token_of
+from copra.forking import SERVE
+from copra.processes import token_of
 
 KEY = "tests"
 PROGRAM = """\

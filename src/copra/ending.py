@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from copra.forking import token_of
+from copra.processes import token_of
 
 VARIABLE = "COPRA_SNAKEMAKE"
 

@@ -30,6 +30,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from copra.processes import token_of
+
 VARIABLE = "COPRA_FORKSERVER"
 OFF = "off"
 # Verbs that import torch and transformers. The others are quicker alone than a server is to start.
@@ -100,13 +102,6 @@ def _held_by(pid: int) -> list[int]:
             if int(lines.get("Pid", -1)) > 0:
                 held.append(int(lines["Pid"]))
     return held
-
-
-def token_of(pid: int) -> str:
-    """A process's number and when it started: no other process ever has both."""
-    # The name of the program, in brackets, may hold anything.
-    start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return f"{pid}.{start}"
 
 
 # The command's part.

@@ -22,9 +22,9 @@ from copra.forking import (
     end_process,
     quiet_libraries,
     received,
-    token_of,
     user_of,
 )
+from copra.processes import token_of
 
 # The heaviest first; those within others are imported by transformers only when it is asked for them.
 LIBRARIES = (

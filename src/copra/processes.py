@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 from copra.errors import CopraError
@@ -80,6 +81,13 @@ def leave() -> None:
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
+
+
+def token_of(pid: int) -> str:
+    """A process's number and when it started: no other process ever has both."""
+    # The name of the program, in brackets, may hold anything.
+    start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{pid}.{start}"
 
 
 def is_alive(number: int, started: float) -> bool:

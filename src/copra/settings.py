@@ -53,10 +53,8 @@ class Settings(BaseModel):
     def _no_booleans_for_numbers(cls, values: Any) -> Any:
         """Refuse booleans for numbers, which pydantic takes for 1 and 0."""
         faults = []
-        for key, value in values.items() if isinstance(values, Mapping) else ():
-            if key not in cls.model_fields or not _takes_numbers(cls, key):
-                continue
-            if any(isinstance(each, bool) for each in _items(value)):
+        for key in _numbers_alone(cls) & values.keys() if isinstance(values, Mapping) else ():
+            if any(isinstance(each, bool) for each in _items(values[key])):
                 faults.append(
                     f"{key}: should be a number, not true or false (YAML reads yes, no, on and off as these)"
                 )
@@ -67,8 +65,8 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _no_huge_numbers(self) -> Self:
         """Refuse numbers beyond `LARGEST`, as text such as 1e300 may give for a whole number."""
-        for key, value in self:
-            if any(isinstance(each, int) and abs(each) > LARGEST for each in _items(value)):
+        for key in _whole_numbers(type(self)):
+            if any(isinstance(each, int) and abs(each) > LARGEST for each in _items(getattr(self, key))):
                 raise ValueError(f"{key}: is beyond 2^53. Give a smaller number")
         return self
 
@@ -78,10 +76,16 @@ class Settings(BaseModel):
 
 
 @cache
-def _takes_numbers(kind: type[Settings], field: str) -> bool:
-    """True if a field may hold numbers, directly or in a list or mapping, and no booleans."""
-    leaves = set(_leaves(kind.model_fields[field].annotation))
-    return bool(leaves & {int, float}) and bool not in leaves
+def _numbers_alone(kind: type[Settings]) -> frozenset[str]:
+    """The fields that may hold numbers, directly or in a list or mapping, and no booleans."""
+    leaves = {name: set(_leaves(field.annotation)) for name, field in kind.model_fields.items()}
+    return frozenset(name for name, each in leaves.items() if each & {int, float} and bool not in each)
+
+
+@cache
+def _whole_numbers(kind: type[Settings]) -> tuple[str, ...]:
+    """The fields that may hold whole numbers, directly or in a list or mapping."""
+    return tuple(name for name, field in kind.model_fields.items() if int in _leaves(field.annotation))
 
 
 def _leaves(annotation: Any) -> Iterator[type]:
@@ -94,7 +98,7 @@ def _leaves(annotation: Any) -> Iterator[type]:
 
 def _items(value: Any) -> Iterator[Any]:
     """A value itself, the items of a list, or the keys and values of a mapping."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         yield from value
         yield from value.values()
     elif isinstance(value, list | tuple):
@@ -130,7 +134,7 @@ def _docstrings(kind: type[Settings]) -> dict[str, str]:
         if issubclass(each, Settings):
             try:
                 source = inspect.getsource(each)
-            except OSError:  # made while the program runs, so it has no fields of its own
+            except (OSError, TypeError):  # made while the program runs, so it has no fields of its own
                 continue
             (tree,) = ast.parse(textwrap.dedent(source)).body
             for field, text in pairwise(tree.body):

@@ -19,11 +19,11 @@ def put(file: Path, text: str = "") -> None:
 def test_results_are_counted_by_verb(make_workflow, tmp_path):
     jobs = jobs_of(make_workflow())
     put(tmp_path / "models" / COT / "copra.json")
-    put(tmp_path / "data" / "sums" / "train.parquet")
+    put(tmp_path / "data" / "sums" / "train.json")
     put(tmp_path / "models" / "somebody else's" / "copra.json")
     found = counted(jobs, tmp_path)
     assert found["train"] == (1, 5)
-    assert found["data"] == (1, 1)
+    assert found["data"] == (1, 3)
     assert found["evaluate"] == (0, 5)
     assert "sweep" not in found
     assert sum(total for _, total in found.values()) == len(jobs)
