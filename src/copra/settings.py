@@ -23,7 +23,7 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 # Bounds of what a config may ask for, far above any use: beyond them the check alone could take minutes.
 MOST_STAGES = 100
 MOST_LATENTS = 4096
-MOST_DIGITS = 1000
+MOST_DIGITS = 300  # Factors are drawn with float64, which holds numbers of 308 digits.
 MOST_ROWS = MOST_STEPS = 10**9
 MOST_LAYERS = 512
 MOST_HEADS = 1024
