@@ -130,7 +130,22 @@ SMALL = {
 NUMBERS = [0, 1, -1, 2, 7, 0.5, 1.5, -0.0, 1e-320, 1e300, -1e300, 100, 4096, 10**6, 10**9]
 NUMBERS += [sign * (2**bits + more) for bits in (31, 32, 53, 64) for sign in (1, -1) for more in (-1, 0, 1)]
 NUMBERS += [float("nan"), float("inf"), -float("inf"), 10**30, 10**4999, -(10**4999)]
-TEXTS = ["", " ", "+", "@", ".", "..", "/", "~", "~nobody", "$", "${HOME}", "${NOT_SET}", "a/b", "a\nb: c"]
+TEXTS = [
+    "",
+    " ",
+    "+",
+    "@",
+    ".",
+    "..",
+    "/",
+    "~",
+    "~no.such.user",
+    "$",
+    "${HOME}",
+    "${NOT_SET}",
+    "a/b",
+    "a\nb: c",
+]
 TEXTS += ["\0", "\ud800", "\x1b[0m", "é", "e\u0301", "日本語", "😀", "\u202e", "a" * 60, "a" * 300]
 TEXTS += ["a" * 10**5, "a+" * 1000, "a/" * 3000, "1", "1e300", "1" * 5000, "nan", "null", "true", "1.0"]
 TEXTS += ["{}", "{question}", "{0}", "{a.b}", "%s", "-rf", "x.gguf", "/dev/null", "nobody/nothing", "cot.1"]
