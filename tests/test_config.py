@@ -10,6 +10,7 @@ import pytest
 
 from copra.config import json_schema, name_of, parse
 from copra.errors import CopraError
+from copra.faults import hint
 from copra.files import read_yaml
 from copra.recipes import build_tree
 
@@ -131,6 +132,12 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
             {1: {"stps": 3}},
             "steps.coconut.overrides: not keys of 'training': stps",
         ),
+        (
+            "steps.coconut.overrides",
+            {1: {"\x1b": 3}},
+            "steps.coconut.overrides: not keys of 'training': '\\x1b'",
+        ),
+        ("steps.drop.unit", ["heads", "neurons"] * 50, "steps.drop.unit: ['heads', 'neurons', "),
         ("steps.coconut.overrides", {1: {"learning_rate": "x"}}, "steps.coconut"),
         ("steps.ask.exemplars", 0, "steps.ask.exemplars: should be greater than or equal to 1 (got 0)"),
         ("steps.ask.question", "Q:", "steps.ask.question: needs {question} where the question is to stand"),
@@ -252,6 +259,12 @@ def test_values_are_cut_at_80_characters_in_messages(value):
             assert len(line) < 400
     (line,) = faults(changed("k" * 1000, 1))
     assert len(line) < 400
+
+
+def test_a_hint_lists_names_up_to_a_length():
+    names = [f"{letter}{'x' * 50}" for letter in "abcdefgh"]
+    assert hint("?", names) == f" (known: {names[0]}, {names[1]}, {names[2]}, ...)"
+    assert hint("?", names[:2]) == f" (known: {names[0]}, {names[1]})"
 
 
 def test_a_list_of_seeds_is_cut_too():

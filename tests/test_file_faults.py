@@ -71,3 +71,38 @@ def test_variables_are_filled_in_and_named_where_they_are_not_set(place, monkeyp
     monkeypatch.setenv("SOME_MODELS", str(place))
     (missing,) = faults(config)
     assert missing.startswith("bases.other.path: '${SOME_MODELS}/base' is not there.")
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("a" * 256, "is longer than any path may be. Shorten it"),
+        ("é" * 128, "is longer than any path may be. Shorten it"),
+        ("a/" * 2048, "is longer than any path may be. Shorten it"),
+        ("~no.such.user/a", "names a user's folder that is not known. Write the whole path"),
+    ],
+    ids=["name", "bytes", "path", "user"],
+)
+def test_paths_that_systems_do_not_even_look_for_are_refused_wherever_they_stand(path, fault):
+    config = copy.deepcopy(CONFIG)
+    config["tasks"]["words"]["train"] = path
+    config["tasks"]["graphs"] = {"kind": "prosqa", "train": path, "valid": 1, "test": 1}
+    config["bases"]["other"] = {"path": path}
+    config["steps"]["ask"]["file"] = config["importance"]["text"]["file"] = path
+    with pytest.raises(CopraError) as caught:
+        parse(config)
+    lines = str(caught.value).split("\n")
+    keys = ["tasks.words.train", "tasks.graphs.train", "bases.other.path", "steps.ask.file"]
+    for key, line in zip([*keys, "importance.text.file"], lines, strict=True):
+        assert line.startswith(f"config.yaml: {key}: {fault} (got ")
+
+
+def test_the_end_of_a_long_path_is_shown_and_what_no_line_can_hold_is_escaped(place):
+    config = copy.deepcopy(CONFIG)
+    config["tasks"]["words"]["train"] = "a\n/b.jsonl"
+    config["steps"]["ask"]["file"] = "/a" * 1000 + "/end.jsonl"
+    train, file = faults(config)
+    assert train == "tasks.words: 'a\\n/b.jsonl' is not there. Correct the path, or fetch the file."
+    assert file.startswith("steps.ask: ...")
+    assert file.endswith("/end.jsonl is not there. Correct the path, or fetch the file.")
+    assert len(file) < 300

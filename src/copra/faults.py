@@ -3,15 +3,19 @@
 import difflib
 import re
 import reprlib
+import textwrap
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 Schema = Mapping[str, Any]
 
 LONGEST = 80
 """Characters of a value in a message."""
-MOST_KNOWN = 20
-"""Names that a hint lists."""
+LONGEST_PATH = 200
+"""Characters of a path in a message: the end of one is what a person looks for."""
+LONGEST_HINT = 200
+"""Characters of the names that a hint lists."""
 
 # Pydantic's sentences in the words of a config file, by the type of fault.
 _SENTENCES = {
@@ -85,6 +89,14 @@ def shown(value: Any) -> str:
     return cut(text)
 
 
+def shown_path(path: str | Path) -> str:
+    """A path as it is, on one line and in `LONGEST_PATH` characters at most, its start left out where it was
+    longer."""
+    text = str(path)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= LONGEST_PATH else f"...{text[3 - LONGEST_PATH :]}"
+
+
 def cut(text: str) -> str:
     """A text that is not longer than `LONGEST` characters, its end left out where it was."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
@@ -95,8 +107,8 @@ def hint(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     if close := difflib.get_close_matches(str(word)[:LONGEST], known, n=1):
         return f" (did you mean {close[0]!r}?)"
-    more = ", ..." if len(known) > MOST_KNOWN else ""
-    return f" (known: {', '.join(known[:MOST_KNOWN])}{more})" if known else ""
+    listed = textwrap.shorten(", ".join(known), LONGEST_HINT, placeholder=" ...")
+    return f" (known: {listed})" if known else ""
 
 
 def _path(location: tuple[Any, ...], config: Any) -> list[Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from copra.config import Experiment
 from copra.errors import CopraError
+from copra.faults import shown_path
 from copra.models.base_files import absence_fault
 from copra.reasoning.few_shot import FewShot
 
@@ -46,4 +47,4 @@ def _missing(where: str, files_of: Callable[[], Iterable[Path | None]]) -> Itera
     for file in files:
         if file is not None and not file.is_file():
             there = "is a folder" if file.is_dir() else "is not there"
-            yield f"{where}: {file} {there}. Correct the path, or fetch the file."
+            yield f"{where}: {shown_path(file)} {there}. Correct the path, or fetch the file."

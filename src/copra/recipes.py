@@ -142,7 +142,7 @@ def build_tree(experiment: Experiment) -> Tree:
         for key in ("reference", "primary"):
             name = getattr(experiment, key)
             if name is not None and name not in names:
-                faults.append(f"{key}: {name!r} is none of the recipes{hint(name, names)}")
+                faults.append(f"{key}: {shown(name)} is none of the recipes{hint(name, names)}")
     if not faults and experiment.primary is not None and experiment.reference in (None, experiment.primary):
         faults.append(
             "primary: it is compared with 'reference', which must be another recipe. Set 'reference', or "

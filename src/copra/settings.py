@@ -6,9 +6,10 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 # A name becomes part of a path and of a shell line, so it is checked here and nowhere else.
 # "+" joins the steps of a node's name and "@" marks its seed: neither may occur in a name.
@@ -20,10 +21,30 @@ Name = Annotated[
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """A seed that every generator of random numbers takes (NumPy's takes 32 bits)."""
 
+LONGEST_FILE_NAME, LONGEST_PATH = 255, 4095
+"""Bytes that Linux and macOS allow, of which macOS allows fewer in a path."""
+
+
+def _possible_path(text: str) -> str:
+    """Refuse a path that no file can have: systems raise errors where such a one is only asked for."""
+    if len(text.encode()) > LONGEST_PATH or any(
+        len(part.encode()) > LONGEST_FILE_NAME for part in text.split("/")
+    ):
+        raise ValueError("is longer than any path may be. Shorten it")
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("names a user's folder that is not known. Write the whole path") from None
+    return text
+
+
+FilePath = Annotated[str, AfterValidator(_possible_path)]
+"""The path of a file or folder, with `~` and variables as they are written."""
+
 # Bounds of what a config may ask for, far above any use: beyond them the check alone could take minutes.
 MOST_STAGES = 100
 MOST_LATENTS = 4096
-MOST_DIGITS = 1000
+MOST_DIGITS = 300  # Factors are drawn with float64, which holds numbers of 308 digits.
 MOST_ROWS = MOST_STEPS = 10**9
 MOST_LAYERS = 512
 MOST_HEADS = 1024

@@ -1,11 +1,13 @@
 """Multiplication, checked with whole numbers and with rows in the published form."""
 
+import random
 import re
 
 import pytest
 from pydantic import ValidationError
 
 from copra.errors import CopraError
+from copra.settings import MOST_DIGITS
 from copra.tasks.multiplication import Multiplication, written_out
 from copra.tasks.task import BadRow, Row
 
@@ -172,3 +174,11 @@ def test_too_many_rows_for_the_digits_is_an_error_that_says_so():
     task = Multiplication(digits=1, second_digits=1, train=81, valid=1, test=1)
     with pytest.raises(CopraError, match=r"no new question .* row 80 of 81 of the train split"):
         list(task.rows())
+
+
+def test_factors_have_as_many_digits_as_can_be_drawn():
+    longest = Multiplication(kind="multiplication", digits=MOST_DIGITS, second_digits=1)
+    question = longest.draw(random.Random(0)).question
+    assert len(question.split(" * ")[0].split()) == MOST_DIGITS
+    with pytest.raises(ValidationError, match=f"less than or equal to {MOST_DIGITS}"):
+        Multiplication(kind="multiplication", digits=MOST_DIGITS + 1)

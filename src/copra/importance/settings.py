@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, model_validator
 
 from copra.importance.metrics import split_of
-from copra.settings import Seed, Settings
+from copra.settings import FilePath, Seed, Settings
 
 Objective = Literal["answer", "cot", "latent", "text"]
 
@@ -15,7 +15,7 @@ Objective = Literal["answer", "cot", "latent", "text"]
 class Text(Settings):
     """A plain text to score on: exactly one of `file` and `dataset`."""
 
-    file: str | None = None
+    file: FilePath | None = None
     """A text file, one passage a line (environment variables such as ${TEXTS} are filled in)."""
     dataset: str | None = None
     """A data set of the Hub."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from copra.faults import shown_path
 from copra.models.settings import Base
 from copra.tasks.task import expand_path
 
@@ -29,11 +30,11 @@ def base_fault(base: Base) -> str | None:
     if (file := base.gguf) is not None:
         return _gguf_fault(file)
     if base.local is not None and base.local.is_file():
-        return f"path: {base.path!r} is a file. Give the folder that it is in, or a .gguf file."
+        return f"path: {_path(base)} is a file. Give the folder that it is in, or a .gguf file."
     if base.folder is None:
         return None
     fault = _folder_fault(base.folder)
-    return fault and f"path: {base.path!r} {fault}"
+    return fault and f"path: {_path(base)} {fault}"
 
 
 def absence_fault(base: Base) -> str | None:
@@ -42,7 +43,12 @@ def absence_fault(base: Base) -> str | None:
     if is_hub_id or base.local is None or base.local.exists():
         return None
     expand_path("path", base.path)
-    return f"path: {base.path!r} is not there. Give a local folder, a .gguf file, or a Hub id such as gpt2."
+    return f"path: {_path(base)} is not there. Give a local folder, a .gguf file, or a Hub id such as gpt2."
+
+
+def _path(base: Base) -> str:
+    """The path of a base as the config has it."""
+    return shown_path(repr(base.path))
 
 
 def quantisation_fault(config: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from copra.settings import MOST_CHANNELS, MOST_HEADS, MOST_LAYERS, Settings
+from copra.settings import MOST_CHANNELS, MOST_HEADS, MOST_LAYERS, FilePath, Settings
 
 
 class FromScratch(Settings):
@@ -59,7 +59,7 @@ class FromScratch(Settings):
 class Base(Settings):
     """A starting model: exactly one of `path` and `from_scratch`."""
 
-    path: str | None = None
+    path: FilePath | None = None
     """A Hub id, or a local folder or GGUF file (environment variables such as ${MODELS} are filled in). The
     weights of a GGUF file are dequantised; that needs the package gguf."""
     revision: str | None = None

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from copra.errors import CopraError
+from copra.faults import shown
 from copra.importance.metrics import NORMALISED, TOGETHER, Metric, metrics_of, scoring_of
 from copra.importance.settings import Objective
 from copra.pruning.cut import UnitKind
@@ -226,7 +227,7 @@ class Prune(Selection):
     @model_validator(mode="after")
     def _legal_combination(self) -> "Prune":
         if not self.units or len(set(self.units)) < len(self.units):
-            raise ValueError(f"unit: {list(self.units)} is empty or names a kind twice")
+            raise ValueError(f"unit: {shown(list(self.units))} is empty or names a kind twice")
         for kind in self.units:
             if self.metric not in (known := metrics_of(kind)):
                 raise ValueError(

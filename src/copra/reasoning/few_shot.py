@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from copra.errors import CopraError
 from copra.reasoning.layout import AnswerRule, Decoding, Prompting
-from copra.settings import MOST_ROWS, Seed, Settings
+from copra.settings import MOST_ROWS, FilePath, Seed, Settings
 from copra.tasks.containers import read_text_file
 from copra.tasks.task import Row, Task, expand_path, read_worked_examples
 
@@ -31,7 +31,7 @@ class FewShot(Settings):
     examples: Literal["worked", "train"] = "worked"
     """Where the examples come from: the first k of those that copra has for the task, in sentences (GSM8K: 8;
     for other tasks the train split), whatever steps the training uses; or rows drawn from the train split."""
-    file: str | None = None
+    file: FilePath | None = None
     """JSON lines with `question` and `solution`, of which the first k are the examples instead. Environment
     variables are filled in."""
     seed: Seed = 0

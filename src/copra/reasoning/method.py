@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from copra.faults import explain, located
+from copra.faults import cut, dotted, explain, located, shown
 from copra.reasoning.layout import (
     IGNORED,
     Decoding,
@@ -251,10 +251,11 @@ class Method(Settings):
         numbers = sorted(self.stages())
         for stage, changes in self.overrides.items():
             if stage not in numbers:
-                raise ValueError(f"overrides: there is no stage {stage}, only {numbers}")
-            unknown = set(changes) - set(Training.model_fields)
+                raise ValueError(f"overrides: there is no stage {stage}, only {shown(numbers)}")
+            unknown = sorted(set(changes) - set(Training.model_fields))
             if unknown:
-                raise ValueError(f"overrides: not keys of 'training': {', '.join(sorted(unknown))}")
+                keys = cut(", ".join(dotted([key]) for key in unknown))
+                raise ValueError(f"overrides: not keys of 'training': {keys}")
             try:
                 self.training_of(stage)
             except ValidationError as error:

@@ -25,6 +25,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from copra.faults import shown
 from copra.settings import MOST_DIGITS, MOST_LATENTS, Seed
 from copra.tasks.draws import below
 from copra.tasks.task import Row, Size, Split, Task
@@ -87,7 +88,7 @@ class Addition(Task):
         if self.min_digits > self.max_digits:
             raise ValueError(f"min_digits {self.min_digits} is above max_digits {self.max_digits}")
         if len(set(self.test_digits)) < len(self.test_digits):
-            raise ValueError(f"test_digits {self.test_digits} names a length twice")
+            raise ValueError(f"test_digits {shown(self.test_digits)} names a length twice")
         if self.blanks and not self.hints:
             raise ValueError("blanks stand between hinted digits; write hints: true, or leave blanks out")
         longest = max(self.max_digits, *self.test_digits)
@@ -100,7 +101,7 @@ class Addition(Task):
             most = sum(_most_rows(split, digits) for digits in self._lengths(split))
             if size > most:
                 raise ValueError(
-                    f"{split}: {self._lengths(split)} digits give at most {most} rows, not {size}; "
+                    f"{split}: {shown(self._lengths(split))} digits give at most {most} rows, not {size}; "
                     "allow more digits, or ask for fewer rows"
                 )
         return self

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import Discriminator, Tag, model_validator
 
 from copra.errors import CopraError
-from copra.settings import Seed
+from copra.settings import FilePath, Seed
 from copra.tasks.containers import container_of, read_content
 from copra.tasks.task import SPLITS, BadRow, Row, Size, Split, Task, expand_path
 
@@ -22,7 +22,7 @@ def _number_or_file(value: Any) -> str:
 
 
 Source = Annotated[
-    Annotated[Size, Tag("number")] | Annotated[str, Tag("file")], Discriminator(_number_or_file)
+    Annotated[Size, Tag("number")] | Annotated[FilePath, Tag("file")], Discriminator(_number_or_file)
 ]
 
 

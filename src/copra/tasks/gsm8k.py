@@ -11,6 +11,7 @@ from pydantic import NonNegativeInt, model_validator
 
 from copra.errors import CopraError
 from copra.evaluation.numbers import bare_number
+from copra.settings import FilePath
 from copra.tasks.containers import read_records
 from copra.tasks.task import BadRow, Row, Split, Task
 
@@ -39,12 +40,12 @@ class Gsm8k(Task):
     one and no `valid` file is named."""
     hub_subset: str | None = None
     """Which config (subset) of the data set on the Hub (null: `main`, or its only one)."""
-    train: str | None = None
+    train: FilePath | None = None
     """File of the training rows. Environment variables such as ${COPRA_DATA} are filled in."""
-    valid: str | None = None
+    valid: FilePath | None = None
     """File of the validation rows; without it, and without a validation split on the Hub, training rows are
     set aside (`validation_rows`)."""
-    test: str | None = None
+    test: FilePath | None = None
     """File of the test rows."""
     steps: Literal["equations", "sentences"] = "equations"
     """What a step is: an annotation such as <<48/2=24>>, or a line of the solution without them."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from copra.errors import CopraError
+from copra.faults import shown_path
 from copra.settings import MOST_ROWS, Settings
 
 SPLITS = ("train", "valid", "test")
@@ -123,7 +124,7 @@ def expand_path(key: str, path: str) -> Path:
         name = braced or bare
         if not os.environ.get(name):
             raise CopraError(
-                f"{key}: {path!r} needs the environment variable {name}, which is not set. "
+                f"{key}: {shown_path(repr(path))} needs the environment variable {name}, which is not set. "
                 f"Set it (export {name}=...) or write the whole path."
             )
     return Path(os.path.expandvars(path)).expanduser()
