@@ -24,6 +24,7 @@ from copra.files import canonical_json, digest, summary_beside
 from copra.fingerprint import fingerprint
 from copra.importance.curves import Curve
 from copra.importance.metrics import GREEDY, counts_answers
+from copra.models.base_files import absence_fault
 from copra.models.settings import Quantise
 from copra.pruning.budget import Prune
 from copra.reasoning import Method
@@ -339,6 +340,10 @@ class Workflow:
         return canonical_json(self.experiment.tasks[task].canonical())
 
     def base_settings(self, name: str) -> str:
+        # A path that is not there could be taken for the Hub's.
+        where = name.split("@")[0]
+        if fault := absence_fault(self.experiment.bases[where]):
+            raise CopraError(f"bases.{where}.{fault}")
         return self.settings("base", {"node": name, **self.recorded(name)})
 
     def train_settings(self, name: str) -> str:
