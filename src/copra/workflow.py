@@ -214,7 +214,8 @@ class Workflow:
     @cached_property
     def searched(self) -> dict[str, int | None]:
         """The layers that the greedy search behind each table of scores removes: the largest number that a
-        pruning or curve takes from the table; None, all that can go, where a budget is no count."""
+        pruning or curve takes from the table; None, all that can go, where a budget is no count.
+        A table goes by the small file that stands for it."""
         wanted: dict[str, list[int | None]] = {}
         for node in self.tree.nodes.values():
             if node.kind == "prune" and self.experiment.steps[node.step].metric in GREEDY:
@@ -223,14 +224,15 @@ class Workflow:
         for name, nodes in self.curved.items():
             curve = self.curve(name)
             tables = dict.fromkeys(line.table for line in curve.lines() if line.metric in GREEDY)
-            for path in (f"{self.folder}/scores/{node}/{table}" for node in nodes for table in tables):
-                wanted.setdefault(path, []).append(max(curve.remove))
+            for table in map(summary_beside, map(Path, tables)):
+                for node in nodes:
+                    wanted.setdefault(f"{self.folder}/scores/{node}/{table}", []).append(max(curve.remove))
         return {table: None if None in counts else max(counts) for table, counts in wanted.items()}
 
     def greedy_removals(self, node: str, objective: str, scoring: str) -> int | None:
         """The layers that one greedy search removes, by `importance` or by those who need it."""
         given = self.experiment.importance.greedy_removals
-        table = f"{self.folder}/scores/{node}/{objective}/{scoring}.parquet"
+        table = f"{self.folder}/scores/{node}/{objective}/{scoring}.json"
         return self.searched[table] if given is None else given
 
     @cached_property
