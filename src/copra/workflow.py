@@ -24,6 +24,7 @@ from copra.files import canonical_json, digest, summary_beside
 from copra.fingerprint import fingerprint
 from copra.importance.curves import Curve
 from copra.importance.metrics import GREEDY, counts_answers
+from copra.models.base_files import absence_fault
 from copra.models.settings import Quantise
 from copra.pruning.budget import Prune
 from copra.reasoning import Method
@@ -213,7 +214,8 @@ class Workflow:
     @cached_property
     def searched(self) -> dict[str, int | None]:
         """The layers that the greedy search behind each table of scores removes: the largest number that a
-        pruning or curve takes from the table; None, all that can go, where a budget is no count."""
+        pruning or curve takes from the table; None, all that can go, where a budget is no count.
+        A table goes by the small file that stands for it."""
         wanted: dict[str, list[int | None]] = {}
         for node in self.tree.nodes.values():
             if node.kind == "prune" and self.experiment.steps[node.step].metric in GREEDY:
@@ -222,14 +224,15 @@ class Workflow:
         for name, nodes in self.curved.items():
             curve = self.curve(name)
             tables = dict.fromkeys(line.table for line in curve.lines() if line.metric in GREEDY)
-            for path in (f"{self.folder}/scores/{node}/{table}" for node in nodes for table in tables):
-                wanted.setdefault(path, []).append(max(curve.remove))
+            for table in map(summary_beside, map(Path, tables)):
+                for node in nodes:
+                    wanted.setdefault(f"{self.folder}/scores/{node}/{table}", []).append(max(curve.remove))
         return {table: None if None in counts else max(counts) for table, counts in wanted.items()}
 
     def greedy_removals(self, node: str, objective: str, scoring: str) -> int | None:
         """The layers that one greedy search removes, by `importance` or by those who need it."""
         given = self.experiment.importance.greedy_removals
-        table = f"{self.folder}/scores/{node}/{objective}/{scoring}.parquet"
+        table = f"{self.folder}/scores/{node}/{objective}/{scoring}.json"
         return self.searched[table] if given is None else given
 
     @cached_property
@@ -339,6 +342,10 @@ class Workflow:
         return canonical_json(self.experiment.tasks[task].canonical())
 
     def base_settings(self, name: str) -> str:
+        # A path that is not there could be taken for the Hub's.
+        where = name.split("@")[0]
+        if fault := absence_fault(self.experiment.bases[where]):
+            raise CopraError(f"bases.{where}.{fault}")
         return self.settings("base", {"node": name, **self.recorded(name)})
 
     def train_settings(self, name: str) -> str:

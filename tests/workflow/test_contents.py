@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,32 @@ def test_contents_count_and_times_and_places_do_not(finished, tmp_path):
     solution = json.dumps({**example, "solution": "5."}) + "\n"
     assert changed("examples.jsonl", solution.encode()) == {"Prompting local+cot@0+ask"}
     assert run.would_run() == set()
+
+
+def test_missing_files_and_bad_rows_are_told_in_lines_while_planning(unstarted, tmp_path):
+    place, run = tmp_path / "place", unstarted.empty(tmp_path / "run")
+    place.mkdir()
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(config(place)))
+
+    def told():
+        printed = run.snakemake("-n", succeeds=False)
+        assert "Traceback" not in printed
+        return printed.partition("\nError:\n")[2].splitlines()
+
+    names = ("train.jsonl", "test.jsonl", "examples.jsonl", "base")
+    found = told()
+    assert len(found) == len(names)
+    for name, line in zip(names, found, strict=True):
+        assert f"{place / name}" in line
+        assert "is not there" in line
+    drawn = [row for _, row in WordSums(train=30, valid=8, test=8, min_steps=2, max_steps=2).rows()]
+    write_rows(place / "train.jsonl", drawn[8:])
+    write_rows(place / "test.jsonl", [*drawn[:7], replace(drawn[7], answer="many")])
+    (place / "examples.jsonl").touch()
+    scratch = {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 2, "ffn_size": 16}}
+    (run.folder / "config.yaml").write_text(yaml.safe_dump({**config(place), "bases": {"local": scratch}}))
+    assert told() == [
+        "1 row cannot be used:",
+        f"  {place / 'test.jsonl'}, row 8: the answer 'many' is not a number",
+        "Repair the data, or set bad_rows: drop to go on without them.",
+    ]

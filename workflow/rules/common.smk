@@ -12,6 +12,7 @@ from copra.files import canonical_json, read_yaml
 from copra.forking import fork_jobs
 from copra.importance.metrics import SCORINGS, split_of
 from copra.models.pack import put_pack_beside_checkpoints
+from copra.planning import tell_faults_plainly
 from copra.records import compare_records
 from copra.tasks.task import SPLITS
 from copra.workflow import Workflow, put_copra_on_path
@@ -81,6 +82,7 @@ def growing(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
+tell_faults_plainly(copra.experiment)
 # Results that came without Snakemake's records, or in place of others, say themselves how they were made.
 compare_records()
 
