@@ -84,6 +84,54 @@ def test_what_depends_on_scores_is_left_to_them(warnings_of):
     assert warnings_of(uneven, step("kv_groups", fraction=0.1)) == []
 
 
+def test_what_no_scores_can_meet_is_refused(warnings_of):
+    """2 layers with 3 groups of 2 heads: of 6 groups 4 can go, and of 12 heads 6."""
+    groups = {**step("kv_groups", count=1), "scope": "global"}
+    heads = {**step("heads", count=3), "scope": "global"}
+    assert warnings_of(groups, {**groups, "budget": {"count": 3}}) == []
+    with pytest.raises(CopraError, match=r"smaller-1\.budget\.count: 4 of the 5 KV groups .*; 3 can at most"):
+        warnings_of(groups, {**groups, "budget": {"count": 4}})
+    # 5 groups with 10 heads, of which 5 stay.
+    assert warnings_of(groups, {**heads, "budget": {"count": 5}}) == []
+    with pytest.raises(CopraError, match=r"smaller-1\.budget\.count: 6 of the 10 query heads .*; 5 can at"):
+        warnings_of(groups, {**heads, "budget": {"count": 6}})
+    three = {"from_scratch": {**THREE, "layers": 3}}
+    with pytest.raises(CopraError, match=r"smaller-2\.budget\.count: 2 of the 2 layers .*; 1 can at most"):
+        warnings_of(groups, step("layers", count=1), step("layers", count=2), base=three)
+
+
+def test_unknown_numbers_before_a_pruning_are_left_to_the_scores(warnings_of):
+    groups = {**step("kv_groups", flops=0.9078), "scope": "global"}
+    assert warnings_of(groups, {**groups, "budget": {"count": 4}}) == []
+    # Whether a layer with 3 or with 2 groups goes, the scores decide.
+    one = {**groups, "budget": {"count": 1}}
+    assert warnings_of(one, step("layers", count=1), {**one, "budget": {"count": 2}}) == []
+
+
+def test_several_kinds_cannot_leave_less_than_one_of_each(warnings_of):
+    """A layer has 24 x 4 x 2 x (6 + 3) = 1728 weights in attention and 3 x 24 x 32 = 2304 in the FFN.
+
+    With one head, one group and 16 neurons 384 and 1152 are left, 0.381 of 4032.
+    """
+    both = {**step(["kv_groups", "heads", "neurons"], parameters=0.14), "multiple_of": 16}
+    assert warnings_of(both) == []
+    with pytest.raises(CopraError, match=r"smaller-0\.budget\.parameters: 0\.12 .* removed 0\.3810 are left"):
+        warnings_of({**both, "budget": {"parameters": 0.12}})
+    # Of two such layers one can go, whole.
+    with_layers = {**both, "unit": ["layers", "heads"], "budget": {"parameters": 0.01}}
+    with pytest.raises(
+        CopraError, match=r"budget\.parameters: 0\.01 .* layers and query heads: .* removed 0\.4"
+    ):
+        warnings_of(with_layers)
+    one_layer = {"from_scratch": {**THREE, "layers": 1}}
+    assert warnings_of({**both, "budget": {"flops": 0.9}}, base=one_layer) == []
+    groups = step("kv_groups", count=4)
+    with pytest.raises(
+        CopraError, match=r"smaller-1\.budget\.parameters: the model has 0\.7\d* .* less than 0\.9"
+    ):
+        warnings_of(groups, {**both, "budget": {"parameters": 0.9}})
+
+
 def test_a_base_that_is_not_there_yet_is_left_out(warnings_of):
     assert warnings_of(step("layers", fraction=0.001), base={"path": "no/such-model"}) == []
 

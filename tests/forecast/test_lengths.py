@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from copra.cli import main
+from copra.errors import CopraError
 from copra.forecast.estimate import Estimate
 from copra.forecast.forecast import forecast
-from copra.forecast.lengths import length_warnings, training_lengths
+from copra.forecast.lengths import check_warmups, length_warnings, training_lengths
 from copra.forecast.page import page
 
 PRETRAINED = {"llama": {"path": "somebody/some-model"}}
@@ -60,6 +61,34 @@ def test_short_stages_are_warned_of_but_those_of_toys(lengths_of, base, training
     found = length_warnings(lengths_of(steps__cot=cot, recipes=[["cot"]], **base))
     assert len(found) == (why is not None)
     assert all(line.startswith("steps.cot: ") and why in line for line in found)
+
+
+def test_a_warm_up_that_outlasts_its_stage_is_refused(make_workflow, tmp_path, monkeypatch, capsys):
+    """300 rows are 75 batches of 4, and 150 in two epochs; both steps are one fault."""
+    monkeypatch.chdir(tmp_path)
+    training = {"epochs": 1, "batch_size": 4, "warmup_steps": 76}
+
+    def check(**changes):
+        cot = {"kind": "cot", "training": {**training, **changes}}
+        workflow = make_workflow(steps__cot=cot, steps__twin=cot, recipes=[["cot"], ["twin"]])
+        config = workflow.experiment.model_dump(mode="json", exclude_unset=True)
+        Path("config.yaml").write_text(json.dumps(config))
+        return main(["check", "config.yaml"]), capsys.readouterr().err.splitlines()
+
+    assert check(warmup_steps=75) == (0, [])
+    assert check(epochs=2) == (0, [])
+    code, lines = check()
+    assert (code, len(lines)) == (1, 1)
+    assert "steps.cot, twin: training.warmup_steps: 76 are more than the 75 optimizer steps of a " in lines[0]
+
+
+def test_a_warm_up_on_rows_that_nobody_has_counted_is_left_to_its_job(lengths_of):
+    """GSM8K's 6,973 rows are 55 batches; how many a data set of somebody's has is not known."""
+    training = {"epochs": 1, "batch_size": 128, "warmup_steps": 56}
+    changes = {"tasks": GSM8K, "steps__cot": {"kind": "cot", "training": training}, "recipes": [["cot"]]}
+    with pytest.raises(CopraError, match=r"steps\.cot: training\.warmup_steps: 56 are more than the 55"):
+        check_warmups(lengths_of(**changes))
+    check_warmups(lengths_of(**changes, tasks__sums__hub_name="somebody/more-gsm8k"))
 
 
 def test_epochs_of_gsm8k_aug_are_not_those_of_gsm8k(lengths_of):

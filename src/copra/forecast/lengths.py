@@ -1,10 +1,12 @@
 """How many optimizer steps each training stage takes, epochs resolved, before anything is run (no torch)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from copra.errors import CopraError
 from copra.forecast.estimate import Estimate
+from copra.forecast.rows import has_known_size
 from copra.training.settings import Training
 
 FEW_STEPS = 300
@@ -16,8 +18,8 @@ CoT on GSM8K, answered 13.0 percent after 327 steps and 14.4 after 654."""
 class TrainingLength:
     """Optimizer steps of each stage of a step, of `stages` that are alike and follow one another.
 
-    `stages` is empty where a step has one only. `rows` is the size of the train split, and `pretrained` is
-    False for a base from scratch.
+    `stages` is empty where a step has one only. `rows` is the size of the train split, `counted` is False if
+    that is a guess, and `pretrained` is False for a base from scratch.
     """
 
     step: str
@@ -26,6 +28,7 @@ class TrainingLength:
     rows: int
     training: Training
     pretrained: bool
+    counted: bool
 
     def __str__(self) -> str:
         ends = dict.fromkeys((*self.stages[:1], *self.stages[-1:]))
@@ -45,6 +48,16 @@ class TrainingLength:
         return (
             f"training.{key} gives a stage {self.steps} optimizer steps{rising}, which are few: "
             f"{self._epochs()}"
+        )
+
+    def endless_warmup(self) -> str | None:
+        """A fault of stages that end before their warm-up does, None of others."""
+        if self.training.warmup_steps <= self.steps or not self.counted:
+            return None
+        return (
+            f"training.warmup_steps: {self.training.warmup_steps} are more than the {self.steps} optimizer "
+            f"steps of a stage ({self._epochs()}), so the learning rate would never reach its peak. Lower "
+            "them."
         )
 
     def _epochs(self) -> str:
@@ -70,18 +83,36 @@ def training_lengths(estimate: Estimate) -> list[TrainingLength]:
                 rows=estimate.rows(node.name).sizes["train"],
                 training=Training.model_validate(node.settings["training"]),
                 pretrained=estimate.experiment.bases[base].from_scratch is None,
+                counted=has_known_size(estimate.experiment.tasks[node.task]),
             )
         )
     alike = groupby(found, key=lambda length: replace(length, stages=()))
     return [replace(length, stages=sum((each.stages for each in group), ())) for length, group in alike]
 
 
+def check_warmups(lengths: Iterable[TrainingLength]) -> None:
+    """Check that each stage is as long as its `warmup_steps`, epochs resolved.
+
+    Raises:
+        CopraError: a line for each way in which stages are shorter, with the steps that have them.
+    """
+    faults = [f"steps.{steps}: {why}" for why, steps in _together(lengths, TrainingLength.endless_warmup)]
+    if faults:
+        raise CopraError("\n".join(faults))
+
+
 def length_warnings(lengths: Iterable[TrainingLength]) -> list[str]:
     """A line for each way in which steps have short stages, with the steps that have them."""
-    short: dict[str, dict[str, None]] = {}
+    found = _together(lengths, TrainingLength.shortness)
+    return [f"steps.{steps}: {why}. Give {FEW_STEPS} 'steps' or more." for why, steps in found]
+
+
+def _together(
+    lengths: Iterable[TrainingLength], said: Callable[[TrainingLength], str | None]
+) -> Iterator[tuple[str, str]]:
+    """What is said of lengths, each with the names of all steps that it is said of."""
+    steps: dict[str, dict[str, None]] = {}
     for length in lengths:
-        if why := length.shortness():
-            short.setdefault(why, {})[length.step] = None
-    return [
-        f"steps.{', '.join(steps)}: {why}. Give {FEW_STEPS} 'steps' or more." for why, steps in short.items()
-    ]
+        if why := said(length):
+            steps.setdefault(why, {})[length.step] = None
+    return ((why, ", ".join(names)) for why, names in steps.items())

@@ -103,6 +103,31 @@ class Budget(Settings):
         left = f"{share(measure, number):.4f}"
         return f"budget.{measure}: {target} {_of_dense(measure)}: {nearest} {units} and leaves {left}, {off}"
 
+    def check_reach(
+        self, now: float, least: float, last_step: float, units: str, most: int | str = "all that can go"
+    ) -> None:
+        """Check that a target of FLOPs or parameters lies between what a model has and what removals leave.
+
+        `now` and `least` are the parts of the dense model's before the step and with `most` units removed,
+        `last_step` is what the last removal takes.
+
+        Raises:
+            CopraError: the target is above `now`, or further below `least` than half of the last step.
+        """
+        measure, target = self._target
+        of_dense = _of_dense(measure)
+        if target > now:
+            raise CopraError(
+                f"budget.{measure}: the model has {now:.4f} {of_dense} before this step, which is less than "
+                f"{target}. Give a smaller target."
+            )
+        if least - target > last_step / 2:
+            raise CopraError(
+                f"budget.{measure}: {target} {of_dense} cannot be met by removing {units}: with {most} "
+                f"removed {least:.4f} are left. Give a target of {least:.4f} or more, or prune something "
+                "else as well."
+            )
+
     @property
     def _target(self) -> tuple[str, float]:
         """The measure of a budget that counts no units, and the part of it that is to be left."""
@@ -138,19 +163,9 @@ class Budget(Settings):
     def _nearest_share(
         self, measure: str, target: float, legal: Sequence[int], shares: dict[int, float], units: str
     ) -> int:
-        now, least, before = shares[0], shares[legal[-1]], shares[legal[-2]]
+        least = shares[legal[-1]]
+        self.check_reach(shares[0], least, shares[legal[-2]] - least, units, legal[-1])
         of_dense = _of_dense(measure)
-        if target > now:
-            raise CopraError(
-                f"budget.{measure}: the model has {now:.4f} {of_dense} before this step, which is less than "
-                f"{target}. Give a smaller target."
-            )
-        if least - target > (before - least) / 2:
-            raise CopraError(
-                f"budget.{measure}: {target} {of_dense} cannot be met by removing {units}: with {legal[-1]} "
-                f"removed {least:.4f} are left. Give a target of {least:.4f} or more, or prune something "
-                "else as well."
-            )
         nearest = min(legal, key=lambda number: (abs(shares[number] - target), number))
         if not nearest:
             raise CopraError(

@@ -7,7 +7,7 @@ from copra.errors import CopraError
 from copra.file_faults import check_files
 from copra.forecast.budgets import budget_warnings
 from copra.forecast.estimate import Estimate
-from copra.forecast.lengths import length_warnings, training_lengths
+from copra.forecast.lengths import check_warmups, length_warnings, training_lengths
 from copra.recipes import training_notes
 from copra.verbs.experiment import add_experiment, experiment_of
 
@@ -23,6 +23,7 @@ def run(options: Namespace) -> None:
         estimate = Estimate(workflow, options.results or Path(workflow.folder), made=set())
         warnings = budget_warnings(estimate)
         lengths = training_lengths(estimate)
+        check_warmups(lengths)
     except CopraError as error:
         raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
     tree = workflow.tree
