@@ -92,6 +92,23 @@ def test_no_causal_decoder_is_refused(check):
 
 
 @pytest.mark.parametrize(
+    ("size", "value", "fault"),
+    [
+        ("num_hidden_layers", 10**9, "num_hidden_layers is 1000000000, which is no size"),
+        ("num_hidden_layers", 0, "num_hidden_layers is 0, which is no size"),
+        ("num_attention_heads", True, "num_attention_heads is True, which is no size"),
+        ("num_key_value_heads", -2, "num_key_value_heads is -2, which is no size"),
+        ("num_key_value_heads", 3, "4 query heads cannot be shared out equally over 3 key/value heads"),
+        ("head_dim", 0, "head_dim is 0, which is no size"),
+        ("intermediate_size", "100", "intermediate_size is '100', which is no size"),
+    ],
+)
+def test_a_size_that_no_model_has_is_refused(check, size, value, fault):
+    with pytest.raises(CopraError, match=rf"bases\.local\.path: config\.json: {fault}"):
+        check({**SIZES, "model_type": "llama", size: value}, prune("layers"))
+
+
+@pytest.mark.parametrize(
     ("step", "fault"),
     [
         (

@@ -53,6 +53,7 @@ def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
     """The fault of a base that copra cannot work with."""
     try:
         limits_of(config)
+        shape_of(config)
     except CopraError as error:
         yield str(error)
 

@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from copra.errors import CopraError
+from copra.faults import shown
 from copra.models.families import family_of
 from copra.models.families.family import Family
+from copra.settings import MOST_CHANNELS, MOST_LAYERS
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ def _layer(family: Family, config: Mapping[str, Any]) -> LayerShape:
     """A layer without sizes of its own."""
     width, heads = (_size(family, config, name) for name in (family.width, family.query_heads))
     groups = _known(family, config, family.kv_heads) if family.kv_heads else None
+    if groups and heads % groups:
+        raise CopraError(
+            f"config.json: {heads} query heads cannot be shared out equally over {groups} key/value heads "
+            f"({family.kv_heads}). Correct one of them."
+        )
     ffn = _known(family, config, family.ffn)
     if ffn is None and family.ffn_per_width:
         ffn = family.ffn_per_width * width
@@ -101,13 +108,18 @@ def _own(family: Family, layer: LayerShape, override: Mapping[str, int]) -> Laye
 
 def _known(family: Family, config: Mapping[str, Any], name: str) -> int | None:
     """A size that the config may leave out or leave empty."""
-    return config.get(name) if name in config else family.defaults.get(name)
+    known = config if name in config else family.defaults
+    return None if known.get(name) is None else _size(family, known, name)
 
 
 def _size(family: Family, config: Mapping[str, Any], name: str) -> int:
     """A size that has to be there."""
-    if not isinstance(value := config.get(name), int):
+    value = config.get(name)
+    # A model of a billion layers would fill the memory of the check itself.
+    most = MOST_LAYERS if name == family.layers else MOST_CHANNELS**2
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         raise CopraError(
-            f"config.json: {name} is {value!r}, which is no size of a {family.model_type} model. Correct it."
+            f"config.json: {name} is {shown(value)}, which is no size of a {family.model_type} model. "
+            "Correct it."
         )
     return value
