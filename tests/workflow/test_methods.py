@@ -30,7 +30,7 @@ def small(config: dict) -> dict:
         step.pop("overrides", None)
         step |= FEWER_STAGES.get(step["kind"], {})
         if "training" in step:
-            step["training"] = step["training"] | {"steps": 2, "batch_size": 8}
+            step["training"] = step["training"] | {"steps": 2, "warmup_steps": 1, "batch_size": 8}
     dense, pruned = (entry for entry in config["recipes"] if isinstance(entry, dict))
     dense["methods"] = [method for method in dense["methods"] if method not in LEFT_OUT]
     pruned["methods"] = ["codi"]
