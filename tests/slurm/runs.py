@@ -15,7 +15,7 @@ import yaml
 TRAINING = {"steps": 4, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
 SIZES = {"hidden_size": 16, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_size": 32, "context": 256}
 TABLE = "results/config/tables/accuracy_vs_flops.csv"
-TIMES = {"seconds_batch_1", "seconds_batched"}
+TIMES = {f"{prompt}seconds_{batch}" for prompt in ("", "cached_prompt_") for batch in ("batch_1", "batched")}
 # Jobs of seconds are asked after sooner than real ones.
 SOON = "--slurm-init-seconds-before-status-checks=1"
 
