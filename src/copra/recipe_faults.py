@@ -29,7 +29,7 @@ def recipe_faults(
     pupils: tuple[str, ...] = (),
     sound: dict[str, int] | None = None,
 ) -> Iterator[str]:
-    """What is wrong with one recipe, or with one whose model teaches the steps `pupils`.
+    """Yield the faults of one recipe, or of one whose model teaches the steps `pupils`.
 
     `sound` collects teachers without faults, each with the length of the chain of teachers that it ends:
     they are not looked at again, since nothing that they learn from learns from them, or that would have been
@@ -96,7 +96,7 @@ def recipe_faults(
 
 
 def _prompt_faults(name: str, step: FewShot, task: str, kind: type[Task]) -> Iterator[str]:
-    """What is wrong with a prompt for a task of this kind."""
+    """Yield the faults of a prompt for a task of this kind."""
     if step.answer != "strict" and kind.answers != "number":
         yield f"{name!r} takes a number for the answer; {task!r} needs answer: strict"
     if (worked := step.worked(kind)) is not None and step.exemplars > (

@@ -69,8 +69,10 @@ def disagreement(settings: str, outputs: Iterable[str], inputs: Iterable[str]) -
 
 
 def _has_proxy(file: Path) -> bool:
-    """True for large files, which records name by the small file beside them: reading gigabytes of weights for
-    each job would make planning slow."""
+    """True for large files, which records name by the small file beside them.
+
+    Reading gigabytes of weights for each job would make planning slow.
+    """
     return file.suffix in (".safetensors", ".tar") or (
         file.suffix == ".parquet" and file.with_suffix(".json").is_file()
     )

@@ -16,7 +16,7 @@ PATTERNS: dict[Filter, tuple[re.Pattern[str], int]] = {
 }
 """The pattern of each filter, and which of its matches counts."""
 IGNORED = (re.compile(","), re.compile(r"\$"), re.compile(r"(?s).*#### "), re.compile(r"\.$"))
-"""What is removed before comparison, in this order (`regexes_to_ignore`)."""
+"""Patterns of the text to remove before comparison, in this order (`regexes_to_ignore`)."""
 
 
 def extract(text: str, name: Filter) -> str | None:

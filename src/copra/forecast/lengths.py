@@ -110,7 +110,7 @@ def length_warnings(lengths: Iterable[TrainingLength]) -> list[str]:
 def _together(
     lengths: Iterable[TrainingLength], said: Callable[[TrainingLength], str | None]
 ) -> Iterator[tuple[str, str]]:
-    """What is said of lengths, each with the names of all steps that it is said of."""
+    """Group lengths by the text that `said` gives for them: each text with the names of its steps."""
     steps: dict[str, dict[str, None]] = {}
     for length in lengths:
         if why := said(length):

@@ -169,7 +169,7 @@ class Stage(Settings):
         return {"cross_entropy": sum(label != IGNORED for sample in samples for label in sample.labels)}
 
     def work(self, sample: Sample) -> Iterator[Work]:
-        """What a sample's loss computes, for the FLOPs of the training.
+        """Yield the work that a sample's loss computes, for the FLOPs of the training.
 
         Every Jacobi iteration reads the latents once more. Latents that are projected are so each time that
         they are fed.

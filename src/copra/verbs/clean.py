@@ -57,7 +57,7 @@ def _workflows(configs: list[Path], merge: bool) -> list[Workflow]:
 
 
 def _page(folder: str, left: list[Leftover]) -> str:
-    """What is left over in a folder: each path with its size, and sums per kind and in all."""
+    """Return the text about a folder: each leftover path with its size, sums per kind and in all."""
     if not left:
         return f"{folder}: nothing is left over."
     lines = []
