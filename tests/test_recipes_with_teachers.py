@@ -285,6 +285,18 @@ def test_a_chain_of_teachers_is_refused_beyond_its_limit_and_in_no_time(apart, l
         assert "\n" not in str(caught.value)
 
 
+def test_a_fault_behind_many_teachers_is_found_once_and_in_no_time():
+    """Of 2^19 ways to it one is named."""
+    steps = {"s0": {"kind": "cot", "training": TRAINING, "distil": {"teacher": "lama"}}}
+    for number in range(1, 20):
+        before = [f"s{number - back}" for back in (1, 2) if number >= back]
+        distil = {"teacher": "+".join(["llama", *before])}
+        steps[f"s{number}"] = {"kind": "cot", "training": TRAINING, "distil": distil}
+    with pytest.raises(CopraError, match="'lama' is not in bases") as caught:
+        tree_of([["s19"]], steps=steps)
+    assert len(str(caught.value).splitlines()) < 20
+
+
 @pytest.mark.parametrize("between", [[], ["few_shot"]])
 def test_nothing_is_pruned_after_icot_kd(between):
     with pytest.raises(CopraError, match=r"'layers-1' prunes after icot_kd, .*: prune before it$"):

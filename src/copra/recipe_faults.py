@@ -1,6 +1,6 @@
 """What is wrong with the recipes of a config: steps that cannot follow what is before them (no torch)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from copra.config import AnyStep, Experiment
 from copra.faults import hint, shown
@@ -18,6 +18,9 @@ MOST_TEACHERS = 20
 TOO_MANY_TEACHERS = (
     f"more than {MOST_TEACHERS} teachers learn one from the other; name one that was taught by fewer"
 )
+Teachers = dict[str, int | list[str]]
+"""Teachers that were checked: the length of the chain of teachers that one ends, or its first fault. They are
+not checked again, since nothing that they learn from learns from them, or that would have been found."""
 WRITING = ("cot", "scratchpad")
 """Methods whose models write their chain of thought, from which others can learn."""
 
@@ -27,15 +30,14 @@ def recipe_faults(
     base: str,
     steps: list[str],
     pupils: tuple[str, ...] = (),
-    sound: dict[str, int] | None = None,
+    known: Teachers | None = None,
 ) -> Iterator[str]:
     """Yield the faults of one recipe, or of one whose model teaches the steps `pupils`.
 
-    `sound` collects teachers without faults, each with the length of the chain of teachers that it ends:
-    they are not looked at again, since nothing that they learn from learns from them, or that would have been
-    found.
+    The last of them is `TOO_MANY_TEACHERS` where a chain of teachers has no end in sight: what else would be
+    found behind each of its links doubles with every link. `known` collects the teachers that were checked.
     """
-    sound = {} if sound is None else sound
+    known = {} if known is None else known
     if len(pupils) > MOST_TEACHERS:
         yield TOO_MANY_TEACHERS
         return
@@ -67,11 +69,16 @@ def recipe_faults(
                     f"{name!r} starts its decoder as a base from scratch, which knows nothing: write "
                     "explaining.decoder: small"
                 )
+            taught: Iterable[str] = ()
             if isinstance(step, IcotKd):
-                yield from _teacher_faults(experiment, name, step, learned, (*pupils, name), sound)
+                taught = _teacher_faults(experiment, name, step, learned, (*pupils, name), known)
             elif step.distil is not None:
                 before = steps[: steps.index(name)]
-                yield from _distil_faults(experiment, name, step, [base, *before], (*pupils, name), sound)
+                taught = _distil_faults(experiment, name, step, [base, *before], (*pupils, name), known)
+            for fault in taught:
+                yield fault
+                if fault == TOO_MANY_TEACHERS:
+                    return
             task, method, learned = step.task or experiment.task, step.kind, step.kind
         elif isinstance(step, FewShot):
             if scratch and method is None:
@@ -136,7 +143,7 @@ def _teacher_faults(
     step: IcotKd,
     learned: str | None,
     pupils: tuple[str, ...],
-    sound: dict[str, int],
+    known: Teachers,
 ) -> Iterator[str]:
     """What is wrong with the teacher of a step, before which the model was last trained for `learned`."""
     if step.teacher is None:
@@ -146,7 +153,7 @@ def _teacher_faults(
                 f"training of kind {' or '.join(WRITING)} before it, or name a teacher"
             )
         return
-    faults = _named_faults(experiment, name, step.teacher, pupils, sound)
+    faults = _named_faults(experiment, name, step.teacher, pupils, known)
     yield from faults
     if not faults:
         teacher = _last_training(experiment, step.teacher.split("+")[1:])
@@ -160,11 +167,11 @@ def _distil_faults(
     step: Method,
     before: list[str],
     pupils: tuple[str, ...],
-    sound: dict[str, int],
+    known: Teachers,
 ) -> Iterator[str]:
     """What is wrong with the teacher whose predictions a step learns, after a base and steps `before`."""
     named = step.distil.teacher
-    faults = [] if named is None else _named_faults(experiment, name, named, pupils, sound)
+    faults = [] if named is None else _named_faults(experiment, name, named, pupils, known)
     if faults:
         yield from faults
         return
@@ -189,18 +196,23 @@ def _distil_faults(
 
 
 def _named_faults(
-    experiment: Experiment, name: str, teacher: str, pupils: tuple[str, ...], sound: dict[str, int]
+    experiment: Experiment, name: str, teacher: str, pupils: tuple[str, ...], known: Teachers
 ) -> list[str]:
     """What is wrong with the recipe of the teacher that the step `name` names."""
-    if teacher in sound:
-        return [TOO_MANY_TEACHERS] if len(pupils) + sound[teacher] > MOST_TEACHERS + 1 else []
+    if isinstance(length := known.get(teacher), int):
+        return [TOO_MANY_TEACHERS] if len(pupils) + length > MOST_TEACHERS + 1 else []
     base, *steps = teacher.split("+")
     if own := [pupil for pupil in pupils if pupil in steps]:
         return [f"{own[0]!r} has itself for a teacher: {shown(teacher)}"]
-    if faults := list(recipe_faults(experiment, base, steps, pupils, sound)):
-        return [fault if fault == TOO_MANY_TEACHERS else f"teacher of {name!r}: {fault}" for fault in faults]
-    behind = [named_teacher(experiment.steps[step]) for step in steps]
-    sound[teacher] = 1 + max((sound.get(each, 0) for each in behind), default=0)
+    faults = known.get(teacher) or list(recipe_faults(experiment, base, steps, pupils, known))
+    if TOO_MANY_TEACHERS in faults:
+        # This depends on who is taught; whatever else is wrong is so for all pupils.
+        return [TOO_MANY_TEACHERS]
+    if faults:
+        known[teacher] = faults[:1]
+        return [f"teacher of {name!r}: {fault}" for fault in faults]
+    behind = [known.get(named_teacher(experiment.steps[step])) for step in steps]
+    known[teacher] = 1 + max((length for length in behind if isinstance(length, int)), default=0)
     return []
 
 

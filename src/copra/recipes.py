@@ -122,10 +122,10 @@ def build_tree(experiment: Experiment) -> Tree:
         CopraError: an unknown step or base, a recipe given twice, a recipe that comes back to a step, or a
             step that cannot follow what is before it. All faults at once, a line each.
     """
-    tree, wrong, ends, sound = Tree(), {}, set(), {}
+    tree, wrong, ends, known = Tree(), {}, set(), {}
     for number, (base, steps) in enumerate(_listed(experiment)):
         recipe = "+".join([base, *steps])
-        found = list(recipe_faults(experiment, base, steps, sound=sound))
+        found = list(recipe_faults(experiment, base, steps, known=known))
         if recipe in ends:
             found.append(f"given twice (the second time as recipe number {number + 1})")
         for fault in found:

@@ -148,8 +148,8 @@ def test_values_of_other_settings_are_others(llama, rows, tmp_path):
 
     of_model = [
         {},
-        {"checkpoint": changed_manifest(llama, weights={"sha256": "others"})},
-        {"checkpoint": changed_manifest(llama, parts={"sha256": "some"})},
+        {"checkpoint": changed_manifest(llama, files={**llama.files, "model.safetensors": "others"})},
+        {"checkpoint": changed_manifest(llama, files={**llama.files, "parts.safetensors": "some"})},
         {"checkpoint": changed_manifest(llama, decoding=decoding)},
         {"code": "newer"},
     ]

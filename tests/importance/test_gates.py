@@ -8,6 +8,7 @@ import pytest
 import torch
 from ablations import reading
 from plain import by_unit
+from pydantic import ValidationError
 
 from copra.importance import gates as module
 from copra.importance.gates import (
@@ -159,20 +160,27 @@ def test_gates_start_open_and_do_not_decay(llama):
     with torch.no_grad():
         for block in blocks(llama):
             attention_output(block).weight.zero_()
-    found = train(llama, steps=1, warmup_steps=10)
+    found = train(llama, steps=1, warmup_steps=1)
     assert set(found.values()) == {2.0}
 
 
 def test_the_sparsity_loss_warms_up(llama):
-    def far(**settings):
-        few, many = (train(llama, steps=6, closed=closed, **settings) for closed in (0.1, 0.9))
+    def far(steps, warmup_steps):
+        few, many = (
+            train(llama, steps=steps, warmup_steps=warmup_steps, closed=closed) for closed in (0.1, 0.9)
+        )
         return max(abs(few[unit] - many[unit]) for unit in few)
 
-    assert far(warmup_steps=10**9) < 1e-3 < 0.1 < far(warmup_steps=0)
+    assert far(1, 1) == 0 < far(6, 6) < far(6, 0)
+
+
+def test_a_warm_up_longer_than_the_gates_training_is_refused():
+    with pytest.raises(ValidationError, match="warmup_steps: 7 are more than the 6 steps of the gates"):
+        Gates(steps=6, warmup_steps=7)
 
 
 def test_the_same_settings_give_the_same_table(llama):
-    first, again, other = (train(llama, steps=5, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (train(llama, steps=5, warmup_steps=0, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
 
@@ -180,7 +188,7 @@ def test_the_same_settings_give_the_same_table(llama):
 def test_the_model_stays_as_it_was(llama):
     state = copy.deepcopy(llama.state_dict())
     llama.lm_head.weight.requires_grad_(False)
-    train(llama, steps=3)
+    train(llama, steps=3, warmup_steps=0)
     assert all(torch.equal(value, state[name]) for name, value in llama.state_dict().items())
     learning = {name for name, each in llama.named_parameters() if each.requires_grad}
     assert learning == {name for name, _ in llama.named_parameters()} - {"model.embed_tokens.weight"}
@@ -202,7 +210,12 @@ def test_latents_are_thought_through_the_same_gates(model, with_latents, no_part
     sizes = [layer.query_heads for layer in module.shape_of(model.config.to_dict()).layers]
     (batch,) = with_latents.batches(5)
     gate_scores(
-        model, no_parts, itertools.repeat(batch), with_latents.decoding, "heads", Gates(steps=1, seed=3)
+        model,
+        no_parts,
+        itertools.repeat(batch),
+        with_latents.decoding,
+        "heads",
+        Gates(steps=1, warmup_steps=0, seed=3),
     )
     noise = torch.rand(5, sum(sizes), generator=torch.Generator().manual_seed(3))
     for example, sample in enumerate(with_latents.samples):

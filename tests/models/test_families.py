@@ -116,7 +116,8 @@ def test_the_shape_is_that_of_the_weights(case):
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_sizes_that_a_config_leaves_out_are_those_of_transformers(model_type):
     family = family_of(model_type)
-    written = {family.width: 64, family.layers: 8, family.query_heads: 8, "vocab_size": 40}
+    # A multiple of the most key/value heads that a family has where its config names none.
+    written = {family.width: 64, family.layers: 8, family.query_heads: 32, "vocab_size": 40}
     if not family.ffn_per_width:
         written[family.ffn] = 100
     whole = CONFIG_MAPPING[model_type](**written).to_dict()

@@ -52,7 +52,7 @@ def run(place, scoring, model="plain", objective="cot", importance=(), **setting
     parser = ArgumentParser()
     score.arguments(parser)
     small = {"rows": 6, "batch_size": 4, "validation_rows": 5, "greedy_removals": 2}
-    small |= {"gates": {"steps": 3, "batch_size": 4}}
+    small |= {"gates": {"steps": 3, "warmup_steps": 1, "batch_size": 4}}
     value = {"scoring": scoring, "objective": objective, "importance": {**small, **dict(importance)}}
     words = ["--settings", json.dumps({**value, "max_new_tokens": 6, **settings})]
     words += ["--model", str(place / model / MANIFEST), "--data", str(place / "data" / "valid.parquet")]
@@ -171,7 +171,11 @@ def test_greedy_settings_are_heeded(place):
 
 def test_gates_read_what_their_settings_say(place):
     first, again, other = (
-        run(place, "heads.gates", importance={"gates": {"steps": 3, "batch_size": 2, "seed": seed}})
+        run(
+            place,
+            "heads.gates",
+            importance={"gates": {"steps": 3, "warmup_steps": 1, "batch_size": 2, "seed": seed}},
+        )
         for seed in (4, 4, 5)
     )
     assert first.equals(again)

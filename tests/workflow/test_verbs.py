@@ -23,7 +23,7 @@ ACCURACY = {
 
 
 # Modules of the command line, which do no part of any result.
-STARTING = {"copra.cli", "copra.forking", "copra.out_of_memory"}
+STARTING = {"copra.cli", "copra.ending", "copra.forking", "copra.out_of_memory"}
 # At the end of each of copra's processes: which verb it was, and which of copra's modules it imported.
 AUDIT = """
 import atexit, os, pathlib, sys

@@ -58,6 +58,15 @@ class Gates(Settings):
     seed: Seed = 0
     """Of the gates' noise and the order of rows."""
 
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> "Gates":
+        if self.warmup_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps: {self.warmup_steps} are more than the {self.steps} steps of the gates, so "
+                "the weight of the sparsity loss would never be 1. Lower them"
+            )
+        return self
+
 
 class Importance(Settings):
     """How units are scored."""
