@@ -19,6 +19,7 @@ else:
 
 KINDS = ("llama", "gpt2", "copra_llama", "copra_gpt2")
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+LONGEST = {"workflow", "slurm", "kubernetes", "real"}
 OVERRIDES = [
     {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 24},
     {"num_attention_heads": 6, "num_key_value_heads": 3},
@@ -29,7 +30,7 @@ GPT2_OVERRIDES = [{"n_head": 2, "n_inner": 24}, {"n_head": 3}, {}]
 
 def pytest_collection_modifyitems(items):
     """The long tests first, so that at the end no process waits for another."""
-    items.sort(key=lambda item: "workflow" not in item.path.parts)
+    items.sort(key=lambda item: LONGEST.isdisjoint(item.path.parts))
 
 
 @pytest.fixture

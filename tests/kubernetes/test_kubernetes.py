@@ -135,7 +135,9 @@ def test_all_results_are_in_the_storage_and_none_beside_the_code(done, run, stor
     names = set(storage.files("my-bucket", PREFIX))
     assert {TABLE, f"models/{CODI}/copra.json", "figures/training_curves.png"} <= names
     assert f"evaluations/{CODI}/predictions.parquet" in names
-    assert not (run.code / "results").exists()
+    # What planning has computed on this machine may be lost at any time.
+    beside = {path.name for path in (run.code / "results").rglob("*") if path.is_file()}
+    assert beside <= {"digests.json"}
     assert storage.files("my-bucket", PREFIX)[TABLE].decode().count("\n") == 2
 
 

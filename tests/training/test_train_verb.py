@@ -17,6 +17,7 @@ from copra.reasoning.layout import Decoding
 from copra.tasks.prepare import Prepared, data_record, read_rows, write_split
 from copra.training import loop
 from copra.verbs import base as base_verb
+from copra.verbs.common import summary_of
 
 
 def test_a_stage_becomes_a_checkpoint(place, rows):
@@ -242,7 +243,9 @@ def test_a_decoder_starts_as_the_pretrained_model_and_goes_on(place, monkeypatch
     assert first.manifest["parts"]["settings"] == {"step_decoder": {"layers": None}}
     sha256 = pretrained.manifest["weights"]["sha256"]
     assert first.manifest["lineage"][-1]["pretrained"] == {"node": "tiny@0", "sha256": sha256}
-    made_of = {file_sha256(place / node / MANIFEST) for node in ("cot", "tiny")}
+    files = [place / node / MANIFEST for node in ("cot", "tiny")]
+    files += [summary_of(place / "data", split) for split in ("train", "valid")]
+    made_of = {file_sha256(file) for file in files}
     assert set(first.manifest[MADE_BY]["files"]) == made_of
     learned = first.parts["step_decoder"].state_dict()
     assert not all(torch.equal(learned[name], value) for name, value in expected.items())
