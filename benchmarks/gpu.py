@@ -40,16 +40,16 @@ from torch.profiler import profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from copra.cost.flops import of_training_work
-from copra.cost.latency import device_name
-from copra.inference.compiled import Compiled, positions
-from copra.inference.decode import decode
+from copra.data.batch import collate, width_multiple
+from copra.data.sequences import Decoding, Markers
+from copra.evaluation.latency import device_name
+from copra.generation.compiled import Compiled, positions
+from copra.generation.decode import decode
+from copra.methods import METHODS
+from copra.methods.distil import stage_of
+from copra.methods.reasoning_model import Thinker
 from copra.models.checkpoint import device
 from copra.models.shape import shape_of
-from copra.reasoning import METHODS
-from copra.reasoning.distil import stage_of
-from copra.reasoning.forward import collate, width_multiple
-from copra.reasoning.layout import Decoding, Markers
-from copra.reasoning.thinker import Thinker
 from copra.training.loop import Trainer
 
 WARMING_STEPS = 2

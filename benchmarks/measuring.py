@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from copra.data.sequences import TokenRow
 from copra.models.checkpoint import device
-from copra.reasoning.layout import TokenRow
 
 
 class Clock:

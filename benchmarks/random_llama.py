@@ -14,8 +14,8 @@ import torch
 from sizes import SIZES
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from copra.models.settings import FromScratch
-from copra.models.tokens import train_tokenizer
+from copra.data.tokenization import train_tokenizer
+from copra.schema.base import FromScratch
 from copra.tasks.task import Row
 
 

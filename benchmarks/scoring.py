@@ -17,9 +17,9 @@ from sizes import SIZES
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from copra.importance.calibration import calibration_batches
-from copra.importance.passes import pass_scores
-from copra.models.tokens import train_tokenizer
+from copra.data.tokenization import train_tokenizer
+from copra.pruning.scoring.calibration import calibration_batches
+from copra.pruning.scoring.passes import pass_scores
 from copra.tasks.gsm8k import Gsm8k
 from copra.tasks.task import Row
 

@@ -15,9 +15,11 @@ from sizes import SIZES
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from copra.inference.decode import decode
-from copra.reasoning.forward import Batch, collate, cross_entropy, hidden_states
-from copra.reasoning.layout import IGNORED, Decoding, Markers, TokenRow, lay_out
+from copra.data.batch import Batch, collate
+from copra.data.sequences import IGNORED, Decoding, Markers, TokenRow, lay_out
+from copra.generation.decode import decode
+from copra.methods.losses import cross_entropy
+from copra.methods.rollout import hidden_states
 
 LATENTS, MARKERS = 6, Markers(1, 2, 3)
 

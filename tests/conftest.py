@@ -141,7 +141,7 @@ def rows():
 def word_base(rows):
     """Makes a tiny base model (float32) and its word tokenizer with markers, for `rows`."""
     from copra.models.bases import make_base
-    from copra.models.settings import Base, FromScratch
+    from copra.schema.base import Base, FromScratch
 
     def make(architecture: str = "llama", seed: int = 0, **changes):
         kv_heads = 2 if architecture == "llama" else None

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from copra.forking import SERVE
-from copra.processes import token_of
+from copra.utils.forking import SERVE
+from copra.utils.processes import token_of
 
 KEY = "tests"
 PROGRAM = """\
 import sys
-from copra.forking import accepted, connect, follow
+from copra.utils.forking import accepted, connect, follow
 
 sys.argv[0] = "copra"
 connection = connect({address!r})

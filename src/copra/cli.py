@@ -6,11 +6,12 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from copra import __version__, processes
-from copra.ending import end_with_snakemake
-from copra.errors import CopraError
-from copra.forking import end_process, quiet_libraries, run_in_fork
-from copra.out_of_memory import explained, is_out_of_memory
+from copra import __version__
+from copra.utils import processes
+from copra.utils.ending import end_with_snakemake
+from copra.utils.errors import CopraError
+from copra.utils.forking import end_process, quiet_libraries, run_in_fork
+from copra.utils.out_of_memory import explained, is_out_of_memory
 
 VERBS = {
     "data": "prepare a task's splits",
@@ -58,7 +59,7 @@ def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] not in VERBS:
         return _help(arguments)
     verb = arguments[0]
-    module = importlib.import_module(f"copra.verbs.{verb}")
+    module = importlib.import_module(f"copra.commands.{verb}")
     parser = argparse.ArgumentParser(prog=f"copra {verb}", description=module.__doc__)
     module.arguments(parser)
     options = parser.parse_args(arguments[1:])

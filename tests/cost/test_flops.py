@@ -8,15 +8,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from copra.cost.flops import PARTS, PHASES, FlopCounter, Pass, passes
-from copra.inference.decode import decode
-from copra.inference.run import Run, read_prefix
+from copra.data.batch import collate
+from copra.data.sequences import Decoding, Markers, TokenRow, lay_out
+from copra.generation.decode import decode
+from copra.generation.run import Run, read_prefix
+from copra.methods.losses import cross_entropy
+from copra.methods.rollout import hidden_states
 from copra.models.parts import make_parts
 from copra.models.per_layer import CopraLlamaConfig, CopraLlamaForCausalLM
-from copra.models.shape import LayerShape, ModelShape, shape_of
+from copra.models.shape import shape_of
 from copra.pruning.cut import Cut
 from copra.pruning.surgery import cut_model
-from copra.reasoning.forward import collate, cross_entropy, hidden_states
-from copra.reasoning.layout import Decoding, Markers, TokenRow, lay_out
+from copra.schema.shape import LayerShape, ModelShape
 
 HIDDEN = Decoding(before=(47,), latents=3, thought="hidden", latent_token=48, after=(49,))
 DECODINGS = {

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from copra.cost import latency
-from copra.inference import compiled
+from copra.data.sequences import Decoding, Prompting
+from copra.data.tokenization import markers_of
+from copra.evaluation import latency
+from copra.generation import compiled
 from copra.models.checkpoint import Checkpoint
-from copra.models.tokens import markers_of
-from copra.reasoning.layout import Decoding, Prompting
 
 SIZES = {"max_new_tokens": 4, "forced_tokens": 3, "batch_size": 5, "questions": 2, "repetitions": 2}
 

@@ -11,10 +11,10 @@ from copra.cost.parameters import (
     block_parameters,
     kv_cache_bytes_per_token,
 )
+from copra.data.sequences import Decoding
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from copra.models.parts import make_parts
 from copra.models.shape import shape_of
-from copra.reasoning.layout import Decoding
 
 WANTED = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {"layers": 2}}
 # What each way to answer needs, beside the language model.

@@ -6,7 +6,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from copra.cost.flops import FlopCounter, Pass
 from copra.cost.parameters import block_parameters, kv_cache_bytes_per_token
-from copra.models.shape import LayerShape, shape_of
+from copra.models.shape import shape_of
+from copra.schema.shape import LayerShape
 
 # Llama 3.2 1B, by the config that Meta published.
 LLAMA_1B = {

@@ -8,14 +8,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from copra.cost.flops import PARTS, PHASES, FlopCounter
-from copra.errors import CopraError
+from copra.data.sequences import Decoding, Prompting
+from copra.data.tokenization import markers_of
 from copra.evaluation import accuracy
 from copra.evaluation.accuracy import predictions, share_correct
-from copra.inference.decode import Answer, decode
+from copra.generation.decode import Answer, decode
 from copra.models.checkpoint import Checkpoint
-from copra.models.tokens import markers_of
-from copra.reasoning.layout import Decoding, Prompting
 from copra.tasks.task import Row
+from copra.utils.errors import CopraError
 
 ROWS = [
     Row("1 and 2 ?", ("1 + 2 = 3",), "3"),

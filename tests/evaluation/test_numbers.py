@@ -1,4 +1,4 @@
-"""Every line of the table in `copra.evaluation.numbers`, and what a table cannot hold."""
+"""Every line of the table in `copra.tasks.numbers`, and what a table cannot hold."""
 
 import re
 from fractions import Fraction
@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copra.evaluation import numbers
-from copra.evaluation.answers import extract_answer, same_answer
-from copra.evaluation.numbers import bare_number, read_number
+from copra.tasks import numbers
+from copra.tasks.answers import extract_answer, same_answer
+from copra.tasks.numbers import bare_number, read_number
 
 READ = {
     "18": 18,

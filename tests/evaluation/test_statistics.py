@@ -4,7 +4,6 @@ import numpy
 import pytest
 from scipy.stats import binomtest, permutation_test, t, ttest_1samp, ttest_ind, ttest_rel
 
-from copra.errors import CopraError
 from copra.evaluation.statistics import (
     checkpoints_test,
     holm,
@@ -14,6 +13,7 @@ from copra.evaluation.statistics import (
     sign_flip_exact,
     wilson_interval,
 )
+from copra.utils.errors import CopraError
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from copra.models.settings import FromScratch
-from copra.models.tokens import train_tokenizer
+from copra.data.tokenization import train_tokenizer
+from copra.schema.base import FromScratch
 
 SIZES = {"hidden_size": 32, "layers": 2, "heads": 4, "ffn_size": 48}
 

@@ -15,7 +15,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from copra.errors import CopraError
 from copra.models.anatomy import attention_output, blocks, ffn_output
 from copra.models.per_layer import (
     CopraGPT2Config,
@@ -23,6 +22,7 @@ from copra.models.per_layer import (
     CopraLlamaConfig,
     CopraLlamaForCausalLM,
 )
+from copra.utils.errors import CopraError
 
 LLAMA_SIZES = {
     "vocab_size": 40,

@@ -7,9 +7,9 @@ import types
 
 import pytest
 
-from copra.errors import CopraError
 from copra.models.base_files import absence_fault, base_fault
-from copra.models.settings import Base
+from copra.schema.base import Base
+from copra.utils.errors import CopraError
 
 WHOLE = {"config.json": {"model_type": "llama"}, "model.safetensors": "", "tokenizer.json": {}}
 

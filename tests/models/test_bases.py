@@ -13,12 +13,12 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from copra.errors import CopraError
+from copra.data.tokenization import markers_of
 from copra.models.bases import make_base
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.per_layer import CopraLlamaForCausalLM
-from copra.models.settings import Base, FromScratch
-from copra.models.tokens import markers_of
+from copra.schema.base import Base, FromScratch
+from copra.utils.errors import CopraError
 
 
 @pytest.mark.parametrize(("architecture", "kv_heads"), [("llama", 2), ("gpt2", None)])

@@ -4,8 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from copra.errors import CopraError
-from copra.files import MANIFEST, file_sha256, read_sealed_json, write_sealed_json
+from copra.data.tokenization import markers_of
 from copra.models.checkpoint import (
     TRAINED_MARKERS,
     WEIGHTS,
@@ -14,8 +13,10 @@ from copra.models.checkpoint import (
     save_checkpoint,
 )
 from copra.models.per_layer import CopraLlamaForCausalLM
-from copra.models.shape import ModelShape, shape_of
-from copra.models.tokens import markers_of
+from copra.models.shape import shape_of
+from copra.schema.shape import ModelShape
+from copra.utils.errors import CopraError
+from copra.utils.files import MANIFEST, file_sha256, read_sealed_json, write_sealed_json
 
 
 @pytest.fixture

@@ -15,9 +15,12 @@ from transformers.models.gemma2 import modeling_gemma2
 
 from copra.cost.flops import FlopCounter, Pass
 from copra.cost.parameters import block_parameters
-from copra.errors import CopraError
-from copra.importance.passes import pass_scores
-from copra.inference.decode import decode
+from copra.data.batch import collate
+from copra.data.sequences import IGNORED, Decoding, Markers, Sample
+from copra.generation.decode import decode
+from copra.methods.losses import cross_entropy
+from copra.methods.reasoning_model import Thinker
+from copra.methods.rollout import embedding_norm, hidden_states
 from copra.models.anatomy import attention_output, blocks, ffn_output, layout_of
 from copra.models.checkpoint import register
 from copra.models.families import FAMILIES, family_of
@@ -28,12 +31,11 @@ from copra.models.per_layer import CLASSES
 from copra.models.shape import shape_of
 from copra.pruning.cut import Cut
 from copra.pruning.proof import masked
+from copra.pruning.scoring.passes import pass_scores
 from copra.pruning.surgery import cut_model
-from copra.reasoning.forward import collate, cross_entropy, embedding_norm, hidden_states
-from copra.reasoning.layout import IGNORED, Decoding, Markers, Sample
-from copra.reasoning.thinker import Thinker
+from copra.schema.training import Lora
 from copra.training.adapters import adapted
-from copra.training.settings import Lora
+from copra.utils.errors import CopraError
 
 NEAR = {"atol": 1e-9, "rtol": 1e-9}
 

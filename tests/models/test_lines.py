@@ -7,12 +7,12 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, trainer
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
-from copra.errors import CopraError
-from copra.inference.prompts import prompts_of
-from copra.models.lines import cut_at_lines
-from copra.models.tokens import ANSWER, first_token, mark_length, tokenise
-from copra.reasoning.layout import Decoding, Prompting
+from copra.data.lines import cut_at_lines
+from copra.data.sequences import Decoding, Prompting
+from copra.data.tokenization import ANSWER, first_token, mark_length, tokenise
+from copra.generation.prompts import prompts_of
 from copra.tasks.task import Row
+from copra.utils.errors import CopraError
 
 BYTES = [f"<0x{number:02X}>" for number in range(256)]
 MORE = [

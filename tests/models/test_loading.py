@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from copra.errors import CopraError
 from copra.models.loading import load_language_model
+from copra.utils.errors import CopraError
 
 WEIGHTS = "model.safetensors"
 

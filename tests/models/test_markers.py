@@ -10,11 +10,11 @@ from tokenizers import models as tokenizer_models
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from copra.files import MANIFEST
+from copra.data.tokenization import MARKERS, pad_id
 from copra.models.bases import add_markers, brings_trained_markers, make_base, start_markers
 from copra.models.logits import SUPPRESSED, read_logits
-from copra.models.settings import Base, FromScratch
-from copra.models.tokens import MARKERS, pad_id
+from copra.schema.base import Base, FromScratch
+from copra.utils.files import MANIFEST
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import tarfile
 import pytest
 import torch
 
-from copra.errors import CopraError
-from copra.files import MANIFEST
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, relabel_checkpoint, save_checkpoint
 from copra.models.pack import PACK, put_pack_beside_checkpoints
 from copra.models.parts import make_parts
+from copra.utils.errors import CopraError
+from copra.utils.files import MANIFEST
 
 DECLARED = (MANIFEST, WEIGHTS, PACK)
 

@@ -7,12 +7,13 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.configuration_utils import get_head_shapes
 
+from copra.data.sequences import Markers
+from copra.methods.reasoning_model import Thinker
 from copra.models.per_layer import CopraGPT2Config, CopraGPT2LMHeadModel
-from copra.models.shape import LayerShape, ModelShape, shape_of
-from copra.reasoning.layout import Markers
-from copra.reasoning.thinker import Thinker
+from copra.models.shape import shape_of
+from copra.schema.shape import LayerShape, ModelShape
+from copra.schema.training import Lora
 from copra.training.adapters import adapted
-from copra.training.settings import Lora
 
 OVERRIDES = [{"n_head": 2, "n_inner": 40}, {}, {"n_head": 3, "n_inner": 24}]
 SIZES = {

@@ -8,7 +8,8 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from copra.models.per_layer import CopraLlamaConfig, CopraLlamaForCausalLM
-from copra.models.shape import LayerShape, shape_of
+from copra.models.shape import shape_of
+from copra.schema.shape import LayerShape
 
 OVERRIDES = [
     {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 40},

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from copra.errors import CopraError
-from copra.inference.decode import decode
+from copra.data.batch import collate
+from copra.data.sequences import Decoding, Sample
+from copra.generation.decode import decode
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from copra.models.parts import make_parts
 from copra.models.quantised import compare, quantise
-from copra.reasoning.forward import collate
-from copra.reasoning.layout import Decoding, Sample
+from copra.utils.errors import CopraError
 
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TOKENS = torch.arange(1, 15)[None]
@@ -200,7 +200,7 @@ def test_a_process_without_torchao_loads_plain_models_only(make):
     )
     done = subprocess.run([sys.executable, "-c", code, plain, folder], capture_output=True, text=True)
     last = done.stderr.strip().split("\n")[-1]
-    assert last.startswith("copra.errors.CopraError: int8 weights need torchao")
+    assert last.startswith("copra.utils.errors.CopraError: int8 weights need torchao")
 
 
 @torch.no_grad()

@@ -5,8 +5,7 @@ import json
 import pytest
 import torch
 
-from copra.errors import CopraError
-from copra.files import MANIFEST, file_sha256
+from copra.data.sequences import Decoding
 from copra.models.checkpoint import (
     PARTS,
     WEIGHTS,
@@ -16,7 +15,8 @@ from copra.models.checkpoint import (
     save_checkpoint,
 )
 from copra.models.parts import make_parts
-from copra.reasoning.layout import Decoding
+from copra.utils.errors import CopraError
+from copra.utils.files import MANIFEST, file_sha256
 
 WANTED = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {"layers": 2}}
 

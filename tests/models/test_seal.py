@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
-from copra.errors import CopraError
-from copra.files import MANIFEST, file_sha256, read_sealed_json, write_sealed_json
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, relabel_checkpoint, save_checkpoint
 from copra.models.pack import PACK, put_pack_beside_checkpoints
 from copra.models.parts import make_parts
+from copra.utils.errors import CopraError
+from copra.utils.files import MANIFEST, file_sha256, read_sealed_json, write_sealed_json
 
 TEMPLATES = {"default": "{{ messages }}", "plain": "{{ messages[0] }}"}
 LOG = "training.jsonl"

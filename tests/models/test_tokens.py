@@ -3,9 +3,7 @@ from tokenizers import Tokenizer, processors, trainers
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
-from copra.errors import CopraError
-from copra.models.settings import FromScratch
-from copra.models.tokens import (
+from copra.data.tokenization import (
     ANSWER,
     MARKERS,
     beginning,
@@ -15,7 +13,9 @@ from copra.models.tokens import (
     train_tokenizer,
     typical_lengths,
 )
+from copra.schema.base import FromScratch
 from copra.tasks.task import Row
+from copra.utils.errors import CopraError
 
 SIZES = {"hidden_size": 8, "layers": 1, "heads": 1, "ffn_size": 8}
 ODD_ROWS = [

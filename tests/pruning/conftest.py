@@ -5,10 +5,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from copra.models.per_layer import CopraLlamaConfig, CopraLlamaForCausalLM
-from copra.models.shape import ModelShape, shape_of
-from copra.pruning.budget import Prune
+from copra.models.shape import shape_of
 from copra.pruning.cut import Cut
 from copra.pruning.plan import make_plan
+from copra.schema.pruning import Prune
+from copra.schema.shape import ModelShape
 
 TOKENS = {"vocab_size": 50, "bos_token_id": None, "eos_token_id": None}
 

@@ -25,10 +25,11 @@ from copra.cost.parameters import block_parameters
 from copra.models.anatomy import blocks
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from copra.models.per_layer import CopraGPT2LMHeadModel, CopraLlamaForCausalLM
-from copra.models.shape import ModelShape, shape_of
+from copra.models.shape import shape_of
 from copra.pruning.cut import Cut
 from copra.pruning.proof import masked
 from copra.pruning.surgery import cut_model
+from copra.schema.shape import ModelShape
 
 SHARED = {"vocab_size": 40, "bos_token_id": None, "eos_token_id": None, "initializer_range": 0.2}
 HEADS = [(4, 4), (4, 2), (4, 1), (6, 3), (8, 2), (8, 1)]

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from copra.errors import CopraError
-from copra.importance.metrics import TOGETHER, metrics_of
-from copra.pruning.budget import Budget, Prune
+from copra.schema.metrics import TOGETHER, metrics_of
+from copra.schema.pruning import Budget, Prune
+from copra.utils.errors import CopraError
 
 
 def choose(legal, total, ratio=lambda number: 1 - number / 20, **budget):

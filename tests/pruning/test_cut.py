@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from copra.errors import CopraError
-from copra.models.shape import LayerShape, ModelShape
-from copra.pruning.cut import Cut, group_size
+from copra.pruning.cut import Cut
+from copra.schema.shape import LayerShape, ModelShape
+from copra.schema.units import group_size
+from copra.utils.errors import CopraError
 
 SHAPE = ModelShape(
     "llama", 32, 50, 3, (LayerShape(4, 2, 8, 6), LayerShape(3, 3, 8, 5), LayerShape(8, 2, 8, 3))

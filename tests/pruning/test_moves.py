@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copra.cost.flops import FlopCounter
-from copra.errors import CopraError
-from copra.importance.scores import score_row, score_table
-from copra.models.shape import LayerShape, ModelShape
-from copra.pruning.budget import Prune
 from copra.pruning.cut import Cut
 from copra.pruning.moves import choices, shapes_along
 from copra.pruning.plan import make_plan
+from copra.pruning.scoring.scores import score_row, score_table
+from copra.schema.pruning import Prune
+from copra.schema.shape import LayerShape, ModelShape
+from copra.utils.errors import CopraError
 
 SHAPE = ModelShape(
     "llama", 32, 50, 3, (LayerShape(8, 4, 4, 40), LayerShape(6, 2, 4, 24), LayerShape(4, 4, 4, 16))

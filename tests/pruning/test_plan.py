@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from copra.errors import CopraError
-from copra.importance.scores import score_row, score_table
-from copra.models.shape import LayerShape, ModelShape
 from copra.pruning.cut import Cut
+from copra.pruning.scoring.scores import score_row, score_table
+from copra.schema.shape import LayerShape, ModelShape
+from copra.utils.errors import CopraError
 
 FOUR = ModelShape("llama", 32, 50, 3, (LayerShape(8, 4, 4, 40),) * 4)
 EIGHT = FOUR.with_layers(FOUR.layers * 2)

@@ -4,9 +4,9 @@ import random
 import pytest
 import torch
 
-from copra.errors import CopraError
 from copra.pruning.proof import LIMIT, masked, prove
 from copra.pruning.surgery import prune
+from copra.utils.errors import CopraError
 
 CUTS = {
     "layers": {"layers": [0, 2]},

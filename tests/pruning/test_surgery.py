@@ -16,13 +16,14 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from copra.errors import CopraError
 from copra.models.checkpoint import register
 from copra.models.per_layer import CopraGPT2LMHeadModel, CopraLlamaForCausalLM
-from copra.models.shape import LayerShape, ModelShape, shape_of
+from copra.models.shape import shape_of
 from copra.pruning.cut import Cut
 from copra.pruning.proof import masked
 from copra.pruning.surgery import cut_model, prune
+from copra.schema.shape import LayerShape, ModelShape
+from copra.utils.errors import CopraError
 
 
 @torch.no_grad()

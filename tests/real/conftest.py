@@ -70,8 +70,8 @@ def place(tmp_path_factory, model) -> Place:
 @pytest.fixture(scope="session")
 def trained(place) -> dict[str, Path]:
     """Checkpoints after two steps of chain of thought, and of Coconut's last stage and CODI after that."""
-    from copra.reasoning import METHODS
-    from copra.reasoning.distil import stage_of
+    from copra.methods import METHODS
+    from copra.methods.distil import stage_of
 
     training = {"learning_rate": 1e-4, "steps": 2, "batch_size": 2, "validations": 1, "validation_rows": 2}
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from copra.files import read_json, read_parquet
-from copra.importance.metrics import PASSES, SCORED_AS
 from copra.models.checkpoint import load_checkpoint
-from copra.pruning.cut import Cut, units_of
+from copra.pruning.cut import Cut
 from copra.pruning.proof import masked
+from copra.schema.metrics import PASSES, SCORED_AS
+from copra.schema.units import units_of
+from copra.utils.files import read_json, read_parquet
 
 pytestmark = pytest.mark.real
 

@@ -7,7 +7,6 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from copra.errors import CopraError
 from copra.report.figures import (
     curriculum,
     head_importance,
@@ -16,6 +15,7 @@ from copra.report.figures import (
     save,
     training_curves,
 )
+from copra.utils.errors import CopraError
 
 
 def _table(points):

@@ -4,12 +4,12 @@ import numpy
 import pytest
 from scipy.stats import spearmanr
 
-from copra.files import write_sealed_parquet
-from copra.importance.curves import Curve, NamedCurve
-from copra.importance.metrics import OF_BLOCKS
-from copra.importance.scores import score_row, score_table
-from copra.models.shape import LayerShape, ModelShape
+from copra.pruning.scoring.scores import score_row, score_table
 from copra.report.orders import drop_orders, orders_figure, rank_correlation, ranks
+from copra.schema.curve import Curve, NamedCurve
+from copra.schema.metrics import OF_BLOCKS
+from copra.schema.shape import LayerShape, ModelShape
+from copra.utils.files import write_sealed_parquet
 
 SHAPE = ModelShape("llama", 32, 50, 3, (LayerShape(4, 2, 8, 48),) * 4)
 COSINE = (0.4, 0.1, 0.3, 0.2)

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copra.errors import CopraError
 from copra.evaluation.statistics import (
     holm,
     mcnemar_exact,
@@ -19,6 +18,7 @@ from copra.evaluation.statistics import (
 from copra.report.comparisons import share_seeds
 from copra.report.formats import for_people
 from copra.report.tables import accuracy_vs_flops, before_fine_tuning, pareto_front
+from copra.utils.errors import CopraError
 
 DENSE, PRUNED = "llama+cot", "llama+cot+layers-1+coconut"
 

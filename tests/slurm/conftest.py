@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from plugins import plugin_folders
 
-from copra.gpu import gpus_of_machine
+from copra.utils.gpu import gpus_of_machine
 
 LOCK = Path(__file__).parents[2] / "requirements-slurm.lock"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "setpriv")

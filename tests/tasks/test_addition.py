@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from copra.evaluation.answers import same_answer
 from copra.tasks.addition import Addition, write_sum
+from copra.tasks.answers import same_answer
 from copra.tasks.task import Row
 
 SMALL = {"train": 60, "valid": 20, "test": 20}

@@ -12,8 +12,8 @@ import zipfile
 import pandas
 import pytest
 
-from copra.errors import CopraError
-from copra.tasks.containers import count_records, read_records
+from copra.utils.containers import count_records, read_records
+from copra.utils.errors import CopraError
 
 ROWS = [{"question": "a?", "n": 1}, {"question": "b?", "n": 2}]
 LINES = [json.dumps(row).encode() for row in ROWS]

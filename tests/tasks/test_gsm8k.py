@@ -12,9 +12,9 @@ import pandas
 import pytest
 from pydantic import ValidationError
 
-from copra.errors import CopraError
 from copra.tasks.gsm8k import Gsm8k
 from copra.tasks.task import BadRow, Row, question_id
+from copra.utils.errors import CopraError
 
 NATALIA = {
     "question": "Natalia sold clips to 48 friends. How many?",

@@ -6,10 +6,10 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from copra.errors import CopraError
-from copra.settings import MOST_DIGITS
+from copra.schema.settings import MOST_DIGITS
 from copra.tasks.multiplication import Multiplication, written_out
 from copra.tasks.task import BadRow, Row
+from copra.utils.errors import CopraError
 
 SMALL = {"train": 40, "valid": 10, "test": 10}
 # Rows of the published 4 by 4 digits (its form, not its data, is what the shorter ones show).

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import pandas
 import pytest
 
-from copra import files
 from copra.cli import main
-from copra.errors import CopraError
 from copra.tasks import Gsm8k, Task, WordSums
 from copra.tasks.prepare import data_record, prepare, prepared, read_rows
 from copra.tasks.task import SPLITS, BadRow, Row
+from copra.utils import files
+from copra.utils.errors import CopraError
 
 
 class Listed(Task):

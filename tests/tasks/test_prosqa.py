@@ -8,9 +8,9 @@ from collections import Counter, deque
 import pytest
 from pydantic import ValidationError
 
-from copra.errors import CopraError
 from copra.tasks.prosqa import CONCEPTS, NAMES, Prosqa
 from copra.tasks.task import BadRow, Row
+from copra.utils.errors import CopraError
 
 SMALL = {"train": 60, "valid": 20, "test": 20}
 FACT = re.compile(r"(?:Every ([a-z]+)|([A-Z][a-z]+)) is a ([a-z]+)\.")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from copra.errors import CopraError
 from copra.tasks import TASKS, AnyTask, Gsm8k, Task, WordSums
 from copra.tasks.task import BadRow, Row, expand_path, question_id
+from copra.utils.errors import CopraError
 
 
 def test_an_id_depends_on_the_words_of_the_question_alone():

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from copra.errors import CopraError
 from copra.tasks.word_sums import NAMES, WordSums
+from copra.utils.errors import CopraError
 
 SMALL = {"train": 60, "valid": 20, "test": 20}
 

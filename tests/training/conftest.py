@@ -3,14 +3,14 @@ import torch
 from accelerate.state import AcceleratorState
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from copra.data.tokenization import markers_of, pad_id, tokenise
+from copra.methods import Coconut, Codi, Cot, IcotKd, IcotSi
+from copra.methods.distil import stage_of
+from copra.methods.reasoning_model import Thinker
 from copra.models.parts import make_parts
-from copra.models.tokens import markers_of, pad_id, tokenise
-from copra.reasoning import Coconut, Codi, Cot, IcotKd, IcotSi
-from copra.reasoning.distil import stage_of
-from copra.reasoning.thinker import Thinker
+from copra.schema.training import Training
 from copra.training.loop import Trainer
 from copra.training.saves import Saves
-from copra.training.settings import Training
 
 STEP = {"steps": 1}
 TWO = {"training": STEP, "max_latent_stage": 2}

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from copra.reasoning.layout import IGNORED
+from copra.data.sequences import IGNORED
 from copra.training.loop import LOG
 
 

@@ -5,12 +5,12 @@ from argparse import ArgumentParser
 
 import torch
 
-from copra.files import MANIFEST
+from copra.commands import train
+from copra.methods import METHODS
+from copra.methods.distil import stage_of
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
-from copra.reasoning import METHODS
-from copra.reasoning.distil import stage_of
 from copra.training import loop
-from copra.verbs import train
+from copra.utils.files import MANIFEST
 
 
 def train_stage(place, parent: str, output: str, *arguments, **options):

@@ -5,12 +5,12 @@ import torch
 from plain_training import log_of, weights
 from torch.nn import functional
 
+from copra.data.sequences import Markers
+from copra.data.tokenization import MARKERS
+from copra.methods.reasoning_model import Thinker
 from copra.models.parts import make_parts
-from copra.models.tokens import MARKERS
-from copra.reasoning.layout import Markers
-from copra.reasoning.thinker import Thinker
+from copra.schema.training import Lora
 from copra.training.adapters import adapted
-from copra.training.settings import Lora
 
 RANK = 3
 LORA = {"rank": RANK, "alpha": 6.0}

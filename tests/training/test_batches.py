@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from copra.reasoning.layout import Sample
+from copra.data.sequences import Sample
 from copra.training.batches import POOL, epoch_batches, micro_batches
 
 
@@ -76,7 +76,7 @@ def test_micro_batches_are_the_batch_in_parts(size, lengths):
 
 def padded(samples, multiple: int = 1) -> int:
     """Padded tokens of one forward pass."""
-    from copra.reasoning.forward import collate
+    from copra.data.batch import collate
 
     batch = collate(samples, 0, multiple=multiple)
     widths = [batch.tokens.shape[1], batch.teacher.tokens.shape[1] if batch.teacher else 0]

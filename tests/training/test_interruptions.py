@@ -9,9 +9,9 @@ from plain_training import log_of, same, weights
 from safetensors.torch import load_file, save_file
 from test_resume import break_off, steps_taken
 
-from copra.errors import CopraError
 from copra.training.loop import LOG
 from copra.training.saves import Saves, Stopped
+from copra.utils.errors import CopraError
 
 DROPOUT = {"architecture": "gpt2", "dropout": 0.2, "select": "loss", "validations": 5}
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from stages import log_of, words
 
-from copra.files import MANIFEST
+from copra.utils.files import MANIFEST
 
 STEPS = 30
 SECONDS = 240

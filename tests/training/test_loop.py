@@ -7,8 +7,8 @@ import torch
 from accelerate.state import AcceleratorState
 from plain_training import log_of, plain_loss, same, validation_loss, validation_samples, weights
 
-from copra.errors import CopraError
 from copra.training.batches import epoch_batches
+from copra.utils.errors import CopraError
 
 
 @pytest.mark.parametrize("stage", ["cot", "coconut"])

@@ -5,7 +5,7 @@ import torch
 from plain_training import log_of
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from copra.errors import CopraError
+from copra.utils.errors import CopraError
 
 # Tokens of the chain that are out at each of ten steps (two a part), and of seven.
 TEN = [5, 5, 6, 6, 7, 7, 8, 8, 9, 9]

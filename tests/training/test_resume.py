@@ -7,7 +7,7 @@ import torch
 from plain_training import log_of, same, weights
 
 from copra.training.loop import BEST, LOG
-from copra.training.watch import RUN, SPEED
+from copra.utils.heartbeat import RUN, SPEED
 
 
 def break_off(trainer, monkeypatch, *, saved: int, at: int) -> None:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from plain_training import log_of, same, validation_loss, weights
 
-from copra.errors import CopraError
 from copra.training.batches import epoch_batches
 from copra.training.loop import BEST
+from copra.utils.errors import CopraError
 
 
 def overfitting(make_trainer, **settings):

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from copra.training.settings import Training
+from copra.schema.training import Training
 
 
 def test_defaults_are_those_of_the_methods_paper():

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from plain_training import log_of, weights
 from safetensors.torch import load_file, save_file
 
-from copra import processes
+from copra.utils import processes
 
 FORKED = multiprocessing.get_context("fork")
 pytestmark = pytest.mark.usefixtures("on_the_cpu")

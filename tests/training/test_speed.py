@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from copra.cost.flops import of_training_work
+from copra.methods.reasoning_model import Thinker
 from copra.models.shape import shape_of
-from copra.reasoning.thinker import Thinker
 from copra.training import speed as module
-from copra.training import watch
 from copra.training.progress import Progress
 from copra.training.speed import Speed, peak_tflops
+from copra.utils import heartbeat as watch
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from devices import waits
 from plain_training import log_of, weights
 from torch.utils._python_dispatch import _disable_current_modes
 
-from copra.errors import CopraError
 from copra.training import step
 from copra.training.loop import Trainer
+from copra.utils.errors import CopraError
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import torch
 from plain_training import log_of, same, weights
 from safetensors.torch import load_file
 
-from copra.reasoning.forward import collate
-from copra.reasoning.thinker import Thinker
+from copra.data.batch import collate
+from copra.methods.reasoning_model import Thinker
 from copra.training.batches import epoch_batches
 from copra.training.state import TENSORS
 

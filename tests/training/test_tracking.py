@@ -11,8 +11,8 @@ from importlib.util import find_spec
 import pytest
 from accelerate import Accelerator
 
-from copra.errors import CopraError
 from copra.training.tracking import KINDS, Tracker
+from copra.utils.errors import CopraError
 
 NODE = "llama@0+cot"
 LINE = {"step": 3, "loss": 0.5, "learning_rate": 1e-3, "validation_loss": 0.25, "note": "x", "flag": True}

@@ -7,17 +7,17 @@ import pytest
 import torch
 from stages import drop_a_layer, same_parts, train_stage
 
+from copra.commands import base as base_verb
+from copra.commands.common import summary_of
 from copra.cost.flops import FlopCounter, of_training_work
-from copra.errors import CopraError
-from copra.files import MADE_BY, MANIFEST, file_sha256
+from copra.data.sequences import Decoding
+from copra.data.tokenization import MARKERS, markers_of, tokenise
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.parts import StepDecoder
-from copra.models.tokens import MARKERS, markers_of, tokenise
-from copra.reasoning.layout import Decoding
 from copra.tasks.prepare import Prepared, data_record, read_rows, write_split
 from copra.training import loop
-from copra.verbs import base as base_verb
-from copra.verbs.common import summary_of
+from copra.utils.errors import CopraError
+from copra.utils.files import MADE_BY, MANIFEST, file_sha256
 
 
 def test_a_stage_becomes_a_checkpoint(place, rows):

@@ -5,10 +5,10 @@ import torch
 from stages import drop_a_layer, log_of, same_parts, train_stage
 
 from copra.cost.flops import FlopCounter
-from copra.errors import CopraError
+from copra.data.tokenization import tokenise
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
-from copra.models.tokens import tokenise
 from copra.training import loop
+from copra.utils.errors import CopraError
 
 
 def test_the_three_trainings_of_icot_kd_hand_on_their_parts(place):
@@ -102,7 +102,7 @@ def test_distillation_beside_the_own_loss(place, lora):
 
 def test_a_teacher_of_predictions_must_have_the_students_vocabulary(place, word_base, rows):
     from copra.models.bases import make_base
-    from copra.models.settings import Base, FromScratch
+    from copra.schema.base import Base, FromScratch
 
     parent = load_checkpoint(place / "tiny")
     spec = FromScratch(hidden_size=32, layers=1, heads=4, ffn_size=48, context=64)

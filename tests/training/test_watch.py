@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from copra.training import watch
+from copra.utils import heartbeat as watch
 
 NODE = "llama@0+cot"
 GONE = 2**22 + 1
@@ -192,5 +192,5 @@ def test_of_several_processes_the_first_one_writes(state, monkeypatch):
 
 
 def test_watching_imports_no_torch():
-    code = "import sys, copra.training.watch; print({'torch', 'pandas', 'transformers'} & set(sys.modules))"
+    code = "import sys, copra.utils.heartbeat; print({'torch', 'pandas', 'transformers'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from copra.files import read_json
+from copra.utils.files import read_json
 
 pytestmark = pytest.mark.workflow
 

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from copra.files import read_yaml
-from copra.forecast.jobs import jobs_of
-from copra.forecast.made import made_jobs
-from copra.workflow import Workflow
+from copra.experiment.workflow import Workflow
+from copra.plan.jobs import jobs_of
+from copra.plan.made import made_jobs
+from copra.utils.files import read_yaml
 
 pytestmark = pytest.mark.workflow
 

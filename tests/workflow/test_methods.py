@@ -6,7 +6,7 @@ import pandas
 import pytest
 import yaml
 
-from copra.reasoning import METHODS
+from copra.methods import METHODS
 
 pytestmark = pytest.mark.workflow
 

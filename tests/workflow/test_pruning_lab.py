@@ -5,8 +5,8 @@ import json
 import pandas
 import pytest
 
-from copra.files import file_sha256
-from copra.records import read_record
+from copra.experiment.provenance import read_record
+from copra.utils.files import file_sha256
 
 pytestmark = pytest.mark.workflow
 

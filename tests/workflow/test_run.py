@@ -73,7 +73,7 @@ def test_a_second_run_has_nothing_to_do_and_imports_nothing_heavy(finished):
     printed = finished.snakemake("-n", environment={"PYTHONPROFILEIMPORTTIME": "1"})
     assert "Nothing to be done" in printed
     imported = {line.rsplit("|", 1)[-1].strip() for line in printed.splitlines() if "import time:" in line}
-    assert {"snakemake", "copra.workflow"} <= imported
+    assert {"snakemake", "copra.experiment.workflow"} <= imported
     assert not imported & set(HEAVY)
 
 

@@ -7,8 +7,8 @@ import pytest
 from copied_code import copy_code
 from warm import warm_copra
 
-from copra.files import read_json, read_parquet
-from copra.fingerprint import closure
+from copra.utils.files import read_json, read_parquet
+from copra.utils.fingerprint import closure
 
 pytestmark = pytest.mark.workflow
 
@@ -23,7 +23,7 @@ ACCURACY = {
 
 
 # Modules of the command line, which do no part of any result.
-STARTING = {"copra.cli", "copra.ending", "copra.forking", "copra.out_of_memory"}
+STARTING = {"copra.cli", "copra.utils.ending", "copra.utils.forking", "copra.utils.out_of_memory"}
 # At the end of each of copra's processes: which verb it was, and which of copra's modules it imported.
 AUDIT = """
 import atexit, os, pathlib, sys
@@ -115,8 +115,8 @@ def test_the_fingerprint_covers_all_modules_that_a_verb_imports(audits, code):
     rules = "".join(file.read_text() for file in (code / "workflow" / "rules").iterdir())
     assert set(audits) == set(re.findall(r"copra (\w+) --settings", rules))
     for verb, imported in audits.items():
-        assert f"copra.verbs.{verb}" in imported
-        assert imported - STARTING <= closure(f"copra.verbs.{verb}"), verb
+        assert f"copra.commands.{verb}" in imported
+        assert imported - STARTING <= closure(f"copra.commands.{verb}"), verb
 
 
 def test_a_pruning_that_needs_no_scores_is_planned_without_them(run):

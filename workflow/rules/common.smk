@@ -5,17 +5,17 @@ import os
 import re
 from pathlib import Path
 
-from copra.digests import files_below
-from copra.ending import name_snakemake
-from copra.errors import CopraError
-from copra.files import canonical_json, read_yaml
-from copra.forking import fork_jobs
-from copra.importance.metrics import SCORINGS, split_of
+from copra.utils.digests import files_below
+from copra.utils.ending import name_snakemake
+from copra.utils.errors import CopraError
+from copra.utils.files import canonical_json, read_yaml
+from copra.utils.forking import fork_jobs
+from copra.schema.metrics import SCORINGS, split_of
 from copra.models.pack import put_pack_beside_checkpoints
-from copra.planning import tell_faults_plainly
-from copra.records import compare_records
+from copra.experiment.planning import tell_faults_plainly
+from copra.experiment.provenance import compare_records
 from copra.tasks.task import SPLITS
-from copra.workflow import Workflow, put_copra_on_path
+from copra.experiment.workflow import Workflow, put_copra_on_path
 from snakemake.exceptions import WorkflowError
 
 # Planning makes millions of objects that stay. To look for garbage among them as often as ever takes a sixth of the time.

@@ -1,4 +1,4 @@
-"""FLOPs of one answer, by formula from the sizes of the model and the real token counts (no torch).
+"""FLOPs of one answer, by formula from the sizes of the model and the real token counts.
 
 A multiply-add is 2 FLOPs. One pass of T new tokens over P cached ones costs, in a layer with H query
 heads, K key/value heads of size D, FFN width I and m FFN matrices, at hidden width d:
@@ -33,10 +33,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from copra.data.sequences import Decoding
 from copra.models.families import family_of
 from copra.models.families.family import Layout
-from copra.models.shape import LayerShape, ModelShape
-from copra.reasoning.layout import Decoding
+from copra.schema.shape import LayerShape, ModelShape
 
 Phase = Literal["prefill", "latent", "decode"]
 PHASES: tuple[Phase, ...] = ("prefill", "latent", "decode")
@@ -191,7 +191,7 @@ def of_training_work(
     *,
     backward: bool = True,
 ) -> float:
-    """FLOPs of a training from what each reader read (`copra.reasoning.layout.Work`): its `tokens`, `context`
+    """FLOPs of a training from what each reader read (`copra.data.sequences.Work`): its `tokens`, `context`
     and `supervised` positions, see `FlopCounter.of_training`.
 
     A step decoder has so many layers of the model's kind (None: the model's own). Adapters have the rank

@@ -1,10 +1,10 @@
-"""Parameter counts and cache sizes, by formula from the sizes of a model (no torch)."""
+"""Parameter counts and cache sizes, by formula from the sizes of a model."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from copra.models.shape import ModelShape
-from copra.reasoning.layout import Decoding
+from copra.data.sequences import Decoding
+from copra.schema.shape import ModelShape
 
 
 def kv_cache_bytes_per_token(shape: ModelShape, bytes_per_value: int = 4) -> int:

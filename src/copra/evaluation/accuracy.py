@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas
 
 from copra.cost.flops import PARTS, PHASES, FlopCounter
-from copra.errors import CopraError
+from copra.data.sequences import Decoding
+from copra.data.tokenization import ANSWER, first_token, pad_id
 from copra.evaluation import harness
-from copra.evaluation.answers import extract_answer, same_answer
 from copra.evaluation.statistics import proportion
-from copra.inference.compiled import Compiled, positions
-from copra.inference.decode import Answer, Keep, decode
-from copra.inference.prompts import Prompts, prompts_of, until_stop
-from copra.models.tokens import ANSWER, first_token, pad_id
-from copra.reasoning.layout import Decoding
+from copra.generation.compiled import Compiled, positions
+from copra.generation.decode import Answer, Keep, decode
+from copra.generation.prompts import Prompts, prompts_of, until_stop
+from copra.tasks.answers import extract_answer, same_answer
 from copra.tasks.task import Row
+from copra.utils.errors import CopraError
 
 if TYPE_CHECKING:
     from copra.models.checkpoint import Checkpoint

@@ -5,11 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from copra import processes
-from copra.files import digest, file_sha256
-from copra.inference.decode import Answer
-from copra.memory import Memory
-from copra.training.watch import announce, tick
+from copra.generation.decode import Answer
+from copra.utils import processes
+from copra.utils.files import digest, file_sha256
+from copra.utils.heartbeat import announce, tick
+from copra.utils.result_cache import Memory
 
 if TYPE_CHECKING:
     from copra.models.checkpoint import Checkpoint
@@ -37,7 +37,7 @@ class KeptAnswers:
         return self.memory.folder
 
     def keep(self, batch: Any, answer: Callable[[], list[Answer]]) -> list[Answer]:
-        """The answers of a batch, kept or made (`copra.inference.decode.Keep`)."""
+        """The answers of a batch, kept or made (`copra.generation.decode.Keep`)."""
         if not self.done:
             announce(self.memory.folder, self.node, self.total, "questions")
         value = self.memory.of(digest(batch), lambda: {"answers": [asdict(each) for each in answer()]})

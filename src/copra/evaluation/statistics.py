@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from copra.errors import CopraError
+from copra.utils.errors import CopraError
 
 if TYPE_CHECKING:
     import numpy

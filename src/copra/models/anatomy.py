@@ -3,9 +3,9 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from copra.errors import CopraError
 from copra.models.families import FAMILIES, LAYOUTS, family_of
 from copra.models.families.family import Layout
+from copra.utils.errors import CopraError
 
 
 def blocks(model: PreTrainedModel) -> nn.ModuleList:

@@ -1,11 +1,11 @@
-"""The config of a base model, known without making or fetching the model (no torch)."""
+"""The config of a base model, known without making or fetching the model."""
 
 from pathlib import Path
 from typing import Any
 
-from copra.files import read_json
 from copra.models.families import family_of
-from copra.models.settings import Base, FromScratch
+from copra.schema.base import Base, FromScratch
+from copra.utils.files import read_json
 
 
 def config_of(base: Base) -> dict[str, Any] | None:

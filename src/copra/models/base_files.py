@@ -1,5 +1,4 @@
-"""What can be known of a local base from its files' names and its config.json, before any weight is read (no
-torch)."""
+"""What can be known of a local base from its files' names and its config.json, before any weight is read."""
 
 import importlib.util
 import json
@@ -8,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from copra.faults import shown_path
-from copra.models.settings import Base
+from copra.schema.base import Base
 from copra.tasks.task import expand_path
+from copra.utils.problems import shown_path
 
 INDEX = "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer", "vocab", "spiece", "sentencepiece", "tiktoken", "tekken")

@@ -19,17 +19,17 @@ from transformers import (
     set_seed,
 )
 
-from copra.errors import CopraError
-from copra.files import MANIFEST, read_json
+from copra.data.tokenization import MARKERS, first_token, pad_id, train_tokenizer
 from copra.models.base_config import config_of
 from copra.models.base_files import absence_fault, base_fault, quantisation_fault
 from copra.models.checkpoint import has_trained_markers, register
 from copra.models.families import family_of
 from copra.models.loading import load_language_model
-from copra.models.settings import Base, FromScratch
 from copra.models.shape import shape_of
-from copra.models.tokens import MARKERS, first_token, pad_id, train_tokenizer
+from copra.schema.base import Base, FromScratch
 from copra.tasks.task import Row
+from copra.utils.errors import CopraError
+from copra.utils.files import MANIFEST, read_json
 
 
 def make_base(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from copra.models.families.family import Part, Projection
-from copra.models.shape import LayerShape
+from copra.schema.shape import LayerShape
 
 
 def channels_of(projection: Projection, sizes: LayerShape) -> dict[Part, Tensor]:

@@ -15,17 +15,18 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import copra
-from copra.errors import CopraError
-from copra.files import MANIFEST, read_json, read_sealed_json, replacing, write_sealed_json
+from copra.data.sequences import Decoding
 from copra.models import per_layer
 from copra.models.loading import load_language_model
 from copra.models.pack import LOG, pack, unpack
 from copra.models.parts import make_parts
 from copra.models.quantised import need_torchao, sort_metadata, unquantised
 from copra.models.seal import FILES, check_files, checksums
-from copra.models.shape import ModelShape, shape_of
-from copra.reasoning.layout import Decoding
-from copra.settings import Precision
+from copra.models.shape import shape_of
+from copra.schema.settings import Precision
+from copra.schema.shape import ModelShape
+from copra.utils.errors import CopraError
+from copra.utils.files import MANIFEST, read_json, read_sealed_json, replacing, write_sealed_json
 
 TRAINED_MARKERS = "trained_markers"
 """The key of a manifest that says whether the rows of the latent markers were trained."""

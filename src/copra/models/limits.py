@@ -1,4 +1,4 @@
-"""Kinds of unit that models cannot lose, known from their config alone (no torch)."""
+"""Kinds of unit that models cannot lose, known from their config alone."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from copra.errors import CopraError
+from copra.utils.errors import CopraError
 
 WRAPPERS = (
     "_orig_mod.",

@@ -10,8 +10,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from copra.errors import CopraError
-from copra.files import MANIFEST
+from copra.utils.errors import CopraError
+from copra.utils.files import MANIFEST
 
 PACK = "rest.tar"
 LOG = "training.jsonl"

@@ -21,10 +21,10 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
 from transformers.utils import is_torchao_available
 
-from copra.errors import CopraError
+from copra.data.batch import Batch
+from copra.data.sequences import IGNORED
 from copra.models.anatomy import blocks
-from copra.reasoning.forward import Batch
-from copra.reasoning.layout import IGNORED
+from copra.utils.errors import CopraError
 
 TORCHAO = "0.18.0"
 """The first torchao that the checkpoints are known to work with."""

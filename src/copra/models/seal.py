@@ -1,4 +1,4 @@
-"""The seal of a checkpoint: the sha256 of each of its files, in the manifest, which has a digest (no torch).
+"""The seal of a checkpoint: the sha256 of each of its files, in the manifest, which has a digest.
 
 Everything that decides what a model computes and what its tokens mean stands in these files, so one that was
 edited, swapped, cut short, added or removed must not be loaded silently.
@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from copra.errors import CopraError
-from copra.files import MANIFEST, file_sha256
 from copra.models.pack import LOG, PACK
+from copra.utils.errors import CopraError
+from copra.utils.files import MANIFEST, file_sha256
 
 FILES = "files"
 """The manifest's key of the checksums, by path below the checkpoint's folder."""

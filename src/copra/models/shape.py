@@ -1,53 +1,15 @@
-"""The sizes of a model that its cost depends on, read from its config alone (no torch)."""
+"""The sizes of a model that its cost depends on, read from its config alone."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from copra.errors import CopraError
-from copra.faults import shown
 from copra.models.families import family_of
 from copra.models.families.family import Family
-from copra.settings import MOST_CHANNELS, MOST_LAYERS
-
-
-@dataclass(frozen=True)
-class LayerShape:
-    """One decoder layer: H query heads and K key/value heads of size D, FFN of width I.
-
-    `window` is the number of positions that attention reaches, its own included (None: all before it).
-    """
-
-    query_heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    window: int | None = None
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """All sizes of a decoder: hidden width d, vocabulary V, and its layers from bottom to top.
-
-    `family` is the model type of its plain class. `ffn_matrices` is 3 for gate, up and down, and 2 for a
-    pair as in GPT-2.
-    """
-
-    family: str
-    hidden: int
-    vocabulary: int
-    ffn_matrices: int
-    layers: tuple[LayerShape, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"layers": [asdict(layer) for layer in self.layers]}
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> "ModelShape":
-        return ModelShape(**{**value, "layers": tuple(LayerShape(**layer) for layer in value["layers"])})
-
-    def with_layers(self, layers: tuple[LayerShape, ...]) -> "ModelShape":
-        return replace(self, layers=layers)
+from copra.schema.settings import MOST_CHANNELS, MOST_LAYERS
+from copra.schema.shape import LayerShape, ModelShape
+from copra.utils.errors import CopraError
+from copra.utils.problems import shown
 
 
 def shape_of(config: Mapping[str, Any]) -> ModelShape:

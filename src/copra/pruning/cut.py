@@ -1,23 +1,13 @@
-"""What stays of a model when units go, as plain numbers (no torch)."""
+"""What stays of a model when units go, as plain numbers."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from copra.errors import CopraError
-from copra.models.shape import LayerShape, ModelShape
-
-UnitKind = Literal["layers", "kv_groups", "heads", "neurons"]
-Unit = tuple[UnitKind, int, int]
-"""A kind, a layer, and the index in that layer (of a layer: the layer again)."""
-
-NAMES: dict[UnitKind, str] = {
-    "layers": "layers",
-    "kv_groups": "KV groups",
-    "heads": "query heads",
-    "neurons": "neurons",
-}
+from copra.schema.shape import LayerShape, ModelShape
+from copra.schema.units import Unit, group_size
+from copra.utils.errors import CopraError
 
 
 @dataclass(frozen=True)
@@ -116,20 +106,6 @@ class Cut:
                 f"group, or whole groups. The nearest legal choice keeps {_nearest_legal(counts)}."
             )
         return replace(before, query_heads=len(heads), kv_heads=len(groups), ffn=len(neurons))
-
-
-def units_of(kind: UnitKind, shape: ModelShape) -> list[tuple[int, int]]:
-    """All units of a kind by layer and index."""
-    if kind == "layers":
-        return [(layer, layer) for layer in range(len(shape.layers))]
-    size = {"kv_groups": "kv_heads", "heads": "query_heads", "neurons": "ffn"}[kind]
-    counts = [getattr(sizes, size) for sizes in shape.layers]
-    return [(layer, index) for layer, count in enumerate(counts) for index in range(count)]
-
-
-def group_size(layer: LayerShape) -> int:
-    """Query heads that read one key/value head."""
-    return layer.query_heads // layer.kv_heads
 
 
 def _check_indices(where: str, what: str, indices: Sequence[int], total: int) -> None:

@@ -1,4 +1,4 @@
-"""In which order units may go: legal moves, one after the other, from the scores of a model (no torch).
+"""In which order units may go: legal moves, one after the other, from the scores of a model.
 
 After any number of moves from the front the model is legal: groups of one layer have equally many query
 heads, widths are multiples, and something is left of every layer that stays.
@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from copra.errors import CopraError
-from copra.importance import baselines
-from copra.importance.metrics import GREEDY, SCORED_AS
-from copra.importance.scores import score_table
-from copra.models.shape import LayerShape, ModelShape
-from copra.pruning.budget import Prune
-from copra.pruning.cut import Unit, UnitKind, group_size, units_of
+from copra.pruning.scoring import baselines
+from copra.pruning.scoring.scores import score_table
+from copra.schema.metrics import GREEDY, SCORED_AS
+from copra.schema.pruning import Prune
+from copra.schema.shape import LayerShape, ModelShape
+from copra.schema.units import Unit, UnitKind, group_size, units_of
+from copra.utils.errors import CopraError
 
 if TYPE_CHECKING:
     import pandas

@@ -1,16 +1,17 @@
-"""The plan: which units a prune step removes, as JSON that a person can read (no torch)."""
+"""The plan: which units a prune step removes, as JSON that a person can read."""
 
 import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from copra.cost.parameters import matrix_parameters
-from copra.errors import CopraError
-from copra.importance.metrics import OF_BLOCKS
-from copra.models.shape import ModelShape
-from copra.pruning.budget import Prune
-from copra.pruning.cut import NAMES, Cut, UnitKind, units_of
+from copra.pruning.cut import Cut
 from copra.pruning.moves import Move, blocks, choices, shapes_along
+from copra.schema.metrics import OF_BLOCKS
+from copra.schema.pruning import Prune
+from copra.schema.shape import ModelShape
+from copra.schema.units import NAMES, UnitKind, units_of
+from copra.utils.errors import CopraError
 
 if TYPE_CHECKING:
     import pandas
@@ -29,7 +30,7 @@ def make_plan(
     """What the step removes from a model of `shape`.
 
     `dense` is the shape that a budget of FLOPs or parameters is a part of, `flops_of` gives the FLOPs of
-    one answer, `scores` is a table of `copra.importance.scores` (None for metrics that look at no data),
+    one answer, `scores` is a table of `copra.pruning.scoring.scores` (None for metrics that look at no data),
     `seed` draws the random order. Units with equal scores go in the order of their layers and indices.
 
     Raises:

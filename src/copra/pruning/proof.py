@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from copra.errors import CopraError
 from copra.models.anatomy import attention_output, blocks, ffn_output
 from copra.models.shape import shape_of
 from copra.pruning.cut import Cut
 from copra.pruning.surgery import check_fits
+from copra.utils.errors import CopraError
 
 LIMIT = 1e-3
 """The largest difference of two logits in float64 that rounding is believed to make.

@@ -16,15 +16,17 @@ from transformers import (
     PreTrainedModel,
 )
 
-from copra.errors import CopraError
 from copra.models.anatomy import blocks
 from copra.models.channels import channels_of
 from copra.models.families import family_of
 from copra.models.families.family import Family, Layout
 from copra.models.limits import cannot_lose
 from copra.models.per_layer import CLASSES
-from copra.models.shape import ModelShape, shape_of
-from copra.pruning.cut import Cut, group_size
+from copra.models.shape import shape_of
+from copra.pruning.cut import Cut
+from copra.schema.shape import ModelShape
+from copra.schema.units import group_size
+from copra.utils.errors import CopraError
 
 # What a config says about its own class and file, and what only copra's own classes have: both differ
 # after a change of class.

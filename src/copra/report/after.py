@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from copra.pruning.cut import NAMES
 from copra.report.quantised import SMALLER, bytes_a_parameter
 from copra.report.style import COLOURS, GREY, MARKERS, assign, note, prefixed_ticks, styled
+from copra.schema.units import NAMES
 
 if TYPE_CHECKING:
     import pandas

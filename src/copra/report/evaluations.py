@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from copra.errors import CopraError
-from copra.files import METRICS, PREDICTIONS, read_json, read_parquet
+from copra.utils.errors import CopraError
+from copra.utils.files import METRICS, PREDICTIONS, read_json, read_parquet
 
 if TYPE_CHECKING:
     import pandas

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from copra.files import replacing
-from copra.pruning.budget import MISS
-from copra.pruning.cut import NAMES
 from copra.report.quantised import SMALLER, bytes_a_parameter
+from copra.schema.pruning import MISS
+from copra.schema.units import NAMES
+from copra.utils.files import replacing
 
 if TYPE_CHECKING:
     import pandas

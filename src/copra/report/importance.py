@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from copra.errors import CopraError
-from copra.importance.metrics import OF_BLOCKS
 from copra.report.style import COLOURS, note, styled
+from copra.schema.metrics import OF_BLOCKS
+from copra.utils.errors import CopraError
 
 if TYPE_CHECKING:
     import pandas

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from copra.files import read_parquet
 from copra.report.style import COLOURS, GREY, MARKERS, assign, styled
+from copra.utils.files import read_parquet
 
 if TYPE_CHECKING:
     import pandas

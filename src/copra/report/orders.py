@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from copra.files import read_sealed_parquet
-from copra.importance.baselines import deepest
-from copra.importance.curves import Curve, Line, NamedCurve
-from copra.importance.metrics import OF_BLOCKS, SCORED_AS
-from copra.importance.scores import score_table
-from copra.models.shape import ModelShape
 from copra.pruning.moves import blocks, normalised
+from copra.pruning.scoring.baselines import deepest
+from copra.pruning.scoring.scores import score_table
 from copra.report.style import note, styled
+from copra.schema.curve import Curve, Line, NamedCurve
+from copra.schema.metrics import OF_BLOCKS, SCORED_AS
+from copra.schema.shape import ModelShape
+from copra.utils.files import read_sealed_parquet
 
 if TYPE_CHECKING:
     import pandas

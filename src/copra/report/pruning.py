@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from copra.pruning.cut import NAMES
 from copra.report.style import DENSE, GREY, assign, styled
+from copra.schema.units import NAMES
 
 if TYPE_CHECKING:
     import pandas

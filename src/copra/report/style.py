@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from copra.files import canonical_json, replacing
+from copra.utils.files import canonical_json, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

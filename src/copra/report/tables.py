@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from copra.errors import CopraError
 from copra.evaluation.statistics import wilson_interval
-from copra.files import read_parquet
-from copra.pruning.cut import NAMES
 from copra.report.comparisons import ALL, compare, correct_by_seed, seed_of, with_holm, without_seed
 from copra.report.evaluations import Evaluation, read_evaluation
 from copra.report.formats import write_formats
+from copra.schema.units import NAMES
+from copra.utils.errors import CopraError
+from copra.utils.files import read_parquet
 
 if TYPE_CHECKING:
     import numpy

@@ -25,10 +25,10 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from copra.faults import shown
-from copra.settings import MOST_DIGITS, MOST_LATENTS, Seed
+from copra.schema.settings import MOST_DIGITS, MOST_LATENTS, Seed
 from copra.tasks.draws import below
 from copra.tasks.task import Row, Size, Split, Task
+from copra.utils.problems import shown
 
 Digits = Annotated[int, Field(ge=1, le=MOST_DIGITS)]
 LETTERS = ascii_lowercase

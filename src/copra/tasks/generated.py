@@ -9,10 +9,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Tag, model_validator
 
-from copra.errors import CopraError
-from copra.settings import FilePath, Seed
-from copra.tasks.containers import container_of, read_content
+from copra.schema.settings import FilePath, Seed
 from copra.tasks.task import SPLITS, BadRow, Row, Size, Split, Task, expand_path
+from copra.utils.containers import container_of, read_content
+from copra.utils.errors import CopraError
 
 ATTEMPTS = 1000
 

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import NonNegativeInt, model_validator
 
-from copra.errors import CopraError
-from copra.evaluation.numbers import bare_number
-from copra.settings import FilePath
-from copra.tasks.containers import read_records
+from copra.schema.settings import FilePath
+from copra.tasks.numbers import bare_number
 from copra.tasks.task import BadRow, Row, Split, Task
+from copra.utils.containers import read_records
+from copra.utils.errors import CopraError
 
 ANNOTATION = re.compile(r"<<(.*?)>>", re.DOTALL)
 Steps = str | list[str]

@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from copra.settings import MOST_DIGITS
+from copra.schema.settings import MOST_DIGITS
 from copra.tasks.draws import below
 from copra.tasks.generated import GeneratedTask
 from copra.tasks.task import Row

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from copra import files
-from copra.errors import CopraError
-from copra.evaluation.answers import same_answer
+from copra.tasks.answers import same_answer
 from copra.tasks.leaks import question_key
 from copra.tasks.task import SPLITS, BadRow, Row, Split, Task
+from copra.utils import files
+from copra.utils.errors import CopraError
 
 LISTED_BAD_ROWS = 50
 

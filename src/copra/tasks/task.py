@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from copra.errors import CopraError
-from copra.faults import shown_path
-from copra.settings import MOST_ROWS, Settings
+from copra.schema.settings import MOST_ROWS, Settings
+from copra.utils.errors import CopraError
+from copra.utils.problems import shown_path
 
 SPLITS = ("train", "valid", "test")
 Split = Literal["train", "valid", "test"]

@@ -15,10 +15,10 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from copra.errors import CopraError
-from copra.settings import Seed
+from copra.schema.settings import Seed
 from copra.tasks.draws import below, pick, shuffled
 from copra.tasks.task import Row, Size, Split, Task
+from copra.utils.errors import CopraError
 
 NAMES = ("Ann", "Bob", "Cid", "Dee", "Eli", "Fay", "Gus", "Hal", "Ivy", "Jon", "Kim", "Lee")
 THINGS = ("apples", "pens", "coins", "books", "shells", "cards")

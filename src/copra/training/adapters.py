@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from copra.data.sequences import Markers
+from copra.methods.reasoning_model import Thinker
 from copra.models.families import family_of
-from copra.reasoning.layout import Markers
-from copra.reasoning.thinker import Thinker
-from copra.training.settings import Lora
+from copra.schema.training import Lora
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
-"""Which samples make a batch (no torch): a function of seed and epoch, so that a resumed run agrees."""
+"""Which samples make a batch: a function of seed and epoch, so that a resumed run agrees."""
 
 import math
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import NamedTuple
 
-from copra import processes
-from copra.reasoning.layout import Sample, rounded_up
+from copra.data.sequences import Sample, rounded_up
+from copra.utils import processes
 
 # Batches are cut from pools of this many batches sorted by length: little padding, still random.
 POOL = 50

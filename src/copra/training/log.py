@@ -1,4 +1,4 @@
-"""The log of a training, a JSON line per step, checked before anything is made of it (no torch)."""
+"""The log of a training, a JSON line per step, checked before anything is made of it."""
 
 import contextlib
 import json
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from copra.errors import CopraError
+from copra.utils.errors import CopraError
 
 
 def check_lines(lines: Sequence[str], steps: int, file: Path) -> None:

@@ -24,19 +24,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
-from copra import processes
-from copra.errors import CopraError
-from copra.files import file_sha256, replacing
-from copra.reasoning.layout import Markers, Sample, TokenRow
-from copra.reasoning.method import Stage
-from copra.reasoning.thinker import Thinker
-from copra.settings import Precision
+from copra.data.sequences import Markers, Sample, TokenRow
+from copra.methods.method import Stage
+from copra.methods.reasoning_model import Thinker
+from copra.schema.settings import Precision
+from copra.schema.training import Training
 from copra.training.adapters import adapted
 from copra.training.batches import epoch_batches
 from copra.training.log import check_lines
 from copra.training.progress import Progress
 from copra.training.saves import Saves, Stopped
-from copra.training.settings import Training
 from copra.training.sharding import shard, whole
 from copra.training.speed import Speed
 from copra.training.state import load_state, load_tensors, save_state, whole_tensors
@@ -51,7 +48,10 @@ from copra.training.step import (
     skip_if,
 )
 from copra.training.tracking import Tracker
-from copra.training.watch import announce, in_words, tick
+from copra.utils import processes
+from copra.utils.errors import CopraError
+from copra.utils.files import file_sha256, replacing
+from copra.utils.heartbeat import announce, in_words, tick
 
 LOG = "training.jsonl"
 BEST = "best.safetensors"
@@ -59,7 +59,7 @@ BEST = "best.safetensors"
 
 @dataclass
 class Trainer:
-    """One stage of training, by one process or by several together (`copra.processes`).
+    """One stage of training, by one process or by several together (`copra.utils.processes`).
 
     `accuracy` decodes the validation split and returns the share of right answers; it is called only
     where `training.select` asks for it. `state` is the folder in which an interrupted run is kept, `saves`

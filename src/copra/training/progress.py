@@ -1,21 +1,21 @@
-"""What a training counts: the work that is done, and the means of its loss terms (no torch)."""
+"""What a training counts: the work that is done, and the means of its loss terms."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from copra import processes
-from copra.reasoning.layout import Work
+from copra.data.sequences import Work
+from copra.utils import processes
 
 if TYPE_CHECKING:
-    from copra.reasoning.forward import Terms
+    from copra.methods.losses import Terms
 
 
 @dataclass
 class Progress:
     """What a training has done so far; saved with its state.
 
-    `work` sums, for each reader, tokens, context and supervised positions (`copra.reasoning.layout.Work`).
+    `work` sums, for each reader, tokens, context and supervised positions (`copra.data.sequences.Work`).
     """
 
     work: dict[str, list[int]] = field(default_factory=lambda: {"model": [0, 0, 0]})

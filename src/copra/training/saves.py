@@ -1,4 +1,4 @@
-"""When a training saves its state: every so often, and before it is ended from outside (no torch)."""
+"""When a training saves its state: every so often, and before it is ended from outside."""
 
 import contextlib
 import signal
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 
-from copra.ending import ends_by
-from copra.errors import CopraError
+from copra.utils.ending import ends_by
+from copra.utils.errors import CopraError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 
 from copra.cost.flops import of_training_work
+from copra.data.sequences import STATE_READERS
+from copra.methods.reasoning_model import Thinker
 from copra.models.shape import shape_of
-from copra.reasoning.layout import STATE_READERS
-from copra.reasoning.thinker import Thinker
-from copra.settings import Precision
+from copra.schema.settings import Precision
 from copra.training.progress import Progress
 
 PEAKS: dict[str, dict[Precision, float]] = {

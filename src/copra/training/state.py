@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from copra import processes
-from copra.errors import CopraError
-from copra.files import digest, file_sha256, read_json, replacing, write_json
 from copra.training.sharding import like, whole
+from copra.utils import processes
+from copra.utils.errors import CopraError
+from copra.utils.files import digest, file_sha256, read_json, replacing, write_json
 
 TENSORS = "state.safetensors"
 RECORD = "state.json"

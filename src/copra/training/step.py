@@ -11,15 +11,16 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from copra import processes
-from copra.errors import CopraError
-from copra.reasoning.forward import Batch, Terms, collate, weighted, width_multiple
-from copra.reasoning.layout import Sample
-from copra.reasoning.method import Stage
-from copra.reasoning.thinker import Thinker
+from copra.data.batch import Batch, collate, width_multiple
+from copra.data.sequences import Sample
+from copra.methods.losses import Terms, weighted
+from copra.methods.method import Stage
+from copra.methods.reasoning_model import Thinker
 from copra.training.batches import micro_batches
 from copra.training.progress import Means
 from copra.training.sharding import is_sharded
+from copra.utils import processes
+from copra.utils.errors import CopraError
 
 
 class Objective(nn.Module):

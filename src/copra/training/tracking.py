@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from copra import processes
-from copra.errors import CopraError
+from copra.utils import processes
+from copra.utils.errors import CopraError
 
 Kind = Literal["tensorboard", "trackio", "wandb"]
 KINDS: tuple[Kind, ...] = ("tensorboard", "trackio", "wandb")

@@ -1,6 +1,5 @@
-"""The families of models that copra knows: one file each, and one line here (no torch)."""
+"""The families of models that copra knows: one file each, and one line here."""
 
-from copra.errors import CopraError
 from copra.models.families.family import PREFIX, Family, Layout
 from copra.models.families.gemma import GEMMA, GEMMA2, GEMMA3
 from copra.models.families.gpt2 import GPT2
@@ -11,6 +10,7 @@ from copra.models.families.olmo2 import OLMO2
 from copra.models.families.phi3 import PHI3
 from copra.models.families.qwen import QWEN2, QWEN3
 from copra.models.families.smollm3 import SMOLLM3
+from copra.utils.errors import CopraError
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family

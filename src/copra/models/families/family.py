@@ -1,4 +1,4 @@
-"""A family of models: its sizes in the config, its parts, and how they are cut (no torch)."""
+"""A family of models: its sizes in the config, its parts, and how they are cut."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

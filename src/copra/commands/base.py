@@ -1,0 +1,63 @@
+"""copra base: fetch or make a base model and give it the latent markers."""
+
+from argparse import ArgumentParser, Namespace
+
+from copra.commands.common import (
+    Coded,
+    add_files,
+    add_settings,
+    add_threads,
+    folder,
+    located,
+    made_by,
+    rows_of,
+    settings_of,
+    summary_of,
+    use_threads,
+)
+from copra.schema.base import Base
+
+
+class BaseSettings(Coded):
+    node: str
+    """The node's name."""
+    base: Base
+    """The base model."""
+    seed: int | None
+    """The seed of random weights."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    add_files(parser)
+    add_threads(parser)
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, BaseSettings)
+    use_threads(options)
+    from copra.data.tokenization import typical_lengths
+    from copra.models.bases import brings_trained_markers, make_base
+    from copra.models.checkpoint import TRAINED_MARKERS, save_checkpoint
+    from copra.models.shape import shape_of
+
+    rows = rows_of(options.data, "train")
+    base = located(settings.base, options)
+    model, tokenizer = make_base(base, rows, settings.seed)
+    manifest = {
+        "node": settings.node,
+        # A local one by its content, not by its place.
+        "base": settings.base.canonical(),
+        "seed": settings.seed,
+        "lineage": [],
+        "method": None,
+        "decoding": None,
+        "dense_shape": shape_of(model.config.to_dict()).to_json(),
+        "typical_answer": typical_lengths(tokenizer, rows_of(options.data, "valid", 500)),
+        "training_flops": 0,
+        TRAINED_MARKERS: brings_trained_markers(base),
+        **made_by(options, *(summary_of(options.data, split) for split in ("train", "valid"))),
+    }
+    save_checkpoint(options.output, model, tokenizer, manifest)

@@ -1,0 +1,36 @@
+"""copra check: check a config, and show the recipes that it describes and the lengths of their trainings."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from copra.commands.experiment import add_experiment, experiment_of
+from copra.experiment.file_problems import check_files
+from copra.experiment.recipes import training_notes
+from copra.plan.budgets import budget_warnings
+from copra.plan.estimate import Estimate
+from copra.plan.lengths import check_warmups, length_warnings, training_lengths
+from copra.utils.errors import CopraError
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_experiment(parser, "config.yaml")
+
+
+def run(options: Namespace) -> None:
+    workflow, source = experiment_of(options)
+    try:
+        check_files(workflow.experiment)
+        estimate = Estimate(workflow, options.results or Path(workflow.folder), made=set())
+        warnings = budget_warnings(estimate)
+        lengths = training_lengths(estimate)
+        check_warmups(lengths)
+    except CopraError as error:
+        raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
+    tree = workflow.tree
+    print(f"{source}: {len(tree.recipes)} recipes, {len(tree.nodes)} models")
+    for line in [*(end.recipe for end in tree.recipes), *dict.fromkeys(map(str, lengths))]:
+        print(f"  {line}")
+    for note in training_notes(workflow.experiment, tree):
+        print(f"  note: {note}")
+    for warning in [*warnings, *length_warnings(lengths)]:
+        print(f"  warning: {warning}")

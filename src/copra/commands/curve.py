@@ -1,0 +1,228 @@
+"""copra curve: what a model is worth as units go, by several metrics, before any fine-tuning."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from copra.commands.common import (
+    Answering,
+    add_settings,
+    add_threads,
+    folder,
+    made_by,
+    rows_of,
+    settings_of,
+    summary_of,
+    use_threads,
+)
+from copra.cost.flops import of_typical_answer
+from copra.cost.parameters import kv_cache_bytes_per_token
+from copra.pruning.cut import Cut
+from copra.pruning.plan import make_plan
+from copra.schema.curve import Curve, Line
+from copra.schema.scoring import Objective
+from copra.schema.shape import ModelShape
+from copra.schema.units import units_of
+from copra.utils.errors import CopraError
+from copra.utils.files import (
+    MANIFEST,
+    digest,
+    file_sha256,
+    read_sealed_parquet,
+    summary_beside,
+    write_parquet,
+)
+from copra.utils.locking import hold
+
+if TYPE_CHECKING:
+    import pandas
+
+    from copra.models.checkpoint import Checkpoint
+    from copra.pruning.scoring.ablation import Ablation
+    from copra.tasks.task import Row
+
+
+class CurveSettings(Answering):
+    name: str
+    """The curve's name."""
+    curve: Curve
+    """What is removed, and by what."""
+    loss_batch_size: int = 16
+    """Rows read together where the loss is taken."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    add_threads(parser)
+    parser.add_argument("--model", type=folder, required=True, help="checkpoint to prune in memory")
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument("--scores", type=Path, required=True, help="folder of the checkpoint's scores")
+    parser.add_argument("--state", type=Path, required=True, help="folder for what is measured already")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet table, a row a point")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, CurveSettings)
+    use_threads(options, settings.precision)
+    from copra.models.checkpoint import load_checkpoint, refuse_quantised
+
+    refuse_quantised(options.model)
+    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
+    scores = [summary_beside(options.scores / table) for table in settings.curve.tables()]
+    summary = summary_of(options.data, settings.split)
+    origin = made_by(options, options.model / MANIFEST, summary, *scores)
+    points = _points(settings, checkpoint, options.scores)
+    rows = rows_of(options.data, settings.split, settings.limit)
+    # Searches and curves share what they measure, and may run beside each other: only this very job may not.
+    cuts = [[point.words, point.cut.to_json()] for point in points]
+    data = file_sha256(options.data / f"{settings.split}.parquet")
+    job = digest(["curve", settings.canonical(), checkpoint.identity, data, cuts])[:16]
+    with hold(options.state / job, settings.node, options.output) as made:
+        if not made:
+            table = _table(settings, checkpoint, points, rows, options.state)
+            write_parquet(options.output, table, origin)
+
+
+def _table(
+    settings: CurveSettings, checkpoint: "Checkpoint", points: "list[Point]", rows: "list[Row]", state: Path
+) -> "pandas.DataFrame":
+    """The table of a curve, a row per point."""
+    import pandas
+    from tqdm import tqdm
+
+    objective = answering_objective(checkpoint.manifest)
+    ablation = _ablation(settings, checkpoint, rows, objective, state)
+    known = {"curve": settings.name, "recipe": settings.curve.model, "node": settings.node}
+    seed = checkpoint.manifest["seed"]
+    known |= {"seed": "" if seed is None else str(seed), "unit": settings.curve.unit}
+    table = [
+        known
+        | {"metric": point.line.metric, "objective": point.line.objective, "random_seed": point.line.seed}
+        | {"removed": point.removed, "left": point.left}
+        | {"precision": checkpoint.precision, "n": len(rows)}
+        | _accuracy(ablation, point.cut)
+        | {"loss": ablation.loss(point.cut), "loss_on": objective, **point.costs, "cut": point.words}
+        for point in tqdm(points, unit="point", mininterval=5, dynamic_ncols=True)
+    ]
+    return pandas.DataFrame(table).astype({"random_seed": "float64"})
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a line: a number of units removed, what is left then, and what that costs as a part of
+    what the whole model costs."""
+
+    line: Line
+    removed: int
+    left: int
+    cut: Cut
+    words: str
+    costs: dict[str, float]
+
+
+def answering_objective(manifest: Mapping[str, Any]) -> Objective:
+    """The objective whose sequences are nearest to what a checkpoint reads and writes when it answers.
+
+    Steps and answer where it writes its steps or was never trained to answer, and otherwise the answer after
+    its own latents, of which there may be none; after the steps where latents are not fed one by one.
+    """
+    from copra.data.sequences import Decoding
+
+    if manifest["decoding"] is None or manifest["method"] in ("cot", "scratchpad", "few_shot"):
+        return "cot"
+    decoding = Decoding.from_json(manifest["decoding"])
+    return "answer" if decoding.emulated or decoding.jacobi else "latent"
+
+
+def in_words(removed: list[dict[str, Any]]) -> str:
+    """What a plan removes, as a person reads it: layers, layer:index of heads and groups, or the number of
+    neurons of each layer."""
+    words = []
+    for gone in removed:
+        if gone["unit"] == "layers":
+            words.append(str(gone["layer"]))
+        elif gone["unit"] == "neurons":
+            words.append(f"{gone['count']} of layer {gone['layer']}")
+        else:
+            words += [f"{gone['layer']}:{index}" for index in gone["indices"]]
+    return ", ".join(words) or "nothing"
+
+
+def _points(settings: CurveSettings, checkpoint: "Checkpoint", scores: Path) -> list[Point]:
+    """All points, each line from the whole model on.
+
+    Raises:
+        CopraError: some points cannot be reached; a line for each says why.
+    """
+    curve, shape = settings.curve, checkpoint.shape
+    typical = checkpoint.manifest["typical_answer"]
+    costs: dict[Cut, dict[str, float]] = {}
+
+    def flops_of(left: ModelShape) -> int:
+        return of_typical_answer(left, typical).total
+
+    def point(line: Line, number: int, cut: Cut, removed: list[dict[str, Any]]) -> Point:
+        if cut not in costs:
+            costs[cut] = _costs(checkpoint, cut)
+        return Point(line, number, total - number, cut, in_words(removed), costs[cut])
+
+    total, points, faults = len(units_of(curve.unit, shape)), [], []
+    for line in curve.lines():
+        table = read_sealed_parquet(scores / line.table) if line.table else None
+        points.append(point(line, 0, Cut.whole(shape), []))
+        for number in sorted(curve.remove):
+            try:
+                plan = make_plan(curve.step(line, number), shape, shape, table, flops_of, line.seed)
+                points.append(point(line, number, Cut.from_json(plan["kept"]), plan["removed"]))
+            except CopraError as error:
+                faults.append(f"curves.{settings.name}, {number} removed by {line.metric}: {error}")
+    if faults:
+        lines = "\n".join(dict.fromkeys(faults))
+        raise CopraError(f"{lines}\nChange remove or metrics of this curve. Nothing has been measured yet.")
+    return points
+
+
+def _costs(checkpoint: "Checkpoint", cut: Cut) -> dict[str, float]:
+    """What a cut leaves of the FLOPs of a typical answer, of all parameters, and of the KV cache.
+
+    Raises:
+        CopraError: no model class can hold the result.
+    """
+    from copra.pruning.surgery import cut_model
+
+    manifest, left = checkpoint.manifest, cut.shape(checkpoint.shape)
+    flops, whole = (
+        of_typical_answer(shape, manifest["typical_answer"]) for shape in (left, checkpoint.shape)
+    )
+    parameters = sum(each.numel() for each in cut_model(checkpoint.model, cut).parameters())
+    return {
+        "flops_ratio": flops.total / whole.total,
+        "attention_flops_ratio": flops.of("attention") / whole.of("attention"),
+        "parameters_ratio": parameters / manifest["parameters"],
+        "kv_cache_ratio": kv_cache_bytes_per_token(left) / kv_cache_bytes_per_token(checkpoint.shape),
+    }
+
+
+def _ablation(
+    settings: CurveSettings, checkpoint: "Checkpoint", rows: "list[Row]", objective: Objective, state: Path
+) -> "Ablation":
+    """What measures points, each cut once."""
+    from copra.pruning.scoring.ablation import Ablation, Questions
+    from copra.pruning.scoring.calibration import calibration_batches
+
+    batches = calibration_batches(
+        checkpoint.tokenizer, rows, objective, settings.loss_batch_size, checkpoint.decoding
+    )
+    questions = Questions(rows, settings.max_new_tokens, settings.answers, settings.batch_size)
+    return Ablation(checkpoint, state, batches=list(batches), questions=questions, code=settings.code)
+
+
+def _accuracy(ablation: "Ablation", cut: Cut) -> dict[str, float]:
+    """Accuracy with its 95% Wilson interval; NaN where the model cannot answer."""
+    from copra.evaluation.statistics import proportion
+
+    if ablation.decoding is None:
+        return dict.fromkeys(("correct", "accuracy", "low", "high"), float("nan"))
+    return proportion(*ablation.answers(cut))

@@ -1,0 +1,52 @@
+"""What verbs share that look at a whole experiment: which config, and where its results are."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from copra.experiment.workflow import Workflow
+from copra.utils.errors import CopraError
+from copra.utils.files import read_yaml
+
+DEFAULT = Path("config.yaml")
+
+
+def add_experiment(parser: ArgumentParser, without: str) -> None:
+    """Add the config and the folder of results; `without` says what happens where no config is named."""
+    parser.add_argument(
+        "configs",
+        type=Path,
+        nargs="*",
+        help=f"config files, merged as snakemake --configfile merges them (none: {without})",
+    )
+    parser.add_argument("--merged", help="the merged config as JSON, in place of what is in the files")
+    parser.add_argument(
+        "--results", type=Path, help="folder of the experiment's results (default: results/NAME)"
+    )
+
+
+def experiment_of(options: Namespace) -> tuple[Workflow, str]:
+    """The experiment and the name of its config.
+
+    Raises:
+        CopraError: a file cannot be read, or the config is not an experiment's.
+    """
+    files = options.configs or [DEFAULT]
+    if options.merged is None:
+        config = reduce(merged, map(read_yaml, files))
+    else:
+        try:
+            config = json.loads(options.merged)
+        except (ValueError, RecursionError) as error:
+            raise CopraError(f"--merged: not JSON ({error}).") from None
+    return Workflow(config, *map(str, files)), ", ".join(map(str, files))
+
+
+def merged(config: Any, more: Any) -> Any:
+    """A config with a second one laid over it: mappings are merged, all else is replaced."""
+    if not isinstance(config, Mapping) or not isinstance(more, Mapping):
+        return more
+    return {**config, **{key: merged(config.get(key), value) for key, value in more.items()}}

@@ -1,0 +1,118 @@
+"""copra figure: draw a figure."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from copra.commands.common import Coded, add_settings, folder, made_by, recorded_shape, settings_of
+from copra.models.pack import LOG
+from copra.models.seal import FILES, check_file
+from copra.report import figures, latents
+from copra.report.after import after_fine_tuning
+from copra.report.orders import orders_figure
+from copra.report.pruning import pruning_figure
+from copra.schema.curve import NamedCurve
+from copra.schema.units import group_size
+from copra.utils.files import (
+    MANIFEST,
+    METRICS,
+    read_json,
+    read_json_lines,
+    read_parquet,
+    read_sealed_json,
+    read_sealed_parquet,
+    summary_beside,
+)
+
+
+class FigureSettings(Coded):
+    kind: Literal[
+        "accuracy_vs_flops",
+        "accuracy_vs_latents",
+        "training_curves",
+        "curriculum",
+        "layer_distances",
+        "head_importance",
+        "latent_lens",
+        "pruning_curves",
+        "drop_orders",
+        "after_fine_tuning",
+    ]
+    """Which figure."""
+    nodes: list[Any] = Field(default_factory=list)
+    """The nodes that it shows, where it shows nodes."""
+    curve: NamedCurve | None = None
+    """The pruning curve that it shows, where it shows one."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    parser.add_argument(
+        "--input", type=Path, required=True, help="a table, or the folder that nodes are found in"
+    )
+    parser.add_argument("--model", type=folder, help="the scored checkpoint, where sizes matter")
+    parser.add_argument("--svg", type=Path, required=True, help="SVG file to write")
+    parser.add_argument("--png", type=Path, required=True, help="PNG file to write")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, FigureSettings)
+    record = made_by(options, *_made_of(settings, options))
+    figures.save(_draw(settings, options), options.svg, options.png, record)
+
+
+def _made_of(settings: FigureSettings, options: Namespace) -> list[Path]:
+    """The files that a figure shows, large ones by the small files that stand for them."""
+    if settings.kind == "curriculum":
+        return [options.input / point["node"] / METRICS for point in settings.nodes]
+    if settings.kind == "training_curves":
+        return [options.input / node / MANIFEST for node in settings.nodes]  # which seals the log
+    manifests = [options.model / MANIFEST] if options.model else []
+    if settings.kind == "drop_orders":
+        scores = options.input / settings.curve.nodes[0]
+        return [*manifests, *(summary_beside(scores / table) for table in settings.curve.curve.tables())]
+    if settings.kind in ("layer_distances", "head_importance"):
+        return [*manifests, summary_beside(options.input)]
+    return [options.input, *manifests]
+
+
+def _draw(settings: FigureSettings, options: Namespace) -> Any:
+    if settings.kind == "accuracy_vs_flops":
+        return figures.pareto(read_parquet(options.input))
+    if settings.kind == "accuracy_vs_latents":
+        return latents.latents_figure(read_parquet(options.input))
+    if settings.kind == "latent_lens":
+        return latents.lens_figure(read_parquet(options.input))
+    if settings.kind == "layer_distances":
+        return figures.layer_distances(read_sealed_parquet(options.input))
+    if settings.kind == "head_importance":
+        sizes = [group_size(layer) for layer in recorded_shape(options.model).layers]
+        return figures.head_importance(read_sealed_parquet(options.input), sizes)
+    if settings.kind == "pruning_curves":
+        table = read_parquet(options.input)
+        return pruning_figure(table[table["curve"] == settings.curve.name])
+    if settings.kind == "drop_orders":
+        node = settings.curve.nodes[0]
+        return orders_figure(settings.curve, recorded_shape(options.model), options.input / node)
+    if settings.kind == "after_fine_tuning":
+        return after_fine_tuning(read_parquet(options.input))
+    if settings.kind == "training_curves":
+        return figures.training_curves({node: _log(options.input / node) for node in settings.nodes})
+    points = [
+        {"recipe": point["recipe"], "stage": point["stage"]}
+        | {
+            key: read_json(options.input / point["node"] / METRICS)[key]
+            for key in ("accuracy", "low", "high")
+        }
+        for point in settings.nodes
+    ]
+    return figures.curriculum(points)
+
+
+def _log(model: Path) -> list[dict[str, Any]]:
+    """The lines of a training's log, as it was written: object storage may bring it without the manifest."""
+    if (model / MANIFEST).is_file():
+        check_file(model, LOG, read_sealed_json(model / MANIFEST)[FILES][LOG])
+    return read_json_lines(model / LOG)

@@ -1,0 +1,97 @@
+"""copra lens: what each latent of a few questions would say."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Literal
+
+from copra.commands.common import (
+    Coded,
+    add_settings,
+    add_threads,
+    folder,
+    made_by,
+    rows_of,
+    settings_of,
+    summary_of,
+    use_threads,
+)
+from copra.schema.settings import Precision
+from copra.utils.errors import CopraError
+from copra.utils.files import MANIFEST, write_parquet
+
+
+class LensSettings(Coded):
+    node: str
+    """The node's name."""
+    questions: int
+    """So many questions, from the start of the split."""
+    split: Literal["valid", "test"] = "test"
+    """Which questions."""
+    max_new_tokens: int = 256
+    """Longest generated text."""
+    batch_size: int = 128
+    """Questions decoded together."""
+    precision: Precision = "float32"
+    """The precision to compute in, where the device has it."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    add_threads(parser)
+    parser.add_argument("--model", type=folder, required=True, help="checkpoint that thinks in latents")
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Parquet table, a row a token that is said"
+    )
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, LensSettings)
+    use_threads(options, settings.precision)
+    import pandas
+
+    from copra.data.tokenization import pad_id
+    from copra.evaluation.accuracy import check_length
+    from copra.generation.lens import look
+    from copra.generation.prompts import prompts_of
+    from copra.models.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
+    tokenizer, decoding = checkpoint.tokenizer, checkpoint.decoding
+    if decoding is None or not decoding.loops:
+        raise CopraError(
+            f"{options.model}: this model has no latents that are hidden states, so none to look at."
+        )
+    rows = rows_of(options.data, settings.split, settings.questions)
+    asked = prompts_of(tokenizer, rows, decoding)
+    check_length(checkpoint, decoding, rows, asked, settings.max_new_tokens)
+    seen = look(
+        checkpoint.model,
+        asked.prompts,
+        decoding,
+        stop=tokenizer.eos_token_id,
+        pad=pad_id(tokenizer),
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+        parts=checkpoint.parts,
+    )
+    table = [
+        {
+            "node": settings.node,
+            "id": row.id,
+            "question": row.question,
+            "steps": list(row.steps),
+            "gold": row.answer,
+            "precision": checkpoint.precision,
+            "generated": tokenizer.decode(one.answer.tokens, skip_special_tokens=True),
+            "latent": latent,
+            "rank": rank,
+            "token": tokenizer.decode([token]),
+            "probability": probability,
+        }
+        for row, one in zip(rows, seen, strict=True)
+        for latent, said in enumerate(zip(one.tokens, one.probabilities, strict=True))
+        for rank, (token, probability) in enumerate(zip(*said, strict=True))
+    ]
+    origin = made_by(options, options.model / MANIFEST, summary_of(options.data, settings.split))
+    write_parquet(options.output, pandas.DataFrame(table), origin)

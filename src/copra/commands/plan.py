@@ -1,0 +1,32 @@
+"""copra plan: what a run will cost, told before it is started."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from copra.commands.experiment import add_experiment, experiment_of
+from copra.plan.forecast import forecast
+from copra.plan.page import page
+from copra.utils.errors import CopraError
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_experiment(parser, "config.yaml")
+    parser.add_argument(
+        "--flops-per-second",
+        type=float,
+        help="peak of a CPU thread or a GPU (default: an AVX2 core's, or an A100's), if nothing was measured",
+    )
+    parser.add_argument(
+        "--utilisation", type=float, help="share of the peak that is reached (default: 0.2, on a GPU 0.3)"
+    )
+
+
+def run(options: Namespace) -> None:
+    for name in ("flops_per_second", "utilisation"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise CopraError(f"--{name.replace('_', '-')}: {value} is not above 0.")
+    workflow, source = experiment_of(options)
+    results = options.results or Path(workflow.folder)
+    found = forecast(workflow, results, options.flops_per_second, options.utilisation)
+    print(page(found, workflow, source))

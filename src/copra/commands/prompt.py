@@ -1,0 +1,68 @@
+"""copra prompt: the same checkpoint, asked by worked examples."""
+
+from argparse import ArgumentParser, Namespace
+from typing import Literal
+
+from copra.commands.common import (
+    Coded,
+    add_files,
+    add_settings,
+    folder,
+    located,
+    made_by,
+    rows_of,
+    settings_of,
+    summary_of,
+)
+from copra.methods.few_shot import FewShot
+from copra.tasks import TASKS
+
+
+class PromptSettings(Coded):
+    node: str
+    """The node's name."""
+    prompt: FewShot
+    """How it is asked."""
+    worked: dict[Literal["task", "sha256"], str] | None = None
+    """The kind of the task whose worked examples are shown, and the checksum of their file (null: none)."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    add_files(parser)
+    parser.add_argument("--parent", type=folder, required=True, help="checkpoint to ask")
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, PromptSettings)
+    from transformers import AutoTokenizer
+
+    from copra.data.tokenization import markers_of
+    from copra.models.checkpoint import checked_manifest, relabel_checkpoint
+    from copra.utils.files import MANIFEST
+
+    parent = checked_manifest(options.parent)
+    latent = markers_of(AutoTokenizer.from_pretrained(options.parent)).latent
+    worked = TASKS[settings.worked["task"]].worked_examples if settings.worked else None
+    prompt = located(settings.prompt, options)
+    decoding = prompt.decoding(rows_of(options.data, "train"), latent, worked)
+    step = {
+        "step": settings.node.rsplit("+", 1)[-1],
+        "method": settings.prompt.kind,
+        "prompt": settings.prompt.canonical(),
+        "worked": settings.worked,
+        "parent": parent["weights"]["sha256"],
+    }
+    relabel_checkpoint(
+        options.parent,
+        options.output,
+        {
+            "node": settings.node,
+            "lineage": [*parent["lineage"], step],
+            "method": settings.prompt.kind,
+            "decoding": decoding.to_json(),
+            **made_by(options, options.parent / MANIFEST, summary_of(options.data, "train")),
+        },
+    )

@@ -1,0 +1,59 @@
+"""copra quantise: the same checkpoint with int8 weights in its layers, and what that changed."""
+
+from argparse import ArgumentParser, Namespace
+from importlib.metadata import version
+
+from copra.commands.common import (
+    Coded,
+    add_settings,
+    add_threads,
+    folder,
+    made_by,
+    rows_of,
+    settings_of,
+    summary_of,
+    use_threads,
+)
+from copra.schema.base import Quantise
+from copra.utils.files import MANIFEST
+
+PROOF_ROWS, PROOF_BATCH = 64, 8
+
+
+class QuantiseSettings(Coded):
+    node: str
+    """The node's name."""
+    quantise: Quantise
+    """How."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    add_threads(parser)
+    parser.add_argument("--parent", type=folder, required=True, help="checkpoint to quantise")
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, QuantiseSettings)
+    use_threads(options)
+    from copra.models.checkpoint import device, load_unquantised, save_changed
+    from copra.models.quantised import compare, quantise
+    from copra.pruning.scoring.calibration import calibration_batches
+
+    parent = load_unquantised(options.parent)
+    quantised = quantise(options.parent).to(device())
+    rows = rows_of(options.data, "valid", PROOF_ROWS)
+    batches = calibration_batches(parent.tokenizer, rows, "cot", PROOF_BATCH, None)
+    step = {
+        "quantise": settings.quantise.canonical(),
+        "torchao": version("torchao"),
+        "parent": parent.manifest["weights"]["sha256"],
+        "proof": {"rows": len(rows), **compare(parent.model.float(), quantised, batches)},
+    }
+    more = {
+        "quantised": settings.quantise.weights,
+        **made_by(options, options.parent / MANIFEST, summary_of(options.data, "valid")),
+    }
+    save_changed(options.output, quantised, parent, settings.node, step, **more)

@@ -1,0 +1,196 @@
+"""copra score: how important the units of a model are."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from copra.commands.common import (
+    Coded,
+    add_files,
+    add_settings,
+    add_threads,
+    folder,
+    located,
+    made_by,
+    rows_of,
+    settings_of,
+    summary_of,
+    use_threads,
+)
+from copra.schema.metrics import GREEDY, SCORINGS, counts_answers, split_of
+from copra.schema.scoring import Importance, Objective
+from copra.utils.errors import CopraError
+from copra.utils.files import MANIFEST, digest, summary_beside, write_sealed_parquet
+from copra.utils.locking import hold
+
+if TYPE_CHECKING:
+    from copra.data.batch import Batch
+    from copra.data.sequences import Decoding
+    from copra.models.checkpoint import Checkpoint
+    from copra.pruning.scoring.scores import ScoreRow
+
+
+class ScoreSettings(Coded):
+    scoring: str
+    """Which scoring run: "passes", or one of its own such as "layers.greedy_loss"."""
+    objective: Objective
+    """What is read and where the loss is."""
+    importance: Importance
+    """How units are scored."""
+    max_new_tokens: int = 256
+    """Longest answer where accuracy is measured."""
+    answers: Literal["number", "text"] = "number"
+    """How answers are compared."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    add_files(parser)
+    add_threads(parser)
+    parser.add_argument("--model", type=folder, required=True, help="checkpoint to score")
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument("--state", type=Path, required=True, help="folder for states of unfinished searches")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Parquet table of scores; its summary goes beside it"
+    )
+
+
+def run(options: Namespace) -> None:
+    settings = located(settings_of(options, ScoreSettings), options)
+    if settings.scoring not in SCORINGS:
+        raise CopraError(
+            f"--settings: there is no scoring {settings.scoring!r}; take one of {', '.join(SCORINGS)}."
+        )
+    use_threads(options)
+    from copra.models.checkpoint import load_unquantised
+    from copra.pruning.scoring.scores import score_table
+
+    checkpoint = load_unquantised(options.model)
+    summary = summary_of(options.data, split_of(settings.scoring))
+    origin = made_by(options, options.model / MANIFEST, summary)
+    calibration = _calibration(settings, checkpoint, options.data)
+    # Searches and curves share what they measure, and may run beside each other: only this very job may not.
+    job = digest(["score", settings.canonical(), checkpoint.identity, calibration.name])[:16]
+    # What is written last tells that all is there.
+    with hold(options.state / job, checkpoint.manifest["node"], summary_beside(options.output)) as made:
+        if made:
+            return
+        if settings.scoring == "passes":
+            rows = _pass_scores(settings, checkpoint, calibration)
+        elif settings.scoring.endswith(".gates"):
+            rows = _gate_scores(settings, checkpoint, calibration)
+        else:
+            rows = _ablation_scores(settings, checkpoint, calibration, options.state)
+        table = score_table(rows, calibration.name, calibration.examples)
+        write_sealed_parquet(options.output, table, origin)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What units are scored on: rows of the task or passages of a text, and how they become batches."""
+
+    items: Sequence[Any]
+    name: str
+    lay_out: "Callable[[Sequence[Any], int], Iterator[Batch]]"
+    decoding: "Decoding | None"
+    examples: int
+
+
+def _calibration(settings: ScoreSettings, checkpoint: "Checkpoint", data: Path) -> Calibration:
+    """The rows or passages of a scoring run.
+
+    Raises:
+        CopraError: the objective does not fit the model, or its text is missing.
+    """
+    from copra.pruning.scoring.calibration import calibration_batches, calibration_name
+    from copra.pruning.scoring.text import read_text, text_batches, text_name
+
+    importance, objective, tokenizer = settings.importance, settings.objective, checkpoint.tokenizer
+    decoding = checkpoint.decoding
+    if objective == "text" and not counts_answers(settings.scoring):
+        if importance.text is None:
+            raise CopraError(
+                "importance.text: objective 'text' needs a text. Name a file or a data set there, or take "
+                "another objective."
+            )
+        length = importance.text.max_tokens
+        texts = read_text(importance.text, importance.rows)
+        examples = sum(map(len, text_batches(tokenizer, texts, importance.batch_size, length)))
+        if not examples:
+            raise CopraError(
+                "importance.text: no passage has two tokens, so there is nothing to score on. Name another "
+                "text."
+            )
+        return Calibration(
+            texts,
+            text_name(texts, length),
+            lambda items, size: text_batches(tokenizer, items, size, length),
+            decoding,
+            examples,
+        )
+    if objective == "latent" and decoding is None:
+        raise CopraError(
+            "objective: 'latent' reads what a model reads when it answers, and this one was never trained to "
+            "answer. Take objective 'cot', 'answer' or 'text' for it."
+        )
+    split = split_of(settings.scoring)
+    rows = rows_of(data, split, importance.rows if split == "train" else importance.validation_rows)
+    return Calibration(
+        rows,
+        calibration_name(rows, objective, decoding),
+        lambda items, size: calibration_batches(tokenizer, items, objective, size, decoding),
+        decoding,
+        len(rows),
+    )
+
+
+def _pass_scores(
+    settings: ScoreSettings, checkpoint: "Checkpoint", calibration: Calibration
+) -> "list[ScoreRow]":
+    from copra.models.checkpoint import answering_parts
+    from copra.pruning.scoring.passes import pass_scores
+
+    batches = calibration.lay_out(calibration.items, settings.importance.batch_size)
+    return pass_scores(checkpoint.model, answering_parts(checkpoint), batches, calibration.decoding)
+
+
+def _gate_scores(
+    settings: ScoreSettings, checkpoint: "Checkpoint", calibration: Calibration
+) -> "list[ScoreRow]":
+    from copra.models.checkpoint import answering_parts
+    from copra.pruning.scoring.gates import endless_batches, gate_scores
+
+    gates = settings.importance.gates
+    return gate_scores(
+        checkpoint.model,
+        answering_parts(checkpoint),
+        endless_batches(
+            calibration.items, lambda items: calibration.lay_out(items, gates.batch_size), gates.seed
+        ),
+        calibration.decoding,
+        settings.scoring.split(".")[0],
+        gates,
+    )
+
+
+def _ablation_scores(
+    settings: ScoreSettings, checkpoint: "Checkpoint", calibration: Calibration, state: Path
+) -> "list[ScoreRow]":
+    from copra.pruning.scoring.ablation import Ablation, Questions
+    from copra.pruning.scoring.greedy import greedy
+    from copra.pruning.scoring.leave_one_out import leave_one_out
+
+    importance = settings.importance
+    kind, metric = settings.scoring.split(".")
+    if counts_answers(settings.scoring):
+        questions = Questions(calibration.items, settings.max_new_tokens, settings.answers)
+        ablation = Ablation(checkpoint, state, questions=questions, code=settings.code)
+    else:
+        batches = list(calibration.lay_out(calibration.items, importance.batch_size))
+        ablation = Ablation(checkpoint, state, batches=batches, code=settings.code)
+    measure = "accuracy" if counts_answers(settings.scoring) else "loss"
+    if metric in GREEDY:
+        return greedy(ablation, measure, importance.greedy_removals, importance.greedy_protect)
+    return leave_one_out(ablation, kind, measure)

@@ -1,0 +1,92 @@
+"""copra status: how far a run is."""
+
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from copra.commands.experiment import add_experiment, experiment_of
+from copra.experiment.workflow import Workflow
+from copra.plan.jobs import Job, jobs_of
+from copra.plan.page import duration
+from copra.plan.progress import counted, failed, lines_of
+from copra.utils.errors import CopraError
+from copra.utils.heartbeat import Running, in_words, running
+
+HEADS = ["model", "done", "", "loss", "learning rate", "speed"]
+CLEAR = "\x1b[H\x1b[2J"
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_experiment(parser, "whatever runs below results, and nothing is counted")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again so often, until Ctrl-C")
+
+
+def run(options: Namespace) -> None:
+    if options.watch is not None and not options.watch > 0:
+        raise CopraError(f"--watch: {options.watch} is not above 0 seconds.")
+    workflow, jobs, source = None, None, None
+    if options.configs or options.merged is not None:
+        workflow, source = experiment_of(options)
+        jobs = jobs_of(workflow)
+    while True:
+        folders = [options.results] if options.results else _folders(workflow)
+        page = "\n\n".join(part for folder in folders for part in _page(folder, jobs, source))
+        print(page if options.watch is None else f"{CLEAR}{page}", flush=True)
+        if options.watch is None:
+            return
+        try:
+            time.sleep(options.watch)
+        except KeyboardInterrupt:
+            return
+
+
+def _folders(workflow: Workflow | None) -> list[Path]:
+    """The folder of an experiment's results, or those of all experiments that have run here."""
+    if workflow is not None:
+        return [Path(workflow.folder)]
+    return sorted({path.parent for path in Path("results").glob("*/logs")}) or [Path("results")]
+
+
+def _page(results: Path, jobs: Mapping[str, Job] | None, source: str | None) -> Iterator[str]:
+    """The parts of the page that have something to tell."""
+    if jobs is not None:
+        counts = counted(jobs, results)
+        done, total = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
+        by_verb = ", ".join(f"{verb} {there} of {of}" for verb, (there, of) in counts.items())
+        yield f"{source}: {done} of {total} jobs have their result\n{by_verb}"
+    seen = running(results)
+    now = [job for job in seen if not job.stopped]
+    if now:
+        yield f"Running in {results}:\n" + _table(now, "left", [_left(job) for job in now])
+    else:
+        yield f"Nothing that tells its progress runs in {results}."
+    if stopped := [job for job in seen if job.stopped]:
+        words = [f"{duration(job.silent)} ago; {_going_on(job)} ({job.state})" for job in stopped]
+        yield "Stopped: these have not said anything for minutes, or their process is gone.\n" + _table(
+            stopped, "last sign", words
+        )
+    if errors := failed(results, jobs):
+        lines = [f"{each.key}: {each.reason}\n  {each.log}" for each in errors]
+        yield "Failed:\n" + "\n".join(lines)
+
+
+def _table(jobs: Sequence[Running], head: str, words: Sequence[str]) -> str:
+    rows = [[*line, word] for line, word in zip(lines_of(jobs), words, strict=True)]
+    align = ["left", *["right"] * (len(HEADS) - 1), "left"]
+    return tabulate(rows, headers=[*HEADS, head], tablefmt="plain", colalign=align, disable_numparse=True)
+
+
+def _left(job: Running) -> str:
+    left = "" if job.seconds_left is None else duration(job.seconds_left)
+    left = ", ".join(filter(None, (left, in_words(job.rates))))
+    return left if job.silent <= 60 else f"{left} (silent for {duration(job.silent)})".strip()
+
+
+def _going_on(job: Running) -> str:
+    """What happens to a stopped job when it runs again, with the same settings."""
+    if job.unit != "steps":
+        return "run it again"
+    return f"run again, it goes on after step {job.saved:,}" if job.saved else "run again, it starts anew"

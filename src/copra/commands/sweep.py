@@ -1,0 +1,102 @@
+"""copra sweep: answer the questions with other numbers of latents than a checkpoint was trained with."""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from copra.commands.common import (
+    Answering,
+    add_processes,
+    add_settings,
+    add_threads,
+    folder,
+    made_by,
+    rows_of,
+    settings_of,
+    summary_of,
+    use_threads,
+)
+from copra.utils import processes
+from copra.utils.errors import CopraError
+from copra.utils.files import MANIFEST, write_parquet
+from copra.utils.locking import hold
+
+
+class SweepSettings(Answering):
+    latents: list[int]
+    """Numbers of latents; the one that the checkpoint was trained with is added."""
+    compile: bool = False
+    """Compile the pass over one token."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    add_threads(parser)
+    add_processes(parser)
+    parser.add_argument("--model", type=folder, required=True, help="checkpoint that answers with latents")
+    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    parser.add_argument(
+        "--state", type=Path, required=True, help="folder for answers of unfinished evaluations"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="Parquet table, a row a number")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, SweepSettings)
+    use_threads(options, settings.precision)
+    import pandas
+
+    from copra.evaluation.accuracy import compiled_for
+    from copra.evaluation.kept import KeptAnswers
+    from copra.models.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
+    origin = made_by(options, options.model / MANIFEST, summary_of(options.data, settings.split))
+    decoding = checkpoint.decoding
+    if decoding is None or not decoding.latents:
+        raise CopraError(
+            f"{options.model}: this model answers without latents, so their number means nothing."
+        )
+    rows = rows_of(options.data, settings.split, settings.limit)
+    numbers = sorted({*settings.latents, decoding.latents})
+    questions = options.data / f"{settings.split}.parquet"
+    kept = KeptAnswers(options.state, checkpoint, settings.canonical(), questions, len(numbers) * len(rows))
+    with hold(kept.state, settings.node, options.output) as made:
+        if made:
+            return
+        compiled = None
+        if settings.compile:
+            longest = replace(decoding, latents=max(numbers))
+            compiled = compiled_for(checkpoint, longest, rows, settings.max_new_tokens, settings.batch_size)
+        table = [
+            {"node": settings.node, "latents": number, "trained": number == decoding.latents}
+            | {"precision": checkpoint.precision}
+            | _answered(checkpoint, replace(decoding, latents=number), rows, settings, kept, compiled)
+            for number in numbers
+        ]
+        if processes.rank():
+            return
+        write_parquet(options.output, pandas.DataFrame(table), origin)
+        kept.forget()
+
+
+def _answered(
+    checkpoint: Any, decoding: Any, rows: list, settings: SweepSettings, kept: Any, compiled: Any
+) -> dict[str, Any]:
+    from copra.evaluation.accuracy import accuracy_of, predictions
+
+    table = predictions(
+        checkpoint,
+        decoding,
+        rows,
+        settings.max_new_tokens,
+        settings.answers,
+        settings.batch_size,
+        kept.keep,
+        compiled,
+    )
+    return accuracy_of(table) | {
+        "flops": float(table["flops"].mean()),
+        "depth": float(table["depth"].mean()),
+    }

@@ -1,0 +1,90 @@
+"""copra table: draw up a table from evaluations, pruning curves or scores."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from copra.commands.common import Coded, add_settings, folder, made_by, recorded_shape, settings_of
+from copra.report.latents import accuracy_vs_latents, latent_lens
+from copra.report.orders import drop_orders
+from copra.report.tables import accuracy_vs_flops, before_fine_tuning
+from copra.schema.curve import NamedCurve
+from copra.utils.files import MANIFEST, METRICS, read_parquet, summary_beside, write_parquet
+
+
+class TableSettings(Coded):
+    """`rows` for the table before fine-tuning, `recipes`, `reference` and `primary` for accuracy against
+    FLOPs, `swept` for accuracy against latents, `seen` for what latents would say, `measured` for pruning
+    curves, `ordered` for the orders in which layers go."""
+
+    rows: list[dict[str, str]] | None = None
+    """Pruned nodes and their parents."""
+    reference: str | None = None
+    """The recipe that all others are compared with."""
+    primary: str | None = None
+    """The recipe whose comparison is not corrected for the number of the others."""
+    recipes: list[dict[str, Any]] | None = None
+    """Recipes and the nodes that they end at."""
+    swept: list[dict[str, str]] | None = None
+    """Recipes and nodes that were evaluated with several numbers of latents."""
+    seen: list[str] | None = None
+    """Nodes whose latents were looked at."""
+    measured: list[str] | None = None
+    """Tables of pruning curves, as in layers/llama@0+cot."""
+    ordered: list[NamedCurve] | None = None
+    """Pruning curves of layers."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    add_settings(parser)
+    parser.add_argument("--evaluations", type=folder, help="folder of all evaluations")
+    parser.add_argument("--curves", type=Path, help="folder of all pruning curves")
+    parser.add_argument("--scores", type=Path, help="folder of all scores")
+    parser.add_argument("--models", type=Path, help="folder of all models")
+    parser.add_argument("--latency", type=Path, nargs="?", help="table of measured times, if there is one")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet table")
+
+
+def run(options: Namespace) -> None:
+    settings = settings_of(options, TableSettings)
+    made_of: list[Path] = []
+    if settings.rows is not None:
+        nodes = [row[key] for row in settings.rows for key in ("node", "parent_node")]
+        made_of = [options.evaluations / node / METRICS for node in nodes]
+        table = before_fine_tuning(_folders(options, nodes), settings.canonical())
+    elif settings.swept is not None:
+        made_of = [options.evaluations / swept["node"] / "latents.parquet" for swept in settings.swept]
+        table = accuracy_vs_latents(settings.swept, options.evaluations)
+    elif settings.seen is not None:
+        made_of = [options.evaluations / node / "lens.parquet" for node in settings.seen]
+        table = latent_lens(settings.seen, options.evaluations)
+    elif settings.measured is not None:
+        made_of = [options.curves / f"{name}.parquet" for name in settings.measured]
+        table = _together(made_of)
+    elif settings.ordered is not None:
+        nodes = {node for named in settings.ordered for node in named.nodes}
+        made_of = [options.models / node / MANIFEST for node in nodes]
+        made_of += [
+            summary_beside(options.scores / node / table)
+            for named in settings.ordered
+            for node in named.nodes
+            for table in named.curve.tables()
+        ]
+        shapes = {node: recorded_shape(options.models / node) for node in nodes}
+        table = drop_orders(settings.ordered, shapes, options.scores)
+    else:
+        nodes = [node for recipe in settings.recipes or [] for node in recipe["nodes"]]
+        made_of = [options.evaluations / node / METRICS for node in nodes]
+        made_of += [options.latency] if options.latency else []
+        table = accuracy_vs_flops(_folders(options, nodes), options.latency, settings.canonical())
+    write_parquet(options.output, table, made_by(options, *made_of))
+
+
+def _together(files: list[Path]) -> Any:
+    import pandas
+
+    return pandas.concat([read_parquet(file) for file in files], ignore_index=True)
+
+
+def _folders(options: Namespace, nodes: list[str]) -> dict[str, Path]:
+    return {node: options.evaluations / node for node in nodes}

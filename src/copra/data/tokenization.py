@@ -1,0 +1,150 @@
+"""Tokenizers: trained on a task, given the latent markers, and turning rows into tokens."""
+
+from collections.abc import Iterable, Sequence
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from copra.data.lines import cut_at_lines
+from copra.data.sequences import Markers, TokenRow
+from copra.schema.base import FromScratch
+from copra.tasks.task import Row
+from copra.utils.errors import CopraError
+
+MARKERS = ("<|start-latent|>", "<|latent|>", "<|end-latent|>")
+PAD, END, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
+ANSWER = "### "
+
+
+def train_tokenizer(spec: FromScratch, rows: Iterable[Row]) -> PreTrainedTokenizerFast:
+    """A tokenizer trained on the text of `rows`.
+
+    "words": a token is a word, a whole number, a sign or a line break; white space goes.
+    "bpe": byte-level BPE in which every digit stands alone, as in Llama and others.
+    """
+    special = [PAD, END, UNKNOWN]
+    if spec.tokenizer == "words":
+        tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+        pieces = Regex(r"\n|\d+|[^\W\d_]+|#+|<<|>>|[^\w\s]|_")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(pieces, behavior="removed", invert=True)
+        trainer = trainers.WordLevelTrainer(vocab_size=spec.vocabulary, special_tokens=special)
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex("\n"), behavior="isolated"),
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=spec.vocabulary,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+    tokenizer.train_from_iterator(
+        (
+            "".join([row.question + "\n", *(step + "\n" for step in row.steps), ANSWER + row.answer])
+            for row in rows
+        ),
+        trainer,
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        unk_token=UNKNOWN if spec.tokenizer == "words" else None,
+        model_max_length=spec.context,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def markers_of(tokenizer: PreTrainedTokenizerBase) -> Markers:
+    """The ids of the latent markers, which every copra checkpoint has.
+
+    Raises:
+        CopraError: the tokenizer has no markers.
+    """
+    ids = tokenizer.convert_tokens_to_ids(list(MARKERS))
+    if any(token_id is None or token_id == tokenizer.unk_token_id for token_id in ids):
+        raise CopraError(f"the tokenizer has no marker tokens {', '.join(MARKERS)}: it is not copra's.")
+    return Markers(*ids)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id to pad with; padding is masked, so the end token serves where there is no own one."""
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def tokenise(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[TokenRow]:
+    """Rows in tokens: those of the whole text, cut at its line ends.
+
+    Raises:
+        CopraError: a token spans the end of a line, so that this tokenizer cannot be cut at lines.
+    """
+    pieces = [
+        [row.question + "\n", *(step + "\n" for step in row.steps), ANSWER + row.answer] for row in rows
+    ]
+    cut = cut_at_lines(tokenizer, pieces, lambda number: f"row {rows[number].id}")
+    start, mark = beginning(tokenizer), mark_length(tokenizer)
+    return [
+        TokenRow(
+            id=row.id,
+            question=start + question,
+            steps=steps,
+            answer=[*answer, tokenizer.eos_token_id],
+            mark=mark,
+        )
+        for row, (question, *steps, answer) in zip(rows, cut, strict=True)
+    ]
+
+
+def mark_length(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The number of tokens of `### ` that do not depend on the answer, which may take the space."""
+    number, word = (_line(tokenizer, ANSWER + answer) for answer in ("7", "x"))
+    same = sum(a == b for a, b in zip(number, word, strict=False))
+    # Where neither is known to the tokenizer, both are its token for the unknown.
+    return min(same, len(number) - 1, len(word) - 1)
+
+
+def first_token(tokenizer: PreTrainedTokenizerBase, line: str) -> int | None:
+    """The token that `line` begins with after a line break; None where the tokenizer drops all of it."""
+    return next(iter(_line(tokenizer, line)), None)
+
+
+def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that the tokenizer itself puts before every text (a begin token, or nothing).
+
+    Raises:
+        CopraError: the tokens of a text are not found again among those with special tokens.
+    """
+    text = "x 1\n"
+    whole = tokenizer(text)["input_ids"]
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    for first in range(len(whole) - len(bare) + 1):
+        if whole[first : first + len(bare)] == bare:
+            return whole[:first]
+    raise CopraError(
+        f"the tokenizer reads {text!r} as {tokenizer.convert_ids_to_tokens(whole)} with its special tokens "
+        f"and as {tokenizer.convert_ids_to_tokens(bare)} without, so what it begins a text with is unknown. "
+        "Take a base whose tokenizer only adds tokens before and after a text."
+    )
+
+
+def typical_lengths(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> dict[str, int]:
+    """Mean numbers of tokens, rounded: the prompt, and the chain of thought with its answer.
+
+    The typical answer of a base, by which FLOPs budgets of prunings are measured.
+    """
+    token_rows = tokenise(tokenizer, rows)
+    prompt = sum(len(row.question) for row in token_rows)
+    generated = sum(sum(map(len, row.steps)) + len(row.answer) for row in token_rows)
+    return {"prompt": round(prompt / len(rows)), "generated": round(generated / len(rows))}
+
+
+def _line(tokenizer: PreTrainedTokenizerBase, line: str) -> list[int]:
+    """The tokens of a line that other text precedes."""
+    ((_, tokens),) = cut_at_lines(tokenizer, [["x\n", line]], lambda _: f"line {line!r}")
+    return tokens

@@ -1,0 +1,121 @@
+"""Seconds an answer, measured: models beside each other in one run on one device."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from copra.data.tokenization import pad_id
+from copra.generation.compiled import Compiled, positions
+from copra.generation.decode import decode
+from copra.generation.prompts import prompts_of
+from copra.generation.run import read_prefix
+from copra.models.checkpoint import Checkpoint
+from copra.tasks.task import Row
+
+
+def measure(
+    checkpoint: Checkpoint,
+    rows: Sequence[Row],
+    *,
+    max_new_tokens: int,
+    forced_tokens: int,
+    batch_size: int,
+    questions: int,
+    repetitions: int,
+    compile: bool = False,
+) -> list[dict[str, Any]]:
+    """Median seconds an answer at batch 1 and in a full batch, of natural and of forced length.
+
+    One unmeasured run warms up; the device is synchronised around every run. A forced length takes the
+    model's knowledge out of the comparison: every model writes the same number of tokens. Where worked
+    examples stand before all questions, each row comes twice, as `prompt` says: "whole", the examples read
+    anew with each question, and "cached", read before and not measured, as FLOPs are counted. `dtype` is the
+    type of the decoder layers' weights. With `compile` the pass over one token is compiled, once for each
+    size of a batch, before the measured runs.
+    """
+    tokenizer = checkpoint.tokenizer
+    decoding = checkpoint.decoding
+    max_new_tokens = decoding.longest_answer(max_new_tokens)
+    asked = prompts_of(tokenizer, rows, decoding)
+    whole = [[*asked.prefix, *prompt] for prompt in asked.prompts]
+    ways = {"whole": (whole, (), None)}
+    if asked.prefix:
+        with torch.inference_mode():
+            ways["cached"] = (asked.prompts, asked.prefix, read_prefix(checkpoint.model, asked.prefix))
+    table = []
+    for batch, number in ((1, questions), (batch_size, batch_size)):
+        compiled = None
+        if compile:
+            longest = positions(whole[:number], decoding, (), max(max_new_tokens, forced_tokens))
+            compiled = Compiled(checkpoint.model, min(batch, len(whole)), longest)
+        for (prompt, (prompts, prefix, known)), (length, limit) in itertools.product(
+            ways.items(), (("natural", max_new_tokens), ("forced", forced_tokens))
+        ):
+            answer = partial(
+                decode,
+                checkpoint.model,
+                prompts[:number],
+                decoding,
+                stop=tokenizer.eos_token_id,
+                pad=pad_id(tokenizer),
+                max_new_tokens=limit,
+                batch_size=batch,
+                force_length=length == "forced",
+                parts=checkpoint.parts,
+                prefix=prefix,
+                known=known,
+                ends=asked.ends,
+                compiled=compiled,
+            )
+            answers = len(prompts[:number])
+            table.append(
+                {
+                    "node": checkpoint.manifest["node"],
+                    "device": device_name(checkpoint.model.device),
+                    "dtype": weights_type(checkpoint),
+                    "precision": checkpoint.precision,
+                    "batch": answers if batch > 1 else 1,
+                    "prompt": prompt,
+                    "length": length,
+                    "compiled": compile,
+                    "seconds_per_answer": _median_seconds(answer, repetitions) / answers,
+                    "answers": answers,
+                    "repetitions": repetitions,
+                }
+            )
+    return table
+
+
+def weights_type(checkpoint: Checkpoint) -> str:
+    """The type of the decoder layers' weights, such as "bfloat16", or "int8" where they are quantised."""
+    return checkpoint.manifest.get("quantised") or str(checkpoint.model.dtype).removeprefix("torch.")
+
+
+def device_name(device: torch.device) -> str:
+    """What the figures were measured on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} thread(s)"
+
+
+def _median_seconds(work: Callable[[], Any], repetitions: int) -> float:
+    work()
+    return statistics.median(_seconds(work) for _ in range(repetitions))
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    _synchronise()
+    start = time.perf_counter()
+    work()
+    _synchronise()
+    return time.perf_counter() - start
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,58 @@
+"""Whether the pruning curves of a config can be measured on the models of its recipes."""
+
+from collections.abc import Iterator
+
+from copra.experiment.config import Experiment
+from copra.experiment.recipes import Node, Tree
+from copra.methods import METHODS
+from copra.schema.curve import Curve
+from copra.schema.metrics import GREEDY, NEEDS_ANSWERS
+from copra.utils.errors import CopraError
+from copra.utils.problems import hint, shown
+
+
+def check_curves(experiment: Experiment, tree: Tree) -> None:
+    """Check the curves of a config against its recipes.
+
+    Raises:
+        CopraError: a line for every fault, with the path of its key.
+    """
+    recipes = {node.recipe: node for node in tree.nodes.values()}
+    faults = []
+    for name, curve in experiment.curves.items():
+        if curve.model not in recipes:
+            known = hint(curve.model, recipes)
+            found = [f"model: {shown(curve.model)} is no recipe or beginning of one{known}"]
+        else:
+            path = tree.path_to(recipes[curve.model].name)
+            found = list(_faults(curve.resolved(experiment.importance), experiment, path))
+        faults += [f"curves.{name}.{fault}" for fault in found]
+    if faults:
+        raise CopraError("\n".join(faults))
+
+
+def _faults(curve: Curve, experiment: Experiment, path: list[Node]) -> Iterator[str]:
+    """What keeps a curve from being measured on the last model of a path from a base."""
+    importance, node = experiment.importance, path[-1]
+    learned = next((each.method for each in reversed(path) if each.kind == "train"), None)
+    objectives = {line.table.split("/")[0] for line in curve.lines() if line.table}
+    if node.kind == "quantise":
+        yield "model: only evaluation follows a quantisation; take the model before it"
+    elif learned is not None and not METHODS[learned].prunable:
+        yield f"model: it ends with {learned}, whose parts belong to single layers; take a model before that"
+    elif learned is None and experiment.bases[path[0].recipe].from_scratch:
+        yield "model: a base from scratch knows nothing before its first training; take one after it"
+    counting = [metric for metric in curve.metrics if metric in NEEDS_ANSWERS]
+    if counting and (node.method is None or not node.answers):
+        yield f"metrics: {counting[0]!r} counts right answers, and {curve.model} cannot answer; take loss"
+    if "text" in objectives and importance.text is None:
+        yield "objectives: there is no text to score on; name it under importance.text"
+    if "latent" in objectives and learned is None:
+        yield f"objectives: {curve.model} was never trained to think in latents; take cot or answer"
+    searched = [metric for metric in curve.metrics if metric in GREEDY]
+    found = importance.greedy_removals
+    if searched and found is not None and max(curve.remove) > found:
+        yield (
+            f"remove: {searched[0]!r} finds {found} layers and {max(curve.remove)} are to go; raise "
+            "importance.greedy_removals to that, or leave it out"
+        )

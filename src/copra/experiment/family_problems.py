@@ -1,0 +1,158 @@
+"""Steps and curves of a config that their bases do not allow, known from the bases' configs."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from copra.experiment.config import Experiment
+from copra.experiment.recipes import Tree, without_seed
+from copra.models.base_config import config_of
+from copra.models.families import family_of
+from copra.models.limits import cannot_lose, limits_of
+from copra.models.shape import shape_of
+from copra.schema.base import Quantise
+from copra.schema.metrics import GREEDY
+from copra.schema.pruning import Prune, Selection
+from copra.schema.shape import ModelShape
+from copra.schema.units import NAMES
+from copra.utils.errors import CopraError
+
+
+def check_families(experiment: Experiment, tree: Tree) -> None:
+    """Check the bases of a config, and the units that its steps and curves remove, as far as configs tell.
+
+    A step that a base does not allow is impossible after other steps too: these only make models smaller.
+
+    Raises:
+        CopraError: a line for every fault, with the path of its key.
+    """
+    bases = {_base(name): None for name in tree.nodes}
+    configs = {name: config for name in bases if (config := config_of(experiment.bases[name])) is not None}
+    faults = [f"bases.{name}.path: {fault}" for name, config in configs.items() for fault in _unknown(config)]
+    if not faults:
+        faults += _greedy_faults(experiment, tree, configs)
+        steps = {(node.step, _base(node.name)): None for node in tree.nodes.values() if node.step}
+        for step, base in steps:
+            if base in configs:
+                found = _step_faults(experiment.steps[step], base, configs[base])
+                faults += [f"steps.{step}.{fault}" for fault in found]
+        for name, curve in experiment.curves.items():
+            if (base := _base(curve.model)) in configs:
+                found = _removal_faults(
+                    curve, (curve.unit,), max(curve.remove), "remove", base, configs[base]
+                )
+                faults += [f"curves.{name}.{fault}" for fault in found]
+    if faults:
+        raise CopraError("\n".join(dict.fromkeys(faults)))
+
+
+def _base(node: str) -> str:
+    """The name of the base that a node or recipe begins with."""
+    return without_seed(node).split("+")[0]
+
+
+def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
+    """The fault of a base that copra cannot work with."""
+    try:
+        limits_of(config)
+        shape_of(config)
+    except CopraError as error:
+        yield str(error)
+
+
+def _step_faults(step: Any, base: str, config: Mapping[str, Any]) -> Iterator[str]:
+    if isinstance(step, Prune):
+        count = step.budget.count if len(step.units) == 1 else None
+        yield from _removal_faults(step, step.units, count, "budget.count", base, config)
+    elif isinstance(step, Quantise) and family_of(config["model_type"]).layout.transposed:
+        yield (
+            f"weights: {config['model_type']} models cannot have {step.weights} weights (theirs are in no "
+            "linear layers). Leave the step out."
+        )
+
+
+def _greedy_faults(
+    experiment: Experiment, tree: Tree, configs: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """Faults of greedy searches that cannot remove, from the models that they score, as many layers as they
+    have to."""
+    importance = experiment.importance
+    for name, key, count in _searches(experiment, tree):
+        if (base := _base(name)) not in configs:
+            continue
+        gone = _layers_gone(experiment, tree, name)
+        layers = len(shape_of(configs[base]).layers) - gone
+        model = f"{base} without {gone} layers" if gone else base
+        if layers < 1:  # A fault of the prunings before.
+            continue
+        if strangers := [layer for layer in importance.greedy_protect if layer >= layers]:
+            yield (
+                f"importance.greedy_protect: there is no layer {strangers[0]}. {model} has {layers} layers, "
+                "counted from 0."
+            )
+            continue
+        most = min(layers - len(set(importance.greedy_protect)), layers - 1)
+        if importance.greedy_removals is not None:
+            key, count = "importance.greedy_removals", importance.greedy_removals
+        if count > most:
+            protected = " with importance.greedy_protect" if importance.greedy_protect else ""
+            yield f"{key}: {count} layers cannot go, as {model} can lose {most} at most{protected}. Lower it."
+
+
+def _searches(experiment: Experiment, tree: Tree) -> Iterator[tuple[str, str, int]]:
+    """Each model that is searched, with the key and the number of layers that are to go (1 where a budget is
+    no count)."""
+    for node in tree.nodes.values():
+        if node.kind == "prune" and (step := experiment.steps[node.step]).metric in GREEDY:
+            key = f"steps.{node.step}.budget{'.count' if step.budget.count else ''}"
+            yield node.parent, key, step.budget.count or 1
+    models = {node.recipe: node.name for node in tree.nodes.values()}
+    for name, curve in experiment.curves.items():
+        if set(curve.metrics) & set(GREEDY):
+            yield models[curve.model], f"curves.{name}.remove", max(curve.remove)
+
+
+def _layers_gone(experiment: Experiment, tree: Tree, name: str) -> int:
+    """The layers that are gone for certain from a node: those that prunings on its path count."""
+    steps = [experiment.steps[node.step] for node in tree.path_to(name) if node.kind == "prune"]
+    return sum(step.budget.count or 0 for step in steps if step.units == ("layers",))
+
+
+def _removal_faults(
+    selection: Selection,
+    units: tuple[str, ...],
+    count: int | None,
+    key: str,
+    base: str,
+    config: Mapping[str, Any],
+) -> Iterator[str]:
+    """Faults of a selection of units that a model of this config does not have; `key` names their count."""
+    impossible = [fault for unit in units if (fault := cannot_lose(config, unit))]
+    yield from (f"unit: {fault}" for fault in impossible)
+    shape = shape_of(config)
+    strangers = [layer for layer in selection.protect if layer >= len(shape.layers)]
+    if strangers:
+        yield (
+            f"protect: there is no layer {strangers[0]}. {base} has {len(shape.layers)} layers, counted from "
+            "0."
+        )
+    if impossible or strangers:
+        return
+    if "neurons" in units and not _most(selection, "neurons", shape):
+        yield (
+            f"multiple_of: {selection.multiple_of} leaves no narrower FFN, as those of {base} have "
+            f"{max(layer.ffn for layer in shape.layers)} neurons. Lower it."
+        )
+    elif count is not None and count > (most := _most(selection, units[0], shape)):
+        yield f"{key}: {count} {NAMES[units[0]]} cannot go, as {base} can lose {most} at most. Lower it."
+
+
+def _most(selection: Selection, unit: str, shape: ModelShape) -> int:
+    """The most units of a kind that can go from a model of this shape."""
+    free = [layer for index, layer in enumerate(shape.layers) if index not in selection.protect]
+    if unit == "layers":
+        return min(len(free), len(shape.layers) - 1)
+    if unit == "kv_groups":
+        return sum(layer.kv_heads - 1 for layer in free)
+    if unit == "heads":
+        return sum(layer.query_heads - layer.kv_heads for layer in free)
+    return sum(max(0, layer.ffn - selection.multiple_of) for layer in free)

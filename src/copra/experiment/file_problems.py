@@ -1,0 +1,50 @@
+"""Files that a config names and that are not there."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from copra.experiment.config import Experiment
+from copra.methods.few_shot import FewShot
+from copra.models.base_files import absence_fault
+from copra.utils.errors import CopraError
+from copra.utils.problems import shown_path
+
+
+def check_files(experiment: Experiment) -> None:
+    """Check that the files of all tasks, prompts, texts and local bases are there.
+
+    Raises:
+        CopraError: a line for each file or folder that is missing, or whose path needs a variable that is not
+            set.
+    """
+    if faults := list(_faults(experiment)):
+        raise CopraError("\n".join(faults))
+
+
+def _faults(experiment: Experiment) -> Iterator[str]:
+    for name, task in experiment.tasks.items():
+        yield from _missing(f"tasks.{name}", lambda task=task: task.files().values())
+    for name, step in experiment.steps.items():
+        if isinstance(step, FewShot):
+            yield from _missing(f"steps.{name}", lambda step=step: [step.path])
+    if (text := experiment.importance.text) is not None:
+        yield from _missing("importance.text", lambda: [text.path])
+    for name, base in experiment.bases.items():
+        try:
+            if fault := absence_fault(base):
+                yield f"bases.{name}.{fault}"
+        except CopraError as error:
+            yield f"bases.{name}.{error}"
+
+
+def _missing(where: str, files_of: Callable[[], Iterable[Path | None]]) -> Iterator[str]:
+    """The faults of the files that a part of the config names."""
+    try:
+        files = files_of()
+    except CopraError as error:  # a variable that is not set, with the key
+        yield f"{where}.{error}"
+        return
+    for file in files:
+        if file is not None and not file.is_file():
+            there = "is a folder" if file.is_dir() else "is not there"
+            yield f"{where}: {shown_path(file)} {there}. Correct the path, or fetch the file."

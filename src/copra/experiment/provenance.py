@@ -1,0 +1,108 @@
+"""What results say of how they were made, for Snakemake to compare with the config.
+
+Each result holds, in its own file, the settings that its rule passed and checksums of the small files that
+it was made of (`copra.commands.common.made_by`). Snakemake has records of settings too, in .snakemake, but
+none of results that were copied, fetched or archived without that folder, and none of a result that was put
+in another one's place.
+"""
+
+import html
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from copra.utils.files import MADE_BY, MANIFEST, canonical_json, file_sha256
+
+SVG_HEAD = 100_000
+"""Bytes of an SVG file that its metadata are in."""
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record in a JSON, Parquet or SVG file; None if it has none or cannot be read."""
+    try:
+        if path.suffix == ".json":
+            value = json.loads(path.read_bytes())
+        elif path.suffix == ".parquet":
+            from pyarrow import parquet
+
+            value = json.loads((parquet.read_schema(path).metadata or {}).get(b"copra", b"{}"))
+            if MADE_BY not in value:  # A split's is in the small file that stands for it.
+                return read_record(path.with_suffix(".json"))
+        elif path.suffix == ".svg":
+            with open(path, encoding="utf-8") as file:
+                found = re.search(r"<dc:description>(.*?)</dc:description>", file.read(SVG_HEAD), re.DOTALL)
+            value = json.loads(html.unescape(found[1])) if found else {}
+        else:
+            return None
+    except (OSError, ValueError):  # pyarrow's errors are ValueErrors
+        return None
+    return value.get(MADE_BY) if isinstance(value, dict) else None
+
+
+def disagreement(settings: str, outputs: Iterable[str], inputs: Iterable[str]) -> str | None:
+    """How the outputs of a job say that they were made, if not with these settings (JSON) and inputs.
+
+    None where they agree or say nothing. A manifest that says nothing was made nobody knows how. The code
+    counts only if `settings` name it.
+    """
+    wanted = json.loads(settings)
+    there = [output for output in map(Path, outputs) if output.is_file()]
+    if not there:
+        return None
+    present = {file_sha256(file) for file in map(Path, inputs) if file.is_file() and not _has_proxy(file)}
+    for output in there:
+        made_by = read_record(output)
+        if made_by is None:
+            if output.name == MANIFEST:
+                return "no record in its manifest"
+            continue
+        made_with = made_by["settings"]
+        if "code" not in wanted:
+            made_with = {key: value for key, value in made_with.items() if key != "code"}
+        if canonical_json(made_with) != canonical_json(wanted):
+            return canonical_json(made_with)
+        if not present.issuperset(made_by["files"]):
+            return "other input files of the same names"
+    return None
+
+
+def _has_proxy(file: Path) -> bool:
+    """True for large files, which records name by the small file beside them.
+
+    Reading gigabytes of weights for each job would make planning slow.
+    """
+    return file.suffix in (".safetensors", ".tar") or (
+        file.suffix == ".parquet" and file.with_suffix(".json").is_file()
+    )
+
+
+def compare_records() -> None:
+    """Let Snakemake run a job again whose results say that they were made otherwise.
+
+    It takes that for a change of params, and gives it as the reason.
+    """
+    from snakemake.persistence import NO_PARAMS_CHANGE, ParamsChange, PersistenceBase
+
+    has_metadata, params_changed = PersistenceBase.has_metadata, PersistenceBase.params_changed
+
+    def difference(job: Any) -> ParamsChange:
+        settings = job.params.get("settings")
+        if settings is None or not job.output:
+            return NO_PARAMS_CHANGE
+        # Large files are ancient(): others stand for them.
+        inputs = [file for file in job.input if not file.is_ancient]
+        made_otherwise = disagreement(settings, job.output, inputs)
+        if made_otherwise is None:
+            return NO_PARAMS_CHANGE
+        return ParamsChange({made_otherwise}, {settings}, set(job.output))
+
+    def has_any(self: PersistenceBase, job: Any) -> bool:
+        # Only then does Snakemake compare anything.
+        return has_metadata(self, job) or bool(difference(job))
+
+    def changed(self: PersistenceBase, job: Any, file: str | None = None) -> ParamsChange:
+        return params_changed(self, job, file) or (difference(job) if file is None else NO_PARAMS_CHANGE)
+
+    PersistenceBase.has_metadata, PersistenceBase.params_changed = has_any, changed

@@ -1,0 +1,229 @@
+"""What is wrong with the recipes of a config: steps that cannot follow what is before them."""
+
+from collections.abc import Iterable, Iterator
+
+from copra.experiment.config import AnyStep, Experiment
+from copra.methods import METHODS, Method
+from copra.methods.few_shot import FewShot
+from copra.methods.icot_kd import IcotKd
+from copra.schema.base import Quantise
+from copra.schema.metrics import GREEDY, NEEDS_ANSWERS
+from copra.schema.pruning import Prune
+from copra.tasks import TASKS
+from copra.tasks.task import Task, read_worked_examples
+from copra.utils.problems import hint, shown
+
+MOST_TEACHERS = 20
+"""Teachers that learn one from the other."""
+TOO_MANY_TEACHERS = (
+    f"more than {MOST_TEACHERS} teachers learn one from the other; name one that was taught by fewer"
+)
+Teachers = dict[str, int | list[str]]
+"""Teachers that were checked: the length of the chain of teachers that one ends, or its first fault. They are
+not checked again, since nothing that they learn from learns from them, or that would have been found."""
+WRITING = ("cot", "scratchpad")
+"""Methods whose models write their chain of thought, from which others can learn."""
+
+
+def recipe_faults(
+    experiment: Experiment,
+    base: str,
+    steps: list[str],
+    pupils: tuple[str, ...] = (),
+    known: Teachers | None = None,
+) -> Iterator[str]:
+    """Yield the faults of one recipe, or of one whose model teaches the steps `pupils`.
+
+    The last of them is `TOO_MANY_TEACHERS` where a chain of teachers has no end in sight: what else would be
+    found behind each of its links doubles with every link. `known` collects the teachers that were checked.
+    """
+    known = {} if known is None else known
+    if len(pupils) > MOST_TEACHERS:
+        yield TOO_MANY_TEACHERS
+        return
+    if base not in experiment.bases:
+        yield f"{shown(base)} is not in bases{hint(base, experiment.bases)}"
+        return
+    if unknown := [step for step in steps if step not in experiment.steps]:
+        for step in dict.fromkeys(unknown):
+            yield f"{shown(step)} is not in steps{hint(step, experiment.steps)}"
+        return
+    for step in sorted({step for step in steps if steps.count(step) > 1}):
+        yield f"comes back to step {step!r}; to do the same again, declare it under a second name"
+    scratch = experiment.bases[base].from_scratch
+    # How the model answers, and what it was last trained for: a prompt changes the first alone.
+    task, method, learned = experiment.task, None, None
+    quantised, pruned = None, False
+    for name in steps:
+        step = experiment.steps[name]
+        if quantised is not None:
+            yield f"{name!r} comes after {quantised!r}, whose weights are final: put {quantised!r} last"
+        if isinstance(step, Method):
+            if learned is not None and (step.task or experiment.task) != task:
+                yield (
+                    f"{name!r} trains on task {step.task or experiment.task!r} after a training on {task!r}; "
+                    "a recipe stays with one task"
+                )
+            if scratch and not pruned and list(step.stages().values())[-1].copies_pretrained:
+                yield (
+                    f"{name!r} starts its decoder as a base from scratch, which knows nothing: write "
+                    "explaining.decoder: small"
+                )
+            taught: Iterable[str] = ()
+            if isinstance(step, IcotKd):
+                taught = _teacher_faults(experiment, name, step, learned, (*pupils, name), known)
+            elif step.distil is not None:
+                before = steps[: steps.index(name)]
+                taught = _distil_faults(experiment, name, step, [base, *before], (*pupils, name), known)
+            for fault in taught:
+                yield fault
+                if fault == TOO_MANY_TEACHERS:
+                    return
+            task, method, learned = step.task or experiment.task, step.kind, step.kind
+        elif isinstance(step, FewShot):
+            if scratch and method is None:
+                yield f"{name!r} prompts a base from scratch, which knows nothing: put a training before it"
+            yield from _prompt_faults(name, step, task, TASKS[experiment.tasks[task].kind])
+            method = step.kind
+        elif isinstance(step, Prune):
+            pruned = True
+            if learned is not None and not METHODS[learned].prunable:
+                yield f"{name!r} prunes after {learned}, whose parts belong to single layers: prune before it"
+            if scratch and method is None and step.scoring:
+                yield f"{name!r} scores a base from scratch before any training: put a training before it"
+            yield from _scoring_faults(experiment, name, step, method, learned)
+        elif isinstance(step, Quantise):
+            if scratch and scratch.architecture == "gpt2":
+                yield f"{name!r} quantises linear layers, which GPT-2 does not have: leave it out"
+            if pupils:
+                yield f"{name!r} quantises, and a model of whole numbers is no teacher: leave it out"
+            quantised = name
+    if method is None and (scratch or not pupils):
+        yield "never trains, so it has no way to answer; add a training step"
+
+
+def _prompt_faults(name: str, step: FewShot, task: str, kind: type[Task]) -> Iterator[str]:
+    """Yield the faults of a prompt for a task of this kind."""
+    if step.answer != "strict" and kind.answers != "number":
+        yield f"{name!r} takes a number for the answer; {task!r} needs answer: strict"
+    if (worked := step.worked(kind)) is not None and step.exemplars > (
+        most := len(read_worked_examples(worked))
+    ):
+        yield (
+            f"{name!r} asks for {step.exemplars} examples, and copra has {most} for {task!r}: lower "
+            "'exemplars', name a file, or draw them from the train split (examples: train)"
+        )
+
+
+def _scoring_faults(
+    experiment: Experiment, name: str, step: Prune, method: str | None, learned: str | None
+) -> Iterator[str]:
+    """What a pruning cannot be scored on, of a model that answers by `method` and was last trained for
+    `learned` (None: not yet)."""
+    if step.scoring is None:
+        return
+    if method is None and step.metric in NEEDS_ANSWERS:
+        yield f"{name!r} scores by accuracy, but the model cannot answer yet: put a training before it"
+    count, found = step.budget.count, experiment.importance.greedy_removals
+    if step.metric in GREEDY and None not in (count, found) and count > found:
+        yield (
+            f"{name!r} removes {count} layers, of which the greedy search finds {found}: raise "
+            "importance.greedy_removals to that, or leave it out"
+        )
+    objective = experiment.importance.objective_of(step.objective)
+    if objective == "text" and experiment.importance.text is None:
+        yield f"{name!r} scores on a text, and there is none: name it under importance.text"
+    if objective == "latent" and learned is None:
+        yield f"{name!r} scores on the model's own latents before any training: take objective cot or answer"
+
+
+def _teacher_faults(
+    experiment: Experiment,
+    name: str,
+    step: IcotKd,
+    learned: str | None,
+    pupils: tuple[str, ...],
+    known: Teachers,
+) -> Iterator[str]:
+    """What is wrong with the teacher of a step, before which the model was last trained for `learned`."""
+    if step.teacher is None:
+        if learned not in WRITING:
+            yield (
+                f"{name!r} learns from the model before it, which has to write its chain of thought: put a "
+                f"training of kind {' or '.join(WRITING)} before it, or name a teacher"
+            )
+        return
+    faults = _named_faults(experiment, name, step.teacher, pupils, known)
+    yield from faults
+    if not faults:
+        teacher = _last_training(experiment, step.teacher.split("+")[1:])
+        if teacher is None or teacher.kind not in WRITING:
+            yield f"teacher of {name!r}: {shown(step.teacher)} does not write its chain of thought"
+
+
+def _distil_faults(
+    experiment: Experiment,
+    name: str,
+    step: Method,
+    before: list[str],
+    pupils: tuple[str, ...],
+    known: Teachers,
+) -> Iterator[str]:
+    """What is wrong with the teacher whose predictions a step learns, after a base and steps `before`."""
+    named = step.distil.teacher
+    faults = [] if named is None else _named_faults(experiment, name, named, pupils, known)
+    if faults:
+        yield from faults
+        return
+    base, *steps = before if named is None else named.split("+")
+    teacher = _last_training(experiment, steps)
+    if named is None:
+        changes = [each for each in map(experiment.steps.get, steps) if not isinstance(each, FewShot)]
+        if teacher is None and experiment.bases[base].from_scratch:
+            yield f"{name!r} learns from a base from scratch, which knows nothing: name a teacher"
+        elif not step.distil.task_weight and not (changes and isinstance(changes[-1], Prune)):
+            yield (
+                f"{name!r} starts from its own teacher, so there is nothing to learn: put a pruning before "
+                "it, name a teacher, or raise distil.task_weight"
+            )
+    own, theirs = (list(each.stages().values())[-1] if each else None for each in (step, teacher))
+    fed = theirs.latent_input if theirs is not None and theirs.loops else None
+    if own.loops and own.latent_input != fed and (fed is not None or own.latent_input == "projected"):
+        yield (
+            f"{name!r} has latents with latent_input: {own.latent_input}, and its teacher "
+            f"{f'with {fed}' if fed else 'has none'}: name a teacher that was trained as {name!r} trains"
+        )
+
+
+def _named_faults(
+    experiment: Experiment, name: str, teacher: str, pupils: tuple[str, ...], known: Teachers
+) -> list[str]:
+    """What is wrong with the recipe of the teacher that the step `name` names."""
+    if isinstance(length := known.get(teacher), int):
+        return [TOO_MANY_TEACHERS] if len(pupils) + length > MOST_TEACHERS + 1 else []
+    base, *steps = teacher.split("+")
+    if own := [pupil for pupil in pupils if pupil in steps]:
+        return [f"{own[0]!r} has itself for a teacher: {shown(teacher)}"]
+    faults = known.get(teacher) or list(recipe_faults(experiment, base, steps, pupils, known))
+    if TOO_MANY_TEACHERS in faults:
+        # This depends on who is taught; whatever else is wrong is so for all pupils.
+        return [TOO_MANY_TEACHERS]
+    if faults:
+        known[teacher] = faults[:1]
+        return [f"teacher of {name!r}: {fault}" for fault in faults]
+    behind = [known.get(named_teacher(experiment.steps[step])) for step in steps]
+    known[teacher] = 1 + max((length for length in behind if isinstance(length, int)), default=0)
+    return []
+
+
+def named_teacher(step: AnyStep) -> str | None:
+    """The recipe of the teacher that a step names."""
+    if isinstance(step, IcotKd):
+        return step.teacher
+    return step.distil.teacher if isinstance(step, Method) and step.distil else None
+
+
+def _last_training(experiment: Experiment, steps: list[str]) -> Method | None:
+    """The last training of these steps."""
+    found = [step for step in map(experiment.steps.get, steps) if isinstance(step, Method)]
+    return found[-1] if found else None

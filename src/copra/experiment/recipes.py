@@ -1,0 +1,365 @@
+"""Config -> recipe tree: which model nodes there are and what each one needs.
+
+A node is what a prefix of a recipe yields. Its name is its path: `llama@0+cot+layers-1+coconut.2` is the
+base `llama` drawn with seed 0, trained by step `cot`, pruned by `layers-1`, after stage 2 of `coconut`. The
+last stage of a step bears the step's plain name, so a recipe's name is the name of the node that it ends
+at, without the seed. Recipes that begin alike share nodes.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from copra.experiment.config import Experiment, Product, Recipe
+from copra.experiment.recipe_problems import named_teacher, recipe_faults
+from copra.methods import Method
+from copra.methods.distil import stages_of
+from copra.methods.few_shot import FewShot
+from copra.methods.method import Stage
+from copra.schema.base import Quantise
+from copra.schema.names import MOST_BYTES
+from copra.schema.pruning import Prune
+from copra.tasks import TASKS
+from copra.utils.errors import CopraError
+from copra.utils.files import file_sha256
+from copra.utils.problems import cut, hint, shown
+
+Kind = Literal["base", "train", "prune", "prompt", "quantise"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A model of the tree.
+
+    `settings` is what the node's own rule depends on, resolved. `method` is how it answers: the kind of
+    the last training, or None. `trained` names the node itself if it was trained or is a base, and
+    otherwise the nearest ancestor before the prunings that made it. `teacher` names the node that it learns
+    from, `pretrained` the one whose weights a part of it starts with, `latents` is the number of latents
+    with which it answers, `loops` says whether those are hidden states, and `answers` whether it can answer
+    at all.
+    """
+
+    name: str
+    kind: Kind
+    parent: str | None
+    step: str | None
+    stage: int | None
+    seed: int | None
+    task: str
+    method: str | None
+    trained: str
+    settings: dict[str, Any]
+    teacher: str | None = None
+    pretrained: str | None = None
+    latents: int = 0
+    loops: bool = False
+    answers: bool = True
+
+    @property
+    def recipe(self) -> str:
+        """The name without seeds."""
+        return without_seed(self.name)
+
+
+@dataclass(frozen=True)
+class RecipeEnd:
+    """A recipe and the nodes that it ends at, one a seed; the words that tables use for it."""
+
+    recipe: str
+    base: str
+    pruning: str
+    method: str
+    order: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A stage of a training step: what all nodes that it makes have in common.
+
+    `label` is what it adds to a node's name, and `number` is None where the step has no other stage.
+    """
+
+    label: str
+    number: int | None
+    stage: Stage
+    settings: dict[str, Any]
+
+
+@dataclass
+class Tree:
+    """All nodes by name, parents before children, and the recipes in the order of the config.
+
+    `trainings` are the stages of each training step, worked out once however many recipes have the step.
+    """
+
+    nodes: dict[str, Node] = field(default_factory=dict)
+    recipes: list[RecipeEnd] = field(default_factory=list)
+    trainings: dict[str, list[Training]] = field(default_factory=dict)
+    grown: dict[tuple[str | int, ...], str] = field(default_factory=dict, compare=False)
+    """The last node of each recipe that was grown, by its base, steps and seed: teachers have teachers."""
+
+    def pruned(self) -> list[Node]:
+        """Nodes made by pruning a model that can answer."""
+        return [node for node in self.nodes.values() if node.kind == "prune" and node.method]
+
+    def path_to(self, name: str) -> list[Node]:
+        """The node and its ancestors, base first."""
+        node = self.nodes[name]
+        return [*(self.path_to(node.parent) if node.parent else []), node]
+
+
+def without_seed(name: str) -> str:
+    """The recipe's name behind a node's name."""
+    return re.sub(r"@-?\d+", "", name)
+
+
+def build_tree(experiment: Experiment) -> Tree:
+    """The recipe tree of an experiment.
+
+    Raises:
+        CopraError: an unknown step or base, a recipe given twice, a recipe that comes back to a step, or a
+            step that cannot follow what is before it. All faults at once, a line each.
+    """
+    tree, wrong, ends, known = Tree(), {}, set(), {}
+    for number, (base, steps) in enumerate(_listed(experiment)):
+        recipe = "+".join([base, *steps])
+        found = list(recipe_faults(experiment, base, steps, known=known))
+        if recipe in ends:
+            found.append(f"given twice (the second time as recipe number {number + 1})")
+        for fault in found:
+            wrong.setdefault(fault, []).append(recipe)
+        if not found:
+            nodes = tuple(
+                dict.fromkeys(_grow(tree, experiment, base, steps, seed) for seed in experiment.seeds)
+            )
+            tree.recipes.append(_end(experiment, base, steps, nodes))
+            ends.add(recipe)
+    faults = [f"recipes: {_together(recipes)}: {fault}" for fault, recipes in wrong.items()]
+    names = [end.recipe for end in tree.recipes]
+    if not faults:
+        for key in ("reference", "primary"):
+            name = getattr(experiment, key)
+            if name is not None and name not in names:
+                faults.append(f"{key}: {shown(name)} is none of the recipes{hint(name, names)}")
+    if not faults and experiment.primary is not None and experiment.reference in (None, experiment.primary):
+        faults.append(
+            "primary: it is compared with 'reference', which must be another recipe. Set 'reference', or "
+            "leave 'primary' out."
+        )
+    if too_long := [name for name in tree.nodes if len(name) > MOST_BYTES]:
+        longest = max(too_long, key=len)
+        faults.append(
+            f"recipes: {len(too_long)} models have names of more than {MOST_BYTES} bytes, too long for a "
+            f"file's; the longest, {shown(longest)}, has {len(longest)}. Shorten the names of its steps."
+        )
+    if faults:
+        raise CopraError("\n".join(faults))
+    return tree
+
+
+def training_notes(experiment: Experiment, tree: Tree) -> list[str]:
+    """What the settings of the tree's training steps bring that a user may not expect, a line each."""
+    return [f"steps.{name}: {note}" for name in tree.trainings for note in experiment.steps[name].notes()]
+
+
+def _together(recipes: list[str]) -> str:
+    """The recipes that have one fault in common, in words."""
+    first = cut(recipes[0])
+    return first if len(recipes) == 1 else f"{len(recipes)} of them, the first is {first}"
+
+
+def _listed(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
+    """The recipes one by one as (base, steps), products multiplied out."""
+    for entry in experiment.recipes:
+        if isinstance(entry, list):
+            yield experiment.base, entry
+        elif isinstance(entry, Recipe):
+            yield entry.base or experiment.base, entry.steps
+        elif isinstance(entry, Product):
+            for pruning in entry.prunings:
+                for method in entry.methods:
+                    parts = [entry.start, pruning, method]
+                    steps = [step for part in parts for step in ([part] if isinstance(part, str) else part)]
+                    yield entry.base or experiment.base, steps
+
+
+def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed: int) -> str:
+    """Add the nodes of one recipe and seed that are not there yet; returns the name of the last."""
+    if (done := tree.grown.get((base, *steps, seed))) is not None:
+        return done
+    node = _add(tree, _base_node(experiment, base, seed))
+    for name in steps:
+        step = experiment.steps[name]
+        if isinstance(step, Method):
+            teacher = _teacher(tree, experiment, step, node, seed)
+            pretrained = _pretrained(tree, node)
+            if name not in tree.trainings:
+                tree.trainings[name] = _trainings(experiment, name, step)
+            for training in tree.trainings[name]:
+                made = _train_node(experiment, node, step, name, training, seed, teacher, pretrained)
+                node = _add(tree, made)
+        elif isinstance(step, FewShot):
+            node = _add(tree, _prompt_node(experiment, node, name, step))
+        elif isinstance(step, Quantise):
+            node = _add(tree, _quantise_node(node, name, step))
+        else:
+            node = _add(tree, _prune_node(node, name, step, seed))
+    tree.grown[base, *steps, seed] = node.name
+    return node.name
+
+
+def _teacher(tree: Tree, experiment: Experiment, step: Method, before: Node, seed: int) -> str:
+    """The node that teaches a training after the node `before`, where the training has a teacher at all."""
+    if (named := named_teacher(step)) is not None:
+        base, *steps = named.split("+")
+        return _grow(tree, experiment, base, steps, seed)
+    # States are read of a model of the same shape, predictions of the one before the prunings.
+    while step.distil is not None and before.kind in ("prune", "prompt"):
+        before = tree.nodes[before.parent]
+    return before.name
+
+
+def _pretrained(tree: Tree, node: Node) -> str:
+    """The first node of the recipe that has the shape of `node`: the base, or that of its last pruning."""
+    while node.parent is not None and node.kind != "prune":
+        node = tree.nodes[node.parent]
+    return node.name
+
+
+def _add(tree: Tree, node: Node) -> Node:
+    return tree.nodes.setdefault(node.name, node)
+
+
+def _base_node(experiment: Experiment, base: str, seed: int) -> Node:
+    spec = experiment.bases[base]
+    entering = seed if spec.from_scratch else None
+    name = _name(base, entering)
+    settings = {"base": spec.canonical(), "seed": entering}
+    return Node(name, "base", None, None, None, entering, experiment.task, None, name, settings)
+
+
+def _trainings(experiment: Experiment, step: str, method: Method) -> list[Training]:
+    """The stages of a training step."""
+    stages = stages_of(method)
+    numbers = list(stages)
+    return [
+        Training(
+            label=step if number == numbers[-1] else f"{step}.{number}",
+            number=number if len(numbers) > 1 else None,
+            stage=stage,
+            settings={
+                "method": method.kind,
+                "stage": stage.canonical(),
+                "training": method.training_of(number).canonical(),
+                "precision": experiment.compute.precision,
+            },
+        )
+        for number, stage in stages.items()
+    ]
+
+
+def _train_node(
+    experiment: Experiment,
+    parent: Node,
+    method: Method,
+    step: str,
+    training: Training,
+    seed: int,
+    teacher: str,
+    pretrained: str,
+) -> Node:
+    before = parent.name.rsplit("+", 1)[0] if parent.step == step else parent.name
+    name = f"{before}+{_name(training.label, seed if _first_seed(parent, step) else None)}"
+    stage = training.stage
+    return Node(
+        name,
+        "train",
+        parent.name,
+        step,
+        training.number,
+        seed,
+        method.task or experiment.task,
+        method.kind,
+        name,
+        {**training.settings, "seed": seed},
+        teacher=teacher if stage.needs_teacher else None,
+        # Later stages go on with the part of the first one.
+        pretrained=pretrained if stage.copies_pretrained and parent.step != step else None,
+        latents=stage.layouts[-1].latents,
+        loops=stage.loops,
+        answers=stage.answers,
+    )
+
+
+def _prompt_node(experiment: Experiment, parent: Node, step: str, prompt: FewShot) -> Node:
+    name = f"{parent.name}+{step}"
+    settings: dict[str, Any] = {"prompt": prompt.canonical()}
+    kind = experiment.tasks[parent.task].kind
+    if (worked := prompt.worked(TASKS[kind])) is not None:
+        # Other examples in another version of copra make another prompt.
+        settings["worked"] = {"task": kind, "sha256": file_sha256(worked)}
+    return Node(
+        name, "prompt", parent.name, step, None, parent.seed, parent.task, prompt.kind, name, settings
+    )
+
+
+def _first_seed(parent: Node, step: str) -> bool:
+    """Whether the seed enters with this step: each of its stages then bears it."""
+    if parent.step == step:
+        return "@" in parent.name.rsplit("+", 1)[1]
+    return parent.seed is None
+
+
+def _prune_node(parent: Node, step: str, prune: Prune, seed: int) -> Node:
+    entering = seed if prune.metric == "random" and parent.seed is None else None
+    own = seed if prune.metric == "random" else None
+    settings = {"prune": prune.canonical(), "seed": own}
+    return Node(
+        f"{parent.name}+{_name(step, entering)}",
+        "prune",
+        parent.name,
+        step,
+        None,
+        parent.seed if entering is None else entering,
+        parent.task,
+        parent.method,
+        parent.trained,
+        settings,
+        latents=parent.latents,
+        loops=parent.loops,
+    )
+
+
+def _quantise_node(parent: Node, step: str, quantise: Quantise) -> Node:
+    name = f"{parent.name}+{step}"
+    settings = {"quantise": quantise.canonical()}
+    return replace(
+        parent,
+        name=name,
+        kind="quantise",
+        parent=parent.name,
+        step=step,
+        stage=None,
+        settings=settings,
+        teacher=None,
+        pretrained=None,
+    )
+
+
+def _name(label: str, seed: int | None) -> str:
+    return label if seed is None else f"{label}@{seed}"
+
+
+def _end(experiment: Experiment, base: str, steps: list[str], nodes: tuple[str, ...]) -> RecipeEnd:
+    prunings = [step for step in steps if isinstance(experiment.steps[step], Prune | Quantise)]
+    trainings = [step for step in steps if step not in prunings]
+    return RecipeEnd(
+        recipe="+".join([base, *steps]),
+        base=base,
+        pruning=" + ".join(prunings) or "dense",
+        method=trainings[-1],
+        order=" > ".join([base, *steps]),
+        nodes=nodes,
+    )

@@ -1,0 +1,471 @@
+"""What the Snakefile asks: which files there are, and the settings of each rule.
+
+Every rule gets its settings as one canonical JSON value, since Snakemake compares params as a set of
+values without their names. The value holds what the stage depends on and the fingerprint of its code. Local
+files that a stage reads stand in it by their content: neither their times nor their places make anything run
+again. What a job must know but not run again for, such as those places, it gets beside that value.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from copra.experiment.base_problems import check_bases
+from copra.experiment.config import Experiment, name_of, parse
+from copra.experiment.curve_problems import check_curves
+from copra.experiment.family_problems import check_families
+from copra.experiment.recipes import Node, Tree, build_tree
+from copra.methods import Method
+from copra.methods.few_shot import FewShot
+from copra.models.base_files import absence_fault
+from copra.schema.base import Quantise
+from copra.schema.curve import Curve
+from copra.schema.metrics import GREEDY, counts_answers
+from copra.schema.pruning import Prune
+from copra.tasks import TASKS
+from copra.tasks.prepare import prepared
+from copra.tasks.task import SPLITS, Split
+from copra.utils.digests import Digests
+from copra.utils.errors import CopraError
+from copra.utils.files import canonical_json, digest, summary_beside
+from copra.utils.fingerprint import fingerprint
+
+
+def put_copra_on_path() -> None:
+    """Let the rules' shell lines find `copra`, which stands beside the Python that runs Snakemake."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
+class Workflow:
+    """An experiment with its recipe tree, seen from the rules."""
+
+    def __init__(self, config: Mapping[str, Any], *files: str):
+        """Check a config that was merged from `files`, at least one.
+
+        Raises:
+            CopraError: a line for every fault.
+        """
+        source = ", ".join(files)
+        self.experiment: Experiment = parse(config, source)
+        self.folder: str = f"results/{self.experiment.name or name_of(files[0])}"
+        try:
+            self.tree: Tree = build_tree(self.experiment)
+            check_curves(self.experiment, self.tree)
+            check_bases(self.experiment)
+            check_families(self.experiment, self.tree)
+        except CopraError as error:
+            raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
+
+    # Names, as regular expressions: the last step of a node's name tells which rule makes it.
+
+    def steps_pattern(self, kind: type) -> str:
+        """Nodes whose last step is a training (`Method`), a pruning (`Prune`), a prompt (`FewShot`) or a
+        quantisation (`Quantise`)."""
+        names = [re.escape(name) for name, step in self.experiment.steps.items() if isinstance(step, kind)]
+        return rf"[^/]+\+({'|'.join(names) or 'none'})(\.\d+)?(@-?\d+)?"
+
+    @property
+    def trained(self) -> str:
+        return self.steps_pattern(Method)
+
+    @property
+    def pruned(self) -> str:
+        return self.steps_pattern(Prune)
+
+    @property
+    def prompted(self) -> str:
+        return self.steps_pattern(FewShot)
+
+    @property
+    def quantised(self) -> str:
+        return self.steps_pattern(Quantise)
+
+    # Files.
+
+    def within(self, kind: str, path: str) -> str:
+        """A path below the folder of a kind of results, such as llama@0/cot/passes.parquet below scores."""
+        return path.removeprefix(f"{self.folder}/{kind}/")
+
+    def node(self, name: str) -> Node:
+        """A node by its name.
+
+        Raises:
+            CopraError: no recipe of the config leads there.
+        """
+        if name not in self.tree.nodes:
+            raise CopraError(f"no recipe of this config leads to the model {name!r}")
+        return self.tree.nodes[name]
+
+    def parent(self, name: str) -> str:
+        return f"{self.folder}/models/{self.node(name).parent}"
+
+    def teacher(self, name: str) -> list[str]:
+        """The manifest of the model that a node learns from, if there is one."""
+        teacher = self.node(name).teacher
+        return [f"{self.folder}/models/{teacher}/copra.json"] if teacher else []
+
+    def pretrained(self, name: str) -> list[str]:
+        """The manifest of the model whose weights a part of a node starts with, if there is one."""
+        pretrained = self.node(name).pretrained
+        return [f"{self.folder}/models/{pretrained}/copra.json"] if pretrained else []
+
+    def data(self, name: str, *splits: Split) -> list[str]:
+        """The prepared splits of a node's task, each by the small file that holds its checksum."""
+        return [f"{self.folder}/data/{self.node(name).task}/{split}.json" for split in splits]
+
+    def scores(self, name: str) -> list[str]:
+        """The scores that the pruning of a node needs, by the small file that holds their checksum: one, or
+        none."""
+        node = self.node(name)
+        prune = self.experiment.steps[node.step]
+        if prune.scoring is None:
+            return []
+        objective = self.experiment.importance.objective_of(prune.objective)
+        return [f"{self.folder}/scores/{node.parent}/{objective}/{prune.scoring}.json"]
+
+    def curve(self, name: str) -> Curve:
+        """A pruning curve by its name, with its objectives."""
+        return self.experiment.curves[name].resolved(self.experiment.importance)
+
+    def curve_scores(self, curve: str, node: str) -> list[str]:
+        """The scores that a curve of a node needs, each by the small file that holds their checksum."""
+        tables = self.curve(curve).tables()
+        return [f"{self.folder}/scores/{node}/{summary_beside(Path(table))}" for table in tables]
+
+    # Files of the user's, which lie anywhere on this machine.
+
+    @cached_property
+    def digests(self) -> Digests:
+        return Digests(Path(self.folder) / "digests.json")
+
+    def base_source(self, name: str) -> Path | None:
+        """The folder or GGUF file of a base, if it is a local one."""
+        base = self.experiment.bases[name.split("@")[0]]
+        return base.gguf or base.folder
+
+    def prompt_source(self, name: str) -> Path | None:
+        """The file of a prompt's examples, if it has one."""
+        return self.experiment.steps[self.node(name).step].path
+
+    def text_source(self, objective: str) -> Path | None:
+        """The file of the text that an objective reads, if it reads one."""
+        text = self.experiment.importance.text
+        return text.path if objective == "text" and text else None
+
+    def place_of(self, source: Path | None) -> str:
+        """Where the contents are that settings name, as the value of `--files`."""
+        return canonical_json({self.digests.address(source): str(source.absolute())} if source else {})
+
+    def by_content(self, settings: Mapping[str, Any], key: str, source: Path | None) -> dict[str, Any]:
+        """Settings with the address of a local file's or folder's content in the place of its path."""
+        return {**settings, **({key: self.digests.address(source)} if source else {})}
+
+    def rows_sha256(self, task: str) -> dict[Split, str]:
+        """The sha256 of the rows of each split of a task whose rows can be known before the run.
+
+        Raises:
+            CopraError: a file cannot be read, or rows cannot be used.
+        """
+        settings = self.experiment.tasks[task]
+        files = {split: self.digests.address(path) for split, path in settings.files().items()}
+        key = digest([settings.canonical(), files, fingerprint("data")])
+        return self.digests.made(
+            task, key, lambda: {s: each.digest for s, each in prepared(settings).items()}
+        )
+
+    @cached_property
+    def curved(self) -> dict[str, list[str]]:
+        """The nodes of each pruning curve, one a seed."""
+        return {
+            name: [node.name for node in self.tree.nodes.values() if node.recipe == curve.model]
+            for name, curve in self.experiment.curves.items()
+        }
+
+    @cached_property
+    def measured(self) -> list[str]:
+        """All pairs of a pruning curve and a node, as in layers/llama@0+cot."""
+        return [f"{name}/{node}" for name, nodes in self.curved.items() for node in nodes]
+
+    @cached_property
+    def ordered(self) -> list[str]:
+        """Pruning curves of layers with metrics that have an order in which layers go."""
+        curves = self.experiment.curves.items()
+        return [name for name, curve in curves if curve.unit == "layers" and curve.metrics != ["random"]]
+
+    @cached_property
+    def ordered_scores(self) -> list[str]:
+        """The scores behind the orders of those curves, each by the small file that holds their checksum."""
+        pairs = [(curve, node) for curve in self.ordered for node in self.curved[curve]]
+        return [path for curve, node in pairs for path in self.curve_scores(curve, node)]
+
+    @cached_property
+    def scored(self) -> list[str]:
+        """All scores that some pruning or pruning curve needs, each by the small file with their checksum."""
+        prunings = [node.name for node in self.tree.nodes.values() if node.kind == "prune"]
+        paths = {path for name in prunings for path in self.scores(name)}
+        for name, nodes in self.curved.items():
+            paths |= {path for node in nodes for path in self.curve_scores(name, node)}
+        return sorted(paths)
+
+    @cached_property
+    def searched(self) -> dict[str, int | None]:
+        """The layers that the greedy search behind each table of scores removes: the largest number that a
+        pruning or curve takes from the table; None, all that can go, where a budget is no count.
+        A table goes by the small file that stands for it."""
+        wanted: dict[str, list[int | None]] = {}
+        for node in self.tree.nodes.values():
+            if node.kind == "prune" and self.experiment.steps[node.step].metric in GREEDY:
+                for table in self.scores(node.name):
+                    wanted.setdefault(table, []).append(self.experiment.steps[node.step].budget.count)
+        for name, nodes in self.curved.items():
+            curve = self.curve(name)
+            tables = dict.fromkeys(line.table for line in curve.lines() if line.metric in GREEDY)
+            for table in map(summary_beside, map(Path, tables)):
+                for node in nodes:
+                    wanted.setdefault(f"{self.folder}/scores/{node}/{table}", []).append(max(curve.remove))
+        return {table: None if None in counts else max(counts) for table, counts in wanted.items()}
+
+    def greedy_removals(self, node: str, objective: str, scoring: str) -> int | None:
+        """The layers that one greedy search removes, by `importance` or by those who need it."""
+        given = self.experiment.importance.greedy_removals
+        table = f"{self.folder}/scores/{node}/{objective}/{scoring}.json"
+        return self.searched[table] if given is None else given
+
+    @cached_property
+    def ends(self) -> list[str]:
+        """Nodes that recipes end at."""
+        return [name for end in self.tree.recipes for name in end.nodes]
+
+    @cached_property
+    def before_and_after(self) -> list[str]:
+        """Nodes right after a pruning, and what they were pruned from."""
+        return list(dict.fromkeys(name for node in self.tree.pruned() for name in (node.trained, node.name)))
+
+    @cached_property
+    def timed(self) -> list[str]:
+        """Nodes whose latency is measured: the ends of recipes, one seed each."""
+        return [end.nodes[0] for end in self.tree.recipes] if self.experiment.latency else []
+
+    @cached_property
+    def trainings(self) -> list[str]:
+        return [node.name for node in self.tree.nodes.values() if node.kind == "train"]
+
+    @cached_property
+    def staged(self) -> list[str]:
+        """Nodes after each stage of a staged step, where they are evaluated and can answer."""
+        if not self.experiment.evaluation.stages:
+            return []
+        return [node.name for node in self.tree.nodes.values() if node.stage is not None and node.answers]
+
+    @cached_property
+    def swept(self) -> list[str]:
+        """Ends of recipes that are evaluated with other numbers of latents too."""
+        asked = self.experiment.evaluation.latents
+        return [name for name in dict.fromkeys(self.ends) if asked and self.node(name).latents]
+
+    @cached_property
+    def seen_through(self) -> list[str]:
+        """Ends of recipes, one seed each, whose latents are looked at."""
+        asked = self.experiment.evaluation.lens
+        return [end.nodes[0] for end in self.tree.recipes if asked and self.node(end.nodes[0]).loops]
+
+    def artifacts(self) -> list[str]:
+        """What a run makes on the way. A run asks for these too, so that one that is gone comes back."""
+        models = [f"{self.folder}/models/{name}/copra.json" for name in self.tree.nodes]
+        weights = [f"{self.folder}/models/{name}/model.safetensors" for name in self.tree.nodes]
+        evaluated = dict.fromkeys([*self.ends, *self.before_and_after, *self.staged])
+        predictions = [f"{self.folder}/evaluations/{name}/predictions.parquet" for name in evaluated]
+        scores = [path for each in self.scored for path in (each, each.removesuffix("json") + "parquet")]
+        return [*models, *weights, *scores, *predictions]
+
+    def tables(self) -> list[str]:
+        names = ["accuracy_vs_flops", *(["before_fine_tuning"] if self.tree.pruned() else [])]
+        names += ["accuracy_vs_latents"] if self.swept else []
+        names += ["latent_lens"] if self.seen_through else []
+        names += ["pruning_curves"] if self.curved else []
+        names += ["drop_orders"] if self.ordered else []
+        return [
+            f"{self.folder}/tables/{name}.{kind}"
+            for name in names
+            for kind in ("parquet", "csv", "md", "tex")
+        ]
+
+    def figures(self) -> list[str]:
+        names = ["accuracy_vs_flops", "training_curves"]
+        names += ["curriculum"] if self.staged else []
+        names += ["accuracy_vs_latents"] if self.swept else []
+        names += [f"latent_lens/{name}" for name in self.seen_through]
+        names += ["after_fine_tuning"] if any(end.pruning != "dense" for end in self.tree.recipes) else []
+        names += [f"{kind}/{name}" for name in self.curved for kind in ("pruning_curves", "drop_orders")]
+        for path in self.scored:
+            folder, file = self.within("scores", path).rsplit("/", 1)
+            if file == "passes.json":
+                names += [f"layer_distances/{folder}", f"head_importance/{folder}"]
+        return [f"{self.folder}/figures/{name}.{kind}" for name in names for kind in ("svg", "png")]
+
+    # Settings.
+
+    def settings(self, verb: str, value: Mapping[str, Any]) -> str:
+        """The one params value of a rule."""
+        code = {"code": fingerprint(verb)} if self.experiment.code_fingerprint else {}
+        return canonical_json({**value, **code})
+
+    def recorded(self, name: str) -> dict[str, Any]:
+        """The settings of a node as its manifest records them: with local files by their content."""
+        settings = self.node(name).settings
+        if "base" in settings:
+            return {**settings, "base": self.by_content(settings["base"], "path", self.base_source(name))}
+        if "prompt" in settings:
+            prompt = self.by_content(settings["prompt"], "file", self.prompt_source(name))
+            return {**settings, "prompt": prompt}
+        return settings
+
+    def split_settings(self, task: str, split: Split) -> dict[str, Any]:
+        """What a split is: its rows, or, where only the Hub has them, what they are drawn from."""
+        settings = self.experiment.tasks[task]
+        if settings.is_local:
+            return {"split": split, "rows_sha256": self.rows_sha256(task)[split]}
+        # Questions of later splits are left out of a split.
+        later = SPLITS[SPLITS.index(split) :]
+        files = {key: self.digests.address(path) for key, path in settings.files().items() if key in later}
+        return {"split": split, "settings": settings.concerning(split), "files": files}
+
+    def data_settings(self, task: str, split: Split) -> str:
+        return self.settings("data", self.split_settings(task, split))
+
+    def task_settings(self, task: str) -> str:
+        """All settings of a task, which the job of each split needs and does not depend on."""
+        return canonical_json(self.experiment.tasks[task].canonical())
+
+    def base_settings(self, name: str) -> str:
+        # A path that is not there could be taken for the Hub's.
+        where = name.split("@")[0]
+        if fault := absence_fault(self.experiment.bases[where]):
+            raise CopraError(f"bases.{where}.{fault}")
+        return self.settings("base", {"node": name, **self.recorded(name)})
+
+    def train_settings(self, name: str) -> str:
+        node = self.node(name)
+        value = {"node": name, **node.settings}
+        if node.settings["training"]["select"] == "accuracy":
+            value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
+            value["answers"] = self._answers(node.task)
+        return self.settings("train", value)
+
+    def score_settings(self, node: str, objective: str, scoring: str) -> str:
+        needed = self.experiment.importance.needed_by(scoring, objective)
+        if source := self.text_source(objective):
+            needed["text"] = self.by_content(needed["text"], "file", source)
+        if "greedy_removals" in needed:
+            needed["greedy_removals"] = self.greedy_removals(node, objective, scoring)
+        value = {"scoring": scoring, "objective": objective, "importance": needed}
+        if counts_answers(scoring):
+            value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
+            value["answers"] = self._answers(self.node(node).task)
+        return self.settings("score", value)
+
+    def choose_settings(self, name: str) -> str:
+        return self.settings("choose", self.node(name).settings)
+
+    def prompt_settings(self, name: str) -> str:
+        return self.settings("prompt", {"node": name, **self.recorded(name)})
+
+    def prune_settings(self, name: str) -> str:
+        return self.settings("prune", {"node": name})
+
+    def quantise_settings(self, name: str) -> str:
+        return self.settings("quantise", {"node": name, **self.node(name).settings})
+
+    def evaluate_settings(self, name: str) -> str:
+        task = self.node(name).task
+        value = {"node": name, "task": task, "answers": self._answers(task)}
+        return self.settings(
+            "evaluate",
+            value | self._decoded("split", "limit", "max_new_tokens", "batch_size", "compile"),
+        )
+
+    def sweep_settings(self, name: str) -> str:
+        value = {"node": name, "answers": self._answers(self.node(name).task)}
+        value |= self._decoded("latents", "split", "limit", "max_new_tokens", "batch_size", "compile")
+        return self.settings("sweep", value)
+
+    def lens_settings(self, name: str) -> str:
+        value = {"node": name, "questions": self.experiment.evaluation.lens}
+        return self.settings("lens", value | self._decoded("split", "max_new_tokens", "batch_size"))
+
+    def curve_settings(self, curve: str, node: str) -> str:
+        value = {"name": curve, "curve": self.curve(curve).canonical(), "node": node}
+        value["answers"] = self._answers(self.node(node).task)
+        value["loss_batch_size"] = self.experiment.importance.batch_size
+        return self.settings("curve", value | self._decoded("split", "limit", "max_new_tokens", "batch_size"))
+
+    def latency_settings(self) -> str:
+        value = self.experiment.latency.canonical()
+        value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
+        value["precision"] = self.experiment.compute.precision
+        return self.settings("latency", value)
+
+    def table_settings(self, name: str) -> str:
+        if name == "before_fine_tuning":
+            rows = [
+                {"recipe": n.recipe, "pruning": n.step, "parent_node": n.trained, "node": n.name}
+                for n in self.tree.pruned()
+            ]
+            return self.settings("table", {"rows": rows})
+        if name == "accuracy_vs_latents":
+            swept = [{"recipe": self.node(node).recipe, "node": node} for node in self.swept]
+            return self.settings("table", {"swept": swept})
+        if name == "latent_lens":
+            return self.settings("table", {"seen": self.seen_through})
+        if name == "pruning_curves":
+            return self.settings("table", {"measured": self.measured})
+        if name == "drop_orders":
+            return self.settings("table", {"ordered": [self._curve_of(curve) for curve in self.ordered]})
+        recipes = [
+            {
+                "recipe": end.recipe,
+                "base": end.base,
+                "pruning": end.pruning,
+                "method": end.method,
+                "order": end.order,
+                "nodes": list(end.nodes),
+            }
+            for end in self.tree.recipes
+        ]
+        compared = {"reference": self.experiment.reference, "primary": self.experiment.primary}
+        return self.settings("table", {**compared, "recipes": recipes})
+
+    def export_settings(self) -> str:
+        return self.settings("export", {})
+
+    def figure_settings(self, kind: str, curve: str | None = None) -> str:
+        value: dict[str, Any] = {"kind": kind}
+        if curve is not None:
+            value["curve"] = self._curve_of(curve)
+        if kind == "training_curves":
+            value["nodes"] = self.trainings
+        if kind == "curriculum":
+            value["nodes"] = [
+                {"recipe": self._staged_recipe(name), "stage": self.node(name).stage, "node": name}
+                for name in self.staged
+            ]
+        return self.settings("figure", value)
+
+    def _curve_of(self, name: str) -> dict[str, Any]:
+        return {"name": name, "curve": self.curve(name).canonical(), "nodes": self.curved[name]}
+
+    def _staged_recipe(self, name: str) -> str:
+        """The name of the step's end, without seed and stage."""
+        return re.sub(r"\.\d+$", "", self.node(name).recipe)
+
+    def _decoded(self, *keys: str) -> dict[str, Any]:
+        """These settings of the evaluation, and what it computes in."""
+        value = self.experiment.evaluation.canonical()
+        return {key: value[key] for key in keys} | {"precision": self.experiment.compute.precision}
+
+    def _answers(self, task: str) -> str:
+        return TASKS[self.experiment.tasks[task].kind].answers

@@ -1,0 +1,117 @@
+"""Keys and values of a batch that is being answered, in memory that is not copied for every token."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, StaticLayer
+
+from copra.data.sequences import rounded_up
+from copra.models.attention import shortest_window
+from copra.utils.errors import CopraError
+
+BLOCK = 64
+"""Positions by which memory grows."""
+
+
+class BlockLayer(DynamicLayer):
+    """A layer of a `DynamicCache` that grows by blocks of positions: what is new is written behind the rest,
+    and the rest is copied only when a block is full. No gradient goes through it."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.room: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        stop = start + key_states.shape[-2]
+        if self.room is None or stop > self.room[0].shape[-2]:
+            self.room = (_room(key_states, stop), _room(value_states, stop))
+            if start:
+                self.room[0][:, :, :start] = self.keys
+                self.room[1][:, :, :start] = self.values
+        self.room[0][:, :, start:stop] = key_states
+        self.room[1][:, :, start:stop] = value_states
+        self.keys, self.values = self.room[0][:, :, :stop], self.room[1][:, :, :stop]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.room = None
+
+
+class FixedLayer(StaticLayer):
+    """A layer of a `StaticCache` from which positions can be taken back.
+
+    While `visible` is a number, a pass sees only so many of its positions, the first ones: a prompt then
+    attends to itself and not to the room for its answer.
+    """
+
+    visible: int | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        keys, values = super().update(key_states, value_states, *args, **kwargs)
+        if self.visible is None:
+            return keys, values
+        return keys[:, :, : self.visible], values[:, :, : self.visible]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return (self.max_cache_len if self.visible is None else self.visible), 0
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the last positions, their number negative as in other caches. What they hold is masked,
+        as all behind the last position is, until it is overwritten."""
+        self.cumulative_length.add_(tokens_to_remove)
+
+
+def growing_cache(model: PreTrainedModel) -> Cache:
+    """An empty cache for one batch."""
+    cache = DynamicCache(config=model.config)
+    if not any(cache.is_sliding):
+        cache.layers = [BlockLayer() for _ in cache.layers]
+    return cache
+
+
+def fixed_cache(model: PreTrainedModel, length: int) -> Cache:
+    """An empty cache of `length` positions whose memory stays where it is, for one batch after another.
+
+    Raises:
+        CopraError: a layer attends to fewer positions.
+    """
+    window = shortest_window(model)
+    if window < length:
+        raise CopraError(
+            f"compile: an answer may take {length} positions, and a layer of this model attends to the last "
+            f"{window:g} only, for which there is no compiled form. Set evaluation.compile and "
+            "latency.compile to false, or lower evaluation.max_new_tokens."
+        )
+    return Cache(layers=[FixedLayer(max_cache_len=length) for _ in DynamicCache(config=model.config).layers])
+
+
+def start_with(cache: Cache, prefix: Cache, rows: int) -> None:
+    """Begin each of `rows` rows of an empty cache with what the cache of one row holds."""
+    for layer, known in zip(cache.layers, prefix.layers, strict=True):
+        layer.update(known.keys.expand(rows, -1, -1, -1), known.values.expand(rows, -1, -1, -1))
+
+
+def whole_blocks(length: int) -> int:
+    """A number of positions, rounded up to whole blocks."""
+    return rounded_up(length, BLOCK)
+
+
+def widened(mask: Tensor, length: int) -> Tensor:
+    """A mask [B, N] with room for at least `length` columns, true in what is new."""
+    return functional.pad(mask, (0, whole_blocks(length) - mask.shape[1]), value=True)
+
+
+def _room(states: Tensor, length: int) -> Tensor:
+    shape = (*states.shape[:-2], whole_blocks(length), states.shape[-1])
+    return torch.empty(shape, dtype=states.dtype, device=states.device)

@@ -1,0 +1,142 @@
+"""Greedy decoding, batched and cached, with or without latents."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
+
+from copra.data.sequences import Decoding
+from copra.generation.compiled import Compiled
+from copra.generation.run import Run, read_prefix
+from copra.models.shape import shape_of
+from copra.utils import processes
+
+Ends = Callable[[Sequence[int]], int | None]
+"""Where a text ends before its end token: the number of tokens up to there, or None."""
+
+# Tokens between two looks at which rows have ended: on a GPU a look waits for all work to finish, and the
+# end of a text that has no end token must be searched for.
+LOOK_EVERY = {"cuda": 8, "text": 8}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The generated tokens of one prompt, the end token included where it was reached."""
+
+    tokens: list[int]
+    hit_length_limit: bool
+
+
+Keep = Callable[[Any, Callable[[], list[Answer]]], list[Answer]]
+"""Gives the answers of a batch that it keeps under a JSON value, all that they depend on beside the model; or
+has them made, and keeps them."""
+
+
+@torch.inference_mode()
+def decode(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding | None,
+    *,
+    stop: int,
+    pad: int,
+    max_new_tokens: int,
+    batch_size: int,
+    force_length: bool = False,
+    parts: nn.ModuleDict | None = None,
+    prefix: Sequence[int] = (),
+    known: Cache | None = None,
+    ends: Ends | None = None,
+    keep: Keep | None = None,
+    compiled: Compiled | None = None,
+) -> list[Answer]:
+    """Answer every prompt greedily; the order of the answers is that of the prompts.
+
+    Prompts of similar length share a batch. `force_length` generates `max_new_tokens` for every prompt
+    whatever comes, for timing. `parts` are the modules that the decoding names. `prefix` stands before every
+    prompt and is read once, unless `known` is what `read_prefix` made of it. `ends` finds the end of a text
+    that has no end token. With `keep` a batch is answered once. `compiled` is the model in the form of
+    `copra.generation.compiled`, for batches of at least this size and prompts of this length.
+
+    Several processes (`copra.utils.processes`) share out the batches, which stay as they are: each must call
+    this, and each gets all answers.
+    """
+    if prefix and _is_past_window(model, prompts, decoding, len(prefix) + max_new_tokens):
+        # Padding between the prefix and shorter prompts would take the places of tokens in a window.
+        prompts, prefix = [[*prefix, *prompt] for prompt in prompts], ()
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    depends = [decoding and decoding.to_json(), list(prefix), stop, max_new_tokens, force_length]
+    shared = cache(lambda: (read_prefix(model, prefix) if known is None else known) if prefix else None)
+    answers: dict[int, Answer] = {}
+    for batch in processes.share(batches):
+        asked = [prompts[i] for i in batch]
+
+        def answer(asked: list[Sequence[int]] = asked) -> list[Answer]:
+            empty = 0 if compiled is None else compiled.batch_size - len(asked)
+            run = Run(model, [*asked, *asked[:1] * empty], decoding, pad, parts, shared(), compiled)
+            tokens = generate(run, run.prefill(), stop, max_new_tokens, force_length, ends)
+            return [cut(row, stop, force_length, ends) for row in tokens[: len(asked)]]
+
+        found = keep([*depends, asked], answer) if keep else answer()
+        answers |= zip(batch, found, strict=True)
+    answers = {i: found for part in processes.gather(answers) for i, found in part.items()}
+    return [answers[i] for i in range(len(prompts))]
+
+
+def _is_past_window(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], decoding: Decoding | None, more: int
+) -> bool:
+    """True if the longest prompt, what the decoding adds, and `more` tokens outgrow a layer's window."""
+    added = len(decoding.before) + decoding.latents + len(decoding.after) if decoding else 0
+    longest = max(map(len, prompts), default=0) + added + more
+    windows = (layer.window for layer in shape_of(model.config.to_dict()).layers)
+    return any(window is not None and longest > window for window in windows)
+
+
+def cut(tokens: list[int], stop: int, force_length: bool = False, ends: Ends | None = None) -> Answer:
+    """Generated tokens up to where their text ends."""
+    if force_length:
+        return Answer(tokens, hit_length_limit=True)
+    length = tokens.index(stop) + 1 if stop in tokens else None
+    if ends is not None and (found := ends(tokens[:length])) is not None:
+        length = found
+    return Answer(tokens[:length], hit_length_limit=length is None)
+
+
+def generate(
+    run: Run,
+    logits: Tensor,
+    stop: int,
+    max_new_tokens: int,
+    force_length: bool = False,
+    ends: Ends | None = None,
+) -> list[list[int]]:
+    """Generated tokens of each prompt, cut nowhere: a row goes on after its end until all have ended."""
+    n_rows, device = len(logits), logits.device
+    generated = torch.full((n_rows, max_new_tokens), stop, device=device)
+    look_every = LOOK_EVERY["text"] if ends else LOOK_EVERY.get(device.type, 1)
+    alive = torch.arange(n_rows, device=device)
+    ended = torch.zeros(n_rows, dtype=torch.bool, device=device)
+    for step in range(max_new_tokens):
+        token = logits.argmax(-1)
+        generated[alive, step] = token
+        ended |= token == stop
+        if step == max_new_tokens - 1:
+            break
+        if not force_length and step % look_every == 0:
+            if ends:
+                texts = generated[alive, : step + 1].tolist()
+                ended |= torch.tensor([ends(text) is not None for text in texts], device=device)
+            going = (~ended).nonzero().flatten()
+            if not len(going):
+                break
+            if len(going) <= len(ended) // 2 and run.compiled is None:
+                run.keep(going)
+                alive, ended, token = alive[going], ended[going], token[going]
+        logits = run.step(token)
+    return generated.tolist()

@@ -1,0 +1,194 @@
+"""One batch that is being answered: its cache, its mask, and the ways to think before the first token."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import Cache, DynamicCache, PreTrainedModel
+
+from copra.data.sequences import Decoding
+from copra.generation.cache import growing_cache, start_with, widened
+from copra.generation.compiled import Compiled
+from copra.methods.rollout import latent_feed
+from copra.models.attention import shortest_window
+from copra.models.hooks import before_blocks, put
+from copra.models.logits import read_logits
+
+
+def read_prefix(model: PreTrainedModel, prefix: Sequence[int]) -> DynamicCache:
+    """The cache of one row after the tokens that all prompts begin with."""
+    cache = DynamicCache(config=model.config)
+    tokens = torch.tensor([list(prefix)], device=model.device)
+    model.base_model(input_ids=tokens, past_key_values=cache, use_cache=True)
+    return cache
+
+
+class Run:
+    """Prompts side by side, padded on the left, with what stands before the latents (or all that follows,
+    where latents need no loop). `shared` is the cache of a prefix of all of them. With `compiled`, passes
+    over one position are compiled; its batch size is the number of prompts.
+
+    `stop` counts the columns read, `padding` [B] those without a token, which come first (after the prefix),
+    and `mask` [B, N] is false there; its columns from `stop` on are room.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        decoding: Decoding | None,
+        pad: int,
+        parts: nn.ModuleDict | None = None,
+        shared: Cache | None = None,
+        compiled: Compiled | None = None,
+    ):
+        self.model = model
+        self.embed = model.get_input_embeddings()
+        self.decoding = decoding
+        self.parts = nn.ModuleDict() if parts is None else parts
+        self.compiled = compiled
+        tail: list[int] = []
+        if decoding is not None:
+            tail = list(decoding.before)
+            if not decoding.loops:
+                tail += [decoding.latent_token] * decoding.latents + list(decoding.after)
+        rows = [torch.tensor([*prompt, *tail], dtype=torch.long) for prompt in prompts]
+        prompt = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")
+        width = prompt.shape[1]
+        # Known without asking the device, which would make it wait.
+        self.paddings = [width - len(row) for row in rows]
+        padding = torch.tensor(self.paddings)
+        mask = torch.arange(width) >= padding[:, None]
+        self.cache = growing_cache(model) if compiled is None else compiled.begin()
+        if decoding is not None and decoding.jacobi and compiled is None:
+            # A layer with a window forgets what lies before it, and each iteration takes positions back.
+            self.cache.activate_past_recording()
+        self.stop = 0
+        if shared is not None:
+            self.stop = shared.get_seq_length()
+            start_with(self.cache, shared, len(rows))
+        mask = torch.cat([mask.new_ones(len(rows), self.stop), mask], dim=1)
+        length = mask.shape[1] if compiled is None else compiled.length
+        after = torch.tensor(() if decoding is None else decoding.after, dtype=torch.long)
+        # What goes to the device later would wait for what it computes until then.
+        self.prompt, self.padding, self.mask, self.after = (
+            each.to(model.device, non_blocking=True)
+            for each in (prompt, padding, widened(mask, length), after)
+        )
+
+    def prefill(self) -> Tensor:
+        """Read the prompt and think; returns the logits of the first generated token, [B, V]."""
+        decoding = self.decoding
+        if decoding is not None and decoding.loops:
+            return self.conclude(self.think())
+        prompt = self.embed(self.prompt)
+        if decoding is not None and decoding.emulated:
+            return self._prefill_emulated(prompt)
+        return self._logits(self._body(prompt))
+
+    def think(self) -> Tensor:
+        """Read the prompt and run through the latents; returns the hidden states that they are made from,
+        [B, n, d], in order. Only for a decoding that loops."""
+        prompt = self.embed(self.prompt)
+        if self.decoding.jacobi:
+            return self._iterate(prompt)
+        states = [self._body(prompt)[:, -1:]]
+        for _ in range(self.decoding.latents - 1):
+            states.append(self._body(self._feed(states[-1])))
+        return torch.cat(states, dim=1)
+
+    def conclude(self, states: Tensor) -> Tensor:
+        """Feed what is not fed yet of the latents made from `states` [B, n, d], and what stands after them;
+        returns the logits of the first generated token, [B, V]."""
+        latents = self._feed(states if self.decoding.jacobi else states[:, -1:])
+        after = self.embed(self.after).expand(len(latents), -1, -1)
+        return self._logits(self._body(torch.cat([latents, after], dim=1)))
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Feed one generated token of each row, [B]; returns the logits of the next one, [B, V]."""
+        return self._logits(self._body(self.embed(tokens[:, None])))
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only; not where they are compiled."""
+        self.cache.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+        self.padding = self.padding[rows]
+        self.paddings = [self.paddings[row] for row in rows.tolist()]
+
+    def _iterate(self, prompt: Tensor) -> Tensor:
+        """The states [B, n, d] before the last pass of the Jacobi iterations (2506.18582, section 3.2)."""
+        n = self.decoding.latents
+        tokens = torch.full((len(prompt), n), self.decoding.latent_token, device=prompt.device)
+        hidden = self._body(torch.cat([prompt, self.embed(tokens)], dim=1))
+        before, latents = hidden[:, -n - 1 : -n], hidden[:, -n:]
+        for iteration in range(self.decoding.jacobi):
+            self._forget(n)
+            states = torch.cat([before, latents[:, :-1]], dim=1)
+            if iteration < self.decoding.jacobi - 1:
+                latents = self._body(self._feed(states))
+        return states
+
+    @cached_property
+    def _feed(self) -> Callable[[Tensor], Tensor]:
+        """How hidden states become latents' input embeddings; made once, as it may read all embeddings."""
+        projection = self.parts["projection"] if "projection" in self.parts else None  # noqa: SIM401
+        return latent_feed(self.model, self.decoding.latent_input, projection)
+
+    def _prefill_emulated(self, prompt: Tensor) -> Tensor:
+        """The emulator reads the prompt, then the student does with the emulator's states put in."""
+        width = prompt.shape[1]
+        columns = torch.full_like(self.padding, width - 1)
+        mask = self.mask[:, self.stop : self.stop + width].long()
+        states = self.parts["emulator"](self.prompt, mask, self._positions(0, width), columns)
+        states = self.parts["mind_reader"](states)
+        with before_blocks(self.model, lambda index, hidden: put(hidden, columns, states[index])):
+            return self._logits(self._body(prompt))
+
+    def _body(self, inputs: Tensor) -> Tensor:
+        """One cached pass over the input embeddings [B, T, d] of the next columns.
+
+        Returns the final-norm hidden states [B, T, d].
+        """
+        start, self.stop = self.stop, self.stop + inputs.shape[1]
+        inputs, positions = inputs.to(self.embed.weight.dtype), self._positions(start, self.stop)
+        if self.compiled is not None:
+            return self.compiled.body(inputs, self.mask, positions, self.stop)
+        if self.stop > self.mask.shape[1]:
+            self.mask = widened(self.mask, self.stop)
+        return self.model.base_model(
+            inputs_embeds=inputs,
+            attention_mask=self._mask(start),
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+
+    def _positions(self, start: int, stop: int) -> Tensor:
+        """The positions [B, T] of columns; any on padding."""
+        columns = torch.arange(start, stop, device=self.padding.device)
+        return (columns - self.padding[:, None]).clamp(min=0)
+
+    def _mask(self, start: int) -> Tensor | None:
+        """The attention mask of a pass over the columns from `start` on: [B, 1, 1, stop] for a single one,
+        otherwise [B, stop], or None without padding. Of the second form transformers asks the device, for
+        each token, whether anything is masked."""
+        if not any(self.paddings):
+            return None
+        mask = self.mask[:, : self.stop]
+        ready = self.stop - start == 1 and self.model.config._attn_implementation == "sdpa"
+        return mask[:, None, None] if ready and self.stop <= self._window else mask
+
+    @cached_property
+    def _window(self) -> float:
+        return shortest_window(self.model)
+
+    def _forget(self, n: int) -> None:
+        """Take back the last n positions."""
+        self.cache.crop(-n)
+        self.stop -= n
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Logits [B, V] at the last of the positions [B, T, d]."""
+        return read_logits(self.model, hidden[:, -1])

@@ -1,0 +1,30 @@
+"""Reasoning methods: one file each, listed here."""
+
+from typing import Annotated, Union
+
+from pydantic import Field
+
+from copra.methods.coconut import Coconut
+from copra.methods.codi import Codi
+from copra.methods.cot import Cot
+from copra.methods.icot_kd import IcotKd
+from copra.methods.icot_si import IcotSi
+from copra.methods.method import Method
+from copra.methods.no_cot import NoCot
+from copra.methods.pause import Pause
+from copra.methods.scratchpad import Scratchpad
+
+METHODS: dict[str, type[Method]] = {
+    "no_cot": NoCot,
+    "cot": Cot,
+    "scratchpad": Scratchpad,
+    "pause": Pause,
+    "icot_si": IcotSi,
+    "icot_kd": IcotKd,
+    "coconut": Coconut,
+    "codi": Codi,
+}
+
+AnyMethod = Annotated[Union[tuple(METHODS.values())], Field(discriminator="kind")]  # noqa: UP007
+
+__all__ = ["METHODS", "AnyMethod", "Method"]

@@ -1,0 +1,167 @@
+"""CODI: latents learned by self-distillation (Shen et al. 2025, arXiv 2502.21074), also in parallel
+(PCCoT, arXiv 2506.18582)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from copra.data.sequences import (
+    IGNORED,
+    Decoding,
+    LatentInput,
+    Markers,
+    Sample,
+    TokenRow,
+    Work,
+    lay_out,
+    rounds,
+)
+from copra.methods.method import Layout, Method, Stage
+from copra.methods.sim_cot import ExplainedStage, Explaining, check_weighed
+from copra.schema.settings import MOST_LATENTS
+
+if TYPE_CHECKING:
+    from copra.data.batch import Batch
+    from copra.methods.losses import Terms
+    from copra.methods.reasoning_model import Thinker
+
+
+class CodiStage(ExplainedStage):
+    """The one stage: student and teacher are the same weights on two sequences."""
+
+    iterations: int | None = None
+    """Jacobi iterations over the latents (null: one latent after another)."""
+    distillation: float
+    """gamma: weight of the distillation."""
+    drop_last_step: bool
+    """Whether the teacher's chain lacks its last step."""
+
+    def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
+        """The student's sample and the teacher's; both read at the last token before the answer itself."""
+        student = super().lay_out(row, markers, draw)
+        steps = row.steps[:-1] if self.drop_last_step else row.steps
+        teacher = lay_out(replace(row, steps=steps), 0, 0, None)
+        texts = self.explaining.told(steps, student.n_latents, row.answer) if self.explaining else ()
+        return replace(
+            student,
+            read=(_last_of_mark(student, row),),
+            teacher=replace(teacher, read=(_last_of_mark(teacher, row),)),
+            explained=texts,
+        )
+
+    def decoding(self, markers: Markers) -> Decoding:
+        return replace(super().decoding(markers), iterations=self.iterations)
+
+    def weigh(self) -> dict[str, float]:
+        return super().weigh() | {"teacher_cross_entropy": 1.0, "self_distillation": self.distillation}
+
+    def counts(self, samples: Sequence[Sample]) -> dict[str, float]:
+        teachers = [label for sample in samples for label in sample.teacher.labels]
+        return super().counts(samples) | {
+            "teacher_cross_entropy": sum(label != IGNORED for label in teachers),
+            "self_distillation": len(samples),
+        }
+
+    @property
+    def jacobi(self) -> int:
+        return rounds(self.iterations, self.layouts[-1].latents)
+
+    def work(self, sample: Sample) -> Iterator[Work]:
+        yield from super().work(sample)
+        yield from super().work(sample.teacher)
+
+    def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
+        """Cross-entropy of both (equations 2 and 4), and the distance of their states (equation 5)."""
+        from copra.methods.losses import cross_entropy
+
+        hidden, student = _read(thinker, batch, lambda: self.hidden_states(thinker, batch))
+        chain, teacher = _read(
+            thinker, batch.teacher, lambda: thinker.hidden_states(batch.teacher, "embedding")
+        )
+        distance = sum(map(_distance, student, teacher)) / len(student)
+        return self.answer_terms(thinker, batch, hidden) | {
+            "teacher_cross_entropy": cross_entropy(thinker.model, batch.teacher, chain),
+            "self_distillation": (distance * len(batch), len(batch)),
+        }
+
+
+def _last_of_mark(sample: Sample, row: TokenRow) -> int:
+    """The position of the last token of `### `, from which the answer itself is predicted."""
+    return len(sample.tokens) - len(row.answer) + row.mark - 1
+
+
+def _read(thinker: "Thinker", batch: "Batch", run: Any) -> tuple[Any, list[Any]]:
+    """What `run` returns, hidden states [B, N, d], and the states [B, d] of every layer at `batch.read`:
+    the input of each block, and the final one."""
+    from copra.models.hooks import before_blocks, taken
+
+    inputs: dict[int, Any] = {}
+    with before_blocks(thinker.model, inputs.__setitem__):
+        hidden = run()
+    # With latents there are several passes, and what is read lies in the last one.
+    column, width = batch.read[:, 0], hidden.shape[1]
+    states = [taken(state, column - (width - state.shape[1])) for _, state in sorted(inputs.items())]
+    return hidden, [*states, taken(hidden, column)]
+
+
+def _distance(student: Any, teacher: Any) -> Any:
+    """Smooth L1 in units of the teacher's standard deviation; the teacher gets no gradient from it.
+
+    The deviation is that over the rows at hand, so with `micro_batch_size` it is a micro-batch's.
+    """
+    from torch.nn import functional
+
+    teacher = teacher.detach().float()
+    return functional.smooth_l1_loss(student.float(), teacher) / teacher.std()
+
+
+class Codi(Method):
+    """Answer after n latents that must bring the model to where its own chain of thought would.
+
+    The weights learn two things at once: the chain of thought as a teacher, and as a student the
+    answer after latents, each of which is a projection of the hidden state before it. At the token
+    before the answer the student's states, layer by layer, are drawn to the teacher's.
+    """
+
+    stage_type: ClassVar[type[Stage]] = CodiStage
+
+    kind: Literal["codi"]
+    """Which method this is."""
+    latents: int = Field(6, ge=1, le=MOST_LATENTS)
+    """n: latents between the markers."""
+    latent_input: LatentInput = "projected"
+    """How a hidden state becomes an input embedding (the paper: projected)."""
+    distillation: float = Field(1.0, ge=0)
+    """gamma: weight of the distillation (GPT-2: 1, Llama 3.2 1B: 20)."""
+    drop_last_step: bool = True
+    """Leave the last step out of the teacher's chain: it holds the answer, which would merely be copied."""
+    iterations: int | None = Field(None, ge=0, le=MOST_LATENTS)
+    """T: feed all latents at once, T times over, as PCCoT does. n of them are the sequential chain, 0 are
+    pause tokens (null: the sequential chain)."""
+    explaining: Explaining | None = None
+    """Also train a decoder to tell step k from latent k (SIM-CoT; null: do not)."""
+
+    @model_validator(mode="after")
+    def _explains_latents(self) -> "Codi":
+        check_weighed(self.explaining, self.distil)
+        if self.explaining is not None and self.iterations == 0:
+            raise ValueError(
+                "explaining: pause tokens (iterations: 0) hold no thought that could be explained"
+            )
+        return self
+
+    def stages(self) -> dict[int, Stage]:
+        pause = self.iterations == 0
+        stage = CodiStage(
+            layouts=(Layout(skip=None, latents=self.latents, markers=True),),
+            thought="embedding" if pause else "hidden",
+            latent_input="raw" if pause else self.latent_input,
+            iterations=None if pause else self.iterations,
+            distillation=self.distillation,
+            drop_last_step=self.drop_last_step,
+            explaining=self.explaining,
+        )
+        return {0: stage}

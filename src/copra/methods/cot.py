@@ -1,0 +1,15 @@
+"""Chain of thought: the question, the steps in words, the answer (2412.06769, section 4.2)."""
+
+from typing import Literal
+
+from copra.methods.method import Layout, Method, Stage
+
+
+class Cot(Method):
+    """Train to write the steps and the answer; also the start of every latent curriculum."""
+
+    kind: Literal["cot"]
+    """Which method this is."""
+
+    def stages(self) -> dict[int, Stage]:
+        return {0: Stage(layouts=(Layout(skip=0),))}

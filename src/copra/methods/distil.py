@@ -1,0 +1,114 @@
+"""Healing: any stage may learn what a frozen teacher predicts (Hinton et al. 2015, arXiv 1503.02531)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pydantic import create_model
+
+from copra.data.sequences import Sample, Work
+from copra.methods.method import Method, Stage
+from copra.schema.training import Distillation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from copra.data.batch import Batch
+    from copra.methods.losses import Terms
+    from copra.methods.reasoning_model import Thinker
+
+
+TEACHER_READERS = {"model": "teacher", "projection": "teacher_projection"}
+"""What of the teacher reads as the student's reader does."""
+
+
+class DistilledStage(Stage):
+    """What a teacher changes in a stage. It stands before the stage's own class, see `_distilled`.
+
+    The loss is task_weight * the stage's own + weight * T^2 KL(teacher || student), the latter at the
+    positions before labels. With task_weight 0 what is left of the stage's own loss is the cross-entropy of
+    the labels, for the log.
+    """
+
+    distil: Distillation
+    """What the loss is made of."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether the teacher's predictions are all that is learned."""
+        return not self.distil.task_weight
+
+    @property
+    def needs_teacher(self) -> bool:
+        return True
+
+    def weigh(self) -> dict[str, float]:
+        own = Stage.weigh(self) if self.alone else super().weigh()
+        scaled = {name: self.distil.task_weight * weight for name, weight in own.items()}
+        return scaled | {"distillation": self.distil.weight}
+
+    def counts(self, samples: Sequence[Sample]) -> dict[str, float]:
+        return super().counts(samples) | {"distillation": Stage.counts(self, samples)["cross_entropy"]}
+
+    def work(self, sample: Sample) -> Iterator[Work]:
+        read = list(Stage.work(self, sample))
+        yield from read if self.alone else super().work(sample)
+        yield from (replace(work, reader=TEACHER_READERS[work.reader]) for work in read)
+
+    def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
+        return Stage.loss(self, thinker, batch) if self.alone else super().loss(thinker, batch)
+
+    def label_terms(self, thinker: "Thinker", batch: "Batch", hidden: "Tensor") -> "Terms":
+        """The divergence from the teacher too, who reads the same tokens and thinks latents of its own."""
+        import torch
+
+        from copra.methods.losses import label_loss, supervised_logits
+
+        logits = supervised_logits(thinker.model, batch, hidden)
+        with torch.no_grad():
+            taught = self.hidden_states(thinker.teacher, batch)
+            teacher = supervised_logits(thinker.teacher.model, batch, taught)
+        distance = divergence(logits, teacher, self.distil.temperature)
+        # The same logits serve both terms.
+        own = label_loss(batch, logits.detach() if self.alone else logits)
+        return {"cross_entropy": own, "distillation": (distance, len(logits))}
+
+
+def divergence(student: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":
+    """T^2 KL(teacher || student) of logits [S, V], summed over S.
+
+    The gradients of softened predictions shrink with T^2 (1503.02531, section 2), which the factor undoes.
+    """
+    from torch.nn import functional
+
+    learned, taught = (functional.log_softmax(logits / temperature, dim=-1) for logits in (student, teacher))
+    return temperature**2 * functional.kl_div(learned, taught, reduction="sum", log_target=True)
+
+
+def stages_of(method: Method) -> dict[int, Stage]:
+    """The stages of a method by number, resolved, with what they learn from a teacher's predictions."""
+    if method.distil is None:
+        return dict(method.stages())
+    # Who teaches is the recipe's matter: a stage that is taught the same way is the same stage.
+    weights = method.distil.model_dump(include=set(Distillation.model_fields))
+    return {
+        number: _distilled(type(stage)).model_validate({**stage.canonical(), "distil": weights})
+        for number, stage in method.stages().items()
+    }
+
+
+def stage_of(method: Method, number: int) -> Stage:
+    """A stage of a method, resolved."""
+    return stages_of(method)[number]
+
+
+def read_stage(kind: type[Stage], settings: Mapping[str, Any]) -> Stage:
+    """A stage of a method whose stages are of a `kind`, from its JSON settings."""
+    return (_distilled(kind) if "distil" in settings else kind).model_validate(settings)
+
+
+@cache
+def _distilled(kind: type[Stage]) -> type[Stage]:
+    """The class of such stages with a teacher."""
+    return create_model(f"Distilled{kind.__name__}", __base__=(DistilledStage, kind))

@@ -1,0 +1,153 @@
+"""iCoT-KD: implicit chain of thought by knowledge distillation (Deng et al. 2023, arXiv 2311.01460)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from copra.data.sequences import IGNORED, Decoding, Markers, Sample, TokenRow, Work
+from copra.methods.method import Layout, Method, Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from copra.data.batch import Batch
+    from copra.methods.losses import Terms
+    from copra.methods.reasoning_model import Thinker
+
+READING, EMULATING, COUPLED = range(3)
+
+
+class KdStage(Stage):
+    """Mind-reading student, thought emulator, or both coupled."""
+
+    layouts: tuple[Layout, ...] = (Layout(skip=None),)
+    training: Literal[0, 1, 2]
+    """Which of the three trainings."""
+
+    dropout: ClassVar[bool] = False
+    reads_minds: ClassVar[bool] = True
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.training != COUPLED
+
+    @property
+    def answers(self) -> bool:
+        """The student alone reads its teacher's mind, and there is no teacher when it answers."""
+        return self.training != READING
+
+    def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
+        """Question and answer for the student; question and chain for the teacher, read at its ends."""
+        sample = super().lay_out(row, markers, draw)
+        first = len(row.question) - 1
+        chain = [token for step in row.steps for token in step]
+        tokens = row.question + chain
+        teacher = Sample(row.id, tokens, [IGNORED] * len(tokens), len(tokens), 0, (first, len(tokens) - 1))
+        return replace(sample, read=(first,), teacher=teacher if self.needs_teacher else None)
+
+    def decoding(self, markers: Markers) -> Decoding | None:
+        return replace(super().decoding(markers), emulated=True) if self.answers else None
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """The emulator is made in the first training already, of the model that the step starts from."""
+        return {"mind_reader": {}, "emulator": {}}
+
+    def frozen(self) -> tuple[str, ...]:
+        return {READING: ("emulator",), EMULATING: ("model", "mind_reader"), COUPLED: ()}[self.training]
+
+    def weigh(self) -> dict[str, float]:
+        return {"emulation": 1.0} if self.training == EMULATING else super().weigh()
+
+    def counts(self, samples: Sequence[Sample]) -> dict[str, int]:
+        return super().counts(samples) | {"emulation": len(samples)}
+
+    def work(self, sample: Sample) -> Iterator[Work]:
+        if self.training != EMULATING:
+            yield from super().work(sample)
+            yield Work("mind_reader", 1)
+        if self.training != READING:
+            yield Work("emulator", sample.read[0] + 1)
+            yield Work("emulation", 1)
+        if sample.teacher is not None:
+            yield Work("teacher", len(sample.teacher.tokens))
+
+    def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
+        """Equations of section 3.1 to 3.3: cross-entropy of the answer, or the emulator's squared error."""
+        if self.training == READING:
+            return _answer(thinker, batch, teacher_states(thinker, batch.teacher))
+        predicted = _emulate(thinker, batch)
+        if self.training == COUPLED:
+            return _answer(thinker, batch, predicted)
+        error = predicted - teacher_states(thinker, batch.teacher)
+        return {"emulation": (0.5 * error.float().square().sum(), len(batch))}
+
+
+def teacher_states(thinker: "Thinker", batch: "Batch") -> "Tensor":
+    """z [L, B, d]: for layer l the input of block l, normalised, at the l-th of L places that are spread
+    evenly over the chain of each row (section 3.1)."""
+    import torch
+    from torch.nn import functional
+
+    from copra.models.anatomy import blocks
+    from copra.models.hooks import before_blocks, taken
+
+    model = thinker.teacher.model
+    layers = len(blocks(model))
+    first, last = batch.read[:, 0], batch.read[:, 1]
+    found: list[Tensor] = []
+
+    def read(index: int, hidden: "Tensor") -> None:
+        share = index / max(layers - 1, 1)
+        column = torch.minimum((first + share * (last - first)).round().long(), last)
+        found.append(functional.layer_norm(taken(hidden, column), hidden.shape[-1:]))
+
+    with torch.no_grad(), before_blocks(model, read):
+        model.base_model(
+            input_ids=batch.tokens,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
+        )
+    return torch.stack(found)
+
+
+def _emulate(thinker: "Thinker", batch: "Batch") -> "Tensor":
+    """f [L, B, d]: the emulator's predictions. It reads no further than the question."""
+    column = batch.read[:, 0]
+    stop = int(column.max()) + 1
+    return thinker.parts["emulator"](
+        batch.tokens[:, :stop], batch.mask[:, :stop], batch.positions[:, :stop], column
+    )
+
+
+def _answer(thinker: "Thinker", batch: "Batch", states: "Tensor") -> "Terms":
+    """Cross-entropy of the student with what it makes of the states [L, B, d] put into its blocks."""
+    from copra.methods.losses import cross_entropy
+    from copra.models.hooks import before_blocks, put
+
+    thoughts, column = thinker.parts["mind_reader"](states), batch.read[:, 0]
+    with before_blocks(thinker.model, lambda index, hidden: put(hidden, column, thoughts[index])):
+        hidden = thinker.hidden_states(batch, "embedding")
+    return {"cross_entropy": cross_entropy(thinker.model, batch, hidden)}
+
+
+class IcotKd(Method):
+    """Let the states of a teacher that writes its chain stand in for the chain, in three trainings.
+
+    0: a student answers while it reads, in each layer, a state of the teacher. 1: an emulator learns to
+    predict those states from the question alone. 2: both are coupled, and answer without a teacher.
+    """
+
+    stage_type: ClassVar[type[Stage]] = KdStage
+    prunable: ClassVar[bool] = False
+    distils: ClassVar[bool] = False
+
+    kind: Literal["icot_kd"]
+    """Which method this is."""
+    teacher: str | None = None
+    """The recipe whose model teaches, one trained with chain of thought, such as `llama+cot` (null: the model
+    that the step starts from). It must have the student's shape."""
+
+    def stages(self) -> dict[int, Stage]:
+        return {number: KdStage(training=number) for number in (READING, EMULATING, COUPLED)}

@@ -1,0 +1,96 @@
+"""iCoT-SI: internalise the chain of thought step by step (Deng et al. 2024, arXiv 2405.14838)."""
+
+import math
+from dataclasses import replace
+from random import Random
+from typing import ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from copra.data.sequences import Markers, Sample, TokenRow
+from copra.methods.method import Layout, Method, Stage
+from copra.schema.settings import MOST_STAGES
+
+
+class Removal(Stage):
+    """A chunk of the removal: from `first` to `last` tokens of the chain go, one more after each part."""
+
+    layouts: tuple[Layout, ...] = (Layout(skip=0),)
+    first: int
+    """Tokens that are left out when the stage begins."""
+    last: int | None
+    """Tokens that are left out when it ends (null: all of them, all the time)."""
+    side: Literal["left", "right"] = "left"
+    """From which end of the chain they go."""
+    smoothing: float | None = None
+    """lambda: o more tokens go with probability (1 - exp(-lambda)) exp(-lambda o); null: no more go."""
+
+    moves: ClassVar[bool] = True
+
+    @property
+    def least_steps(self) -> int:
+        return 1 if self.last is None else self.last - self.first + 1
+
+    def at(self, step: int, total: int) -> "Removal":
+        if self.last is None:
+            return self
+        now = self.first + (step - 1) * (self.last - self.first + 1) // total
+        return self.model_copy(update={"first": now, "last": now})
+
+    def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
+        """The sample of a row, as at the beginning of the stage if there is a `draw`, else as at its end.
+
+        Smoothing is a matter of a moment of the stage, see `at`.
+        """
+        chain = [token for step in row.steps for token in step]
+        gone = len(chain) if self.last is None else (self.last if draw is None else self.first)
+        if draw is not None and self.first == self.last and self.smoothing is not None:
+            # The inverse of the geometric distribution of o.
+            gone += math.floor(-math.log(1.0 - draw.random()) / self.smoothing)
+        gone = min(gone, len(chain))
+        kept = chain[gone:] if self.side == "left" else chain[: len(chain) - gone]
+        return super().lay_out(replace(row, steps=[kept]), markers)
+
+
+class IcotSi(Method):
+    """Remove the chain token by token while training, until the answer comes at once (section 3).
+
+    The schedule is cut into stages of `removed_a_stage` tokens, so that each has a checkpoint: stage i
+    goes from i * `removed_a_stage` tokens left out to one fewer than the next stage begins with, in equal
+    parts of its training, whose length `training` gives. With `removed_a_stage: 8` and `epochs: 1` that is
+    the published delta = 8 tokens an epoch. Each time one more goes while chain is left, the optimizer starts
+    anew. In the last stage everything is out.
+    """
+
+    stage_type: ClassVar[type[Stage]] = Removal
+
+    kind: Literal["icot_si"]
+    """Which method this is."""
+    removed_a_stage: int = Field(8, ge=1)
+    """Tokens that go in one stage."""
+    remove_all_beyond: int = Field(39, ge=1)
+    """Once so many tokens are out, everything goes."""
+    side: Literal["left", "right"] = "left"
+    """From which end of the chain tokens go."""
+    smoothing: float | None = Field(4.0, gt=0)
+    """lambda of removal smoothing: o more tokens go with probability (1 - exp(-lambda)) exp(-lambda o)
+    (null: no smoothing)."""
+
+    @field_validator("remove_all_beyond")
+    @classmethod
+    def _not_too_many_stages(cls, value: int, info: ValidationInfo) -> int:
+        # Before any check of the whole method, which would make the stages.
+        if value > MOST_STAGES * info.data.get("removed_a_stage", 1):
+            raise ValueError(f"makes more than {MOST_STAGES} stages. Lower it, or raise removed_a_stage")
+        return value
+
+    def stages(self) -> dict[int, Stage]:
+        firsts = range(0, self.remove_all_beyond, self.removed_a_stage)
+        chunks = {
+            number: self._stage(first, min(first + self.removed_a_stage, self.remove_all_beyond) - 1)
+            for number, first in enumerate(firsts)
+        }
+        return chunks | {len(chunks): self._stage(0, None)}
+
+    def _stage(self, first: int, last: int | None) -> Removal:
+        return Removal(first=first, last=last, side=self.side, smoothing=self.smoothing)

@@ -1,0 +1,67 @@
+"""The loss at the labels, from hidden states, and sums of loss terms."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from copra.data.batch import Batch
+from copra.methods.rollout import embedding_norm
+from copra.models.logits import read_logits
+from copra.utils import processes
+
+Terms = dict[str, tuple[Tensor, Tensor | int]]
+"""The terms of a loss by name, each as a sum and the number of things that were summed."""
+LOGITS_TOGETHER = 2**26
+"""Logits that a loss holds at once, 256 MiB in float32; their softmax and their gradient are as large."""
+
+
+def supervised_logits(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> Tensor:
+    """Logits [S, V] in float32 at the S positions of `hidden` [B, N, d] whose next token is a label."""
+    return read_logits(model, hidden.flatten(0, 1)[batch.supervised]).float()
+
+
+def label_loss(batch: Batch, logits: Tensor) -> tuple[Tensor, int]:
+    """Sum of next-token cross-entropy over the supervised positions, from their logits [S, V], and S."""
+    targets = batch.labels.flatten()[batch.supervised + 1]
+    return functional.cross_entropy(logits, targets, reduction="sum"), len(logits)
+
+
+def cross_entropy(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> tuple[Tensor, int]:
+    """Sum of next-token cross-entropy over the supervised positions of `hidden` [B, N, d], and their number.
+
+    Logits are computed at the supervised positions only, the loss in float32. Where they are many
+    (`LOGITS_TOGETHER`), they are computed chunk by chunk, and again in the backward pass.
+    """
+    rows = max(1, LOGITS_TOGETHER // model.get_output_embeddings().out_features)
+    # Sharded weights are not whole any more in the backward pass.
+    if len(batch.supervised) <= rows or processes.count() > 1:
+        return label_loss(batch, supervised_logits(model, batch, hidden))
+
+    def loss_of(states: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(read_logits(model, states).float(), labels, reduction="sum")
+
+    states = hidden.flatten(0, 1)[batch.supervised].split(rows)
+    labels = batch.labels.flatten()[batch.supervised + 1].split(rows)
+    losses = [
+        checkpoint(loss_of, *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in zip(states, labels, strict=True)
+    ]
+    return torch.stack(losses).sum(), len(batch.supervised)
+
+
+@torch.no_grad()
+def latent_norms(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> Terms:
+    """Norms for the log: of the hidden states that latents are made from, and of the embeddings."""
+    if not batch.max_latents:
+        return {}
+    before = hidden[:, :-1][batch.latent[:, 1:]].float().norm(dim=-1)
+    return {"hidden_norm": (before.sum(), len(before)), "embedding_norm": (embedding_norm(model), 1)}
+
+
+def weighted(terms: Terms, weights: Mapping[str, float], counts: Mapping[str, float]) -> Tensor:
+    """The loss: each weighted term divided by its count in the whole batch, of which this may be a part."""
+    return sum(weight * terms[name][0] / (counts[name] or 1) for name, weight in weights.items())

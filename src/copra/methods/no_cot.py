@@ -1,0 +1,15 @@
+"""No chain of thought: the question, then the answer (the baseline of 2412.06769, section 4.2)."""
+
+from typing import Literal
+
+from copra.methods.method import Layout, Method, Stage
+
+
+class NoCot(Method):
+    """Train to answer at once; the loss is on the answer."""
+
+    kind: Literal["no_cot"]
+    """Which method this is."""
+
+    def stages(self) -> dict[int, Stage]:
+        return {0: Stage(layouts=(Layout(skip=None),))}

@@ -1,0 +1,48 @@
+"""A language model with what a method adds to it."""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from copra.data.batch import Batch
+from copra.data.sequences import LatentInput, Thought
+from copra.methods.rollout import hidden_states
+
+
+class Thinker(nn.Module):
+    """The language model, the parts that are trained beside it, and a frozen teacher.
+
+    `parts` maps names of `copra.models.parts` to modules. `teacher` is a thinker with parts of its own, and
+    no submodule: it is neither trained nor saved, and always in evaluation mode.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        parts: nn.ModuleDict | None = None,
+        teacher: "Thinker | None" = None,
+    ):
+        super().__init__()
+        self.model = model
+        self.parts = nn.ModuleDict() if parts is None else parts
+        self.__dict__["teacher"] = None if teacher is None else teacher.eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def part(self, name: str) -> nn.Module | None:
+        return self.parts[name] if name in self.parts else None  # noqa: SIM401
+
+    def hidden_states(
+        self, batch: Batch, thought: Thought, latent_input: LatentInput = "raw", iterations: int = 0
+    ) -> Tensor:
+        """Final-norm hidden states [B, N, d] of the language model, latents fed as the method says."""
+        return hidden_states(
+            self.model,
+            batch,
+            thought,
+            latent_input,
+            projection=self.part("projection"),
+            iterations=iterations,
+        )

@@ -1,0 +1,109 @@
+"""Results in an experiment's folder that nothing in its configs leads to any more."""
+
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from copra.experiment.workflow import Workflow
+from copra.plan.jobs import Job, jobs_of
+from copra.utils.errors import CopraError
+from copra.utils.heartbeat import running
+from copra.utils.locking import holder_of
+
+KINDS = (
+    "data",
+    "models",
+    "scores",
+    "plans",
+    "curves",
+    "evaluations",
+    "latency.parquet",
+    "tables",
+    "figures",
+    "logs",
+    "benchmarks",
+    "tracking",
+)
+"""What copra makes in an experiment's folder, beside `state`. Anything else there is left alone."""
+
+PLAN_LOG = "logs/plan.log"
+"""The log of a rule that is no part of a whole run."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or a folder that no recipe leads to. `size` is in bytes, all files of a folder together."""
+
+    kind: str
+    path: Path
+    size: int
+
+
+def leftovers(workflows: Sequence[Workflow]) -> list[Leftover]:
+    """What no recipe of these experiments, which share one folder, leads to, by kind and path.
+
+    A folder of which nothing is needed is one leftover. A link may be one itself, never what is behind it.
+    """
+    (folder,) = {Path(workflow.folder) for workflow in workflows}
+    jobs = {key: job for workflow in workflows for key, job in jobs_of(workflow).items()}
+    needed = {path for job in jobs.values() for path in job.results(folder)} | {folder / PLAN_LOG}
+    above = {parent for path in needed for parent in path.parents}
+    found = [
+        Leftover(kind, path, _size(path))
+        for kind in KINDS
+        for path in _unneeded(folder / kind, needed, above)
+    ]
+    return [*found, *(Leftover("state", path, _size(path)) for path in _abandoned(folder, jobs))]
+
+
+def remove(leftover: Leftover) -> None:
+    """Remove a leftover; the state of a job only if none has begun to use it meanwhile.
+
+    Raises:
+        CopraError: it cannot be removed.
+    """
+    path = leftover.path
+    try:
+        if leftover.kind == "state" and holder_of(path) is not None:
+            return
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CopraError(
+            f"{path}: could not be removed ({error.strerror}). Check its permissions, then run again."
+        ) from None
+
+
+def _unneeded(path: Path, needed: set[Path], above: set[Path]) -> Iterator[Path]:
+    # What a killed job left of a result that it was writing belongs to that result.
+    result = path.with_name(re.sub(r"^\.(.+)\.tmp-\d+(-old)?$", r"\1", path.name))
+    if result in needed:
+        return
+    if path in above:
+        for child in [] if path.is_symlink() or not path.is_dir() else sorted(path.iterdir()):
+            yield from _unneeded(child, needed, above)
+    elif path.exists() or path.is_symlink():
+        yield path
+
+
+def _abandoned(folder: Path, jobs: dict[str, Job]) -> Iterator[Path]:
+    """States of trainings and evaluations that will not go on: no job uses them, and either no recipe leads
+    to their model any more, or its result is there, so that the state is that of other settings.
+
+    States that name no model, such as what searches have measured, are kept.
+    """
+    for job in running(folder):
+        verbs = ("train",) if job.unit == "steps" else ("evaluate", "sweep")
+        going_on = [jobs[key] for verb in verbs if (key := f"{verb}/{job.node}") in jobs]
+        unfinished = any(not each.output(folder).is_file() for each in going_on)
+        if job.stopped and not unfinished and holder_of(job.state) is None:
+            yield job.state
+
+
+def _size(path: Path) -> int:
+    files: Iterable[Path] = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return sum(file.lstat().st_size for file in files if file.is_symlink() or file.is_file())

@@ -1,0 +1,118 @@
+"""How many optimizer steps each training stage takes, epochs resolved, before anything is run."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from copra.plan.estimate import Estimate
+from copra.plan.rows import has_known_size
+from copra.schema.training import Training
+from copra.utils.errors import CopraError
+
+FEW_STEPS = 300
+"""Shorter stages are warned of. Published numbers on GSM8K come from 3,000 and more; SmolLM2 135M, trained by
+CoT on GSM8K, answered 13.0 percent after 327 steps and 14.4 after 654."""
+
+
+@dataclass(frozen=True)
+class TrainingLength:
+    """Optimizer steps of each stage of a step, of `stages` that are alike and follow one another.
+
+    `stages` is empty where a step has one only. `rows` is the size of the train split, `counted` is False if
+    that is a guess, and `pretrained` is False for a base from scratch.
+    """
+
+    step: str
+    stages: tuple[int, ...]
+    steps: int
+    rows: int
+    training: Training
+    pretrained: bool
+    counted: bool
+
+    def __str__(self) -> str:
+        ends = dict.fromkeys((*self.stages[:1], *self.stages[-1:]))
+        which = f" stage{'s' * (len(ends) > 1)} {' to '.join(map(str, ends))}" if ends else ""
+        return f"{self.step}{which}: {self.steps:,} optimizer steps, {self._epochs()}"
+
+    def shortness(self) -> str | None:
+        """What makes each stage short, None if it is not or if it is meant to be.
+
+        A model from scratch with explicit `steps` is left alone: toys learn in a hundred.
+        """
+        key = "epochs" if self.training.steps is None else "steps"
+        if self.steps >= FEW_STEPS or (key == "steps" and not self.pretrained):
+            return None
+        warmup = max(self.training.warmup_steps, round(self.training.warmup_share * self.steps))
+        rising = f" ({min(warmup, self.steps)} of them warm-up)" if warmup else ""
+        return (
+            f"training.{key} gives a stage {self.steps} optimizer steps{rising}, which are few: "
+            f"{self._epochs()}"
+        )
+
+    def endless_warmup(self) -> str | None:
+        """A fault of stages that end before their warm-up does, None of others."""
+        if self.training.warmup_steps <= self.steps or not self.counted:
+            return None
+        return (
+            f"training.warmup_steps: {self.training.warmup_steps} are more than the {self.steps} optimizer "
+            f"steps of a stage ({self._epochs()}), so the learning rate would never reach its peak. Lower "
+            "them."
+        )
+
+    def _epochs(self) -> str:
+        epochs = self.training.epochs or self.steps * self.training.batch_size / self.rows
+        of = f"{self.rows:,} rows in batches of {self.training.batch_size}"
+        return f"{epochs:.3g} epoch{'s' * (epochs != 1)} of {of}"
+
+
+def training_lengths(estimate: Estimate) -> list[TrainingLength]:
+    """The lengths of all trainings in the order of the recipe tree, however many models train alike."""
+    first = {}
+    for node in estimate.workflow.tree.nodes.values():
+        if node.kind == "train":
+            base = estimate.base_of(node.name).split("@")[0]
+            first.setdefault((node.step, node.task, base, node.stage), node)
+    found = []
+    for (step, _, base, stage), node in first.items():
+        found.append(
+            TrainingLength(
+                step=step,
+                stages=() if stage is None else (stage,),
+                steps=estimate.optimizer_steps(node.name),
+                rows=estimate.rows(node.name).sizes["train"],
+                training=Training.model_validate(node.settings["training"]),
+                pretrained=estimate.experiment.bases[base].from_scratch is None,
+                counted=has_known_size(estimate.experiment.tasks[node.task]),
+            )
+        )
+    alike = groupby(found, key=lambda length: replace(length, stages=()))
+    return [replace(length, stages=sum((each.stages for each in group), ())) for length, group in alike]
+
+
+def check_warmups(lengths: Iterable[TrainingLength]) -> None:
+    """Check that each stage is as long as its `warmup_steps`, epochs resolved.
+
+    Raises:
+        CopraError: a line for each way in which stages are shorter, with the steps that have them.
+    """
+    faults = [f"steps.{steps}: {why}" for why, steps in _together(lengths, TrainingLength.endless_warmup)]
+    if faults:
+        raise CopraError("\n".join(faults))
+
+
+def length_warnings(lengths: Iterable[TrainingLength]) -> list[str]:
+    """A line for each way in which steps have short stages, with the steps that have them."""
+    found = _together(lengths, TrainingLength.shortness)
+    return [f"steps.{steps}: {why}. Give {FEW_STEPS} 'steps' or more." for why, steps in found]
+
+
+def _together(
+    lengths: Iterable[TrainingLength], said: Callable[[TrainingLength], str | None]
+) -> Iterator[tuple[str, str]]:
+    """Group lengths by the text that `said` gives for them: each text with the names of its steps."""
+    steps: dict[str, dict[str, None]] = {}
+    for length in lengths:
+        if why := said(length):
+            steps.setdefault(why, {})[length.step] = None
+    return ((why, ", ".join(names)) for why, names in steps.items())

@@ -1,0 +1,143 @@
+"""What a checkpoint is worth with units gone: loss and accuracy, each measured once and kept on the disk."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from copra.data.batch import Batch
+from copra.evaluation.accuracy import predictions
+from copra.models.checkpoint import Checkpoint, answering_parts
+from copra.pruning.cut import Cut
+from copra.pruning.proof import masked
+from copra.pruning.scoring.objective import example_losses
+from copra.pruning.surgery import cut_model
+from copra.tasks.task import Row
+from copra.utils.errors import CopraError
+from copra.utils.files import digest
+from copra.utils.result_cache import Memory
+
+_READ = ("tokens", "mask", "labels", "latent")
+"""What of a batch its loss depends on."""
+
+
+@contextlib.contextmanager
+def applied(model: PreTrainedModel, cut: Cut) -> Iterator[PreTrainedModel]:
+    """The model without what a cut removes: really cut where that is legal and a model class can hold the
+    result, and otherwise the whole model with what goes masked."""
+    try:
+        left, mask = cut_model(model, cut), contextlib.nullcontext()
+    except CopraError:
+        left, mask = model, masked(model, cut)
+    with mask:
+        yield left
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What accuracy is measured on, and how."""
+
+    rows: Sequence[Row]
+    """The questions with their gold answers."""
+    max_new_tokens: int = 256
+    """Longest generated text."""
+    answers: Literal["number", "text"] = "number"
+    """How answers are compared."""
+    batch_size: int = 128
+    """Questions decoded together."""
+
+
+class Ablation:
+    """Loss and accuracy of a checkpoint with a cut applied.
+
+    The loss is the mean over the examples of `batches` of each example's own mean cross-entropy; accuracy
+    is the share of `questions` with a right answer. Every value is kept below `state` (see `Memory`), so that
+    whatever asks for it again, after a kill or in another search, reads it there. It depends on the
+    checkpoint, what is read, and `code`, the fingerprint of the code that measures.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        state: Path,
+        *,
+        batches: Sequence[Batch] = (),
+        questions: Questions | None = None,
+        code: str | None = None,
+    ):
+        self.checkpoint = replace(checkpoint, parts=answering_parts(checkpoint))
+        self.shape = checkpoint.shape
+        self.batches = batches
+        self.questions = questions
+        self.decoding = checkpoint.decoding
+        model = {**checkpoint.identity, "code": code}
+        read = [[getattr(batch, name).tolist() for name in _READ] for batch in batches]
+        self._losses = Memory(state, "loss", {**model, "batches": read})
+        self._answers = Memory(state, "accuracy", {**model, "questions": questions and asdict(questions)})
+
+    def loss(self, cut: Cut) -> float:
+        """The mean loss with a cut applied.
+
+        Raises:
+            CopraError: it is not finite.
+        """
+        return self._losses.of(_name(cut), lambda: {"loss": self._loss(cut)})["loss"]
+
+    def answers(self, cut: Cut) -> tuple[int, int]:
+        """The number of right answers with a cut applied, and of all.
+
+        Raises:
+            CopraError: the model was never trained to answer, or cannot answer with fewer layers.
+        """
+        known = self._answers.of(_name(cut), lambda: self._answer(cut))
+        return known["correct"], known["n"]
+
+    def accuracy(self, cut: Cut) -> float:
+        """The share of right answers with a cut applied."""
+        correct, n = self.answers(cut)
+        return correct / n
+
+    def risk(self, metric: Literal["loss", "accuracy"], cut: Cut) -> float:
+        """The loss, or the share of wrong answers: what is to stay low, with a cut applied."""
+        return self.loss(cut) if metric == "loss" else 1 - self.accuracy(cut)
+
+    @torch.no_grad()
+    def _loss(self, cut: Cut) -> float:
+        with applied(self.checkpoint.model, cut) as model:
+            losses = [
+                example_losses(model, self.checkpoint.parts, batch.to(model.device), self.decoding)
+                for batch in self.batches
+            ]
+        loss = float(torch.cat(losses).double().mean())
+        if not math.isfinite(loss):
+            raise CopraError(
+                f"loss: it is {loss} with layers {list(cut.layers)} of {len(self.shape.layers)} left, so "
+                "candidates cannot be compared. Either a row has nothing that a loss is taken on, or the "
+                "model's numbers overflow."
+            )
+        return loss
+
+    def _answer(self, cut: Cut) -> dict[str, int]:
+        if self.decoding is None:
+            raise CopraError(
+                "accuracy: this model was never trained to answer, so its answers cannot be counted. Score "
+                "it by loss, or score a model that was."
+            )
+        if self.decoding.emulated and len(cut.layers) < len(self.shape.layers):
+            raise CopraError(
+                "accuracy: this model answers with a thought emulator (iCoT-KD), which has a network for "
+                "each of its layers, so no layer can be left out. Score its layers by loss."
+            )
+        with applied(self.checkpoint.model, cut) as model:
+            checkpoint = replace(self.checkpoint, model=model)
+            table = predictions(checkpoint, self.decoding, **vars(self.questions))
+        return {"correct": int(table["correct"].sum()), "n": len(table)}
+
+
+def _name(cut: Cut) -> str:
+    return digest(cut.to_json())

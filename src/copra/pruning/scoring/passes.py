@@ -1,0 +1,146 @@
+"""Every score that one forward and one backward pass over a calibration set give, for every kind of unit."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from copra.data.batch import Batch
+from copra.data.sequences import Decoding
+from copra.models.anatomy import attention_output, blocks
+from copra.models.shape import shape_of
+from copra.pruning.scoring.heads import head_scores, head_sums
+from copra.pruning.scoring.layers import block_rows, layer_scores, layer_sums
+from copra.pruning.scoring.neurons import neuron_scores, neuron_sums
+from copra.pruning.scoring.objective import example_losses
+from copra.pruning.scoring.record import Sums, Tokens, recording
+from copra.pruning.scoring.scores import ScoreRow, score_row
+from copra.pruning.scoring.weights import magnitude, taylor, weight_scores
+from copra.schema.shape import LayerShape
+from copra.utils.errors import CopraError
+
+
+@dataclass
+class _Totals:
+    """Sums over the calibration set: of all layers together, and of the heads and neurons of each layer."""
+
+    heads: list[Sums]
+    neurons: list[Sums]
+    layers: Sums = field(default_factory=dict)
+    examples: int = 0
+    tokens: int = 0
+
+
+def pass_scores(
+    model: PreTrainedModel, parts: nn.ModuleDict, batches: Iterable[Batch], decoding: Decoding | None
+) -> list[ScoreRow]:
+    """Scores of layers, blocks of layers, query heads, KV groups (the sums over their heads) and FFN neurons.
+
+    The loss is the mean over all examples of `copra.pruning.scoring.objective.example_losses`. Metrics:
+
+    - `gradient`, `gradient_token` and `gradient_batch` of layers, heads and neurons: the derivative of the
+      loss for a mask on the unit, its absolute value taken of each example, of each token, or of the whole;
+    - `taylor` and `magnitude` of the same: the sums of |w dL/dw| and of |w| over the unit's weights;
+    - `cosine` of layers, `angular` and `angular_mean` of blocks: how far they turn the residual stream;
+    - `activation` of heads and neurons and `contribution` of heads: how large what they give is.
+
+    Neither padding nor the size of the batches matters. The memory holds the weights, one gradient of the
+    layers' weights, and the activations of one batch. The model and its parts stay as they were.
+
+    Raises:
+        CopraError: there are no batches, an example has no supervised position, or the model type is not
+            known.
+    """
+    layers = shape_of(model.config.to_dict()).layers
+    totals = _Totals([{} for _ in layers], [{} for _ in layers])
+    with _only_layers_learn(model, parts):
+        for batch in batches:
+            _pass(totals, model, parts, batch.to(model.device), decoding, layers)
+        if not totals.examples:
+            raise CopraError("scores: the calibration set is empty, so there is nothing to score on.")
+        return _rows(totals, model, layers)
+
+
+def _pass(
+    totals: _Totals,
+    model: PreTrainedModel,
+    parts: nn.ModuleDict,
+    batch: Batch,
+    decoding: Decoding | None,
+    layers: tuple[LayerShape, ...],
+) -> None:
+    """Run a batch forward and backward, and add to the sums. Gradients of weights add up in the model."""
+    with torch.enable_grad(), recording(model) as record:
+        # The gradient of the sum is each example's own: no example sees another.
+        example_losses(model, parts, batch, decoding).sum().backward()
+    tokens = Tokens.of(batch)
+    with torch.no_grad():
+        _add(totals.layers, layer_sums(record, tokens))
+        for layer, block in enumerate(blocks(model)):
+            outputs, neurons = tokens.both(record.heads[layer]), tokens.both(record.neurons[layer])
+            _add(totals.heads[layer], head_sums(*outputs, tokens, attention_output(block), layers[layer]))
+            _add(totals.neurons[layer], neuron_sums(*neurons, tokens))
+    totals.examples += len(batch)
+    totals.tokens += sum(tokens.counts)
+
+
+def _add(totals: Sums, sums: Sums) -> None:
+    for name, value in sums.items():
+        totals[name] = totals.get(name, 0) + value
+
+
+def _rows(totals: _Totals, model: PreTrainedModel, layers: tuple[LayerShape, ...]) -> list[ScoreRow]:
+    examples, tokens = totals.examples, totals.tokens
+    rows: list[ScoreRow] = []
+    weights = [_of_weights(*each, examples) for each in zip(blocks(model), layers, strict=True)]
+    for layer, (sizes, of_weights) in enumerate(zip(layers, weights, strict=True)):
+        heads = head_scores(totals.heads[layer], examples, tokens) | of_weights["head"]
+        groups = {metric: scores.view(sizes.kv_heads, -1).sum(1) for metric, scores in heads.items()}
+        neurons = neuron_scores(totals.neurons[layer], examples) | of_weights["neuron"]
+        for unit, metrics in (("head", heads), ("kv_group", groups), ("neuron", neurons)):
+            rows += [
+                score_row(metric, score, unit, layer, index)
+                for metric, scores in metrics.items()
+                for index, score in enumerate(scores.tolist())
+            ]
+    whole = layer_scores(totals.layers, examples, tokens)
+    for metric in ("taylor", "magnitude"):
+        whole[metric] = torch.stack([of_weights["layer"][metric] for of_weights in weights])
+    rows += [
+        score_row(metric, score, "layer", layer)
+        for metric, scores in whole.items()
+        for layer, score in enumerate(scores.tolist())
+    ]
+    return rows + block_rows(totals.layers, examples, tokens)
+
+
+def _of_weights(block: nn.Module, sizes: LayerShape, examples: int) -> dict[str, dict[str, Tensor]]:
+    """Scores of a layer's weights by unit (layer, head, neuron) and metric."""
+    large, missed = weight_scores(block, sizes, magnitude), weight_scores(block, sizes, taylor)
+    # The gradients in the model are those of the sum over examples.
+    return {unit: {"taylor": missed[unit] / examples, "magnitude": large[unit]} for unit in large}
+
+
+@contextlib.contextmanager
+def _only_layers_learn(model: PreTrainedModel, parts: nn.ModuleDict) -> Iterator[None]:
+    """Evaluation mode, and gradients of the layers' weights alone; afterwards all is as it was."""
+    modules = [*model.modules(), *parts.modules()]
+    parameters = [*model.parameters(), *parts.parameters()]
+    modes = [module.training for module in modules]
+    states = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
+    model.eval().requires_grad_(False)
+    parts.eval().requires_grad_(False)
+    blocks(model).requires_grad_(True)
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for parameter, (learns, gradient) in zip(parameters, states, strict=True):
+            parameter.requires_grad_(learns)
+            parameter.grad = gradient

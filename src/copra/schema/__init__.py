@@ -1,0 +1,1 @@
+"""The settings of a config file, as pydantic classes. Never imports torch."""

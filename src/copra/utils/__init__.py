@@ -1,0 +1,1 @@
+"""Files, locks, processes, GPUs and errors: what every other folder uses."""

@@ -1,0 +1,163 @@
+"""Records of a file in any of the containers that data sets are published in."""
+
+import codecs
+import gzip
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+from copra.utils.errors import CopraError
+from copra.utils.problems import LONGEST
+
+GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
+UNREADABLE = {
+    b"PK\x03\x04": "a zip archive",
+    b"\xfd7zXZ\x00": "an xz archive",
+    b"BZh": "a bzip2 archive",
+    b"\x28\xb5\x2f\xfd": "a zstd archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"ARROW1": "an Arrow file",
+    b"\xff\xff\xff\xff": "an Arrow stream",
+    b"SQLite format 3": "an SQLite database",
+    b"%PDF": "a PDF document",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself",
+    b"<!DOCTYPE": "a web page",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+}
+"""The first bytes of files that cannot be read, and how to name them."""
+CSV_HEADER = re.compile(rb'\s*"?\w+"?([,;\t] *"?\w+"?)+\s*')
+"""A first line of names with nothing but commas, semicolons or tabs between them."""
+TAR = slice(257, 262)
+
+
+def read_records(key: str, path: Path, *, by_line: bool = False) -> list[Any]:
+    """The records of a file: of Parquet its rows, of a JSON array its elements, of other text its lines.
+
+    A container is known by its content, not by its name. Lines are bytes, rows and elements are JSON values.
+    `by_line`: text is lines whatever they look like.
+
+    Raises:
+        CopraError: the file cannot be read, or is in a container that copra does not open; it names the key.
+    """
+    content = read_content(key, path)
+    if content.startswith(PARQUET):
+        return _parquet_rows(key, path)
+    text = content.removeprefix(codecs.BOM_UTF8).rstrip()
+    if not text:
+        return []
+    if not by_line and text.lstrip()[:1] == b"[":
+        return _array(key, path, text)
+    lines = text.split(b"\n")
+    if CSV_HEADER.fullmatch(lines[0]):
+        raise CopraError(
+            f"{key}: {path} is CSV text (its first line is {lines[0][:LONGEST].decode(errors='replace')!r}). "
+            "Make JSON lines or Parquet of it, for instance with pandas."
+        )
+    if not by_line and lines[0].strip() == b"{":
+        raise CopraError(
+            f"{key}: {path} holds JSON objects of several lines. Put each on one line, or make a JSON array."
+        )
+    return lines
+
+
+def count_records(path: Path) -> int:
+    """About how many rows a file has, without parsing them.
+
+    Raises:
+        CopraError: as `read_records` does.
+    """
+    content = read_content("file", path)
+    if content.startswith(PARQUET):
+        from pyarrow import parquet
+
+        return parquet.read_metadata(path).num_rows
+    return content.count(b'"question"') or content.rstrip().count(b"\n") + 1
+
+
+def read_content(key: str, path: Path) -> bytes:
+    """The bytes of a file, uncompressed if it is gzip.
+
+    Raises:
+        CopraError: the file cannot be read, or its content is of a kind that copra does not open.
+    """
+    try:
+        content = path.read_bytes()
+        if content.startswith(GZIP):
+            content = gzip.decompress(content)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise CopraError(f"{key}: {path} is a damaged gzip file ({error}). Fetch it again.") from None
+    except OSError as error:
+        raise CopraError(f"{key}: {path} cannot be read ({error.strerror}). Correct the path.") from None
+    if (kind := unreadable_kind(content)) is not None:
+        raise CopraError(
+            f"{key}: {path} is {kind}. Give JSON lines, a JSON array or iCoT text (plain or .gz), or Parquet."
+        )
+    return content
+
+
+def read_text_file(key: str, path: Path) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        CopraError: the file cannot be read, or is something else, with what it is where that is known.
+    """
+    try:
+        content = path.read_bytes()
+        if (kind := container_of(content)) is None:
+            return content.decode("utf-8-sig")
+    except OSError as error:
+        raise CopraError(f"{key}: {path} cannot be read ({error.strerror}). Correct the path.") from None
+    except UnicodeDecodeError as error:
+        kind = f"not UTF-8 text ({error.reason} at byte {error.start})"
+    raise CopraError(f"{key}: {path} is {kind}. Give UTF-8 text.")
+
+
+def container_of(content: bytes) -> str | None:
+    """The name of what a file is by its bytes; None of plain text in UTF-8, and of what is not known."""
+    if content.startswith(GZIP):
+        return "a gzip file"
+    return "a Parquet file" if content.startswith(PARQUET) else unreadable_kind(content)
+
+
+def unreadable_kind(content: bytes) -> str | None:
+    """The name of a container that copra does not open, by its bytes; None of others."""
+    if content[TAR] == b"ustar":
+        return "a tar archive"
+    if b"\0\0" in (content[:4:2], content[1:4:2]):  # without a mark of its byte order
+        return "UTF-16 text"
+    return next((name for start, name in UNREADABLE.items() if content.startswith(start)), None)
+
+
+def _parquet_rows(key: str, path: Path) -> list[Any]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return parquet.read_table(path).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise CopraError(f"{key}: {path} is a damaged Parquet file ({error}). Fetch it again.") from None
+
+
+def _array(key: str, path: Path, text: bytes) -> list[Any]:
+    """The elements of a JSON array, or the lines of a file whose first line is a JSON value of its own."""
+    try:
+        return json.loads(text)
+    except UnicodeDecodeError as error:
+        raise CopraError(f"{key}: {path} is not UTF-8 text ({error}). Convert it.") from None
+    except json.JSONDecodeError as error:
+        lines = text.split(b"\n")
+        if len(lines) > 1 and _is_json(lines[0]):
+            return lines
+        raise CopraError(f"{key}: {path} is a JSON array that cannot be read ({error}). Repair it.") from None
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

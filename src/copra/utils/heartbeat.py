@@ -1,0 +1,180 @@
+"""What a job says of itself while it runs, and reading it back, for `copra status`.
+
+In its state folder `run.json` says what runs, and `speed.jsonl` when it was how far. Times stand there and
+nowhere else, because what a job leaves behind is the same in every run. A record that cannot be written is
+left out: nothing here ever stops the work.
+"""
+
+import contextlib
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from copra.utils import processes
+from copra.utils.errors import CopraError
+from copra.utils.files import write_json
+
+RUN, SPEED, LOG = "run.json", "speed.jsonl", "training.jsonl"
+SECONDS_BETWEEN_TICKS = 5.0
+FRESH_SECONDS = 60.0
+"""A job that gave a sign so lately runs, whatever else is known."""
+SILENT_SECONDS = 600.0
+"""A job of another machine that has been silent for so long is taken for stopped."""
+RECENT = 60
+"""Speed is taken over so many ticks: some five minutes."""
+TAIL_BYTES = 32768
+
+_last_tick: dict[Path, float] = {}
+
+
+def announce(state: Path, node: str, total: int, unit: str = "steps") -> None:
+    """Say what runs in a state folder, before its first step; also when it goes on after an interruption.
+
+    Every process of a job may call this and `tick`; the first one writes.
+    """
+    _last_tick.pop(state, None)
+    if processes.rank():
+        return
+    record = {"node": node, "total": total, "unit": unit, "started": time.time()}
+    with contextlib.suppress(OSError, CopraError):
+        (state / SPEED).unlink(missing_ok=True)
+        write_json(state / RUN, {**record, "host": socket.gethostname(), "process": os.getpid()})
+
+
+def tick(state: Path, step: int, rates: Callable[[], dict[str, float]] = dict) -> bool:
+    """Say that so many steps are done, and at which rates; returns whether it was written down, which happens
+    every few seconds.
+
+    All other calls cost about a microsecond and compute no rates.
+    """
+    now = time.monotonic()
+    if now - _last_tick.get(state, -math.inf) < SECONDS_BETWEEN_TICKS:
+        return False
+    _last_tick[state] = now
+    if processes.rank():
+        return False
+    known = rates()
+    with contextlib.suppress(OSError), open(state / SPEED, "a") as file:
+        file.write(json.dumps({"step": step, "time": time.time(), **known}) + "\n")
+    return True
+
+
+def in_words(rates: Mapping[str, float]) -> str:
+    """Rates as the progress line and `copra status` show them; empty where there are none."""
+    if not {"tokens_per_second", "tflops", "peak_gib"} <= set(rates):
+        return ""
+    words = [f"{rates['tokens_per_second']:,.0f} tokens/s", f"{rates['tflops']:.3g} TFLOP/s"]
+    words += [f"MFU {100 * rates['mfu']:.1f}%"] if "mfu" in rates else []
+    return ", ".join([*words, f"peak {rates['peak_gib']:.1f} GiB"])
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job that has announced itself, as far as its folder `state` tells.
+
+    `step` of `total` units are done. `speed` is in units a second over the last minutes (None: not known
+    yet), `rates` what a training last measured of itself (`copra.training.speed`), `silent` the seconds since
+    its last sign. `line` is the last whole line of its training log, and `saved` the step that it would go on
+    after (0: none). `stopped`: it was ended before it was done.
+    """
+
+    state: Path
+    node: str
+    unit: str
+    step: int
+    total: int
+    speed: float | None
+    silent: float
+    stopped: bool
+    line: dict[str, Any]
+    saved: int
+    rates: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds_left(self) -> float | None:
+        return (self.total - self.step) / self.speed if self.speed else None
+
+
+def running(results: Path, now: float | None = None) -> list[Running]:
+    """The jobs that have announced themselves below `results`, by name; `now` is a Unix time.
+
+    Folders may vanish and files grow while they are read.
+    """
+    now = time.time() if now is None else now
+    found = (_read(file.parent, now) for file in (results / "state").glob(f"*/{RUN}"))
+    return sorted((job for job in found if job is not None), key=lambda job: (job.stopped, job.node))
+
+
+def _read(folder: Path, now: float) -> Running | None:
+    try:
+        run = json.loads((folder / RUN).read_text())
+        node, total, started = str(run["node"]), int(run["total"]), float(run["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    heard = [line for line in _lines(folder / SPEED) if {"step", "time"} <= set(line)]
+    ticks = [(line["step"], line["time"]) for line in heard]
+    line = next(reversed(list(_lines(folder / LOG))), {})
+    ticks = ticks[-RECENT:]
+    step, latest = ticks[-1] if ticks else (line.get("step", 0), started)
+    silent = max(0.0, now - latest)
+    return Running(
+        state=folder,
+        node=node,
+        unit=run.get("unit", "steps"),
+        step=step,
+        total=total,
+        speed=_speed(ticks),
+        silent=silent,
+        stopped=silent > FRESH_SECONDS and not _alive(run, silent),
+        line=line,
+        saved=_saved(folder),
+        rates={name: value for name, value in heard[-1].items() if isinstance(value, int | float)}
+        if heard
+        else {},
+    )
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The last whole JSON lines of a file: what is cut off at either end is passed over."""
+    try:
+        with open(file, "rb") as handle:
+            handle.seek(max(0, file.stat().st_size - TAIL_BYTES))
+            text = handle.read().decode(errors="replace")
+    except OSError:
+        return
+    for line in text.split("\n"):
+        with contextlib.suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                yield value
+
+
+def _speed(ticks: list[tuple[int, float]]) -> float | None:
+    if len(ticks) < 2:
+        return None
+    (first, begin), (last, end) = ticks[0], ticks[-1]
+    return (last - first) / (end - begin) if end > begin and last > first else None
+
+
+def _alive(run: dict[str, Any], silent: float) -> bool:
+    """Whether a silent job still runs: by its process on this machine, and elsewhere by its silence."""
+    if run.get("host") != socket.gethostname():
+        return silent <= SILENT_SECONDS
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        return processes.is_alive(run["process"], run["started"])
+    return False
+
+
+def _saved(folder: Path) -> int:
+    """The step of the newest saved state, by its folder's name."""
+    try:
+        names = [path.name.removeprefix("step-") for path in folder.iterdir()]
+    except OSError:
+        return 0
+    return max((int(name) for name in names if name.isdigit()), default=0)

@@ -1,0 +1,79 @@
+"""Plain values, which JSON can hold and which every config consists of once its file is read."""
+
+import datetime
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from copra.utils.errors import CopraError
+from copra.utils.problems import dotted, shown
+
+LARGEST = 2**53
+"""Beyond this float64 no longer holds every whole number, so no number in a config is larger."""
+DEEPEST = 50
+"""Levels of mappings and lists within one another; a config has ten at most."""
+MOST_VALUES = 10**6
+"""Values, those counted twice that an alias repeats: a few lines of aliases of aliases make billions."""
+
+
+def check_plain(value: Any, source: str) -> None:
+    """Check that a value consists of mappings, lists, texts, finite numbers, booleans and nulls.
+
+    Raises:
+        CopraError: a line for each part that is something else, or one line about a value that is nested too
+            deeply or too large to be gone through.
+    """
+    sizes: dict[int, tuple[int, int]] = {}
+    _measure(value, 0, sizes, source)
+    if faults := dict.fromkeys(_faults(value, ())):
+        raise CopraError("\n".join(f"{source}: {fault}" for fault in faults))
+
+
+def _measure(value: Any, depth: int, sizes: dict[int, tuple[int, int]], source: str) -> tuple[int, int]:
+    """The values in a value and its levels. Whatever occurs twice is gone through once."""
+    if not isinstance(value, Mapping | list):
+        return 1, 0
+    if id(value) not in sizes:
+        parts = value.values() if isinstance(value, Mapping) else value
+        measured = [_measure(part, depth + 1, sizes, source) for part in parts] if depth <= DEEPEST else []
+        size, levels = 1 + sum(size for size, _ in measured), 1 + max((n for _, n in measured), default=0)
+        if depth + levels > DEEPEST:
+            raise CopraError(f"{source}: values are nested more than {DEEPEST} levels deep. Flatten it.")
+        if size > MOST_VALUES:
+            raise CopraError(
+                f"{source}: there are more than {MOST_VALUES:,} values, counting what aliases repeat. Take "
+                "some out."
+            )
+        sizes[id(value)] = size, levels
+    elif depth + sizes[id(value)][1] > DEEPEST:
+        raise CopraError(f"{source}: values are nested more than {DEEPEST} levels deep. Flatten it.")
+    return sizes[id(value)]
+
+
+def _faults(value: Any, path: tuple[Any, ...]) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if isinstance(key, bool) or not isinstance(key, str | int):
+                yield f"{dotted((*path, key))}: the key is no text to YAML. Put it in quotes."
+            else:
+                yield from (f"{dotted((*path, key))}: the key {fault}" for fault in _scalar_faults(key))
+                yield from _faults(part, (*path, key))
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _faults(part, (*path, index))
+    else:
+        where = f"{dotted(path)}: " if path else ""
+        yield from (f"{where}{shown(value)} {fault}" for fault in _scalar_faults(value))
+
+
+def _scalar_faults(value: Any) -> Iterator[str]:
+    if isinstance(value, int) and abs(value) > LARGEST:
+        yield "is beyond 2^53. Give a smaller number."
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield "is no finite number. Give one, or leave the key out."
+    elif isinstance(value, str) and any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value):
+        yield "has a character that no file can hold. Take it out."
+    elif isinstance(value, datetime.date):
+        yield "is a date to YAML. Put it in quotes if it is meant as text."
+    elif value is not None and not isinstance(value, str | int | float):
+        yield f"is a {type(value).__name__}, which no key takes. Give text, a number, a list or a mapping."

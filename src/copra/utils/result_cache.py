@@ -1,0 +1,73 @@
+"""Values that are on the disk as soon as they are known, so that a job that was killed need not find them
+again."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from copra.utils import processes
+from copra.utils.errors import CopraError
+from copra.utils.files import digest
+
+
+class Memory:
+    """Values by name in a file of JSON lines; a line that a killed process left unfinished is passed over.
+
+    The file's folder below `state` is named after `key`, all that the values depend on. Of several processes
+    of one job each writes a file of its own, and reads what all have written before. Jobs that need some of
+    the same values may use one memory at once: each appends whole lines.
+    """
+
+    def __init__(self, state: Path, kind: str, key: Any):
+        self.folder = state / digest([kind, key])[:16]
+        names = [kind, *([str(processes.rank())] if processes.rank() else []), "jsonl"]
+        self.kind = kind
+        self.file = self.folder / ".".join(names)
+
+    @cached_property
+    def known(self) -> dict[str, dict[str, Any]]:
+        """The values by name, as they are on the disk when they are first asked for."""
+        known = {}
+        for file in self.folder.glob(f"{self.kind}.*jsonl"):
+            for line in file.read_text(errors="replace").split("\n"):
+                with contextlib.suppress(json.JSONDecodeError):
+                    match json.loads(line):
+                        case {"name": name, **value}:
+                            known[name] = value
+        return known
+
+    def of(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The value of this name; found and written down where it is not known."""
+        if name not in self.known:
+            value = find()
+            self._append(json.dumps({"name": name, **value}))
+            self.known[name] = value
+        return self.known[name]
+
+    def forget(self) -> None:
+        """Remove the folder, once what the values are for is safe."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _append(self, line: str) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self.file, "ab+") as handle:
+                with contextlib.suppress(OSError):  # some file systems have no locks
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                size = handle.seek(0, os.SEEK_END)
+                # A killed process may have left a part of a line.
+                unfinished = size and os.pread(handle.fileno(), 1, size - 1) != b"\n"
+                handle.write((b"\n" if unfinished else b"") + line.encode() + b"\n")
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            raise CopraError(
+                f"{self.file}: could not be written ({error.strerror}). Free some space or check the "
+                "permissions, then run again: what was found before is kept."
+            ) from error

@@ -1,0 +1,387 @@
+"""What the rules ask about models that learn from others and about prompts."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from copra.experiment.workflow import Workflow
+from copra.utils.errors import CopraError
+
+TRAINING = {"steps": 8, "batch_size": 16}
+CONFIG = {
+    "task": "sums",
+    "tasks": {"sums": {"kind": "word_sums"}},
+    "base": "llama",
+    "bases": {"llama": {"from_scratch": {"hidden_size": 16, "layers": 3, "heads": 4, "ffn_size": 128}}},
+    "steps": {
+        "cot": {"kind": "cot", "training": TRAINING},
+        "cot-2": {"kind": "cot", "training": TRAINING},
+        "kd": {"kind": "icot_kd", "training": {**TRAINING, "select": "accuracy"}},
+        "kd-2": {"kind": "icot_kd", "teacher": "llama+cot-2", "training": TRAINING},
+        "pause": {"kind": "pause", "training": TRAINING},
+        "drop": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
+        "ask": {"kind": "few_shot"},
+        "ask-2": {"kind": "few_shot", "file": "examples.jsonl"},
+    },
+    "recipes": [["cot", "kd"], ["cot", "kd-2"], ["cot", "drop", "pause"], ["cot", "ask"], ["cot", "ask-2"]],
+}
+
+
+def workflow(**changes) -> Workflow:
+    return Workflow({**CONFIG, **changes}, "config.yaml")
+
+
+def test_the_manifest_of_the_teacher_is_what_a_training_waits_for():
+    found = {name: workflow().teacher(name) for name in workflow().trainings}
+    assert found == {
+        "llama@0+cot": [],
+        "llama@0+cot+kd.0": ["results/config/models/llama@0+cot/copra.json"],
+        "llama@0+cot+kd.1": ["results/config/models/llama@0+cot/copra.json"],
+        "llama@0+cot+kd": [],
+        "llama@0+cot-2": [],
+        "llama@0+cot+kd-2.0": ["results/config/models/llama@0+cot-2/copra.json"],
+        "llama@0+cot+kd-2.1": ["results/config/models/llama@0+cot-2/copra.json"],
+        "llama@0+cot+kd-2": [],
+        "llama@0+cot+drop+pause": [],
+    }
+
+
+def test_the_manifest_of_the_pretrained_model_is_what_a_training_waits_for():
+    codi = {"kind": "codi", "training": TRAINING, "explaining": {"decoder": "pretrained"}}
+    found = workflow(steps=CONFIG["steps"] | {"codi": codi}, recipes=[["cot", "drop", "codi"]])
+    assert found.pretrained("llama@0+cot+drop+codi") == ["results/config/models/llama@0+cot+drop/copra.json"]
+    assert found.pretrained("llama@0+cot") == []
+
+
+def test_a_change_of_teacher_is_no_change_of_settings():
+    """The manifest that it waits for changes instead."""
+    steps = CONFIG["steps"] | {"kd-2": {**CONFIG["steps"]["kd-2"], "teacher": "llama+cot"}}
+    first, second = workflow(), workflow(steps=steps)
+    name = "llama@0+cot+kd-2.0"
+    assert first.train_settings(name) == second.train_settings(name)
+    assert first.teacher(name) != second.teacher(name)
+
+
+def test_only_models_that_can_answer_are_evaluated_after_a_stage():
+    staged = ["llama@0+cot+kd.1", "llama@0+cot+kd", "llama@0+cot+kd-2.1", "llama@0+cot+kd-2"]
+    asked = workflow(evaluation={"stages": True})
+    assert asked.staged == staged
+    assert workflow().staged == []
+    evaluated = {
+        path.split("/")[3] for path in asked.artifacts() if path.startswith("results/config/evaluations/")
+    }
+    assert evaluated == {*staged, *asked.ends, *asked.before_and_after}
+    assert not any(name.endswith(".0") for name in evaluated)
+    drawn = json.loads(asked.figure_settings("curriculum"))["nodes"]
+    assert [(row["recipe"], row["stage"], row["node"]) for row in drawn[:2]] == [
+        ("llama+cot+kd", 1, "llama@0+cot+kd.1"),
+        ("llama+cot+kd", 2, "llama@0+cot+kd"),
+    ]
+
+
+def test_every_node_is_made_by_the_rule_of_its_kind():
+    patterns = workflow()
+    rules = {"train": patterns.trained, "prune": patterns.pruned, "prompt": patterns.prompted}
+    for node in patterns.tree.nodes.values():
+        made_by = [kind for kind, pattern in rules.items() if re.fullmatch(pattern, node.name)]
+        assert made_by == ([] if node.kind == "base" else [node.kind])
+    nothing = workflow(recipes=[["cot"]], steps={"cot": CONFIG["steps"]["cot"]})
+    assert not any(re.fullmatch(nothing.prompted, f"llama@0+{step}") for step in ("cot", "", "ask"))
+
+
+def test_the_file_of_a_prompt_is_watched(monkeypatch):
+    asked = workflow()
+    assert asked.prompt_source("llama@0+cot+ask") is None
+    assert asked.prompt_source("llama@0+cot+ask-2") == Path("examples.jsonl")
+    monkeypatch.delenv("EXAMPLES", raising=False)
+    steps = CONFIG["steps"] | {"ask": {"kind": "few_shot", "file": "${EXAMPLES}/few.jsonl"}}
+    with pytest.raises(CopraError, match="EXAMPLES, which is not set"):
+        workflow(steps=steps).prompt_source("llama@0+cot+ask")
+    monkeypatch.setenv("EXAMPLES", "/data")
+    assert workflow(steps=steps).prompt_source("llama@0+cot+ask") == Path("/data/few.jsonl")
+
+
+def test_a_prompt_is_made_from_its_own_settings():
+    settings = json.loads(workflow().prompt_settings("llama@0+cot+ask"))
+    assert settings["node"] == "llama@0+cot+ask"
+    assert (settings["prompt"]["exemplars"], settings["prompt"]["stops"]) == (8, ["Q:", "</s>", "<|im_end|>"])
+    assert "worked" not in settings
+    assert set(settings) == {"node", "prompt", "code"}
+    assert workflow().data("llama@0+cot+ask", "train") == ["results/config/data/sums/train.json"]
+    assert workflow().parent("llama@0+cot+ask") == "results/config/models/llama@0+cot"
+
+
+def test_a_table_has_a_prompted_recipe_by_the_name_of_its_step():
+    rows = json.loads(workflow().table_settings("accuracy_vs_flops"))["recipes"]
+    found = {row["recipe"]: (row["method"], row["pruning"], row["nodes"]) for row in rows}
+    assert found["llama+cot+ask"] == ("ask", "dense", ["llama@0+cot+ask"])
+    # A teacher that no recipe ends at has no row.
+    assert "llama+cot-2" not in found
+
+
+def test_what_accuracy_needs_is_in_the_settings_where_accuracy_selects():
+    asked = workflow()
+    assert json.loads(asked.train_settings("llama@0+cot+kd"))["answers"] == "number"
+    assert "answers" not in json.loads(asked.train_settings("llama@0+cot"))
+
+
+def looking(**evaluation) -> Workflow:
+    """Two seeds of recipes that end with latents in a loop, learned ones, and none."""
+    steps = CONFIG["steps"] | {
+        "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": TRAINING},
+        "codi": {"kind": "codi", "training": TRAINING},
+        "pauses": {"kind": "codi", "iterations": 0, "training": TRAINING},
+        "as-pause": {"kind": "coconut", "thought": "embedding", "training": TRAINING},
+        "without": {"kind": "coconut", "thought": "none", "training": TRAINING},
+    }
+    names = ("coconut", "codi", "pauses", "as-pause", "without", "pause", "ask")
+    recipes = [["cot"], *(["cot", name] for name in names), ["cot", "coconut", "drop"]]
+    recipes.append(["cot", "coconut", "drop", "ask"])
+    return workflow(steps=steps, recipes=recipes, seeds=[0, 1], evaluation=evaluation)
+
+
+def test_ends_of_recipes_with_latents_are_swept():
+    ends = ("coconut", "codi", "pauses", "as-pause", "pause", "coconut+drop")
+    swept = [f"llama@{seed}+cot+{end}" for end in ends for seed in (0, 1)]
+    found = looking(latents=[0, 2])
+    assert found.swept == swept
+    rows = json.loads(found.table_settings("accuracy_vs_latents"))["swept"]
+    assert rows[:2] == [{"recipe": "llama+cot+coconut", "node": f"llama@{s}+cot+coconut"} for s in (0, 1)]
+    assert looking().swept == []
+
+
+def test_only_latents_that_are_hidden_states_are_looked_at():
+    """One seed of each recipe."""
+    found = looking(lens=3)
+    assert found.seen_through == [f"llama@0+cot+{end}" for end in ("coconut", "codi", "coconut+drop")]
+    assert json.loads(found.table_settings("latent_lens"))["seen"] == found.seen_through
+    assert looking().seen_through == []
+
+
+def test_tables_and_figures_about_latents_are_asked_for_where_there_is_something_to_show():
+    def about_latents(found):
+        return {path for path in [*found.tables(), *found.figures()] if "laten" in path}
+
+    swept = {f"results/config/tables/accuracy_vs_latents.{kind}" for kind in ("parquet", "csv", "md", "tex")}
+    swept |= {f"results/config/figures/accuracy_vs_latents.{kind}" for kind in ("svg", "png")}
+    seen = {f"results/config/tables/latent_lens.{kind}" for kind in ("parquet", "csv", "md", "tex")}
+    seen |= {
+        f"results/config/figures/latent_lens/llama@0+cot+{end}.{kind}"
+        for end in ("coconut", "codi", "coconut+drop")
+        for kind in ("svg", "png")
+    }
+    assert about_latents(looking()) == set()
+    assert about_latents(looking(latents=[1])) == swept
+    assert about_latents(looking(lens=1)) == seen
+    assert about_latents(looking(lens=1, latents=[1])) == swept | seen
+    # No recipe of these has latents, or none that are hidden states.
+    asked = {"latents": [1], "lens": 1}
+    assert about_latents(workflow(recipes=[["cot"], ["cot", "ask"]], evaluation=asked)) == set()
+    assert about_latents(workflow(recipes=[["cot", "pause"]], evaluation=asked)) == swept
+
+
+@pytest.mark.parametrize(
+    ("change", "rerun"),
+    [
+        ({"lens": 4}, {"lens"}),
+        ({"latents": [0, 3]}, {"sweep"}),
+        ({"limit": 5}, {"sweep", "evaluate"}),
+        ({"split": "valid"}, {"lens", "sweep", "evaluate"}),
+        ({"max_new_tokens": 7}, {"lens", "sweep", "evaluate"}),
+        ({"batch_size": 7}, {"lens", "sweep", "evaluate"}),
+        ({"compile": True}, {"sweep", "evaluate"}),
+        ({"stages": True}, set()),
+    ],
+)
+def test_a_changed_evaluation_changes_the_settings_of_what_depends_on_it(change, rerun):
+    before, after = looking(lens=3, latents=[0, 2]), looking(**{"lens": 3, "latents": [0, 2], **change})
+    node = "llama@0+cot+coconut"
+    verbs = ("lens", "sweep", "evaluate")
+    settings = [[getattr(found, f"{verb}_settings")(node) for verb in verbs] for found in (before, after)]
+    assert {verb for verb, old, new in zip(verbs, *settings, strict=True) if old != new} == rerun
+
+
+def test_another_table_or_figure_of_latents_is_no_change_of_the_others():
+    before, after = looking(latents=[1]), looking(latents=[1, 2], lens=5)
+    for table in ("accuracy_vs_flops", "accuracy_vs_latents", "before_fine_tuning", "latent_lens"):
+        same = before.table_settings(table) == after.table_settings(table)
+        assert same == (table != "latent_lens")
+    for figure in ("accuracy_vs_flops", "accuracy_vs_latents", "training_curves", "latent_lens"):
+        assert before.figure_settings(figure) == after.figure_settings(figure)
+
+
+CURVE = {
+    "model": "llama+cot",
+    "unit": "layers",
+    "metrics": ["cosine", "greedy_loss", "random"],
+    "remove": [1, 2],
+}
+
+
+def curving(*curves, **changes) -> Workflow:
+    """Two seeds of recipes that share the model that the curves are of."""
+    named = {f"curve-{number}": {**CURVE, **curve} for number, curve in enumerate(curves)}
+    return workflow(
+        recipes=[["cot", "kd"], ["cot", "ask"], ["cot", "pause"]], seeds=[0, 1], curves=named, **changes
+    )
+
+
+def test_a_curve_is_measured_on_each_seed_of_its_model_with_the_scores_that_it_needs():
+    asked = curving(
+        {}, {"unit": "kv_groups", "metrics": ["taylor", "magnitude"], "objectives": ["answer", "latent"]}
+    )
+    assert asked.curved == {
+        "curve-0": ["llama@0+cot", "llama@1+cot"],
+        "curve-1": ["llama@0+cot", "llama@1+cot"],
+    }
+    assert asked.measured == [f"curve-{curve}/llama@{seed}+cot" for curve in (0, 1) for seed in (0, 1)]
+    folder = "results/config/scores/llama@1+cot"
+    assert asked.curve_scores("curve-0", "llama@1+cot") == [
+        f"{folder}/cot/passes.json",
+        f"{folder}/cot/layers.greedy_loss.json",
+    ]
+    needed = [f"{folder}/answer/passes.json", f"{folder}/latent/passes.json"]
+    assert asked.curve_scores("curve-1", "llama@1+cot") == needed
+    assert {*asked.curve_scores("curve-0", "llama@0+cot"), *needed} <= set(asked.scored)
+    assert not [path for path in workflow(recipes=[["cot"]]).scored if "scores" in path]
+
+
+def test_tables_and_figures_of_curves_are_asked_for_where_there_are_curves():
+    def about_curves(found):
+        named = {path.split("/", 3)[3].rsplit(".", 1)[0] for path in [*found.tables(), *found.figures()]}
+        return {name for name in named if "curve-" in name or name in ("pruning_curves", "drop_orders")}
+
+    layers = {"pruning_curves", "drop_orders", "pruning_curves/curve-0", "drop_orders/curve-0"}
+    groups = {"pruning_curves/curve-0", "pruning_curves", "drop_orders/curve-0"}
+    assert about_curves(curving()) == set()
+    assert about_curves(curving({})) == layers
+    # Only layers have an order worth a table.
+    assert about_curves(curving({"unit": "kv_groups", "metrics": ["gates"]})) == groups
+    assert "results/config/figures/layer_distances/llama@0+cot/cot.svg" in curving({}).figures()
+
+
+def test_after_fine_tuning_is_drawn_where_something_is_pruned():
+    assert "results/config/figures/after_fine_tuning.svg" in workflow().figures()
+    assert "results/config/figures/after_fine_tuning.svg" not in workflow(recipes=[["cot"]]).figures()
+
+
+@pytest.mark.parametrize(
+    ("change", "rerun"),
+    [
+        ({"evaluation": {"max_new_tokens": 7}}, True),
+        ({"evaluation": {"limit": 7}}, True),
+        ({"importance": {"batch_size": 7}}, True),
+        ({"evaluation": {"lens": 7}}, False),
+        ({"importance": {"rows": 7}}, False),
+    ],
+)
+def test_a_curve_depends_on_what_it_measures(change, rerun):
+    settings = [
+        found.curve_settings("curve-0", "llama@0+cot") for found in (curving({}), curving({}, **change))
+    ]
+    assert (settings[0] != settings[1]) == rerun
+    value = json.loads(settings[0])
+    assert (value["name"], value["node"], value["answers"]) == ("curve-0", "llama@0+cot", "number")
+    assert value["curve"]["objectives"] == ["cot"]
+
+
+def test_metrics_have_a_line_for_each_objective_on_which_they_differ():
+    metrics = ["magnitude", "activation", "taylor", "random"]
+    changes = {"unit": "neurons", "metrics": metrics, "objectives": ["answer", "cot", "latent"]}
+    curve = curving({**changes, "random_seeds": [3, 5]}).curve("curve-0")
+    assert [(line.metric, line.objective, line.table, line.seed) for line in curve.lines()] == [
+        ("magnitude", None, "answer/passes.parquet", None),
+        ("activation", "cot", "cot/passes.parquet", None),
+        ("activation", "latent", "latent/passes.parquet", None),
+        ("taylor", "answer", "answer/passes.parquet", None),
+        ("taylor", "cot", "cot/passes.parquet", None),
+        ("taylor", "latent", "latent/passes.parquet", None),
+        ("random", None, None, 3),
+        ("random", None, None, 5),
+    ]
+    assert [curve.name_of(line) for line in curve.lines()][:2] == ["magnitude", "activation (cot)"]
+
+
+def test_a_new_objective_of_all_scores_is_one_of_the_curves_too():
+    changed = curving({}, importance={"objective": "answer"})
+    assert (
+        changed.curve_scores("curve-0", "llama@0+cot")[0]
+        == "results/config/scores/llama@0+cot/answer/passes.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("curve", "message"),
+    [
+        (
+            {"model": "llama+cto"},
+            "model: 'llama+cto' is no recipe or beginning of one (did you mean 'llama+cot'?)",
+        ),
+        ({"model": "llama@0+cot"}, "model: 'llama@0+cot' is no recipe"),
+        ({"model": "llama", "metrics": ["deepest"]}, "model: a base from scratch knows nothing before"),
+        ({"model": "llama+cot+kd"}, "model: it ends with icot_kd, whose parts belong to single layers"),
+        ({"objectives": ["text"]}, "objectives: there is no text to score on; name it under importance.text"),
+    ],
+)
+def test_a_curve_that_cannot_be_measured_is_refused(curve, message):
+    with pytest.raises(CopraError) as caught:
+        curving({}, curve)
+    assert str(caught.value).startswith(f"config.yaml: curves.curve-1.{message}")
+
+
+def test_a_model_that_cannot_answer_has_no_curve_by_accuracy():
+    bases = {"llama": {"path": "a/llama"}}
+    with pytest.raises(
+        CopraError, match=r"curve-0\.metrics: 'accuracy' counts right answers, and llama cannot"
+    ):
+        curving({"model": "llama", "metrics": ["cosine", "accuracy"]}, bases=bases)
+    with pytest.raises(CopraError, match=r"curve-0\.objectives: llama was never trained to think"):
+        curving({"model": "llama", "objectives": ["latent"]}, bases=bases)
+    # One curve for all seeds: nothing in it is drawn.
+    assert curving({"model": "llama"}, bases=bases).measured == ["curve-0/llama"]
+
+
+def test_every_fault_of_every_curve_is_told():
+    with pytest.raises(CopraError) as caught:
+        curving(
+            {"model": "nobody"}, {"objectives": ["text"], "remove": [9]}, importance={"greedy_removals": 4}
+        )
+    assert len(str(caught.value).split("\n")) == 3
+
+
+def removals(asked: Workflow, node: str, scoring: str = "layers.greedy_loss", objective: str = "cot"):
+    return json.loads(asked.score_settings(node, objective, scoring))["importance"]["greedy_removals"]
+
+
+def greedy(budget, **changes):
+    return {"kind": "prune", "unit": "layers", "metric": "greedy_loss", "budget": budget, **changes}
+
+
+def test_a_greedy_search_removes_what_those_ask_for_who_use_its_table():
+    steps = CONFIG["steps"] | {"one": greedy({"count": 1}), "two": greedy({"count": 2})}
+    recipes = [["cot", "one"], ["cot", "two"], ["cot-2", "one"], ["cot-2", "drop", "one"]]
+    asked = workflow(steps=steps, recipes=recipes)
+    names = ["llama@0+cot", "llama@0+cot-2", "llama@0+cot-2+drop"]
+    assert [removals(asked, name) for name in names] == [2, 1, 1]
+    curve = CURVE | {"model": "llama+cot-2", "metrics": ["greedy_loss"], "remove": [1, 2]}
+    curved = workflow(steps=steps, recipes=recipes, curves={"ours": curve})
+    assert [removals(curved, name) for name in names] == [2, 2, 1]
+    given = workflow(steps=steps, recipes=recipes[:2], importance={"greedy_removals": 2})
+    assert removals(given, "llama@0+cot") == 2
+
+
+def test_a_greedy_search_for_a_budget_that_is_no_count_removes_all_that_can_go():
+    steps = CONFIG["steps"] | {"one": greedy({"count": 1}), "most": greedy({"flops": 0.5})}
+    asked = workflow(steps=steps, recipes=[["cot", "one"], ["cot-2", "one"], ["cot-2", "most"]])
+    assert [removals(asked, name) for name in ("llama@0+cot", "llama@0+cot-2")] == [1, None]
+
+
+def test_a_greedy_search_that_finds_fewer_layers_than_are_to_go_is_refused():
+    asked = {"importance": {"greedy_removals": 1}}
+    with pytest.raises(CopraError, match=r"curve-0\.remove: 'greedy_loss' finds 1 layers and 2 are to go"):
+        curving({"metrics": ["greedy_loss"], "remove": [1, 2]}, **asked)
+    steps = CONFIG["steps"] | {"two": greedy({"count": 2})}
+    with pytest.raises(CopraError, match=r"'two' removes 2 layers, of which the greedy search finds 1"):
+        workflow(steps=steps, recipes=[["cot", "two"]], **asked)

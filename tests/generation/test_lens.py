@@ -1,0 +1,94 @@
+"""What latents would say, against a plain loop: a prompt at a time, no cache, in float64."""
+
+import pytest
+import torch
+
+from copra.data.sequences import Decoding
+from copra.generation.decode import decode
+from copra.generation.lens import look
+from copra.models.parts import make_parts
+
+PAD, K = 0, 4
+WAYS = {
+    "raw": Decoding((47,), 3, "hidden", 48, (49,)),
+    "scaled": Decoding((47,), 3, "hidden", 48, (49,), "scaled"),
+    "projected": Decoding((47,), 3, "hidden", 48, (49,), "projected"),
+    "one": Decoding((47,), 1, "hidden", 48, (49,)),
+    "iterated": Decoding((47,), 4, "hidden", 48, (49,), "raw", iterations=2),
+}
+
+
+@pytest.fixture
+def prompts():
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randint(1, 47, (length,), generator=generator).tolist() for length in (4, 9, 1, 6)]
+
+
+@torch.no_grad()
+def plain_states(model, prompt, decoding, parts) -> list[torch.Tensor]:
+    """The hidden state before each latent as it is fed in the last pass; every pass recomputes all."""
+    embedding = model.get_input_embeddings().weight
+    inputs = [embedding[token] for token in [*prompt, *decoding.before]]
+    mean = embedding.norm(dim=1).mean()
+
+    def body(vectors):
+        stacked = torch.stack(vectors)[None]
+        return model.base_model(inputs_embeds=stacked, use_cache=False).last_hidden_state[0]
+
+    def feed(state):
+        if decoding.latent_input == "projected":
+            return parts["projection"](state)
+        return state / state.norm() * mean if decoding.latent_input == "scaled" else state
+
+    n = decoding.latents
+    if decoding.iterations is None:
+        states = []
+        for _ in range(n):
+            states.append(body(inputs)[-1])
+            inputs.append(feed(states[-1]))
+        return states
+    latents = [embedding[decoding.latent_token]] * n
+    for _ in range(decoding.iterations):
+        states = list(body([*inputs, *latents])[len(inputs) - 1 : len(inputs) + n - 1])
+        latents = [feed(state) for state in states]
+    return states
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_tokens_and_probabilities_equal_the_plain_ones(any_model, prompts, name):
+    decoding = WAYS[name]
+    torch.manual_seed(1)
+    parts = make_parts(any_model, {"projection": {}} if name == "projected" else {})
+    options = {"stop": 46, "pad": PAD, "max_new_tokens": 5, "parts": parts}
+    seen = look(any_model, prompts, decoding, batch_size=3, k=K, **options)
+    answers = decode(any_model, prompts, decoding, batch_size=4, **options)
+    head = any_model.get_output_embeddings().weight
+    for prompt, one, answer in zip(prompts, seen, answers, strict=True):
+        assert one.answer == answer
+        states = plain_states(any_model, prompt, decoding, parts)
+        assert len(one.tokens) == len(states) == decoding.latents
+        for state, tokens, probabilities in zip(states, one.tokens, one.probabilities, strict=True):
+            expected = (head @ state).softmax(0)
+            order = expected.argsort(descending=True)[:K].tolist()
+            assert tokens == order
+            assert probabilities == pytest.approx(expected[order].tolist(), abs=1e-4)
+
+
+def test_the_latents_say_different_things(any_model, prompts):
+    """Otherwise a lens that looks at the wrong place would pass."""
+    options = {"stop": 46, "pad": PAD, "max_new_tokens": 1, "batch_size": 4, "k": K}
+    (one, *_) = look(any_model, prompts, WAYS["raw"], **options)
+    assert len({tuple(tokens) for tokens in one.tokens}) == 3
+
+
+def test_logits_are_read_at_latents_and_generated_tokens_only(any_model, prompts):
+    read: list[int] = []
+    any_model.get_output_embeddings().register_forward_hook(
+        lambda _, arguments, __: read.append(arguments[0].shape[:-1].numel())
+    )
+    options = {"stop": -1, "pad": PAD, "max_new_tokens": 2, "k": K}
+    look(any_model, prompts, WAYS["raw"], batch_size=4, **options)
+    assert read == [4 * 3, 4, 4]
+    read.clear()
+    look(any_model, prompts, WAYS["raw"], batch_size=3, **options)
+    assert read == [3 * 3, 3, 3, 1 * 3, 1, 1]

@@ -1,0 +1,97 @@
+"""What stages say that they compute, against what is seen at the modules: a row at a time."""
+
+import copy
+from collections import Counter
+
+import pytest
+from references import MARKERS, PAD, another, draw_rows
+
+from copra.data.batch import collate
+from copra.methods import METHODS
+from copra.methods.distil import stage_of
+from copra.methods.reasoning_model import Thinker
+from copra.models.parts import make_parts
+
+WAYS = [
+    ("no_cot", {}),
+    ("cot", {}),
+    ("scratchpad", {}),
+    ("pause", {}),
+    ("icot_si", {}),
+    ("icot_kd", {}),
+    ("coconut", {}),
+    ("coconut", {"explaining": {"layers": 2}, "latents_per_step": 2}),
+    ("coconut", {"explaining": {"decoder": "shared"}}),
+    ("coconut", {"explaining": {"decoder": "pretrained"}}),
+    ("codi", {}),
+    ("codi", {"explaining": {}, "drop_last_step": False}),
+    ("codi", {"iterations": 2}),
+    ("codi", {"iterations": 0}),
+    ("codi", {"iterations": 6}),
+    ("cot", {"distil": {}}),
+    ("scratchpad", {"distil": {"task_weight": 1}}),
+    ("coconut", {"distil": {}}),
+    ("coconut", {"distil": {"task_weight": 1}, "explaining": {"layers": 2}, "latents_per_step": 2}),
+    ("codi", {"distil": {"task_weight": 1}, "iterations": 2}),
+    ("codi", {"distil": {}, "iterations": 2}),
+]
+
+
+def seen(thinker, stage, sample) -> Counter:
+    """Tokens or states that each reader reads, and positions at which the LM head is read."""
+    found = Counter()
+
+    def watch(module, reader):
+        def look(_, args, kwargs):
+            tokens = kwargs.get("input_ids")
+            found[reader] += (kwargs["inputs_embeds"] if tokens is None else tokens).shape[1]
+
+        module.register_forward_pre_hook(look, with_kwargs=True)
+
+    def watch_states(module, reader, states):
+        module.register_forward_pre_hook(lambda _, args: found.update({reader: states(args[0])}))
+
+    watch(thinker.model.base_model, "model")
+    if thinker.teacher is not None:
+        watch(thinker.teacher.model.base_model, "teacher")
+    if "emulator" in thinker.parts:
+        watch(thinker.parts["emulator"].body, "emulator")
+        watch_states(thinker.parts["emulator"], "emulation", len)
+        watch_states(thinker.parts["mind_reader"], "mind_reader", lambda states: states.shape[1])
+    for reader, each in (("projection", thinker), ("teacher_projection", thinker.teacher)):
+        if each is not None and "projection" in each.parts:
+            watch_states(each.parts["projection"], reader, lambda states: states.shape[:-1].numel())
+    if "step_decoder" in thinker.parts:
+        watch(thinker.parts["step_decoder"].body, "step_decoder")
+    for reader in filter(None, (thinker, thinker.teacher)):
+        reader.model.get_output_embeddings().register_forward_hook(
+            lambda _, args, __: found.update(head=args[0].shape[0])
+        )
+    if (head := getattr(thinker.part("step_decoder"), "head", None)) is not None:
+        head.register_forward_hook(lambda _, args, __: found.update(head=args[0].shape[0]))
+    stage.loss(thinker, collate([sample], PAD))
+    # An explanation is told by one pass for all texts, padded to the longest.
+    assert len(sample.explained) < 2
+    return +found
+
+
+STAGES = [
+    pytest.param(stage_of(method, number), id=f"{kind}-{'-'.join(settings)}-{number}")
+    for kind, settings in WAYS
+    for method in [METHODS[kind](kind=kind, training={"steps": 1}, **settings)]
+    for number in method.stages()
+]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_stages_say_what_they_compute(make_model, kind, stage):
+    """One row of one step, so that no explanation is padded, and one of none."""
+    for row in draw_rows((5, (6,)), (7, ())):
+        model = make_model(kind)
+        parts = make_parts(model, stage.parts())
+        teacher = Thinker(another(model), copy.deepcopy(parts)) if stage.needs_teacher else None
+        sample, said = stage.lay_out(row, MARKERS), Counter()
+        for work in stage.work(sample):
+            said.update({work.reader: work.tokens, "head": work.supervised})
+        assert seen(Thinker(model, parts, teacher), stage, sample) == +said

@@ -1,0 +1,43 @@
+import copy
+
+import pytest
+
+from copra.experiment.workflow import Workflow
+
+TRAINING = {"steps": 10, "batch_size": 4, "validations": 1}
+SIZES = {"hidden_size": 16, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_size": 32, "context": 64}
+CONFIG = {
+    "task": "sums",
+    "tasks": {"sums": {"kind": "word_sums", "train": 300, "valid": 40, "test": 60}},
+    "base": "llama",
+    "bases": {"llama": {"from_scratch": SIZES}},
+    "steps": {
+        "cot": {"kind": "cot", "training": TRAINING},
+        "no-cot": {"kind": "no_cot", "training": TRAINING},
+        "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": TRAINING},
+        "layers-1": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
+        "ask": {"kind": "few_shot", "exemplars": 2},
+    },
+    "recipes": [["cot", "no-cot"], ["cot", "layers-1", "coconut"], ["cot", "ask"]],
+    "evaluation": {"max_new_tokens": 8},
+    "latency": None,
+}
+
+
+@pytest.fixture
+def make_workflow(tmp_path, monkeypatch):
+    """Makes the little experiment, with values set by path as in steps__cot__kind="cot"."""
+    # What a workflow computes of files it keeps below the working directory.
+    monkeypatch.chdir(tmp_path)
+
+    def make(**changes) -> Workflow:
+        config = copy.deepcopy(CONFIG)
+        for path, value in changes.items():
+            *parents, last = path.split("__")
+            node = config
+            for part in parents:
+                node = node.setdefault(part, {})
+            node[last] = value
+        return Workflow(config, "config.yaml")
+
+    return make

@@ -1,0 +1,36 @@
+"""What a pruning curve hands on to the prune steps behind its points."""
+
+import pytest
+from pydantic import ValidationError
+
+from copra.schema.curve import Curve
+
+GROUPS = {"model": "llama+cot", "unit": "kv_groups", "remove": [2], "objectives": ["cot"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "normalised"),
+    [
+        ({}, [True, True, False]),
+        ({"scope": "uniform"}, [False, False, False]),
+        ({"normalise": True}, [True, True, True]),
+        ({"normalise": False}, [False, False, False]),
+    ],
+)
+def test_scores_are_normalised_as_in_a_prune_step(changes, normalised):
+    """By default those that grow with the residual stream, where layers compete."""
+    curve = Curve(**GROUPS, metrics=["activation", "contribution", "taylor"], **changes)
+    assert [curve.step(line, 2).normalise for line in curve.lines()] == normalised
+    assert curve.canonical()["normalise"] == changes.get("normalise")
+    assert curve.canonical()["scope"] == changes.get("scope", "global")
+
+
+def test_layers_cannot_be_normalised():
+    with pytest.raises(ValidationError, match="not for layers themselves"):
+        Curve(**{**GROUPS, "unit": "layers"}, metrics=["cosine"], normalise=True)
+
+
+def test_the_mean_angle_has_one_line_on_objectives_that_read_the_same():
+    value = {**GROUPS, "unit": "layers", "objectives": ["cot", "answer", "latent"]}
+    curve = Curve(**value, metrics=["angular_mean"])
+    assert [line.objective for line in curve.lines()] == ["cot", "latent"]

@@ -1,0 +1,125 @@
+"""The code's fingerprint: it changes with the code that a verb can run, and with nothing else."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import copra
+from copra.cli import VERBS
+from copra.utils.fingerprint import closure, fingerprint
+
+PACKAGE = Path(copra.__file__).parent
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package that may be edited."""
+    shutil.copytree(PACKAGE, tmp_path / "copra", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "copra"
+
+
+def fingerprints(package):
+    """The fingerprints of all verbs, from a process that imports this copy of the package."""
+    code = (
+        "import json; from copra.cli import VERBS; from copra.utils.fingerprint import fingerprint;"
+        "print(json.dumps({verb: fingerprint(verb) for verb in VERBS}))"
+    )
+    environment = {"PYTHONPATH": str(package.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def changed_verbs(package, file, old, new):
+    """The verbs whose fingerprint changes with an edit."""
+    before = fingerprints(package)
+    path = package / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    after = fingerprints(package)
+    return {verb for verb in VERBS if before[verb] != after[verb]}
+
+
+def test_it_is_short_and_the_same_for_the_same_code(package):
+    found = fingerprints(package)
+    assert found == {verb: fingerprint(verb) for verb in VERBS}
+    assert all(len(value) == 16 and int(value, 16) >= 0 for value in found.values())
+
+
+def test_comments_docstrings_and_layout_do_not_count(package):
+    file = package / "training" / "loop.py"
+    before = fingerprints(package)
+    text = file.read_text()
+    for docstring in (
+        '"""The training loop: samples in',
+        '"""One stage of training',
+        '"""Optimizer steps of',
+    ):
+        assert docstring in text
+        text = text.replace(docstring, '"""Other words: ' + docstring[3:])
+    text = text.replace("import json\n", "# A comment.\n\n\nimport json  # another\n", 1)
+    file.write_text(text + "\n\n# the end\n")
+    assert fingerprints(package) == before
+
+
+def test_a_changed_statement_counts(package):
+    assert "train" in changed_verbs(package, "training/step.py", "3 * math.log(", "4 * math.log(")
+
+
+def test_a_changed_default_and_a_changed_message_count(package):
+    assert "train" in changed_verbs(
+        package, "schema/training.py", "= Field(1e-4, gt=0)", "= Field(1e-3, gt=0)"
+    )
+    assert "choose" in changed_verbs(package, "schema/pruning.py", "Give a smaller target.", "Lower it.")
+
+
+@pytest.mark.parametrize(
+    ("file", "verbs"),
+    [
+        ("report/figures.py", {"figure"}),
+        ("training/loop.py", {"train"}),
+        ("pruning/surgery.py", {"prune", "score", "curve"}),
+        ("pruning/scoring/heads.py", {"score"}),
+        ("evaluation/latency.py", {"latency"}),
+        ("experiment/workflow.py", {"check", "clean", "plan", "status"}),
+    ],
+)
+def test_an_edit_reruns_what_depends_on_the_file(package, file, verbs):
+    with open(package / file, "a") as handle:
+        handle.write("\nANYTHING = 1\n")
+    before = {verb: fingerprint(verb) for verb in VERBS}
+    after = fingerprints(package)
+    assert {verb for verb in VERBS if before[verb] != after[verb]} == verbs
+
+
+def test_the_config_is_no_part_of_any_rule():
+    """A new key must not make everything run again."""
+    for verb in set(VERBS) - {"check", "clean", "plan", "schema", "status"}:
+        assert not {
+            "copra.experiment.config",
+            "copra.experiment.recipes",
+            "copra.experiment.workflow",
+        } & closure(f"copra.commands.{verb}")
+
+
+def test_training_does_not_depend_on_reports():
+    assert not {name for name in closure("copra.commands.train") if name.startswith("copra.report")}
+
+
+def test_no_module_is_imported_in_a_way_that_the_closure_does_not_see():
+    for file in PACKAGE.rglob("*.py"):
+        text = file.read_text()
+        assert "from ." not in text, file
+        assert "__import__" not in text, file
+        assert "import_module" not in text or file.name in ("cli.py", "forkserver.py"), file
+
+
+def test_how_a_job_starts_is_no_part_of_any_rule():
+    starting = {"copra.cli", "copra.utils.forking", "copra.utils.forkserver"}
+    assert not {verb for verb in VERBS if starting & closure(f"copra.commands.{verb}")}
