@@ -25,7 +25,7 @@ import torch
 import transformers
 from accelerate.state import AcceleratorState
 from measuring import (
-    Clock,
+    TimeModel,
     copy_speed,
     draw_rows,
     heading,
@@ -41,13 +41,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from copra.cost.flops import of_training_work
 from copra.data.batch import collate, width_multiple
-from copra.data.sequences import Decoding, Markers
+from copra.data.sequences import GenerationSpec, Markers
 from copra.evaluation.latency import device_name
 from copra.generation.compiled import Compiled, positions
 from copra.generation.decode import decode
 from copra.methods import METHODS
 from copra.methods.distil import stage_of
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.models.checkpoint import device
 from copra.models.shape import shape_of
 from copra.training.loop import Trainer
@@ -126,12 +126,16 @@ class Bench:
     def _train(self, name: str, precision: str) -> tuple[float, float, float | None]:
         """Seconds and FLOPs of a step, and the peak of memory in GiB."""
         kind, number, settings = METHODS_MEASURED[name]
-        training = {"steps": self.options.steps, "batch_size": self.options.batch_size, "select": "last"}
-        training |= {"validations": 1, "micro_batch_size": self.options.micro_batch_size}
+        training = {
+            "steps": self.options.steps,
+            "batch_size": self.options.batch_size,
+            "select_best_by": "last",
+        }
+        training |= {"num_validations": 1, "micro_batch_size": self.options.micro_batch_size}
         method = METHODS[kind].model_validate({"kind": kind, "training": training, **settings})
         # accelerate keeps the precision of the first training for the whole process.
         AcceleratorState._reset_state(True)
-        clock = Clock(WARMING_STEPS, self.options.steps - 1)
+        clock = TimeModel(WARMING_STEPS, self.options.steps - 1)
         with tempfile.TemporaryDirectory() as folder, peak_memory() as memory:
             record = Trainer(
                 model=self.model,
@@ -164,7 +168,9 @@ class Bench:
             "answers/s",
             "peak GiB",
         )
-        latents = Decoding((self.markers.start,), LATENTS, "hidden", self.markers.latent, (self.markers.end,))
+        latents = GenerationSpec(
+            (self.markers.start,), LATENTS, "hidden", self.markers.latent, (self.markers.end,)
+        )
         for dtype in self.options.dtypes:
             self.model.to(getattr(torch, dtype))
             floor = sum(p.nbytes for p in self.model.parameters()) / (self.bandwidth / 2)
@@ -187,7 +193,7 @@ class Bench:
                         )
         self.model.float()
 
-    def _decode(self, form: str, batch: int, decoding: Decoding | None) -> tuple[float, float]:
+    def _decode(self, form: str, batch: int, decoding: GenerationSpec | None) -> tuple[float, float]:
         """Seconds up to the first token of a batch, and up to the last."""
         prompts = [row.question for row in self.rows[:batch]]
         compiled = None
@@ -253,7 +259,7 @@ class Bench:
         self.model.zero_grad()
         batch = collate(samples, 0, multiple=width_multiple(device())).to(device())
         with torch.autocast(device().type, dtype=torch.bfloat16, enabled=device().type == "cuda"):
-            total, count = self._coconut().loss(Thinker(self.model), batch)["cross_entropy"]
+            total, count = self._coconut().loss(ReasoningModel(self.model), batch)["cross_entropy"]
         (total / count).backward()
         gradients = [p.grad.norm() for p in self.model.parameters() if p.grad is not None]
         return tuple(batch.tokens.shape), float(torch.stack(gradients).norm())

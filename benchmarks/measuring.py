@@ -14,7 +14,7 @@ from copra.data.sequences import TokenRow
 from copra.models.checkpoint import device
 
 
-class Clock:
+class TimeModel:
     """Stands where a tracker does: takes the time between the ends of two steps."""
 
     def __init__(self, first: int, last: int):

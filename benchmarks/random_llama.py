@@ -49,7 +49,7 @@ def text_tokenizer(shape: dict[str, Any]) -> FromScratch:
         hidden_size=shape["hidden_size"],
         layers=shape["num_hidden_layers"],
         heads=shape["num_attention_heads"],
-        ffn_size=shape["intermediate_size"],
+        intermediate_size=shape["intermediate_size"],
         tokenizer="bpe",
         vocabulary=min(16384, shape["vocab_size"]),
     )

@@ -60,7 +60,13 @@ def config(recipes: int) -> dict[str, Any]:
         f"coconut-{number}": {"kind": "coconut", "max_latent_stage": 3, "training": {"steps": number + 1}}
         for number in range(recipes // PRUNINGS)
     }
-    sizes = {"hidden_size": 16, "layers": 12, "heads": 4, "ffn_size": 32, "context": 256}
+    sizes = {
+        "hidden_size": 16,
+        "layers": 12,
+        "heads": 4,
+        "intermediate_size": 32,
+        "max_position_embeddings": 256,
+    }
     return {
         "task": "sums",
         "tasks": {"sums": {"kind": "word_sums"}},

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from copra.data.batch import Batch, collate
-from copra.data.sequences import IGNORED, Decoding, Markers, TokenRow, lay_out
+from copra.data.sequences import IGNORED, GenerationSpec, Markers, TokenRow, lay_out
 from copra.generation.decode import decode
 from copra.methods.losses import cross_entropy
 from copra.methods.rollout import hidden_states
@@ -45,7 +45,7 @@ def main() -> None:
     chain = seconds(lambda: _step(model, text))
     print(f"  CoT on the same rows           {chain / labelled:6.2f}")
 
-    decoding = Decoding((1,), LATENTS, "hidden", 2, (3,))
+    decoding = GenerationSpec((1,), LATENTS, "hidden", 2, (3,))
     batched = seconds(lambda: _decode(model, prompts, decoding, len(prompts)))
     print("decoding 16 answers of 16 tokens after 6 latents (copra: 1.0)")
     single = seconds(lambda: _decode(model, prompts, decoding, 1))
@@ -101,7 +101,9 @@ def _recomputed(model: LlamaForCausalLM, batch: Batch) -> None:
     _backward(model, functional.cross_entropy(logits.float(), batch.labels[:, 1:][supervised]))
 
 
-def _decode(model: LlamaForCausalLM, prompts: list[list[int]], decoding: Decoding, batch_size: int) -> None:
+def _decode(
+    model: LlamaForCausalLM, prompts: list[list[int]], decoding: GenerationSpec, batch_size: int
+) -> None:
     decode(
         model, prompts, decoding, stop=0, pad=0, max_new_tokens=16, batch_size=batch_size, force_length=True
     )

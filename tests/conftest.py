@@ -145,8 +145,10 @@ def word_base(rows):
 
     def make(architecture: str = "llama", seed: int = 0, **changes):
         kv_heads = 2 if architecture == "llama" else None
-        sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": kv_heads, "ffn_size": 48}
-        spec = FromScratch(**{"architecture": architecture, **sizes, "context": 64, **changes})
+        sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": kv_heads, "intermediate_size": 48}
+        spec = FromScratch(
+            **{"architecture": architecture, **sizes, "max_position_embeddings": 64, **changes}
+        )
         model, tokenizer = make_base(Base(from_scratch=spec), rows, seed)
         return types.SimpleNamespace(model=model, tokenizer=tokenizer)
 

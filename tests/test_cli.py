@@ -20,7 +20,7 @@ CONFIG = """\
 task: sums
 tasks: {sums: {kind: word_sums}}
 base: llama
-bases: {llama: {from_scratch: {hidden_size: 16, layers: 2, heads: 4, ffn_size: 32}}}
+bases: {llama: {from_scratch: {hidden_size: 16, layers: 2, heads: 4, intermediate_size: 32}}}
 steps: {cot: {kind: cot, training: {steps: 8}}}
 recipes: [[cot]]
 """
@@ -159,7 +159,7 @@ def test_several_configs_are_checked_as_one(capsys, tmp_path, monkeypatch):
         ("base: llama", "base: llama\ntask: x", ", line 4: key 'task' is given twice (first on line 1)"),
     ],
 )
-def test_check_names_the_file_and_the_fault(capsys, tmp_path, old, new, words):
+def test_check_names_the_file_and_the_problem(capsys, tmp_path, old, new, words):
     (tmp_path / "c.yaml").write_text(CONFIG.replace(old, new))
     assert f"{tmp_path}/c.yaml{words}" in failure(capsys, "check", tmp_path / "c.yaml")
 

@@ -22,7 +22,7 @@ VERBS = {
     "prune": "apply a plan to a checkpoint",
     "train": "run one training stage",
     "prompt": "ask a checkpoint by worked examples",
-    "quantise": "keep a checkpoint's weights in int8",
+    "quantize": "keep a checkpoint's weights in int8",
     "evaluate": "answer the questions of a split",
     "sweep": "answer with other numbers of latents",
     "lens": "show what latents would say",
@@ -65,13 +65,13 @@ def _run(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments[1:])
     quiet_libraries()
     try:
-        if processes.count() == 1:  # of several, their launcher ends with it and ends them
+        if processes.world_size() == 1:  # of several, their launcher ends with it and ends them
             end_with_snakemake()
-        if getattr(options, "processes", 1) > 1 and processes.count() == 1:
+        if getattr(options, "processes", 1) > 1 and processes.world_size() == 1:
             return processes.launch(options.processes, arguments, options.jobs_per_gpu)
         processes.end_with_launcher()
         module.run(options)
-        processes.leave()
+        processes.shutdown()
     except CopraError as error:
         print(f"copra {verb}: {error}", file=sys.stderr)
         return error.status

@@ -18,7 +18,9 @@ CONFIG = {
     "task": "sums",
     "tasks": {"sums": {"kind": "word_sums"}},
     "base": "llama",
-    "bases": {"llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "ffn_size": 32}}},
+    "bases": {
+        "llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "intermediate_size": 32}}
+    },
     "steps": {
         "cot": {"kind": "cot", "training": {"steps": 8}},
         "lean": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},

@@ -9,12 +9,12 @@ import torch
 
 from copra.commands import curve
 from copra.cost.flops import FlopCounter
-from copra.data.sequences import Decoding
-from copra.data.tokenization import markers_of, tokenise
+from copra.data.sequences import GenerationSpec
+from copra.data.tokenization import markers_of, tokenize
 from copra.evaluation.accuracy import predictions
 from copra.evaluation.statistics import wilson_interval
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.scoring.scores import score_row, score_table
 from copra.pruning.surgery import cut_model
 from copra.utils.errors import CopraError
@@ -31,8 +31,8 @@ def place(tmp_path, data, word_base):
     """A folder with data, scores, and checkpoints that write steps, think in two latents, or do neither."""
     made = word_base(layers=3, initializer_range=0.3)
     markers = markers_of(made.tokenizer)
-    thinking = Decoding((markers.start,), 2, "hidden", markers.latent, (markers.end,)).to_json()
-    plain = Decoding((), 0, "hidden", markers.latent, ()).to_json()
+    thinking = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,)).to_json()
+    plain = GenerationSpec((), 0, "hidden", markers.latent, ()).to_json()
     for name, method, decoding in (
         ("cot", "cot", plain),
         ("coconut", "coconut", thinking),
@@ -72,7 +72,7 @@ def cut(place, model, units):
     """A checkpoint with units really removed."""
     checkpoint = load_checkpoint(place / model)
     whole = checkpoint.shape
-    checkpoint.model = cut_model(checkpoint.model, Cut.whole(whole).without(whole, units))
+    checkpoint.model = cut_model(checkpoint.model, KeptUnits.whole(whole).without(whole, units))
     return checkpoint
 
 
@@ -101,7 +101,7 @@ def test_accuracy_is_that_of_the_model_really_cut(place, rows, model, monkeypatc
     expected = []
     for units in ([], layers(2), layers(0, 2)):
         left = cut(place, model, units)
-        decoding = Decoding.from_json(left.manifest["decoding"])
+        decoding = GenerationSpec.from_json(left.manifest["decoding"])
         expected.append(predictions(left, decoding, rows[2::3], 6, "number")["correct"].sum())
     assert len(set(expected)) > 1
     table = run(place, model, limit=None)
@@ -113,7 +113,7 @@ def test_accuracy_is_that_of_the_model_really_cut(place, rows, model, monkeypatc
 
 def loss_by_hand(checkpoint, row, kept):
     """Mean cross-entropy of steps and answer, or of the answer right after the question."""
-    (tokens,) = tokenise(checkpoint.tokenizer, [row])
+    (tokens,) = tokenize(checkpoint.tokenizer, [row])
     supervised = [token for step in tokens.steps for token in step] if kept else []
     supervised = supervised + tokens.answer
     sequence = torch.tensor([tokens.question + supervised], device=checkpoint.model.device)

@@ -13,8 +13,14 @@ import pytest
 
 from copra.cli import main
 
-SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "ffn_size": 16, "context": 256}
-TRAINING = {"steps": 2, "batch_size": 8, "learning_rate": 3.0e-3, "validations": 1, "select": "loss"}
+SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 16, "max_position_embeddings": 256}
+TRAINING = {
+    "steps": 2,
+    "batch_size": 8,
+    "learning_rate": 3.0e-3,
+    "num_validations": 1,
+    "select_best_by": "loss",
+}
 STAGE = {"layouts": [{"skip": 0, "latents": 0}]}
 SCORES = {"scoring": "passes", "objective": "cot", "importance": {"rows": 8}}
 PLAN = {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}}

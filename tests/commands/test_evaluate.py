@@ -14,7 +14,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from copra.commands import evaluate, sweep
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import markers_of
 from copra.generation import compiled
 from copra.generation import decode as module
@@ -38,7 +38,7 @@ def place(tmp_path, data, word_base):
     for seed in (0, 1):
         made = word_base(initializer_range=0.3, seed=seed)
         markers = markers_of(made.tokenizer)
-        decoding = Decoding((markers.start,), 2, "hidden", markers.latent, (markers.end,), "projected")
+        decoding = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,), "projected")
         manifest = {"node": "tiny@0+coconut", "base": {}, "training_flops": 77, "seed": 0}
         torch.manual_seed(seed)
         save_checkpoint(
@@ -165,13 +165,13 @@ def test_answers_of_other_settings_models_or_questions_are_not_taken(place, batc
 
 
 def test_a_state_belongs_to_weights_parts_decoding_and_threads(place):
-    from copra.evaluation.kept import KeptAnswers
+    from copra.evaluation.kept import AnswerCache
 
     checkpoint = load_checkpoint(place / "model-0")
 
     def folder(checkpoint=checkpoint, **settings):
         settings = {"node": "a", **settings}
-        return KeptAnswers(place, checkpoint, settings, place / "data" / "test.parquet", 8).memory.folder
+        return AnswerCache(place, checkpoint, settings, place / "data" / "test.parquet", 8).memory.folder
 
     def changed(**changes):
         return replace(checkpoint, manifest={**checkpoint.manifest, **changes})

@@ -26,10 +26,10 @@ FORKS.set_forkserver_preload([*HEAVY, "copra.pruning.scoring.ablation"])
 DELICATE = ("replace", "fsync", "unlink", "rmdir")
 SECONDS = 120
 
-SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "ffn_size": 16, "context": 256}
+SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 16, "max_position_embeddings": 256}
 BASE, COT, PRUNED = "models/llama@0", "models/llama@0+cot", "models/llama@0+cot+layers-1"
 PAUSE = "models/llama@0+cot+pause"
-TRAINING = {"steps": 3, "batch_size": 8, "learning_rate": 3.0e-3, "validations": 1}
+TRAINING = {"steps": 3, "batch_size": 8, "learning_rate": 3.0e-3, "num_validations": 1}
 SCORES = {"importance": {"rows": 8, "validation_rows": 4, "greedy_removals": 1}, "objective": "cot"}
 PLAN = {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}}
 CURVE = {"model": "llama+cot", "unit": "layers", "metrics": ["cosine", "deepest"]}
@@ -97,8 +97,8 @@ VERBS = {
         "state": "state of curves",
         "output": "curves/layers.parquet",
     },
-    "quantise": {
-        "settings": {"node": "llama@0+cot+int8", "quantise": {"kind": "quantise", "weights": "int8"}},
+    "quantize": {
+        "settings": {"node": "llama@0+cot+int8", "quantize": {"kind": "quantize", "weights": "int8"}},
         "parent": COT,
         "data": "data",
         "output": "models/llama@0+cot+int8",
@@ -262,7 +262,7 @@ def test_a_verb_may_be_killed_over_and_over(finished, tmp_path, name, again):
     assert calls >= 3
 
 
-TOGETHER = ("train", "score", "score greedily", "curve", "evaluate", "sweep")
+COMPARABLE_ACROSS_UNITS = ("train", "score", "score greedily", "curve", "evaluate", "sweep")
 
 
 @pytest.fixture
@@ -279,7 +279,7 @@ def unmade(finished, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("name", TOGETHER)
+@pytest.mark.parametrize("name", COMPARABLE_ACROSS_UNITS)
 def test_two_at_once_make_what_one_makes(unmade, finished, name):
     folder = unmade(name)
     both = [start(folder, name) for _ in range(2)]

@@ -15,7 +15,7 @@ from copra.plan.page import amount, duration
 from copra.utils.files import read_json, read_yaml
 
 # 200 rows in batches of 8: an epoch is 25 steps.
-TRAINING = {"steps": 25, "batch_size": 8, "learning_rate": 3.0e-3, "validations": 1}
+TRAINING = {"steps": 25, "batch_size": 8, "learning_rate": 3.0e-3, "num_validations": 1}
 CONFIG = {
     "task": "sums",
     "tasks": {"sums": {"kind": "word_sums", "train": 200, "valid": 24, "test": 16}},
@@ -27,8 +27,8 @@ CONFIG = {
                 "layers": 3,
                 "heads": 4,
                 "kv_heads": 2,
-                "ffn_size": 32,
-                "context": 128,
+                "intermediate_size": 32,
+                "max_position_embeddings": 128,
             }
         }
     },
@@ -180,7 +180,7 @@ def test_the_page(place, capsys, monkeypatch):
 
 def test_a_machine_that_is_given(place, capsys):
     """A million times as slow: hours are those of the FLOPs, and no measured time changes that."""
-    options = ("--results", place / "results" / "config", "--flops-per-second", "1e5", "--utilisation", "1")
+    options = ("--results", place / "results" / "config", "--flops-per-second", "1e5", "--utilization", "1")
     verb("plan", place / "config.yaml", *options)
     text = capsys.readouterr().out
     told = forecast(Workflow(CONFIG, "config.yaml"), place / "results" / "config", 1e5, 1.0)
@@ -188,7 +188,7 @@ def test_a_machine_that_is_given(place, capsys):
     assert line.seconds == pytest.approx(line.flops / 1e5, rel=0.01)
     assert told.clock.factors == {}
     assert "1 CPU thread(s) a training: 1e+05 FLOPs a second" in text
-    assert main(["plan", str(place / "config.yaml"), "--utilisation", "0"]) == 1
+    assert main(["plan", str(place / "config.yaml"), "--utilization", "0"]) == 1
 
 
 def test_of_a_base_that_is_not_known_only_counts_are_told(place, capsys, monkeypatch):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from copra.commands import prompt
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import markers_of
 from copra.evaluation.accuracy import predictions
 from copra.methods.few_shot import FewShot
@@ -20,8 +20,8 @@ from copra.utils.files import MANIFEST, file_sha256
 @pytest.fixture
 def place(tmp_path, data, word_base):
     """A folder with data and a checkpoint that answers otherwise."""
-    made = word_base(tokenizer="bpe", vocabulary=300, context=256)
-    known = Decoding((3,), 2, "hidden", 4, (5,)).to_json()
+    made = word_base(tokenizer="bpe", vocabulary=300, max_position_embeddings=256)
+    known = GenerationSpec((3,), 2, "hidden", 4, (5,)).to_json()
     manifest = {
         "node": "tiny@0+cot",
         "method": "cot",
@@ -39,7 +39,7 @@ def ask(place, worked=None, **settings):
     prompt.arguments(parser)
     value = {
         "node": "tiny@0+cot+ask",
-        "prompt": {"kind": "few_shot", "exemplars": 3, **settings},
+        "prompt": {"kind": "few_shot", "num_fewshot": 3, **settings},
         "worked": worked,
     }
     words = ["--settings", json.dumps(value), "--parent", str(place / "parent" / MANIFEST)]
@@ -72,7 +72,7 @@ def test_a_prompt_changes_the_manifest_alone(place):
         "made_by": {
             "settings": {
                 "node": "tiny@0+cot+ask",
-                "prompt": {"kind": "few_shot", "exemplars": 3},
+                "prompt": {"kind": "few_shot", "num_fewshot": 3},
                 "worked": None,
             },
             "files": sorted(map(file_sha256, (place / "parent" / MANIFEST, place / "data" / "train.json"))),
@@ -82,7 +82,7 @@ def test_a_prompt_changes_the_manifest_alone(place):
 
 def test_a_prompted_checkpoint_answers(place, rows):
     asked = ask(place, answer="strict")
-    decoding = Decoding.from_json(asked.manifest["decoding"])
+    decoding = GenerationSpec.from_json(asked.manifest["decoding"])
     assert decoding.prompting.exemplars.count("The answer is") == 3
     table = predictions(asked, decoding, rows[2::3], 5, "number")
     assert (table["flops_cached_prompt"] < table["flops"]).all()

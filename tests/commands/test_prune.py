@@ -6,7 +6,7 @@ import pytest
 
 from copra.cli import main
 from copra.commands.common import recorded_shape
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.models.checkpoint import save_checkpoint
 from copra.pruning.proof import LIMIT
 from copra.utils.files import MANIFEST, read_json
@@ -19,7 +19,7 @@ def place(tmp_path, data, word_base):
     """A folder with data and a checkpoint of three layers with two KV groups each."""
     made = word_base(layers=3)
     known = {"node": "tiny@0+cot", "method": "cot", "seed": 0, "lineage": [{"step": "cot"}]}
-    known |= {"decoding": Decoding((), 0, "hidden", 3, ()).to_json(), "training_flops": 77, "base": {}}
+    known |= {"decoding": GenerationSpec((), 0, "hidden", 3, ()).to_json(), "training_flops": 77, "base": {}}
     known |= {"typical_answer": {"prompt": 5, "generated": 5}}
     folder = tmp_path / "parent"
     save_checkpoint(folder, made.model, made.tokenizer, known | {"dense_shape": None})

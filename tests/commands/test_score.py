@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from copra.commands import score
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import markers_of
 from copra.evaluation.accuracy import predictions
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.parts import make_parts
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.scoring.ablation import Ablation
 from copra.pruning.scoring.calibration import calibration_batches, calibration_name
 from copra.pruning.scoring.objective import example_losses
 from copra.pruning.scoring.scores import COLUMNS
 from copra.pruning.scoring.text import read_text, text_batches, text_name
 from copra.pruning.surgery import cut_model
-from copra.schema.metrics import OF_BLOCKS, PASSES, SCORED_AS, SCORINGS
+from copra.schema.metrics import BACKWARD_METRICS, OF_BLOCKS, SCORED_AS, SCORINGS
 from copra.schema.scoring import Text
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, read_sealed_json
@@ -38,8 +38,8 @@ def place(tmp_path, data, word_base):
     markers = markers_of(made.tokenizer)
     torch.manual_seed(1)
     parts = make_parts(made.model, {"projection": {}})
-    plain = Decoding((), 0, "hidden", markers.latent, ())
-    thinking = Decoding((markers.start,), 2, "hidden", markers.latent, (markers.end,), "projected")
+    plain = GenerationSpec((), 0, "hidden", markers.latent, ())
+    thinking = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,), "projected")
     for name, decoding in (("plain", plain), ("thinking", thinking), ("base", None)):
         manifest = {"node": name, "base": {}, "decoding": decoding and decoding.to_json()}
         own = parts if name == "thinking" else None
@@ -63,7 +63,7 @@ def run(place, scoring, model="plain", objective="cot", importance=(), **setting
 
 def decoding_of(checkpoint):
     known = checkpoint.manifest["decoding"]
-    return known and Decoding.from_json(known)
+    return known and GenerationSpec.from_json(known)
 
 
 @pytest.mark.parametrize("scoring", SCORINGS)
@@ -75,7 +75,7 @@ def test_every_scoring_scores_its_units(place, rows, scoring, model, objective):
     assert tuple(table.columns) == COLUMNS
     assert table["score"].map(pandas.notna).all()
     if scoring == "passes":
-        for kind, metrics in PASSES.items():
+        for kind, metrics in BACKWARD_METRICS.items():
             for metric in set(metrics) - set(OF_BLOCKS):
                 chosen = table[(table["unit"] == SCORED_AS[kind]) & (table["metric"] == metric)]
                 assert len(chosen) == NUMBERS[kind]
@@ -121,7 +121,7 @@ def test_a_job_that_was_killed_before_the_small_file_has_not_made_the_scores(pla
 
 
 def loss_without(checkpoint, layers, batches):
-    model = cut_model(checkpoint.model, Cut.whole(checkpoint.shape).without(checkpoint.shape, layers))
+    model = cut_model(checkpoint.model, KeptUnits.whole(checkpoint.shape).without(checkpoint.shape, layers))
     losses = [
         example_losses(model, checkpoint.parts, batch.to(model.device), decoding_of(checkpoint))
         for batch in batches

@@ -16,7 +16,9 @@ CONFIG = {
     "task": "sums",
     "tasks": {"sums": {"kind": "word_sums"}},
     "base": "llama",
-    "bases": {"llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "ffn_size": 32}}},
+    "bases": {
+        "llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "intermediate_size": 32}}
+    },
     "steps": {
         "cot": {"kind": "cot", "training": TRAINING},
         "no-cot": {"kind": "no_cot", "training": TRAINING},
@@ -38,8 +40,8 @@ def results(tmp_path):
     now = time.time()
     running, killed = (tmp_path / "state" / name for name in ("a" * 16, "b" * 16))
     running.mkdir(parents=True)
-    watch.announce(running, "llama@0+cot", 1000)
-    ticks = [{"step": 100 * tick, "time": now - 50 + 10 * tick} for tick in range(1, 6)]
+    watch.start_heartbeat(running, "llama@0+cot", 1000)
+    ticks = [{"step": 100 * heartbeat, "time": now - 50 + 10 * heartbeat} for heartbeat in range(1, 6)]
     (running / watch.SPEED).write_text("".join(json.dumps(line) + "\n" for line in ticks))
     (running / watch.LOG).write_text('{"step": 498, "loss": 0.25, "learning_rate": 0.00125}\n{"step"')
     (killed / "step-000000020").mkdir(parents=True)
@@ -80,12 +82,14 @@ def test_without_a_config_all_experiments_here_are_shown(results, capsys, tmp_pa
     (place / "first.yaml").write_text(yaml.safe_dump(CONFIG))
     (place / "other.yaml").write_text(yaml.safe_dump({**CONFIG, "name": "second"}))
     monkeypatch.chdir(place)
-    shown = {name: f"Running in results/{name}:\n" in status(capsys) for name in ("first", "second", "third")}
+    shown = {
+        name: f"JobStatus in results/{name}:\n" in status(capsys) for name in ("first", "second", "third")
+    }
     assert shown == {"first": True, "second": True, "third": False}
     for config, name in (("first.yaml", "first"), ("other.yaml", "second")):
         text = status(capsys, config)
         assert f"{config}: 2 of 12 jobs have their result\n" in text
-        assert text.count("Running in ") == text.count(f"Running in results/{name}:\n") == 1
+        assert text.count("JobStatus in ") == text.count(f"JobStatus in results/{name}:\n") == 1
 
 
 def test_nothing_runs(capsys, tmp_path):

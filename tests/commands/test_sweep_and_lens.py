@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from copra.commands import lens, sweep
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import markers_of
 from copra.evaluation.accuracy import predictions
 from copra.generation import compiled
@@ -23,7 +23,7 @@ def place(tmp_path, data, word_base):
     """A folder with data, a checkpoint that thinks in two latents, and one that does not think."""
     made = word_base(initializer_range=0.3)
     markers = markers_of(made.tokenizer)
-    thinking = Decoding((markers.start,), 2, "hidden", markers.latent, (markers.end,))
+    thinking = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,))
     for name, decoding in (("thinking", thinking), ("plain", replace(thinking, latents=0))):
         manifest = {"node": name, "base": {}, "decoding": decoding.to_json()}
         save_checkpoint(tmp_path / name, made.model, made.tokenizer, manifest)
@@ -48,7 +48,7 @@ def test_a_sweep_equals_single_evaluations(place, rows):
     assert table["latents"].tolist() == [0, 2, 3]
     assert table["trained"].tolist() == [False, True, False]
     checkpoint = load_checkpoint(place / "thinking")
-    decoding = Decoding.from_json(checkpoint.manifest["decoding"])
+    decoding = GenerationSpec.from_json(checkpoint.manifest["decoding"])
     for row in table.itertuples():
         single = predictions(checkpoint, replace(decoding, latents=row.latents), rows[2::3], 6, "number")
         assert (row.n, row.correct) == (8, single["correct"].sum())

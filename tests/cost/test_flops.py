@@ -9,7 +9,7 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from copra.cost.flops import PARTS, PHASES, FlopCounter, Pass, passes
 from copra.data.batch import collate
-from copra.data.sequences import Decoding, Markers, TokenRow, lay_out
+from copra.data.sequences import GenerationSpec, Markers, TokenRow, lay_out
 from copra.generation.decode import decode
 from copra.generation.run import Run, read_prefix
 from copra.methods.losses import cross_entropy
@@ -17,25 +17,25 @@ from copra.methods.rollout import hidden_states
 from copra.models.parts import make_parts
 from copra.models.per_layer import CopraLlamaConfig, CopraLlamaForCausalLM
 from copra.models.shape import shape_of
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.surgery import cut_model
 from copra.schema.shape import LayerShape, ModelShape
 
-HIDDEN = Decoding(before=(47,), latents=3, thought="hidden", latent_token=48, after=(49,))
+HIDDEN = GenerationSpec(prefix_ids=(47,), latents=3, thought="hidden", latent_token=48, suffix_ids=(49,))
 DECODINGS = {
     "none": None,
     "hidden": HIDDEN,
-    "one hidden": Decoding((47,), 1, "hidden", 48, (49,)),
-    "bare hidden": Decoding((), 2, "hidden", 48, ()),
-    "embedding": Decoding((47,), 3, "embedding", 48, (49,)),
-    "zero latents": Decoding((47,), 0, "hidden", 48, (49,)),
-    "projected": Decoding((47,), 3, "hidden", 48, (49,), "projected"),
+    "one hidden": GenerationSpec((47,), 1, "hidden", 48, (49,)),
+    "bare hidden": GenerationSpec((), 2, "hidden", 48, ()),
+    "embedding": GenerationSpec((47,), 3, "embedding", 48, (49,)),
+    "zero latents": GenerationSpec((47,), 0, "hidden", 48, (49,)),
+    "projected": GenerationSpec((47,), 3, "hidden", 48, (49,), "projected"),
     "jacobi 1": replace(HIDDEN, iterations=1),
     "jacobi 2": replace(HIDDEN, iterations=2),
     "jacobi 3": replace(HIDDEN, iterations=3),
-    "jacobi projected": Decoding((47,), 4, "hidden", 48, (49,), "projected", iterations=2),
-    "bare jacobi": Decoding((), 2, "hidden", 48, (), "scaled", iterations=1),
-    "emulated": Decoding((), 0, "hidden", 48, (), emulated=True),
+    "jacobi projected": GenerationSpec((47,), 4, "hidden", 48, (49,), "projected", iterations=2),
+    "bare jacobi": GenerationSpec((), 2, "hidden", 48, (), "scaled", iterations=1),
+    "emulated": GenerationSpec((), 0, "hidden", 48, (), emulated=True),
 }
 WITH_PARTS = ("projected", "jacobi projected", "emulated")
 
@@ -43,7 +43,7 @@ WITH_PARTS = ("projected", "jacobi projected", "emulated")
 def pruned(model, *units):
     """What is left of a model without these units."""
     shape = shape_of(model.config.to_dict())
-    return cut_model(model, Cut.whole(shape).without(shape, units))
+    return cut_model(model, KeptUnits.whole(shape).without(shape, units))
 
 
 def models(make_model):
@@ -235,7 +235,7 @@ def test_decoding_runs_exactly_these_passes(any_model, name, cached, length):
 
 def test_worked_answer():
     """Two latents after 5 tokens and a marker, an end marker, three generated tokens."""
-    decoding = Decoding((1,), 2, "hidden", 2, (3,))
+    decoding = GenerationSpec((1,), 2, "hidden", 2, (3,))
     assert list(passes(decoding, 5, 3)) == [
         Pass("prefill", 6, 0, 0),
         Pass("latent", 1, 6, 0, 1),
@@ -264,7 +264,7 @@ def test_worked_answer():
 
 def test_worked_jacobi_answer():
     """Four latents after 5 tokens and a marker, 3 of those tokens in the cache, two iterations."""
-    decoding = Decoding((1,), 4, "hidden", 2, (3,), "projected", iterations=2)
+    decoding = GenerationSpec((1,), 4, "hidden", 2, (3,), "projected", iterations=2)
     assert list(passes(decoding, 5, 2, cached=3)) == [
         Pass("prefill", 3 + 4, 3, 0),
         Pass("latent", 4, 6, 0, 4),
@@ -282,7 +282,7 @@ def test_worked_jacobi_answer():
 
 def test_worked_emulated_answer():
     """Two layers of width 4 read a prompt of 5 tokens twice."""
-    decoding = Decoding((), 0, "hidden", 2, (), emulated=True)
+    decoding = GenerationSpec((), 0, "hidden", 2, (), emulated=True)
     assert list(passes(decoding, 5, 2)) == [
         Pass("latent", 5, 0, 0),
         Pass("prefill", 5, 0, 1),
@@ -304,7 +304,7 @@ def test_training_is_three_times_the_forward_pass(meta_models, name):
     model = meta_models[name]
     counter = FlopCounter(shape_of(model.config.to_dict()))
     forward = run(model, Pass("prefill", 14, 0, 4), DynamicCache(config=model.config))
-    assert counter.of_training(tokens=14, context=14 * 14, supervised=4) == 3 * forward
+    assert counter.of_training(tokens=14, max_position_embeddings=14 * 14, supervised=4) == 3 * forward
 
 
 def test_training_with_latents_costs_no_more_than_in_one_pass(make_model):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from copra.data.sequences import Decoding, Prompting
+from copra.data.sequences import GenerationSpec, Prompting
 from copra.data.tokenization import markers_of
 from copra.evaluation import latency
 from copra.generation import compiled
@@ -17,7 +17,7 @@ SIZES = {"max_new_tokens": 4, "forced_tokens": 3, "batch_size": 5, "questions": 
 def checkpoint(word_base):
     made = word_base()
     markers = markers_of(made.tokenizer)
-    decoding = Decoding((markers.start,), 2, "hidden", markers.latent, (markers.end,))
+    decoding = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,))
     return Checkpoint(made.model, made.tokenizer, {"node": "tiny", "decoding": decoding.to_json()})
 
 
@@ -51,7 +51,7 @@ def test_worked_examples_are_measured_with_each_question_and_before_them(word_ba
     """Once the examples are read anew each time, once they are in the cache already."""
     made = word_base()
     prompting = Prompting(" and ".join("123451234512345") + " ? ", "{question}", ("?",), "strict")
-    decoding = Decoding((), 0, "hidden", markers_of(made.tokenizer).latent, (), prompting=prompting)
+    decoding = GenerationSpec((), 0, "hidden", markers_of(made.tokenizer).latent, (), prompting=prompting)
     shown = Checkpoint(made.model, made.tokenizer, {"node": "shown", "decoding": decoding.to_json()})
     read = []
     made.model.base_model.register_forward_pre_hook(

@@ -11,7 +11,7 @@ from copra.cost.parameters import (
     block_parameters,
     kv_cache_bytes_per_token,
 )
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from copra.models.parts import make_parts
 from copra.models.shape import shape_of
@@ -19,21 +19,21 @@ from copra.models.shape import shape_of
 WANTED = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {"layers": 2}}
 # What each way to answer needs, beside the language model.
 ANSWERING = {
-    "text": (Decoding((), 0, "hidden", 48, ()), ()),
-    "raw latents": (Decoding((47,), 3, "hidden", 48, (49,)), ()),
-    "projected latents": (Decoding((47,), 3, "hidden", 48, (49,), "projected"), ("projection",)),
-    "iterations": (Decoding((47,), 3, "hidden", 48, (49,), "projected", 2), ("projection",)),
-    "pauses": (Decoding((47,), 3, "embedding", 48, (49,), "projected"), ()),
-    "no latents any more": (Decoding((47,), 0, "hidden", 48, (49,), "projected"), ()),
-    "emulated": (Decoding((), 0, "hidden", 48, (), emulated=True), ("mind_reader", "emulator")),
+    "text": (GenerationSpec((), 0, "hidden", 48, ()), ()),
+    "raw latents": (GenerationSpec((47,), 3, "hidden", 48, (49,)), ()),
+    "projected latents": (GenerationSpec((47,), 3, "hidden", 48, (49,), "projected"), ("projection",)),
+    "iterations": (GenerationSpec((47,), 3, "hidden", 48, (49,), "projected", 2), ("projection",)),
+    "pauses": (GenerationSpec((47,), 3, "embedding", 48, (49,), "projected"), ()),
+    "no latents any more": (GenerationSpec((47,), 0, "hidden", 48, (49,), "projected"), ()),
+    "emulated": (GenerationSpec((), 0, "hidden", 48, (), emulated=True), ("mind_reader", "emulator")),
 }
 
 
 @pytest.fixture
 def save(make_model, word_tokenizer, tmp_path):
-    """Saves a tiny model with parts; returns the model, the parts and the manifest."""
+    """CheckpointSchedule a tiny model with parts; returns the model, the parts and the manifest."""
 
-    def save(kind: str, decoding: Decoding, wanted=WANTED):
+    def save(kind: str, decoding: GenerationSpec, wanted=WANTED):
         model = make_model(kind, len(word_tokenizer), double=False)
         parts = make_parts(model, wanted)
         manifest = {"decoding": decoding.to_json()}

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from copra.cost.flops import PARTS, PHASES, FlopCounter
-from copra.data.sequences import Decoding, Prompting
+from copra.data.sequences import GenerationSpec, Prompting
 from copra.data.tokenization import markers_of
 from copra.evaluation import accuracy
 from copra.evaluation.accuracy import predictions, share_correct
@@ -45,7 +45,7 @@ def checkpoint(word_base):
 @pytest.fixture
 def decoding(checkpoint):
     markers = markers_of(checkpoint.tokenizer)
-    return Decoding((markers.start,), 3, "hidden", markers.latent, (markers.end,))
+    return GenerationSpec((markers.start,), 3, "hidden", markers.latent, (markers.end,))
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_the_longest_answer_of_a_gpt2_fits_its_positions(word_base):
     base = word_base("gpt2")
     checkpoint = Checkpoint(base.model.eval(), base.tokenizer, {})
     markers = markers_of(base.tokenizer)
-    decoding = Decoding((markers.start,), 3, "hidden", markers.latent, (markers.end,))
+    decoding = GenerationSpec((markers.start,), 3, "hidden", markers.latent, (markers.end,))
     table = predictions(checkpoint, decoding, ROWS[2:3], 64 - 7 - 5 + 1, "number")
     assert table["n_generated"].tolist() == [53]
 
@@ -161,7 +161,7 @@ def test_the_answer_mark_is_found_where_a_text_begins_with_a_space_sign(checkpoi
     texts = [ids([*"1+2=3\n", "###", "\u2581", "3", "<|end|>"]), ids(["###", "\u2581", "4", "<|end|>"])]
     monkeypatch.setattr(accuracy, "decode", lambda *_, **__: [Answer(text, False) for text in texts])
     checkpoint = replace(checkpoint, tokenizer=tokenizer)
-    table = predictions(checkpoint, Decoding((), 0, "hidden", 0, ()), ROWS[:2], 12, "number")
+    table = predictions(checkpoint, GenerationSpec((), 0, "hidden", 0, ()), ROWS[:2], 12, "number")
     assert table["correct"].all()
     assert table["n_chain"].tolist() == [6, 0]
     assert table["n_answer"].tolist() == [4, 4]
@@ -170,12 +170,12 @@ def test_the_answer_mark_is_found_where_a_text_begins_with_a_space_sign(checkpoi
 @pytest.fixture
 def spelled(word_base):
     """A model whose tokenizer knows every byte."""
-    base = word_base(tokenizer="bpe", vocabulary=300, context=256, initializer_range=0.2)
+    base = word_base(tokenizer="bpe", vocabulary=300, max_position_embeddings=256, initializer_range=0.2)
     return Checkpoint(base.model.eval(), base.tokenizer, {})
 
 
-def asking(answer: str, stop: str = "Q:") -> Decoding:
-    return Decoding(
+def asking(answer: str, stop: str = "Q:") -> GenerationSpec:
+    return GenerationSpec(
         (), 0, "hidden", 0, (), prompting=Prompting(EXAMPLES, "Q: {question}\nA:", (stop,), answer)
     )
 

@@ -25,7 +25,7 @@ def test_a_check_tells_of_every_base_whose_files_cannot_be_used(tmp_path):
         Workflow({**CONFIG, "bases": bases}, "config.yaml")
     first, second = str(caught.value).split("\n")
     assert first.startswith(
-        f"config.yaml: bases.first.path: {str(tmp_path / 'first')!r} has weights quantised by awq"
+        f"config.yaml: bases.first.path: {str(tmp_path / 'first')!r} has weights quantized by awq"
     )
     assert second.startswith(
         f"config.yaml: bases.second.path: {str(tmp_path / 'second')!r} has no config.json"

@@ -23,7 +23,9 @@ CONFIG = {
     "task": "sums",
     "tasks": {"sums": {"kind": "word_sums", "train": 300}},
     "base": "llama",
-    "bases": {"llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "ffn_size": 32}}},
+    "bases": {
+        "llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "intermediate_size": 32}}
+    },
     "steps": {
         "cot": {"kind": "cot", "training": dict(TRAINING)},
         "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": dict(TRAINING)},
@@ -51,7 +53,7 @@ def changed(path, value):
     return config
 
 
-def faults(config):
+def problems(config):
     """The lines of the message about a config."""
     with pytest.raises(CopraError) as caught:
         parse(config)
@@ -77,7 +79,7 @@ def test_a_legal_config_gets_its_defaults():
         ("steps.coconut.max_latent_stag", "max_latent_stage"),
         ("steps.coconut.training.learning_rat", "learning_rate"),
         ("steps.drop.budget.cuont", "count"),
-        ("steps.ask.exemplers", "exemplars"),
+        ("steps.ask.exemplers", "num_fewshot"),
         ("steps.codi.training.lora.rnk", "rank"),
         ("steps.codi.explaining.layer", "layers"),
         ("evaluation.max_new_token", "max_new_tokens"),
@@ -87,11 +89,11 @@ def test_a_legal_config_gets_its_defaults():
     ],
 )
 def test_a_mistyped_key_is_named_with_its_path_and_the_key_that_was_meant(path, meant):
-    assert faults(changed(path, 1)) == [f"config.yaml: {path}: unknown key (did you mean {meant!r}?)"]
+    assert problems(changed(path, 1)) == [f"config.yaml: {path}: unknown key (did you mean {meant!r}?)"]
 
 
 def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
-    assert faults(changed("steps.drop.budget.zzz", 1)) == [
+    assert problems(changed("steps.drop.budget.zzz", 1)) == [
         "config.yaml: steps.drop.budget.zzz: unknown key (known: count, flops, fraction, parameters)"
     ]
 
@@ -201,7 +203,7 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
         (
             "steps.gone",
             {"kind": "icot_si", "remove_all_beyond": 10**9, "training": TRAINING},
-            "steps.gone.remove_all_beyond: makes more than 100 stages. Lower it, or raise removed_a_stage",
+            "steps.gone.remove_all_beyond: makes more than 100 stages. Lower it, or raise tokens_per_stage",
         ),
         ("tasks.t", {"kind": "addition", "max_digits": 4e9}, "tasks.t.max_digits: should be less than"),
         ("steps.none", {"kind": "cot", "training": TRAINING}, "steps.none: this name stands for nothing"),
@@ -219,7 +221,7 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
     ],
 )
 def test_a_wrong_value_is_one_line_with_its_path_and_what_is_allowed(path, value, message):
-    (line,) = faults(changed(path, value))
+    (line,) = problems(changed(path, value))
     assert line.startswith("config.yaml: ")
     assert message in line
 
@@ -238,14 +240,14 @@ def test_a_wrong_value_is_one_line_with_its_path_and_what_is_allowed(path, value
     ],
 )
 def test_keys_that_do_not_go_together_are_named(step, message):
-    (line,) = faults(changed("steps.thinking", {**step, "training": TRAINING}))
+    (line,) = problems(changed("steps.thinking", {**step, "training": TRAINING}))
     assert line.startswith(f"config.yaml: steps.thinking.{message}")
 
 
 def test_a_missing_key_is_named():
     for key in ("task", "tasks", "base", "bases", "steps", "recipes"):
         config = {name: value for name, value in CONFIG.items() if name != key}
-        assert faults(config) == [f"config.yaml: {key}: this key is missing"]
+        assert problems(config) == [f"config.yaml: {key}: this key is missing"]
 
 
 @pytest.mark.parametrize(
@@ -253,11 +255,11 @@ def test_a_missing_key_is_named():
 )
 def test_values_are_cut_at_80_characters_in_messages(value):
     for path in ("task", "steps.cot.kind", "base", "evaluation.limit", "seeds"):
-        for line in faults(changed(path, value)):
+        for line in problems(changed(path, value)):
             told = re.findall(r"got (.*)\)$|: (['{\[].*) is unknown", line)
             assert all(len(text) <= 80 for pair in told for text in pair)
             assert len(line) < 400
-    (line,) = faults(changed("k" * 1000, 1))
+    (line,) = problems(changed("k" * 1000, 1))
     assert len(line) < 400
 
 
@@ -268,20 +270,20 @@ def test_a_hint_lists_names_up_to_a_length():
 
 
 def test_a_list_of_seeds_is_cut_too():
-    (line,) = faults(changed("seeds", [*range(10**4), 0]))
+    (line,) = problems(changed("seeds", [*range(10**4), 0]))
     assert len(line) < 120
 
 
-def test_every_fault_has_a_line_of_its_own():
+def test_every_problem_has_a_line_of_its_own():
     config = changed("evaluaton", {})
     config["steps"]["cot"]["training"]["epochs"] = 3
     config["steps"]["drop"]["unit"] = "layer"
-    assert len(faults(config)) == 3
+    assert len(problems(config)) == 3
 
 
 @pytest.mark.parametrize("content", [None, [], "text"])
 def test_a_config_that_is_no_mapping_is_refused(content):
-    assert faults(content) == ["config.yaml: should be a mapping of keys to values"]
+    assert problems(content) == ["config.yaml: should be a mapping of keys to values"]
 
 
 @pytest.mark.parametrize("table", ["tasks", "bases", "steps"])
@@ -292,7 +294,7 @@ def test_a_config_that_is_no_mapping_is_refused(content):
 def test_a_name_that_is_no_path_and_shell_word_is_refused(table, name):
     config = copy.deepcopy(CONFIG)
     config[table][name] = next(iter(config[table].values()))
-    (line,) = faults(config)
+    (line,) = problems(config)
     assert line.startswith(f"config.yaml: {table}.")
     assert "is no name; take letters, digits" in line
 
@@ -318,7 +320,7 @@ def test_a_file_that_cannot_name_a_folder_asks_for_a_name(stem):
 def test_a_steps_name_that_looks_like_a_stage_is_refused():
     config = copy.deepcopy(CONFIG)
     config["steps"]["cot.1"] = config["steps"]["cot"]
-    assert faults(config) == [
+    assert problems(config) == [
         "config.yaml: steps.cot.1: a step's name must not end like a stage, in a dot and digits"
     ]
 

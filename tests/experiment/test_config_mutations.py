@@ -45,7 +45,7 @@ MOST_MEMORY = 2**30
 """Bytes that a mutant may take."""
 
 TRAINING = {"steps": 9, "batch_size": 4, "micro_batch_size": 2}
-LORA = {"epochs": 1, "lora": {"rank": 4}, "warmup_share": 0.1, "select": "accuracy"}
+LORA = {"epochs": 1, "lora": {"rank": 4}, "warmup_ratio": 0.1, "select_best_by": "accuracy"}
 PRUNE = {"kind": "prune", "unit": "neurons", "metric": "taylor", "multiple_of": 8}
 SMALL = {
     "name": "small",
@@ -61,7 +61,13 @@ SMALL = {
     "base": "llama",
     "bases": {
         "llama": {
-            "from_scratch": {"hidden_size": 32, "layers": 3, "heads": 4, "kv_heads": 2, "ffn_size": 48}
+            "from_scratch": {
+                "hidden_size": 32,
+                "layers": 3,
+                "heads": 4,
+                "kv_heads": 2,
+                "intermediate_size": 48,
+            }
         },
         "gpt2": {
             "from_scratch": {
@@ -69,7 +75,7 @@ SMALL = {
                 "hidden_size": 32,
                 "layers": 2,
                 "heads": 4,
-                "ffn_size": 48,
+                "intermediate_size": 48,
                 "tokenizer": "bpe",
             }
         },
@@ -94,12 +100,12 @@ SMALL = {
         },
         "codi": {"kind": "codi", "latents": 3, "latent_input": "projected", "training": TRAINING},
         "heal": {"kind": "cot", "distil": {"teacher": "llama+cot", "task_weight": 0.5}, "training": TRAINING},
-        "prompt": {"kind": "few_shot", "exemplars": 2, "examples": "train"},
+        "prompt": {"kind": "few_shot", "num_fewshot": 2, "examples": "train"},
         "layers": {"kind": "prune", "unit": "layers", "metric": "angular", "budget": {"count": 1}},
         "heads": {"kind": "prune", "unit": "heads", "metric": "gates", "budget": {"fraction": 0.5}},
         "both": {**PRUNE, "unit": ["kv_groups", "neurons"], "protect": [0], "budget": {"flops": 0.8}},
         "neurons": {**PRUNE, "scope": "global", "objective": "text", "budget": {"parameters": 0.8}},
-        "int8": {"kind": "quantise", "weights": "int8"},
+        "int8": {"kind": "quantize", "weights": "int8"},
     },
     "recipes": [
         ["cot", "coconut"],
@@ -282,7 +288,7 @@ def ask(config: Any, forecast: bool = True) -> None:
     assert altered(config, copra.experiment.canonical()) == []
     for seed in copra.experiment.seeds:
         numpy.random.RandomState(seed)
-    for kind in (copra.trained, copra.pruned, copra.prompted, copra.quantised):
+    for kind in (copra.trained, copra.pruned, copra.prompted, copra.quantized):
         assert kind
     _ = copra.tables(), copra.figures(), copra.artifacts(), copra.measured
     for name, node in copra.tree.nodes.items():
@@ -292,8 +298,8 @@ def ask(config: Any, forecast: bool = True) -> None:
             copra.train_settings(name)
         if node.kind == "prune":
             _ = copra.choose_settings(name), copra.prune_settings(name)
-        if node.kind == "quantise":
-            copra.quantise_settings(name)
+        if node.kind == "quantize":
+            copra.quantize_settings(name)
     for path in copra.scored:
         node, objective, file = copra.within("scores", path).rsplit("/", 2)
         if objective != "text":  # whose file is read
@@ -311,7 +317,7 @@ def ask(config: Any, forecast: bool = True) -> None:
             check.run(Namespace(configs=[Path(SOURCE)], merged=json.dumps(config), results=None))
 
 
-def fault_of(config: Any, forecast: bool = True) -> str | None:
+def problem_of(config: Any, forecast: bool = True) -> str | None:
     """Says what is wrong with what a config brings; None if it is accepted, or refused as it should be."""
     profile = cProfile.Profile()
     try:
@@ -369,18 +375,18 @@ def rows(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", sorted(configs()))
 def test_mutants_are_accepted_or_refused_in_short_lines(name, rows):
-    faults = {}
+    problems = {}
     for index in range(NUMBER // len(configs())):
         seed = f"0 {name} {index}"
         changed = mutant(configs()[name], random.Random(seed))
-        if fault := fault_of(changed, forecast=index % FORECAST_EVERY == 0):
-            faults[seed] = fault
-    assert not faults, "\n".join(f"{seed}: {fault}" for seed, fault in faults.items())
+        if problem := problem_of(changed, forecast=index % FORECAST_EVERY == 0):
+            problems[seed] = problem
+    assert not problems, "\n".join(f"{seed}: {problem}" for seed, problem in problems.items())
 
 
 @pytest.mark.parametrize("number", range(len(VALUES)))
 def test_a_value_in_the_place_of_a_whole_config_is_refused_in_short_lines(number):
-    assert fault_of(VALUES[number]) is None
+    assert problem_of(VALUES[number]) is None
 
 
 def test_the_config_in_which_every_key_is_written_out_is_accepted(rows):

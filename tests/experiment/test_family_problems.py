@@ -92,7 +92,7 @@ def test_no_causal_decoder_is_refused(check):
 
 
 @pytest.mark.parametrize(
-    ("size", "value", "fault"),
+    ("size", "value", "problem"),
     [
         ("num_hidden_layers", 10**9, "num_hidden_layers is 1000000000, which is no size"),
         ("num_hidden_layers", 0, "num_hidden_layers is 0, which is no size"),
@@ -103,13 +103,13 @@ def test_no_causal_decoder_is_refused(check):
         ("intermediate_size", "100", "intermediate_size is '100', which is no size"),
     ],
 )
-def test_a_size_that_no_model_has_is_refused(check, size, value, fault):
-    with pytest.raises(CopraError, match=rf"bases\.local\.path: config\.json: {fault}"):
+def test_a_size_that_no_model_has_is_refused(check, size, value, problem):
+    with pytest.raises(CopraError, match=rf"bases\.local\.path: config\.json: {problem}"):
         check({**SIZES, "model_type": "llama", size: value}, prune("layers"))
 
 
 @pytest.mark.parametrize(
-    ("step", "fault"),
+    ("step", "problem"),
     [
         (
             prune("layers", protect=[1, 4]),
@@ -134,8 +134,8 @@ def test_a_size_that_no_model_has_is_refused(check, size, value, fault):
         ),
     ],
 )
-def test_what_a_model_of_this_size_cannot_lose_is_named(check, step, fault):
-    with pytest.raises(CopraError, match=fault):
+def test_what_a_model_of_this_size_cannot_lose_is_named(check, step, problem):
+    with pytest.raises(CopraError, match=problem):
         check({**SIZES, "model_type": "llama"}, step)
 
 
@@ -162,14 +162,14 @@ def test_curves_are_checked_too(check):
 
 
 def test_gpt2_cannot_have_int8_weights(check):
-    steps = {**prune("layers"), "cut": {"kind": "quantise", "weights": "int8"}}
+    steps = {**prune("layers"), "cut": {"kind": "quantize", "weights": "int8"}}
     check({**SIZES, "model_type": "gpt_neox"}, steps)
     with pytest.raises(CopraError, match=r"steps\.cut\.weights: gpt2 models cannot have int8 weights"):
         check(GPT2, steps)
 
 
 def test_a_base_from_scratch_is_checked_by_its_settings(check):
-    scratch = {"architecture": "gpt2", "hidden_size": 16, "layers": 2, "heads": 2, "ffn_size": 32}
+    scratch = {"architecture": "gpt2", "hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 32}
     bases = {"local": {"from_scratch": scratch}}
     with pytest.raises(CopraError, match=r"steps\.cut\.unit: gpt2 models cannot lose heads"):
         check({}, prune("heads"), bases=bases)
@@ -180,7 +180,7 @@ def test_a_base_whose_config_is_not_known_yet_is_left_to_its_job(check):
 
 
 @pytest.mark.parametrize(
-    ("importance", "count", "fault"),
+    ("importance", "count", "problem"),
     [
         ({}, 3, None),
         ({"greedy_protect": [0, 2]}, 2, None),
@@ -204,15 +204,15 @@ def test_a_base_whose_config_is_not_known_yet_is_left_to_its_job(check):
         ),
     ],
 )
-def test_a_greedy_search_finds_no_more_layers_than_there_are(check, importance, count, fault):
+def test_a_greedy_search_finds_no_more_layers_than_there_are(check, importance, count, problem):
     config = {**SIZES, "model_type": "llama"}
     steps = prune("layers", metric="greedy_loss", budget={"count": count})
-    if fault is None:
+    if problem is None:
         check(config, steps, importance=importance)
         return
     with pytest.raises(CopraError) as refused:
         check(config, steps, importance=importance)
-    assert str(refused.value) == f"config.yaml: {fault}"
+    assert str(refused.value) == f"config.yaml: {problem}"
 
 
 def test_a_greedy_search_after_a_pruning_finds_what_that_left(check):

@@ -12,7 +12,9 @@ CONFIG = {
     "task": "words",
     "tasks": {"words": {"kind": "gsm8k", "source": "files", "train": "train.jsonl", "test": "test.jsonl"}},
     "base": "llama",
-    "bases": {"llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "ffn_size": 32}}},
+    "bases": {
+        "llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "intermediate_size": 32}}
+    },
     "steps": {
         "ask": {"kind": "few_shot", "file": "examples.jsonl"},
         "cot": {"kind": "cot", "training": {"steps": 1}},
@@ -32,7 +34,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def faults(config=CONFIG):
+def problems(config=CONFIG):
     with pytest.raises(CopraError) as caught:
         check_files(parse(config))
     return str(caught.value).split("\n")
@@ -46,7 +48,7 @@ def test_each_file_that_is_missing_has_a_line_with_its_key(place):
     for name in FILES:
         (place / name).unlink()
     (place / "text.txt").mkdir()
-    assert faults() == [
+    assert problems() == [
         "tasks.words: train.jsonl is not there. Correct the path, or fetch the file.",
         "tasks.words: test.jsonl is not there. Correct the path, or fetch the file.",
         "steps.ask: examples.jsonl is not there. Correct the path, or fetch the file.",
@@ -60,7 +62,7 @@ def test_variables_are_filled_in_and_named_where_they_are_not_set(place, monkeyp
     config["bases"]["other"] = {"path": "${SOME_MODELS}/base"}
     monkeypatch.delenv("SOME_DATA", raising=False)
     monkeypatch.delenv("SOME_MODELS", raising=False)
-    task, base = faults(config)
+    task, base = problems(config)
     assert task.startswith(
         "tasks.words.train: '${SOME_DATA}/train.jsonl' needs the environment variable SOME_DATA"
     )
@@ -69,12 +71,12 @@ def test_variables_are_filled_in_and_named_where_they_are_not_set(place, monkeyp
     )
     monkeypatch.setenv("SOME_DATA", str(place))
     monkeypatch.setenv("SOME_MODELS", str(place))
-    (missing,) = faults(config)
+    (missing,) = problems(config)
     assert missing.startswith("bases.other.path: '${SOME_MODELS}/base' is not there.")
 
 
 @pytest.mark.parametrize(
-    ("path", "fault"),
+    ("path", "problem"),
     [
         ("a" * 256, "is longer than any path may be. Shorten it"),
         ("é" * 128, "is longer than any path may be. Shorten it"),
@@ -83,7 +85,7 @@ def test_variables_are_filled_in_and_named_where_they_are_not_set(place, monkeyp
     ],
     ids=["name", "bytes", "path", "user"],
 )
-def test_paths_that_systems_do_not_even_look_for_are_refused_wherever_they_stand(path, fault):
+def test_paths_that_systems_do_not_even_look_for_are_refused_wherever_they_stand(path, problem):
     config = copy.deepcopy(CONFIG)
     config["tasks"]["words"]["train"] = path
     config["tasks"]["graphs"] = {"kind": "prosqa", "train": path, "valid": 1, "test": 1}
@@ -94,14 +96,14 @@ def test_paths_that_systems_do_not_even_look_for_are_refused_wherever_they_stand
     lines = str(caught.value).split("\n")
     keys = ["tasks.words.train", "tasks.graphs.train", "bases.other.path", "steps.ask.file"]
     for key, line in zip([*keys, "importance.text.file"], lines, strict=True):
-        assert line.startswith(f"config.yaml: {key}: {fault} (got ")
+        assert line.startswith(f"config.yaml: {key}: {problem} (got ")
 
 
 def test_the_end_of_a_long_path_is_shown_and_what_no_line_can_hold_is_escaped(place):
     config = copy.deepcopy(CONFIG)
     config["tasks"]["words"]["train"] = "a\n/b.jsonl"
     config["steps"]["ask"]["file"] = "/a" * 1000 + "/end.jsonl"
-    train, file = faults(config)
+    train, file = problems(config)
     assert train == "tasks.words: 'a\\n/b.jsonl' is not there. Correct the path, or fetch the file."
     assert file.startswith("steps.ask: ...")
     assert file.endswith("/end.jsonl is not there. Correct the path, or fetch the file.")

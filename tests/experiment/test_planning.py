@@ -6,14 +6,16 @@ import pytest
 from snakemake import rules
 
 from copra.experiment.config import parse
-from copra.experiment.planning import tell_faults_plainly
+from copra.experiment.planning import tell_problems_plainly
 from copra.utils.errors import CopraError
 
 CONFIG = {
     "task": "words",
     "tasks": {"words": {"kind": "gsm8k", "source": "files", "train": "train.jsonl", "test": "test.jsonl"}},
     "base": "llama",
-    "bases": {"llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "ffn_size": 32}}},
+    "bases": {
+        "llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "intermediate_size": 32}}
+    },
     "steps": {"cot": {"kind": "cot", "training": {"steps": 1}}},
     "recipes": [["cot"]],
 }
@@ -25,7 +27,7 @@ def told(tmp_path, monkeypatch):
     """Says how Snakemake words an error of a rule's function."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rules, "InputFunctionException", rules.InputFunctionException)
-    tell_faults_plainly(parse(CONFIG))
+    tell_problems_plainly(parse(CONFIG))
     return lambda error: str(rules.InputFunctionException(error, rule=RULE, wildcards={"task": "words"}))
 
 

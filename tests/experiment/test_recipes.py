@@ -10,7 +10,7 @@ from copra.experiment.recipes import build_tree, without_seed
 from copra.utils.errors import CopraError
 
 TRAINING = {"steps": 8, "batch_size": 16}
-SCRATCH = {"hidden_size": 16, "layers": 4, "heads": 4, "kv_heads": 2, "ffn_size": 32}
+SCRATCH = {"hidden_size": 16, "layers": 4, "heads": 4, "kv_heads": 2, "intermediate_size": 32}
 CONFIG = {
     "task": "sums",
     "tasks": {"sums": {"kind": "word_sums"}, "others": {"kind": "word_sums", "seed": 1}},
@@ -24,7 +24,7 @@ CONFIG = {
                 "hidden_size": 16,
                 "layers": 2,
                 "heads": 2,
-                "ffn_size": 32,
+                "intermediate_size": 32,
             }
         },
     },
@@ -54,8 +54,8 @@ CONFIG = {
         },
         "scratchpad": {"kind": "scratchpad", "curriculum": False, "training": TRAINING},
         "icot_kd": {"kind": "icot_kd", "training": TRAINING},
-        "few_shot": {"kind": "few_shot", "exemplars": 2, "seed": 5},
-        "int8": {"kind": "quantise", "weights": "int8"},
+        "few_shot": {"kind": "few_shot", "num_fewshot": 2, "seed": 5},
+        "int8": {"kind": "quantize", "weights": "int8"},
     },
     "recipes": [["cot"]],
 }
@@ -221,29 +221,29 @@ def test_pruned_holds_the_pruned_models_that_can_answer():
     ]
 
 
-def test_a_quantised_node_is_its_parent_in_fewer_bits():
+def test_a_quantized_node_is_its_parent_in_fewer_bits():
     tree = tree_of(
         [["cot", "coconut", "layers-1", "int8"], {"base": "hub", "steps": ["few_shot", "int8"]}], seeds=[3]
     )
     parent, node = (tree.nodes[f"llama@3+cot+coconut+layers-1{end}"] for end in ("", "+int8"))
-    assert (node.kind, node.parent, node.step, node.stage) == ("quantise", parent.name, "int8", None)
-    assert node.settings == {"quantise": {"kind": "quantise", "weights": "int8"}}
-    for name in ("seed", "task", "method", "trained", "latents", "loops", "answers"):
+    assert (node.kind, node.parent, node.step, node.stage) == ("quantize", parent.name, "int8", None)
+    assert node.settings == {"quantize": {"kind": "quantize", "weights": "int8"}}
+    for name in ("seed", "task", "method", "trained", "latents", "has_recurrent_latents", "answers"):
         assert getattr(node, name) == getattr(parent, name)
     assert node.latents == 2
     assert tree.nodes["hub+few_shot+int8"].method == "few_shot"
     assert [pruned.name for pruned in tree.pruned()] == [parent.name], "it is no model right after surgery"
 
 
-def test_a_quantisation_stands_with_the_prunings_in_the_words_of_a_recipe():
+def test_a_quantization_stands_with_the_prunings_in_the_words_of_a_recipe():
     ends = tree_of([["cot", "int8"], ["cot", "layers-1", "no_cot", "int8"]]).recipes
     assert [(end.pruning, end.method) for end in ends] == [("int8", "cot"), ("layers-1 + int8", "no_cot")]
     assert ends[1].order == "llama > cot > layers-1 > no_cot > int8"
 
 
-def test_a_quantised_model_is_no_teacher():
+def test_a_quantized_model_is_no_teacher():
     taught = with_step("icot_kd", teacher="llama+cot+int8")
-    with pytest.raises(CopraError, match=r"teacher of 'icot_kd': 'int8' quantises, and .* is no teacher"):
+    with pytest.raises(CopraError, match=r"teacher of 'icot_kd': 'int8' quantizes, and .* is no teacher"):
         tree_of([["no_cot", "icot_kd"]], steps=taught)
 
 
@@ -307,12 +307,12 @@ def test_a_change_of_one_step_leaves_the_settings_of_the_others():
         (["cot", "int8", "few_shot"], "'few_shot' comes after 'int8', whose weights are final"),
         (
             {"base": "gpt2", "steps": ["cot", "int8"]},
-            "gpt2+cot+int8: 'int8' quantises linear layers, which GPT-2 does not have",
+            "gpt2+cot+int8: 'int8' quantizes linear layers, which GPT-2 does not have",
         ),
         ([], "recipes: llama: never trains"),
     ],
 )
-def test_a_recipe_that_cannot_be_is_named_with_the_step_at_fault(recipe, message):
+def test_a_recipe_that_cannot_be_is_named_with_the_step_at_problem(recipe, message):
     with pytest.raises(CopraError, match=re.escape(message)) as caught:
         tree_of([["no_cot"], recipe])
     assert "\n" not in str(caught.value)
@@ -323,7 +323,7 @@ def test_a_recipe_given_twice_is_named():
         tree_of([["cot"], ["no_cot"], {"base": "llama", "steps": ["cot"]}])
 
 
-def test_all_faults_are_told_at_once():
+def test_all_problems_are_told_at_once():
     with pytest.raises(CopraError) as caught:
         tree_of([["cto"], ["lowest"], ["cot", "cot"]])
     assert [line.split(": ")[1] for line in str(caught.value).split("\n")] == [
@@ -333,7 +333,7 @@ def test_all_faults_are_told_at_once():
     ]
 
 
-def test_a_fault_of_many_recipes_is_one_line():
+def test_a_problem_of_many_recipes_is_one_line():
     with pytest.raises(CopraError) as caught:
         tree_of([["cot"], ["cto"], ["cot", "cto"], ["no_cot", "cto"], ["lowest"]])
     assert str(caught.value).split("\n") == [

@@ -214,7 +214,7 @@ def test_a_teacher_of_predictions_that_cannot_be_is_named(recipe, steps, message
         (healing(3), "steps.heal.distil.teacher: should be text"),
     ],
 )
-def test_a_fault_of_a_distillation_names_its_key(steps, message):
+def test_a_problem_of_a_distillation_names_its_key(steps, message):
     with pytest.raises(CopraError, match=re.escape(f"config.yaml: {message}")):
         tree_of([["cot", "heal"]], steps=steps)
 
@@ -285,7 +285,7 @@ def test_a_chain_of_teachers_is_refused_beyond_its_limit_and_in_no_time(apart, l
         assert "\n" not in str(caught.value)
 
 
-def test_a_fault_behind_many_teachers_is_found_once_and_in_no_time():
+def test_a_problem_behind_many_teachers_is_found_once_and_in_no_time():
     """Of 2^19 ways to it one is named."""
     steps = {"s0": {"kind": "cot", "training": TRAINING, "distil": {"teacher": "lama"}}}
     for number in range(1, 20):
@@ -347,7 +347,7 @@ def test_a_prompt_depends_on_the_examples_that_copra_has_for_its_task():
     steps = with_step("cot", task="gsm8k")
     steps |= {
         "drawn": {"kind": "few_shot", "examples": "train"},
-        "many": {"kind": "few_shot", "exemplars": 9},
+        "many": {"kind": "few_shot", "num_fewshot": 9},
     }
     nodes = tree_of([["cot", "few_shot"], ["cot", "drawn"]], tasks=tasks, steps=steps).nodes
     worked = nodes["llama@0+cot+few_shot"].settings["worked"]

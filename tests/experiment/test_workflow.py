@@ -14,11 +14,13 @@ CONFIG = {
     "task": "sums",
     "tasks": {"sums": {"kind": "word_sums"}},
     "base": "llama",
-    "bases": {"llama": {"from_scratch": {"hidden_size": 16, "layers": 3, "heads": 4, "ffn_size": 128}}},
+    "bases": {
+        "llama": {"from_scratch": {"hidden_size": 16, "layers": 3, "heads": 4, "intermediate_size": 128}}
+    },
     "steps": {
         "cot": {"kind": "cot", "training": TRAINING},
         "cot-2": {"kind": "cot", "training": TRAINING},
-        "kd": {"kind": "icot_kd", "training": {**TRAINING, "select": "accuracy"}},
+        "kd": {"kind": "icot_kd", "training": {**TRAINING, "select_best_by": "accuracy"}},
         "kd-2": {"kind": "icot_kd", "teacher": "llama+cot-2", "training": TRAINING},
         "pause": {"kind": "pause", "training": TRAINING},
         "drop": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
@@ -106,7 +108,10 @@ def test_the_file_of_a_prompt_is_watched(monkeypatch):
 def test_a_prompt_is_made_from_its_own_settings():
     settings = json.loads(workflow().prompt_settings("llama@0+cot+ask"))
     assert settings["node"] == "llama@0+cot+ask"
-    assert (settings["prompt"]["exemplars"], settings["prompt"]["stops"]) == (8, ["Q:", "</s>", "<|im_end|>"])
+    assert (settings["prompt"]["num_fewshot"], settings["prompt"]["stops"]) == (
+        8,
+        ["Q:", "</s>", "<|im_end|>"],
+    )
     assert "worked" not in settings
     assert set(settings) == {"node", "prompt", "code"}
     assert workflow().data("llama@0+cot+ask", "train") == ["results/config/data/sums/train.json"]
@@ -343,7 +348,7 @@ def test_a_model_that_cannot_answer_has_no_curve_by_accuracy():
     assert curving({"model": "llama"}, bases=bases).measured == ["curve-0/llama"]
 
 
-def test_every_fault_of_every_curve_is_told():
+def test_every_problem_of_every_curve_is_told():
     with pytest.raises(CopraError) as caught:
         curving(
             {"model": "nobody"}, {"objectives": ["text"], "remove": [9]}, importance={"greedy_removals": 4}

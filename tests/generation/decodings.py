@@ -2,25 +2,25 @@
 
 from dataclasses import replace
 
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 
 PAD, LENGTHS, LIMIT = 0, (3, 11, 6, 6, 1, 8, 14, 2), 10
-HIDDEN = Decoding(before=(47,), latents=3, thought="hidden", latent_token=48, after=(49,))
+HIDDEN = GenerationSpec(prefix_ids=(47,), latents=3, thought="hidden", latent_token=48, suffix_ids=(49,))
 DECODINGS = {
     "none": None,
     "hidden": HIDDEN,
-    "scaled": Decoding((47,), 3, "hidden", 48, (49,), "scaled"),
-    "one hidden": Decoding((47,), 1, "hidden", 48, (49,)),
-    "bare hidden": Decoding((), 2, "hidden", 48, ()),
-    "embedding": Decoding((47,), 3, "embedding", 48, (49,)),
-    "zero latents": Decoding((47,), 0, "hidden", 48, (49,)),
-    "no thought": Decoding((), 0, "hidden", 48, ()),
-    "projected": Decoding((47,), 3, "hidden", 48, (49,), "projected"),
+    "scaled": GenerationSpec((47,), 3, "hidden", 48, (49,), "scaled"),
+    "one hidden": GenerationSpec((47,), 1, "hidden", 48, (49,)),
+    "bare hidden": GenerationSpec((), 2, "hidden", 48, ()),
+    "embedding": GenerationSpec((47,), 3, "embedding", 48, (49,)),
+    "zero latents": GenerationSpec((47,), 0, "hidden", 48, (49,)),
+    "no thought": GenerationSpec((), 0, "hidden", 48, ()),
+    "projected": GenerationSpec((47,), 3, "hidden", 48, (49,), "projected"),
     "jacobi 1": replace(HIDDEN, iterations=1),
     "jacobi 2": replace(HIDDEN, iterations=2),
     "jacobi 3": replace(HIDDEN, iterations=3),
     "jacobi 9": replace(HIDDEN, iterations=9),
-    "jacobi projected": Decoding((47,), 4, "hidden", 48, (49,), "projected", iterations=2),
-    "bare jacobi": Decoding((), 2, "hidden", 48, (), "scaled", iterations=1),
-    "emulated": Decoding((), 0, "hidden", 48, (), emulated=True),
+    "jacobi projected": GenerationSpec((47,), 4, "hidden", 48, (49,), "projected", iterations=2),
+    "bare jacobi": GenerationSpec((), 2, "hidden", 48, (), "scaled", iterations=1),
+    "emulated": GenerationSpec((), 0, "hidden", 48, (), emulated=True),
 }

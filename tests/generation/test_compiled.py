@@ -8,7 +8,7 @@ from decodings import DECODINGS, LIMIT, PAD
 from torch._dynamo.testing import CompileCounter
 from transformers import MistralConfig, MistralForCausalLM
 
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.generation import decode as module
 from copra.generation.compiled import Compiled, positions
 from copra.generation.decode import decode
@@ -89,7 +89,7 @@ def test_a_prompt_attends_to_itself_alone(make_model, prompts, monkeypatch):
 
 
 def test_positions_are_those_of_the_longest_prompt_in_blocks():
-    thinking = Decoding((47,), 3, "hidden", 48, (49, 46))
+    thinking = GenerationSpec((47,), 3, "hidden", 48, (49, 46))
     prompts = [[1] * 5, [1] * 40]
     assert positions(prompts, None, (), 24) == 64
     assert positions(prompts, None, (), 25) == 128

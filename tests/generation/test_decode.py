@@ -9,7 +9,7 @@ import pytest
 import torch
 from decodings import DECODINGS, HIDDEN, LENGTHS, LIMIT, PAD
 
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.generation import decode as module
 from copra.generation.decode import Answer, decode
 from copra.generation.run import read_prefix
@@ -18,7 +18,7 @@ from copra.generation.run import read_prefix
 EQUAL = {"jacobi 3": "hidden", "jacobi 9": "hidden"}
 
 
-def plain_latents(last, vectors: list, decoding: Decoding, feed: Callable, embedding) -> list:
+def plain_latents(last, vectors: list, decoding: GenerationSpec, feed: Callable, embedding) -> list:
     """The input embeddings of the latents. `last(vectors)` runs the whole prefix again."""
     token, n = embedding[decoding.latent_token], decoding.latents
     if decoding.thought == "embedding":
@@ -48,9 +48,9 @@ def plain_tokens(model, prompt, decoding, length: int, parts) -> list[int]:
         "scaled": lambda vector: vector / vector.norm() * embedding.norm(dim=1).mean(),
         "projected": parts["projection"],
     }[decoding.latent_input]
-    inputs = [embedding[token] for token in [*prompt, *decoding.before]]
+    inputs = [embedding[token] for token in [*prompt, *decoding.prefix_ids]]
     inputs += plain_latents(last, inputs, decoding, feed, embedding)
-    inputs += [embedding[token] for token in decoding.after]
+    inputs += [embedding[token] for token in decoding.suffix_ids]
     handles = replaced_states(model, prompt, parts) if decoding.emulated else []
     tokens: list[int] = []
     for _ in range(length):
@@ -133,10 +133,10 @@ def test_the_models_tell_prompts_and_latents_apart(any_model, prompts, parts):
 
 
 # Passes of the model before the first token: one a latent, one an iteration.
-PASSES = {"hidden": 4, "projected": 4, "jacobi 1": 2, "jacobi 2": 3, "jacobi 3": 4, "emulated": 1}
+BACKWARD_METRICS = {"hidden": 4, "projected": 4, "jacobi 1": 2, "jacobi 2": 3, "jacobi 3": 4, "emulated": 1}
 
 
-@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("name", BACKWARD_METRICS)
 def test_ended_rows_leave_the_batch(any_model, prompts, parts, name):
     decoding, limit = DECODINGS[name], 16
     texts = [plain_tokens(any_model, prompt, decoding, limit, parts) for prompt in prompts]
@@ -154,7 +154,7 @@ def test_ended_rows_leave_the_batch(any_model, prompts, parts, name):
     assert answers(any_model, prompts, decoding, 8, stop, **options) == plain_answers(texts, stop)
     alive = [sum(place > step for place in ends[stop]) for step in range(limit)]
     # A batch is cut as soon as half of it has ended.
-    expected, size = [8] * PASSES[name], 8
+    expected, size = [8] * BACKWARD_METRICS[name], 8
     for going in alive[: limit - 1]:
         if not going:
             break
@@ -208,7 +208,7 @@ def test_processes_share_out_the_batches(any_model, prompts, monkeypatch):
     whole, order = answers(any_model, prompts, None, 3, 1), sorted(range(8), key=LENGTHS.__getitem__)
     parts: list[dict[int, Answer]] = []
     monkeypatch.setattr(
-        "copra.utils.processes.gather", lambda own: parts.append(own) or [dict(enumerate(whole))]
+        "copra.utils.processes.all_gather", lambda own: parts.append(own) or [dict(enumerate(whole))]
     )
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in (0, 1):

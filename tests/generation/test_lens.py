@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.generation.decode import decode
 from copra.generation.lens import look
 from copra.models.parts import make_parts
 
 PAD, K = 0, 4
 WAYS = {
-    "raw": Decoding((47,), 3, "hidden", 48, (49,)),
-    "scaled": Decoding((47,), 3, "hidden", 48, (49,), "scaled"),
-    "projected": Decoding((47,), 3, "hidden", 48, (49,), "projected"),
-    "one": Decoding((47,), 1, "hidden", 48, (49,)),
-    "iterated": Decoding((47,), 4, "hidden", 48, (49,), "raw", iterations=2),
+    "raw": GenerationSpec((47,), 3, "hidden", 48, (49,)),
+    "scaled": GenerationSpec((47,), 3, "hidden", 48, (49,), "scaled"),
+    "projected": GenerationSpec((47,), 3, "hidden", 48, (49,), "projected"),
+    "one": GenerationSpec((47,), 1, "hidden", 48, (49,)),
+    "iterated": GenerationSpec((47,), 4, "hidden", 48, (49,), "raw", iterations=2),
 }
 
 
@@ -28,7 +28,7 @@ def prompts():
 def plain_states(model, prompt, decoding, parts) -> list[torch.Tensor]:
     """The hidden state before each latent as it is fed in the last pass; every pass recomputes all."""
     embedding = model.get_input_embeddings().weight
-    inputs = [embedding[token] for token in [*prompt, *decoding.before]]
+    inputs = [embedding[token] for token in [*prompt, *decoding.prefix_ids]]
     mean = embedding.norm(dim=1).mean()
 
     def body(vectors):

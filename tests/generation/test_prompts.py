@@ -7,8 +7,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from copra.data.sequences import Decoding, Prompting
-from copra.data.tokenization import END, tokenise
+from copra.data.sequences import GenerationSpec, Prompting
+from copra.data.tokenization import END, tokenize
 from copra.generation.prompts import prompts_of, until_stop
 
 EXAMPLES = "Q: 2 and 2 ?\nA: 2 + 2 = 4 The answer is 4.\n\n"
@@ -20,18 +20,18 @@ def tokenizer(word_base):
     return word_base(tokenizer="bpe", vocabulary=300).tokenizer
 
 
-def asking(exemplars: str = EXAMPLES, question: str = "Q: {question}\nA:", stops=("Q:",)) -> Decoding:
-    return Decoding((), 0, "hidden", 0, (), prompting=Prompting(exemplars, question, stops, "flexible"))
+def asking(exemplars: str = EXAMPLES, question: str = "Q: {question}\nA:", stops=("Q:",)) -> GenerationSpec:
+    return GenerationSpec((), 0, "hidden", 0, (), prompting=Prompting(exemplars, question, stops, "flexible"))
 
 
 def encoded(tokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-@pytest.mark.parametrize("decoding", [None, Decoding((7,), 2, "hidden", 8, (9,))])
+@pytest.mark.parametrize("decoding", [None, GenerationSpec((7,), 2, "hidden", 8, (9,))])
 def test_a_trained_model_is_given_the_question_and_its_line_break(word_tokenizer, rows, decoding):
     asked = prompts_of(word_tokenizer, rows, decoding)
-    assert asked.prompts == [row.question for row in tokenise(word_tokenizer, rows)]
+    assert asked.prompts == [row.question for row in tokenize(word_tokenizer, rows)]
     assert [word_tokenizer.decode(prompt) for prompt in asked.prompts] == [
         row.question + " \n" for row in rows
     ]

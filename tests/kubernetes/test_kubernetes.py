@@ -16,8 +16,15 @@ from warm import warm_copra
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.workflow]
 
-TRAINING = {"steps": 4, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
-SIZES = {"hidden_size": 16, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_size": 32, "context": 256}
+TRAINING = {"steps": 4, "batch_size": 16, "learning_rate": 3.0e-3, "num_validations": 1}
+SIZES = {
+    "hidden_size": 16,
+    "layers": 2,
+    "heads": 4,
+    "kv_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 256,
+}
 CONFIG = {
     "task": "sums",
     "tasks": {"sums": {"kind": "word_sums", "train": 100, "valid": 20, "test": 40}},

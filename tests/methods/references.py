@@ -11,7 +11,7 @@ from copra.data.batch import collate
 from copra.data.sequences import IGNORED, Markers, Sample, TokenRow
 from copra.methods.losses import weighted
 from copra.methods.method import Stage
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 
 MARKERS = Markers(start=47, latent=48, end=49)
 PAD = 0
@@ -154,14 +154,18 @@ def assert_same_gradients(ours: dict[str, Tensor], plain: dict[str, Tensor], tol
 
 def assert_same_loss(
     stage: Stage,
-    thinker: Thinker,
+    reasoner: ReasoningModel,
     samples: Sequence[Sample],
     plain: Mapping[str, tuple[float, Tensor, int]],
     tolerance: float = 1e-6,
 ) -> dict[str, Tensor]:
     """A stage's terms, its loss and the gradients are those of `plain`: for each term its weight, its sum
     over the samples, and by what it is divided. Returns the gradients."""
-    terms, counts, weights = stage.loss(thinker, collate(samples, PAD)), stage.counts(samples), stage.weigh()
+    terms, counts, weights = (
+        stage.loss(reasoner, collate(samples, PAD)),
+        stage.normalizers(samples),
+        stage.loss_weights(),
+    )
     assert weights == {name: weight for name, (weight, _, _) in plain.items()}
     for name, (_, total, count) in plain.items():
         assert terms[name][0].item() == pytest.approx(total.item(), rel=tolerance), name
@@ -169,8 +173,8 @@ def assert_same_loss(
     loss = weighted(terms, weights, counts)
     expected = sum(weight * total / count for weight, total, count in plain.values())
     assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
-    ours = gradients(thinker, loss)
-    assert_same_gradients(ours, gradients(thinker, expected), tolerance)
+    ours = gradients(reasoner, loss)
+    assert_same_gradients(ours, gradients(reasoner, expected), tolerance)
     return {name: gradient for name, gradient in ours.items() if gradient.any()}
 
 
@@ -179,6 +183,6 @@ def assert_supervised_loss(stage: Stage, model: nn.Module, samples: Sequence[Sam
     sums = [plain_cross_entropy(model, plain_hidden(model, s, *way), s.labels) for s in samples]
     supervised = sum(label != IGNORED for sample in samples for label in sample.labels)
     reached = assert_same_loss(
-        stage, Thinker(model), samples, {"cross_entropy": (1.0, sum(sums), supervised)}
+        stage, ReasoningModel(model), samples, {"cross_entropy": (1.0, sum(sums), supervised)}
     )
     assert set(reached) == {f"model.{name}" for name, _ in model.named_parameters()}

@@ -22,9 +22,9 @@ from references import (
 )
 
 from copra.data.batch import collate
-from copra.data.sequences import IGNORED, Decoding, Markers, TokenRow
+from copra.data.sequences import IGNORED, GenerationSpec, Markers, TokenRow
 from copra.methods import Codi
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.models.parts import make_parts
 
 MARKERS = Markers(start=7, latent=8, end=9)
@@ -103,36 +103,46 @@ def test_a_step_is_explained_by_each_latent_and_what_remains_by_the_last():
     stage = codi(latents=2, explaining={}).stages()[0]
     samples = [stage.lay_out(row, MARKERS) for row in (ROW, SHORT, BARE)]
     assert [sample.explained for sample in samples] == [((11, 12), (21,)), (), ()]
-    assert {sample.latents_a_text for sample in samples} == {1}
+    assert {sample.latents_per_text for sample in samples} == {1}
 
 
 def test_decoding():
     decoding = codi(latents=3).stages()[0].decoding(MARKERS)
-    assert decoding == Decoding((7,), 3, "hidden", 8, (9,), latent_input="projected")
-    assert (decoding.loops, decoding.jacobi, decoding.parts) == (True, 0, ("projection",))
+    assert decoding == GenerationSpec((7,), 3, "hidden", 8, (9,), latent_input="projected")
+    assert (decoding.has_recurrent_latents, decoding.jacobi_iterations, decoding.parts) == (
+        True,
+        0,
+        ("projection",),
+    )
     parallel = codi(latents=3, iterations=2, latent_input="raw").stages()[0].decoding(MARKERS)
-    assert parallel == Decoding((7,), 3, "hidden", 8, (9,), iterations=2)
-    assert (parallel.loops, parallel.jacobi, parallel.parts) == (True, 2, ())
+    assert parallel == GenerationSpec((7,), 3, "hidden", 8, (9,), iterations=2)
+    assert (parallel.has_recurrent_latents, parallel.jacobi_iterations, parallel.parts) == (True, 2, ())
     # Three iterations over three latents are the chain; with none the latents are pause tokens.
-    assert [codi(latents=3, iterations=t).stages()[0].decoding(MARKERS).jacobi for t in (3, 5)] == [0, 0]
+    assert [
+        codi(latents=3, iterations=t).stages()[0].decoding(MARKERS).jacobi_iterations for t in (3, 5)
+    ] == [0, 0]
     pause = codi(latents=3, iterations=0).stages()[0].decoding(MARKERS)
-    assert pause == Decoding((7,), 3, "embedding", 8, (9,))
-    assert (pause.loops, pause.jacobi, pause.parts) == (False, 0, ())
+    assert pause == GenerationSpec((7,), 3, "embedding", 8, (9,))
+    assert (pause.has_recurrent_latents, pause.jacobi_iterations, pause.parts) == (False, 0, ())
     for each in (decoding, parallel, pause):
-        assert Decoding.from_json(json.loads(json.dumps(each.to_json()))) == each
+        assert GenerationSpec.from_json(json.loads(json.dumps(each.to_json()))) == each
 
 
 def test_parts_and_weights():
     stage = codi(distillation=20).stages()[0]
     assert list(codi().stages()) == [0]
     assert stage.parts() == {"projection": {}}
-    assert stage.weigh() == {"cross_entropy": 1.0, "teacher_cross_entropy": 1.0, "self_distillation": 20.0}
+    assert stage.loss_weights() == {
+        "cross_entropy": 1.0,
+        "teacher_cross_entropy": 1.0,
+        "self_distillation": 20.0,
+    }
     assert (stage.frozen(), stage.needs_teacher, stage.draws, stage.dropout) == ((), False, False, True)
     assert codi(latent_input="raw").stages()[0].parts() == {}
     assert codi(iterations=0).stages()[0].parts() == {}
     stage = codi(explaining={"layers": 2, "weight": 0.5}).stages()[0]
     assert stage.parts() == {"projection": {}, "step_decoder": {"layers": 2}}
-    assert stage.weigh()["explanation"] == 0.5
+    assert stage.loss_weights()["explanation"] == 0.5
     assert codi(explaining={"decoder": "shared"}).stages()[0].parts() == {"projection": {}}
 
 
@@ -167,16 +177,18 @@ ROWS = ((5, (3, 2, 4)), (2, (2,)), (7, ()), (3, (1, 6)))
 
 def thinker_of(model, stage):
     torch.manual_seed(5)
-    return Thinker(model, make_parts(model, stage.parts()))
+    return ReasoningModel(model, make_parts(model, stage.parts()))
 
 
 def samples_of(stage, mark=1):
     return [stage.lay_out(row, IDS) for row in draw_rows(*ROWS, mark=mark)]
 
 
-def way_of(thinker, stage):
+def way_of(reasoner, stage):
     """What a latent reads, how it enters, and the iterations, for `plain_inputs`."""
-    feed = projected(thinker.parts["projection"]) if "projection" in thinker.parts else lambda hidden: hidden
+    feed = (
+        projected(reasoner.parts["projection"]) if "projection" in reasoner.parts else lambda hidden: hidden
+    )
     return stage.thought, feed, stage.iterations
 
 
@@ -184,13 +196,13 @@ def smooth_l1(error):
     return torch.where(error.abs() < 1, error.square() / 2, error.abs() - 0.5).mean()
 
 
-def plain_terms(thinker, stage, samples, *, mark=1, detach=True, gamma=1.0):
+def plain_terms(reasoner, stage, samples, *, mark=1, detach=True, gamma=1.0):
     """The terms of CODI's loss. Answers have three tokens, `mark` of them the mark."""
-    model, before = thinker.model, 3 - mark + 1
+    model, before = reasoner.model, 3 - mark + 1
     sums = {"cross_entropy": 0.0, "teacher_cross_entropy": 0.0}
     read = {"student": [], "teacher": []}
     for sample in samples:
-        student = through_blocks(model.base_model, plain_inputs(model, sample, *way_of(thinker, stage)))
+        student = through_blocks(model.base_model, plain_inputs(model, sample, *way_of(reasoner, stage)))
         teacher = through_blocks(model.base_model, plain_inputs(model, sample.teacher, "embedding"))
         sums["cross_entropy"] += plain_cross_entropy(model, student[-1], sample.labels)
         sums["teacher_cross_entropy"] += plain_cross_entropy(model, teacher[-1], sample.teacher.labels)
@@ -229,25 +241,25 @@ def plain_terms(thinker, stage, samples, *, mark=1, detach=True, gamma=1.0):
 )
 def test_the_loss_and_its_gradients_equal_the_plain_ones(any_model, settings):
     stage = codi(latents=3, **settings).stages()[0]
-    thinker, samples = thinker_of(any_model, stage), samples_of(stage)
-    expected = plain_terms(thinker, stage, samples, gamma=settings.get("distillation", 1.0))
-    reached = assert_same_loss(stage, thinker, samples, expected)
-    assert set(reached) == {name for name, _ in thinker.named_parameters()}
+    reasoner, samples = thinker_of(any_model, stage), samples_of(stage)
+    expected = plain_terms(reasoner, stage, samples, gamma=settings.get("distillation", 1.0))
+    reached = assert_same_loss(stage, reasoner, samples, expected)
+    assert set(reached) == {name for name, _ in reasoner.named_parameters()}
 
 
 def test_the_loss_with_a_longer_mark_and_the_last_step(any_model):
     stage = codi(latents=2, drop_last_step=False).stages()[0]
-    thinker, samples = thinker_of(any_model, stage), samples_of(stage, mark=2)
-    assert_same_loss(stage, thinker, samples, plain_terms(thinker, stage, samples, mark=2))
+    reasoner, samples = thinker_of(any_model, stage), samples_of(stage, mark=2)
+    assert_same_loss(stage, reasoner, samples, plain_terms(reasoner, stage, samples, mark=2))
 
 
 def test_the_distillation_draws_the_student_alone(any_model):
     """By itself: the teacher's states are a target. Were they not, the gradient would be another one."""
     stage = codi(latents=3).stages()[0]
-    thinker, samples = thinker_of(any_model, stage), samples_of(stage)
-    ours = gradients(thinker, stage.loss(thinker, collate(samples, PAD))["self_distillation"][0])
+    reasoner, samples = thinker_of(any_model, stage), samples_of(stage)
+    ours = gradients(reasoner, stage.loss(reasoner, collate(samples, PAD))["self_distillation"][0])
     target, attached = (
-        gradients(thinker, plain_terms(thinker, stage, samples, detach=detach)["self_distillation"][1])
+        gradients(reasoner, plain_terms(reasoner, stage, samples, detach=detach)["self_distillation"][1])
         for detach in (True, False)
     )
     assert_same_gradients(ours, target, 1e-6)
@@ -257,25 +269,25 @@ def test_the_distillation_draws_the_student_alone(any_model):
 
 def test_the_teachers_cross_entropy_teaches_the_same_weights(any_model):
     stage = codi(latents=3).stages()[0]
-    thinker, samples = thinker_of(any_model, stage), samples_of(stage)
-    ours = gradients(thinker, stage.loss(thinker, collate(samples, PAD))["teacher_cross_entropy"][0])
+    reasoner, samples = thinker_of(any_model, stage), samples_of(stage)
+    ours = gradients(reasoner, stage.loss(reasoner, collate(samples, PAD))["teacher_cross_entropy"][0])
     assert {name for name, gradient in ours.items() if gradient.any()} == {
         f"model.{name}" for name, _ in any_model.named_parameters()
     }
-    expected = gradients(thinker, plain_terms(thinker, stage, samples)["teacher_cross_entropy"][1])
+    expected = gradients(reasoner, plain_terms(reasoner, stage, samples)["teacher_cross_entropy"][1])
     assert_same_gradients(ours, expected, 1e-6)
 
 
 def test_explanations_are_a_term_of_their_own(any_model):
     """What the term is: see test_sim_cot.py. The others do not change."""
     plain, explained = codi(latents=3).stages()[0], codi(latents=3, explaining={"weight": 0.5}).stages()[0]
-    thinker = thinker_of(any_model, explained)
-    ours = explained.loss(thinker, collate(samples_of(explained), PAD))
-    for name, (value, count) in plain.loss(thinker, collate(samples_of(plain), PAD)).items():
+    reasoner = thinker_of(any_model, explained)
+    ours = explained.loss(reasoner, collate(samples_of(explained), PAD))
+    for name, (value, count) in plain.loss(reasoner, collate(samples_of(plain), PAD)).items():
         assert torch.equal(ours[name][0], value)
         assert int(ours[name][1]) == int(count)
     # 3 + 2, 0, 0 and 1 tokens of steps that the teacher reads.
-    assert explained.counts(samples_of(explained))["explanation"] == ours["explanation"][1] == 6
+    assert explained.normalizers(samples_of(explained))["explanation"] == ours["explanation"][1] == 6
     assert ours["explanation"][0] > 1
 
 

@@ -25,7 +25,7 @@ from copra.data.batch import collate
 from copra.data.sequences import IGNORED
 from copra.methods import METHODS
 from copra.methods.distil import divergence, read_stage, stage_of
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.models.parts import make_parts
 
 ROWS = ((5, (3, 2, 4)), (2, (2,)), (7, ()), (3, (1, 6)))
@@ -74,28 +74,28 @@ def test_divergence_and_gradient_equal_those_of_a_loop(temperature):
     assert torch.allclose(expected, by_hand, rtol=1e-9, atol=1e-12)
 
 
-def feed_of(thinker, stage):
+def feed_of(reasoner, stage):
     """How a hidden state becomes a latent's input."""
     if stage.latent_input == "projected":
-        return projected(thinker.parts["projection"])
+        return projected(reasoner.parts["projection"])
     if stage.latent_input == "raw":
         return lambda hidden: hidden
-    norm = thinker.model.get_input_embeddings().weight.detach().norm(dim=1).mean()
+    norm = reasoner.model.get_input_embeddings().weight.detach().norm(dim=1).mean()
     return lambda hidden: hidden * norm / hidden.norm()
 
 
-def plain_terms(thinker, stage, samples):
+def plain_terms(reasoner, stage, samples):
     """Cross-entropy and distillation of a stage with nothing else in its loss, place by place."""
-    distil, way = stage.distil, (stage.thought, feed_of(thinker, stage), getattr(stage, "iterations", None))
+    distil, way = stage.distil, (stage.thought, feed_of(reasoner, stage), getattr(stage, "iterations", None))
     sums, count = {"cross_entropy": 0.0, "distillation": 0.0}, 0
     for sample in samples:
-        hidden = plain_hidden(thinker.model, sample, *way)
-        sums["cross_entropy"] += plain_cross_entropy(thinker.model, hidden, sample.labels)
-        teacher = thinker.teacher
+        hidden = plain_hidden(reasoner.model, sample, *way)
+        sums["cross_entropy"] += plain_cross_entropy(reasoner.model, hidden, sample.labels)
+        teacher = reasoner.teacher
         known = plain_hidden(teacher.model, sample, way[0], feed_of(teacher, stage), way[2]).detach()
         for place, label in enumerate(sample.labels):
             if label != IGNORED:
-                logits = thinker.model.get_output_embeddings().weight @ hidden[place - 1]
+                logits = reasoner.model.get_output_embeddings().weight @ hidden[place - 1]
                 target = teacher.model.get_output_embeddings().weight @ known[place - 1]
                 sums["distillation"] += plain_divergence(logits, target.detach(), distil.temperature)
                 count += 1
@@ -106,8 +106,8 @@ def plain_terms(thinker, stage, samples):
 def thinker_of(model, teacher, stage):
     """A student and a teacher, each with parts of its own."""
     torch.manual_seed(5)
-    made = Thinker(teacher, make_parts(teacher, stage.parts()))
-    return Thinker(model, make_parts(model, stage.parts()), made)
+    made = ReasoningModel(teacher, make_parts(teacher, stage.parts()))
+    return ReasoningModel(model, make_parts(model, stage.parts()), made)
 
 
 def samples_of(stage):
@@ -140,16 +140,16 @@ def test_the_loss_and_its_gradients_equal_the_plain_ones(any_model, make_model, 
     stage, samples = stages(kind, **settings)[place], samples_of(stages(kind, **settings)[place])
     other = "llama" if any_model.config.model_type.endswith("gpt2") else "gpt2"
     teacher = another(make_model(other, layers=4))
-    thinker = thinker_of(any_model, teacher, stage)
-    expected = plain_terms(thinker, stage, samples)
+    reasoner = thinker_of(any_model, teacher, stage)
+    expected = plain_terms(reasoner, stage, samples)
     assert expected["distillation"][1].item() > 0.1
-    before = copy.deepcopy(thinker.teacher.state_dict())
+    before = copy.deepcopy(reasoner.teacher.state_dict())
     # In float32 two predictions differ by more than rounding of either, and latents carry that on.
-    reached = assert_same_loss(stage, thinker, samples, expected, 1e-5)
-    assert set(reached) == {name for name, _ in thinker.named_parameters()}
-    after = thinker.teacher.state_dict()
+    reached = assert_same_loss(stage, reasoner, samples, expected, 1e-5)
+    assert set(reached) == {name for name, _ in reasoner.named_parameters()}
+    after = reasoner.teacher.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert all(p.grad is None and not p.requires_grad for p in thinker.teacher.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in reasoner.teacher.parameters())
 
 
 OWN = [
@@ -167,33 +167,35 @@ def test_beside_distillation_the_own_loss_is_what_it_was(make_model, kind, setti
     stage = stages(kind, {"weight": 2.0, "task_weight": 0.5}, **settings)[-1]
     samples = samples_of(stage)
     assert samples == samples_of(plain)
-    thinker = thinker_of(model, another(model), stage)
-    own, ours = (each.loss(thinker, collate(samples, PAD)) for each in (plain, stage))
+    reasoner = thinker_of(model, another(model), stage)
+    own, ours = (each.loss(reasoner, collate(samples, PAD)) for each in (plain, stage))
     assert set(ours) == set(own) | {"distillation"}
     for name, (total, count) in own.items():
         assert torch.equal(torch.as_tensor(ours[name][0]), torch.as_tensor(total)), name
         assert ours[name][1] == count
-    assert stage.weigh() == {n: 0.5 * weight for n, weight in plain.weigh().items()} | {"distillation": 2.0}
+    assert stage.loss_weights() == {n: 0.5 * weight for n, weight in plain.loss_weights().items()} | {
+        "distillation": 2.0
+    }
     labels = [label for sample in samples for label in sample.labels]
     supervised = sum(label != IGNORED for label in labels)
-    assert stage.counts(samples) == plain.counts(samples) | {"distillation": supervised}
+    assert stage.normalizers(samples) == plain.normalizers(samples) | {"distillation": supervised}
     assert stage.parts() == plain.parts()
 
 
 def test_alone_only_the_labels_are_watched(make_model):
     """CODI's own chain of thought is not even read, and the cross-entropy has no gradient."""
     model, stage = make_model("llama"), stages("codi", {}, latents=3)[0]
-    thinker, samples = thinker_of(model, another(model), stage), samples_of(stage)
+    reasoner, samples = thinker_of(model, another(model), stage), samples_of(stage)
     read = []
     model.base_model.register_forward_pre_hook(
         lambda _, __, settings: read.append(settings["inputs_embeds"].shape[1]), with_kwargs=True
     )
-    terms = stage.loss(thinker, collate(samples, PAD))
+    terms = stage.loss(reasoner, collate(samples, PAD))
     assert sum(read) == max(s.first_latent for s in samples) + 3 + 1 + 3
     assert set(terms) - {"hidden_norm", "embedding_norm"} == {"cross_entropy", "distillation"}
     assert not terms["cross_entropy"][0].requires_grad
     assert terms["distillation"][0].requires_grad
-    assert stage.weigh() == {"cross_entropy": 0.0, "distillation": 1.0}
+    assert stage.loss_weights() == {"cross_entropy": 0.0, "distillation": 1.0}
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -201,13 +203,15 @@ def test_alone_only_the_labels_are_watched(make_model):
 def test_nothing_is_to_be_learned_from_oneself(any_model, kind, place, temperature):
     stage = stages(kind, {"temperature": temperature})[place]
     parts = make_parts(any_model, stage.parts())
-    thinker = Thinker(any_model, parts, Thinker(copy.deepcopy(any_model), copy.deepcopy(parts)))
-    terms = stage.loss(thinker, collate(samples_of(stage), PAD))
+    reasoner = ReasoningModel(
+        any_model, parts, ReasoningModel(copy.deepcopy(any_model), copy.deepcopy(parts))
+    )
+    terms = stage.loss(reasoner, collate(samples_of(stage), PAD))
     total, count = terms["distillation"]
     assert (total.item(), count) == (0.0, terms["cross_entropy"][1])
     # The gradient is that of rounding: any other loss has one that is far larger.
-    none, beside = gradients(thinker, total), stages(kind, {"task_weight": 1.0})[place]
-    some = gradients(thinker, beside.loss(thinker, collate(samples_of(stage), PAD))["cross_entropy"][0])
+    none, beside = gradients(reasoner, total), stages(kind, {"task_weight": 1.0})[place]
+    some = gradients(reasoner, beside.loss(reasoner, collate(samples_of(stage), PAD))["cross_entropy"][0])
     largest = max(gradient.norm() for gradient in some.values())
     assert all(gradient.norm() < 1e-5 * largest for gradient in none.values())
 
@@ -217,8 +221,8 @@ def test_a_teachers_latents_are_its_own(make_model):
     model = make_model("llama")
     teacher = another(model)
     stage = stages("coconut", {}, **LATENTS)[3]
-    thinker, samples = thinker_of(model, teacher, stage), samples_of(stage)[:1]
-    found = stage.loss(thinker, collate(samples, PAD))["distillation"][0]
+    reasoner, samples = thinker_of(model, teacher, stage), samples_of(stage)[:1]
+    found = stage.loss(reasoner, collate(samples, PAD))["distillation"][0]
     (sample,) = samples
     vectors = [vector.detach() for vector in plain_inputs(model, sample)]
     known = teacher.base_model(inputs_embeds=torch.stack(vectors)[None], use_cache=False).last_hidden_state[0]
@@ -251,14 +255,18 @@ def test_every_other_method_has_all_its_stages_taught(kind):
         for name in ("decoding", "lay_out"):
             arguments = (MARKERS,) if name == "decoding" else (draw_rows(ROWS[0])[0], MARKERS)
             assert getattr(healed, name)(*arguments) == getattr(stage, name)(*arguments)
-        assert (healed.moves, healed.draws, healed.answers) == (stage.moves, stage.draws, stage.answers)
+        assert (healed.is_scheduled, healed.draws, healed.answers) == (
+            stage.is_scheduled,
+            stage.draws,
+            stage.answers,
+        )
 
 
 def test_a_stage_that_moves_keeps_its_teacher():
     stage = stages("icot_si", {"task_weight": 1.0})[0]
-    now = stage.at(3, 8)
+    now = stage.at_step(3, 8)
     assert now.first == 2
-    assert now.weigh() == {"cross_entropy": 1.0, "distillation": 1.0}
+    assert now.loss_weights() == {"cross_entropy": 1.0, "distillation": 1.0}
     assert now.needs_teacher
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.methods.few_shot import FewShot
 from copra.tasks.gsm8k import Gsm8k
 from copra.tasks.task import Row, read_worked_examples
@@ -49,8 +49,8 @@ def test_one_drawn_example_by_hand():
     assert decoding.prompting.question == "Q: {question}\nA:"
     # Those of lm-evaluation-harness' task gsm8k_cot.
     assert decoding.prompting.stops == ("Q:", "</s>", "<|im_end|>")
-    assert (decoding.before, decoding.latents, decoding.after, decoding.parts) == ((), 0, (), ())
-    assert not decoding.loops
+    assert (decoding.prefix_ids, decoding.latents, decoding.suffix_ids, decoding.parts) == ((), 0, (), ())
+    assert not decoding.has_recurrent_latents
 
 
 def test_the_form_is_as_asked():
@@ -189,7 +189,7 @@ def test_a_file_with_too_few_rows_is_refused(file):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("question", "Q: question"), ("exemplars", 0), ("stops", [""]), ("answer", "last"), ("shots", 3)],
+    [("question", "Q: question"), ("num_fewshot", 0), ("stops", [""]), ("answer", "last"), ("shots", 3)],
 )
 def test_what_makes_no_sense_is_refused_by_name(key, value):
     with pytest.raises(ValidationError, match=key):
@@ -202,6 +202,6 @@ def test_the_way_of_asking_survives_its_json(rows):
     )
     assert FewShot.model_validate(settings.canonical()) == settings
     decoding = settings.decoding(rows, 48)
-    assert Decoding.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+    assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
     assert (decoding.longest_answer(64), decoding.answer_rule) == (256, "harness-strict")
     assert few_shot(exemplars=2).decoding(rows, 48).longest_answer(64) == 64

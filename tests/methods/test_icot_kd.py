@@ -20,10 +20,10 @@ from references import (
 )
 
 from copra.data.batch import collate
-from copra.data.sequences import IGNORED, Decoding, Markers, Sample, TokenRow
+from copra.data.sequences import IGNORED, GenerationSpec, Markers, Sample, TokenRow
 from copra.methods import IcotKd
 from copra.methods.icot_kd import teacher_states
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.models.parts import make_parts
 
 MARKERS = Markers(start=7, latent=8, end=9)
@@ -67,14 +67,14 @@ def test_three_trainings_and_what_each_of_them_trains():
     assert [stage.needs_teacher for stage in STAGES.values()] == [True, True, False]
     assert [stage.answers for stage in STAGES.values()] == [False, True, True]
     assert [stage.frozen() for stage in STAGES.values()] == [("emulator",), ("model", "mind_reader"), ()]
-    assert [list(stage.weigh()) for stage in STAGES.values()] == [
+    assert [list(stage.loss_weights()) for stage in STAGES.values()] == [
         ["cross_entropy"],
         ["emulation"],
         ["cross_entropy"],
     ]
     for stage in STAGES.values():
         assert stage.parts() == {"mind_reader": {}, "emulator": {}}
-        assert (stage.dropout, stage.draws, stage.moves) == (False, False, False)
+        assert (stage.dropout, stage.draws, stage.is_scheduled) == (False, False, False)
     assert not IcotKd.prunable
 
 
@@ -82,10 +82,10 @@ def test_answers_come_from_the_emulator_once_there_is_one():
     assert STAGES[0].decoding(MARKERS) is None
     for number in (1, 2):
         decoding = STAGES[number].decoding(MARKERS)
-        assert decoding == Decoding((), 0, "hidden", 8, (), emulated=True)
+        assert decoding == GenerationSpec((), 0, "hidden", 8, (), emulated=True)
         assert decoding.parts == ("mind_reader", "emulator")
-        assert not decoding.loops
-        assert Decoding.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+        assert not decoding.has_recurrent_latents
+        assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
 
 
 def test_stages_survive_their_json():
@@ -129,7 +129,7 @@ def test_layer_l_reads_the_lth_of_evenly_spread_places(
     teacher = word_base(architecture, layers=layers).model.eval().double()
     row, longer = draw_rows((question, (chain,)), (6, (9,)), vocabulary=20)
     batch = collate([STAGES[0].lay_out(each, MARKERS) for each in (longer, row)], PAD)
-    found = teacher_states(Thinker(teacher, teacher=Thinker(teacher)), batch.teacher)
+    found = teacher_states(ReasoningModel(teacher, teacher=ReasoningModel(teacher)), batch.teacher)
     assert found.shape == (layers, 2, 32)
     tokens = torch.tensor([row.question + row.steps[0]])
     states = teacher.base_model(input_ids=tokens, output_hidden_states=True).hidden_states
@@ -138,16 +138,18 @@ def test_layer_l_reads_the_lth_of_evenly_spread_places(
         assert torch.allclose(found[layer, 1], expected, rtol=0, atol=1e-6)
 
 
-def test_what_is_read_is_normalised(any_model):
+def test_what_is_read_is_normalized(any_model):
     batch = collate([STAGES[0].lay_out(row, IDS) for row in draw_rows(*ROWS)], PAD)
-    found = teacher_states(Thinker(any_model, teacher=Thinker(another(any_model))), batch.teacher)
+    found = teacher_states(
+        ReasoningModel(any_model, teacher=ReasoningModel(another(any_model))), batch.teacher
+    )
     assert torch.allclose(found.mean(-1), found.new_zeros(()), atol=1e-12)
     assert torch.allclose(found.var(-1, correction=0), found.new_ones(()), atol=1e-3)
     assert not found.requires_grad
 
 
 @pytest.fixture(params=["llama", "gpt2", "copra_llama"])
-def thinker(request, make_model):
+def reasoner(request, make_model):
     """A student, an emulator of another origin, and a teacher of a third one.
 
     There are five layers: the emulator attends to more than one layer below from its third layer on, and of
@@ -155,7 +157,7 @@ def thinker(request, make_model):
     """
     model = make_model(request.param, layers=5)
     student = another(model)
-    return Thinker(student, make_parts(model, STAGES[0].parts()), Thinker(another(student)))
+    return ReasoningModel(student, make_parts(model, STAGES[0].parts()), ReasoningModel(another(student)))
 
 
 @pytest.fixture
@@ -173,25 +175,25 @@ def network(layers, vector):
     return second.weight @ (first.weight @ vector + first.bias).clamp(min=0) + second.bias
 
 
-def plain_states(thinker, sample: Sample) -> list[torch.Tensor]:
+def plain_states(reasoner, sample: Sample) -> list[torch.Tensor]:
     """z_l of one row: the inputs of the teacher's blocks, at places by Python's own rounding."""
     tokens = torch.tensor([sample.teacher.tokens])
-    states = thinker.teacher.model.base_model(input_ids=tokens, output_hidden_states=True).hidden_states
+    states = reasoner.teacher.model.base_model(input_ids=tokens, output_hidden_states=True).hidden_states
     first, last = len(sample.tokens) - 3 - 1, len(sample.teacher.tokens) - 1
     return [layer_norm(states[i][0, round(first + i * (last - first) / 4)].detach()) for i in range(5)]
 
 
-def plain_student(thinker, sample: Sample, states) -> torch.Tensor:
+def plain_student(reasoner, sample: Sample, states) -> torch.Tensor:
     """Sum of -log p(token) over the answer's three tokens: before block l the state at the question's last
     place is what the mind reader makes of state l."""
     t = len(sample.tokens) - 3 - 1
 
     def change(index, hidden):
-        thought = network(thinker.parts["mind_reader"].layers[index], states[index])
+        thought = network(reasoner.parts["mind_reader"].layers[index], states[index])
         return torch.cat([hidden[:t], thought[None], hidden[t + 1 :]])
 
-    hidden = through_blocks(thinker.model.base_model, embedded(thinker.model, sample.tokens), change)[-1]
-    return plain_cross_entropy(thinker.model, hidden, sample.labels)
+    hidden = through_blocks(reasoner.model.base_model, embedded(reasoner.model, sample.tokens), change)[-1]
+    return plain_cross_entropy(reasoner.model, hidden, sample.labels)
 
 
 def plain_emulator(emulator, question: list[int]) -> list[torch.Tensor]:
@@ -227,47 +229,47 @@ LAST_BLOCK = {"llama": BODY + "layers.4", "copra_llama": BODY + "layers.4", "gpt
 FINAL_NORM = {"llama": BODY + "norm", "copra_llama": BODY + "norm", "gpt2": BODY + "ln_f"}
 
 
-def part_names(thinker, part: str) -> set[str]:
-    return {name for name, _ in thinker.named_parameters() if name.startswith(part)}
+def part_names(reasoner, part: str) -> set[str]:
+    return {name for name, _ in reasoner.named_parameters() if name.startswith(part)}
 
 
-def unused(thinker) -> set[str]:
+def unused(reasoner) -> set[str]:
     """Weights of the emulator behind its last prediction: its last block and its final norm."""
-    kind = thinker.model.config.model_type
-    names = part_names(thinker, LAST_BLOCK[kind]) | part_names(thinker, FINAL_NORM[kind])
+    kind = reasoner.model.config.model_type
+    names = part_names(reasoner, LAST_BLOCK[kind]) | part_names(reasoner, FINAL_NORM[kind])
     assert len(names) > 9
     return names
 
 
-def test_the_student_reads_the_teachers_mind(thinker, samples):
-    losses = [plain_student(thinker, sample, plain_states(thinker, sample)) for sample in samples[0]]
-    reached = assert_same_loss(STAGES[0], thinker, samples[0], {"cross_entropy": (1.0, sum(losses), 4 * 3)})
-    assert set(reached) == part_names(thinker, "model") | part_names(thinker, "parts.mind_reader")
-    assert all(parameter.grad is None for parameter in thinker.teacher.parameters())
+def test_the_student_reads_the_teachers_mind(reasoner, samples):
+    losses = [plain_student(reasoner, sample, plain_states(reasoner, sample)) for sample in samples[0]]
+    reached = assert_same_loss(STAGES[0], reasoner, samples[0], {"cross_entropy": (1.0, sum(losses), 4 * 3)})
+    assert set(reached) == part_names(reasoner, "model") | part_names(reasoner, "parts.mind_reader")
+    assert all(parameter.grad is None for parameter in reasoner.teacher.parameters())
 
 
-def test_the_emulator_predicts_the_teachers_states(thinker, samples):
+def test_the_emulator_predicts_the_teachers_states(reasoner, samples):
     losses = []
     for sample in samples[1]:
-        predicted = plain_emulator(thinker.parts["emulator"], sample.tokens[:-3])
-        states = plain_states(thinker, sample)
+        predicted = plain_emulator(reasoner.parts["emulator"], sample.tokens[:-3])
+        states = plain_states(reasoner, sample)
         losses += [0.5 * (p - z).square().sum() for p, z in zip(predicted, states, strict=True)]
-    reached = assert_same_loss(STAGES[1], thinker, samples[1], {"emulation": (1.0, sum(losses), 4)})
-    assert set(reached) == part_names(thinker, "parts.emulator") - unused(thinker)
-    assert all(parameter.grad is None for parameter in thinker.teacher.parameters())
+    reached = assert_same_loss(STAGES[1], reasoner, samples[1], {"emulation": (1.0, sum(losses), 4)})
+    assert set(reached) == part_names(reasoner, "parts.emulator") - unused(reasoner)
+    assert all(parameter.grad is None for parameter in reasoner.teacher.parameters())
 
 
-def test_both_coupled_answer_without_a_teacher(thinker, samples):
-    thinker = Thinker(thinker.model, thinker.parts)
+def test_both_coupled_answer_without_a_teacher(reasoner, samples):
+    reasoner = ReasoningModel(reasoner.model, reasoner.parts)
     losses = [
-        plain_student(thinker, sample, plain_emulator(thinker.parts["emulator"], sample.tokens[:-3]))
+        plain_student(reasoner, sample, plain_emulator(reasoner.parts["emulator"], sample.tokens[:-3]))
         for sample in samples[2]
     ]
-    reached = assert_same_loss(STAGES[2], thinker, samples[2], {"cross_entropy": (1.0, sum(losses), 4 * 3)})
-    assert set(reached) == part_names(thinker, "") - unused(thinker)
+    reached = assert_same_loss(STAGES[2], reasoner, samples[2], {"cross_entropy": (1.0, sum(losses), 4 * 3)})
+    assert set(reached) == part_names(reasoner, "") - unused(reasoner)
 
 
-def test_the_emulator_reads_no_further_than_the_question(thinker, samples):
+def test_the_emulator_reads_no_further_than_the_question(reasoner, samples):
     """Other answers, other chains: the same predictions."""
     changed = []
     for sample in samples[2]:
@@ -277,7 +279,7 @@ def test_the_emulator_reads_no_further_than_the_question(thinker, samples):
         )
     columns = collate(samples[2], PAD).read[:, 0]
     predicted = [
-        thinker.parts["emulator"](batch.tokens, batch.mask, batch.positions, columns)
+        reasoner.parts["emulator"](batch.tokens, batch.mask, batch.positions, columns)
         for batch in (collate(samples[2], PAD), collate(changed, PAD))
     ]
     assert torch.equal(*predicted)
@@ -285,8 +287,8 @@ def test_the_emulator_reads_no_further_than_the_question(thinker, samples):
 
 def test_the_emulator_is_a_model_of_its_own(any_model):
     """It starts from the model's weights, and training one leaves the other alone."""
-    thinker = Thinker(any_model, make_parts(any_model, STAGES[2].parts()))
-    body = dict(thinker.parts["emulator"].body.named_parameters())
+    reasoner = ReasoningModel(any_model, make_parts(any_model, STAGES[2].parts()))
+    body = dict(reasoner.parts["emulator"].body.named_parameters())
     for name, parameter in any_model.base_model.named_parameters():
         assert torch.equal(parameter, body[name])
         assert parameter.data_ptr() != body[name].data_ptr()

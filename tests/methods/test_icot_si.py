@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from references import MARKERS as IDS
 from references import assert_supervised_loss, draw_rows
 
-from copra.data.sequences import Decoding, Markers, TokenRow
+from copra.data.sequences import GenerationSpec, Markers, TokenRow
 from copra.methods import Cot, IcotSi, NoCot
 
 MARKERS = Markers(start=7, latent=8, end=9)
@@ -27,7 +27,7 @@ def icot_si(**settings):
 
 def removed(stage, total):
     """The tokens that are out at each optimizer step of a stage."""
-    found = [stage.at(step, total) for step in range(1, total + 1)]
+    found = [stage.at_step(step, total) for step in range(1, total + 1)]
     assert all(now.first == now.last for now in found)
     return [now.first for now in found]
 
@@ -47,16 +47,16 @@ def removed(stage, total):
     ],
 )
 def test_one_token_more_goes_after_each_equal_part_of_a_stage(stage, total, tokens):
-    assert removed(icot_si(removed_a_stage=4, remove_all_beyond=10).stages()[stage], total) == tokens
+    assert removed(icot_si(tokens_per_stage=4, remove_all_beyond=10).stages()[stage], total) == tokens
 
 
 @pytest.mark.parametrize(
     ("settings", "chunks"),
     [
-        ({"removed_a_stage": 4, "remove_all_beyond": 10}, [(0, 3), (4, 7), (8, 9), (0, None)]),
-        ({"removed_a_stage": 4, "remove_all_beyond": 8}, [(0, 3), (4, 7), (0, None)]),
-        ({"removed_a_stage": 4, "remove_all_beyond": 3}, [(0, 2), (0, None)]),
-        ({"removed_a_stage": 1, "remove_all_beyond": 2}, [(0, 0), (1, 1), (0, None)]),
+        ({"tokens_per_stage": 4, "remove_all_beyond": 10}, [(0, 3), (4, 7), (8, 9), (0, None)]),
+        ({"tokens_per_stage": 4, "remove_all_beyond": 8}, [(0, 3), (4, 7), (0, None)]),
+        ({"tokens_per_stage": 4, "remove_all_beyond": 3}, [(0, 2), (0, None)]),
+        ({"tokens_per_stage": 1, "remove_all_beyond": 2}, [(0, 0), (1, 1), (0, None)]),
         ({}, [(0, 7), (8, 15), (16, 23), (24, 31), (32, 38), (0, None)]),
     ],
 )
@@ -74,7 +74,7 @@ RIGHT = {0: [11, 12, 21, 31, 32], 1: [11, 12, 21, 31], 3: [11, 12], 4: [11], 5: 
 @pytest.mark.parametrize("gone", LEFT)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_tokens_go_from_one_end_and_the_rest_moves_up(side, gone):
-    stage = icot_si(removed_a_stage=1, remove_all_beyond=12, side=side).stages()[gone]
+    stage = icot_si(tokens_per_stage=1, remove_all_beyond=12, side=side).stages()[gone]
     sample = stage.lay_out(ROW, MARKERS, Random(0))
     kept = {"left": LEFT, "right": RIGHT}[side][gone]
     assert sample.tokens == [1, 2, *kept, 91, 92]
@@ -83,7 +83,7 @@ def test_tokens_go_from_one_end_and_the_rest_moves_up(side, gone):
 
 
 def test_a_row_with_a_short_chain_or_none_has_only_its_answer_left():
-    stages = icot_si(removed_a_stage=1, remove_all_beyond=3).stages()
+    stages = icot_si(tokens_per_stage=1, remove_all_beyond=3).stages()
     short, bare = (
         [stage.lay_out(row, MARKERS, Random(0)) for stage in stages.values()] for row in (SHORT, BARE)
     )
@@ -96,7 +96,7 @@ def test_a_row_with_a_short_chain_or_none_has_only_its_answer_left():
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_in_the_last_stage_everything_is_out_all_the_time(side, smoothing):
     stage = icot_si(side=side, smoothing=smoothing).stages()[5]
-    assert all(stage.at(step, 7) == stage for step in range(8))
+    assert all(stage.at_step(step, 7) == stage for step in range(8))
     no_cot = NoCot(kind="no_cot", training=TRAINING).stages()[0]
     for row in (ROW, SHORT, BARE):
         for draw in (None, *map(Random, range(5))):
@@ -104,11 +104,11 @@ def test_in_the_last_stage_everything_is_out_all_the_time(side, smoothing):
 
 
 def test_a_stage_starts_at_its_first_number_and_is_validated_at_its_last():
-    stage = icot_si(removed_a_stage=4, remove_all_beyond=8).stages()[0]
+    stage = icot_si(tokens_per_stage=4, remove_all_beyond=8).stages()[0]
     assert stage.lay_out(ROW, MARKERS, Random(0)).tokens == [1, 2, 11, 12, 21, 31, 32, 91, 92]
     assert stage.lay_out(ROW, MARKERS).tokens == [1, 2, 31, 32, 91, 92]
     # Step by step: 0, 1, 2 and 3 tokens out.
-    rows = [stage.at(step, 4).lay_out(ROW, MARKERS, Random(0)).tokens[2:-2] for step in (1, 2, 3, 4)]
+    rows = [stage.at_step(step, 4).lay_out(ROW, MARKERS, Random(0)).tokens[2:-2] for step in (1, 2, 3, 4)]
     assert rows == [[11, 12, 21, 31, 32], [12, 21, 31, 32], [21, 31, 32], [31, 32]]
 
 
@@ -117,7 +117,7 @@ LONG = TokenRow("long", question=[1], steps=[list(range(100, 200))], answer=[91]
 
 @pytest.mark.parametrize("rate", [0.5, 1.0, 4.0])
 def test_smoothing_takes_more_tokens_geometrically(rate):
-    stage = icot_si(removed_a_stage=4, remove_all_beyond=8, smoothing=rate).stages()[1].at(3, 4)
+    stage = icot_si(tokens_per_stage=4, remove_all_beyond=8, smoothing=rate).stages()[1].at(3, 4)
     draw, n = Random(1), 40_000
     counts = Counter(100 - (len(stage.lay_out(LONG, MARKERS, draw).tokens) - 2) for _ in range(n))
     assert min(counts) == 6
@@ -147,7 +147,7 @@ def test_smoothing_is_a_matter_of_a_moment_and_not_of_the_whole_stage():
 
 
 def test_validation_is_not_smoothed():
-    stage = icot_si(removed_a_stage=2, remove_all_beyond=8, smoothing=0.01).stages()[0]
+    stage = icot_si(tokens_per_stage=2, remove_all_beyond=8, smoothing=0.01).stages()[0]
     assert {tuple(stage.lay_out(ROW, MARKERS).tokens) for _ in range(20)} == {(1, 2, 12, 21, 31, 32, 91, 92)}
 
 
@@ -162,18 +162,18 @@ def test_smoothing_depends_on_the_draw_alone():
 
 def test_the_stages_move_and_the_published_smoothing_is_the_default():
     method = IcotSi(kind="icot_si", training=TRAINING)
-    assert all(stage.moves for stage in method.stages().values())
-    assert (method.smoothing, method.removed_a_stage, method.remove_all_beyond) == (4.0, 8, 39)
+    assert all(stage.is_scheduled for stage in method.stages().values())
+    assert (method.smoothing, method.tokens_per_stage, method.remove_all_beyond) == (4.0, 8, 39)
     assert (method.side, method.stages()[0].dropout) == ("left", True)
 
 
 def test_every_stage_answers_from_the_question():
     for stage in icot_si().stages().values():
-        for now in (stage, stage.at(2, 8)):
+        for now in (stage, stage.at_step(2, 8)):
             decoding = now.decoding(MARKERS)
-            assert decoding == Decoding((), 0, "hidden", 8, ())
-            assert (decoding.loops, decoding.parts) == (False, ())
-            assert Decoding.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+            assert decoding == GenerationSpec((), 0, "hidden", 8, ())
+            assert (decoding.has_recurrent_latents, decoding.parts) == (False, ())
+            assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
             assert (now.parts(), now.frozen(), now.needs_teacher) == ({}, (), False)
 
 
@@ -187,7 +187,7 @@ def test_stages_survive_their_json(smoothing):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"removed_a_stage": 0},
+        {"tokens_per_stage": 0},
         {"remove_all_beyond": 0},
         {"side": "middle"},
         {"smoothing": 0},

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from pydantic import ValidationError
 
-from copra.data.sequences import Decoding, Markers, TokenRow, lay_out
+from copra.data.sequences import GenerationSpec, Markers, TokenRow, lay_out
 from copra.methods import Coconut, Cot, NoCot
 
 MARKERS = Markers(start=7, latent=8, end=9)
@@ -105,7 +105,12 @@ def test_without_thought_steps_go_and_nothing_comes():
     ]
     assert sample_of(method, 1).labels == [_, _, 21, 31, 32, 91, 92]
     decoding = method.stages()[3].decoding(MARKERS)
-    assert (decoding.before, decoding.latents, decoding.after, decoding.loops) == ((), 0, (), False)
+    assert (decoding.prefix_ids, decoding.latents, decoding.suffix_ids, decoding.has_recurrent_latents) == (
+        (),
+        0,
+        (),
+        False,
+    )
 
 
 def test_pause_as_thought_has_the_same_samples_and_reads_embeddings():
@@ -114,15 +119,15 @@ def test_pause_as_thought_has_the_same_samples_and_reads_embeddings():
         assert sample_of(pause, stage) == sample_of(hidden, stage)
         assert pause.stages()[stage].thought == "embedding"
         assert hidden.stages()[stage].thought == "hidden"
-    assert pause.stages()[4].decoding(MARKERS) == Decoding((7,), 6, "embedding", 8, (9,))
-    assert not pause.stages()[4].decoding(MARKERS).loops
+    assert pause.stages()[4].decoding(MARKERS) == GenerationSpec((7,), 6, "embedding", 8, (9,))
+    assert not pause.stages()[4].decoding(MARKERS).has_recurrent_latents
 
 
 def test_the_latent_input_goes_with_the_checkpoint():
     assert {stage.latent_input for stage in coconut(latent_input="scaled").stages().values()} == {"scaled"}
     decoding = coconut(latent_input="scaled").stages()[4].decoding(MARKERS)
     assert decoding.latent_input == "scaled"
-    assert Decoding.from_json(decoding.to_json()) == decoding
+    assert GenerationSpec.from_json(decoding.to_json()) == decoding
     assert coconut().stages()[4].decoding(MARKERS).latent_input == "raw"
 
 
@@ -130,9 +135,9 @@ def test_a_checkpoint_answers_with_the_latents_of_its_stage():
     stages = coconut(latents_per_step=2, max_latent_stage=2).stages()
     assert [stages[i].decoding(MARKERS).latents for i in range(4)] == [0, 2, 4, 4]
     decoding = stages[3].decoding(MARKERS)
-    assert (decoding.before, decoding.after, decoding.loops) == ((7,), (9,), True)
-    assert not stages[0].decoding(MARKERS).loops
-    assert Decoding.from_json(decoding.to_json()) == decoding
+    assert (decoding.prefix_ids, decoding.suffix_ids, decoding.has_recurrent_latents) == ((7,), (9,), True)
+    assert not stages[0].decoding(MARKERS).has_recurrent_latents
+    assert GenerationSpec.from_json(decoding.to_json()) == decoding
 
 
 @pytest.mark.parametrize(
@@ -253,7 +258,7 @@ def test_projected_latents_bring_a_projection_and_need_it_to_answer():
         decoding = stage.decoding(MARKERS)
         assert decoding.latent_input == "projected"
         assert decoding.parts == ("projection",)
-        assert Decoding.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+        assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
     # Without latents there is nothing to project.
     assert coconut(latent_input="projected").stages()[0].decoding(MARKERS).parts == ()
     assert coconut().stages()[4].parts() == {}

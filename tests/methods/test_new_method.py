@@ -11,11 +11,11 @@ from pydantic import Field, TypeAdapter
 from references import MARKERS as IDS
 from references import assert_same_loss, draw_rows, plain_cross_entropy, plain_hidden, surprise
 
-from copra.data.sequences import Decoding, Markers, TokenRow
-from copra.data.tokenization import markers_of, pad_id, tokenise
+from copra.data.sequences import GenerationSpec, Markers, TokenRow
+from copra.data.tokenization import markers_of, pad_id, tokenize
 from copra.generation.decode import decode
 from copra.methods import METHODS
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.models import parts
 from copra.schema.training import Training
 from copra.training.loop import Trainer
@@ -51,17 +51,17 @@ class LastStepStage(Stage):
     def parts(self):
         return super().parts() | {"guess": {}}
 
-    def weigh(self):
-        return super().weigh() | {"guess": self.guessing}
+    def loss_weights(self):
+        return super().loss_weights() | {"guess": self.guessing}
 
-    def counts(self, samples):
-        return super().counts(samples) | {"guess": len(samples)}
+    def normalizers(self, samples):
+        return super().normalizers(samples) | {"guess": len(samples)}
 
-    def loss(self, thinker, batch):
-        hidden = thinker.hidden_states(batch, self.thought)
-        guesses = thinker.parts["guess"](taken(hidden, batch.read[:, 0]))[:, 0]
+    def loss(self, reasoner, batch):
+        hidden = reasoner.hidden_states(batch, self.thought)
+        guesses = reasoner.parts["guess"](taken(hidden, batch.read[:, 0]))[:, 0]
         to_come = (batch.labels != IGNORED).sum(1)
-        terms = self.answer_terms(thinker, batch, hidden)
+        terms = self.answer_terms(reasoner, batch, hidden)
         return terms | {"guess": ((guesses - to_come).square().sum(), len(batch))}
 
 
@@ -116,15 +116,15 @@ def test_it_lays_out_as_its_file_says(last_step):
     assert sample.tokens == [1, 2, 7, 8, 8, 9, 31, 32, 91, 92]
     assert sample.labels == [-100] * 6 + [31, 32, 91, 92]
     assert sample.read == (1,)
-    assert stage.decoding(markers) == Decoding((7,), 2, "hidden", 8, (9,))
+    assert stage.decoding(markers) == GenerationSpec((7,), 2, "hidden", 8, (9,))
 
 
 def test_its_loss_has_a_term_of_its_own(last_step, any_model):
     """Rows are padded on the left, so that what is read is in other columns."""
     stage = a_step().stages()[0]
-    thinker = Thinker(any_model, parts.make_parts(any_model, stage.parts()))
+    reasoner = ReasoningModel(any_model, parts.make_parts(any_model, stage.parts()))
     samples = [stage.lay_out(row, IDS) for row in draw_rows((5, (3, 2, 4)), (2, (2,)), (7, ()))]
-    guess = thinker.parts["guess"]
+    guess = reasoner.parts["guess"]
     answers, guesses = 0.0, 0.0
     # The last step's tokens and three of the answer.
     for sample, to_come in zip(samples, (4 + 3, 2 + 3, 3), strict=True):
@@ -132,7 +132,7 @@ def test_its_loss_has_a_term_of_its_own(last_step, any_model):
         answers += plain_cross_entropy(any_model, hidden, sample.labels)
         guesses += (guess.weight[0] @ hidden[sample.first_latent - 2] + guess.bias[0] - to_come).square()
     expected = {"cross_entropy": (1.0, answers, 7 + 5 + 3), "guess": (0.1, guesses, 3)}
-    reached = assert_same_loss(stage, thinker, samples, expected)
+    reached = assert_same_loss(stage, reasoner, samples, expected)
     assert {"parts.guess.weight", "parts.guess.bias"} < set(reached)
 
 
@@ -140,13 +140,18 @@ def test_its_loss_has_a_term_of_its_own(last_step, any_model):
 def trained(last_step, word_base, rows, tmp_path):
     """A trainer that has run, and the tokens of its rows."""
     base = word_base("llama")
-    stage, tokens = a_step().stages()[0], tokenise(base.tokenizer, rows)
+    stage, tokens = a_step().stages()[0], tokenize(base.tokenizer, rows)
     torch.manual_seed(0)
     trainer = Trainer(
         model=base.model,
         stage=stage,
         training=Training(
-            steps=150, batch_size=18, learning_rate=1e-2, validations=1, schedule="cosine", select="last"
+            steps=150,
+            batch_size=18,
+            learning_rate=1e-2,
+            num_validations=1,
+            schedule="cosine",
+            select_best_by="last",
         ),
         rows=tokens[:18],
         validation=tokens[18:],

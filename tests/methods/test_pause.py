@@ -8,9 +8,9 @@ from references import MARKERS as IDS
 from references import PAD, assert_supervised_loss, draw_rows, gradients
 
 from copra.data.batch import collate
-from copra.data.sequences import Decoding, Markers, TokenRow
+from copra.data.sequences import GenerationSpec, Markers, TokenRow
 from copra.methods import Pause
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 
 MARKERS = Markers(start=7, latent=8, end=9)
 ROW = TokenRow("row", question=[1, 2], steps=[[11, 12], [21]], answer=[91, 92])
@@ -41,9 +41,9 @@ def test_a_row_without_steps_has_as_many():
 def test_a_checkpoint_answers_after_its_pauses_in_one_pass():
     stage = pause(pauses=3).stages()[0]
     decoding = stage.decoding(MARKERS)
-    assert decoding == Decoding((), 3, "embedding", 8, ())
-    assert (decoding.loops, decoding.jacobi, decoding.parts) == (False, 0, ())
-    assert Decoding.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+    assert decoding == GenerationSpec((), 3, "embedding", 8, ())
+    assert (decoding.has_recurrent_latents, decoding.jacobi_iterations, decoding.parts) == (False, 0, ())
+    assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
     assert (stage.parts(), stage.frozen(), stage.needs_teacher, stage.draws) == ({}, (), False, False)
 
 
@@ -70,7 +70,7 @@ def test_the_token_has_an_embedding_that_learns(make_model, kind):
     model = make_model(kind, tied=False)
     stage = pause(pauses=3).stages()[0]
     batch = collate([stage.lay_out(row, IDS) for row in draw_rows(*ROWS)], PAD)
-    gradients(model, stage.loss(Thinker(model), batch)["cross_entropy"][0])
+    gradients(model, stage.loss(ReasoningModel(model), batch)["cross_entropy"][0])
     rows = model.get_input_embeddings().weight.grad
     assert rows[IDS.latent].norm() > 0.01 * rows.norm()
     # There are no markers around it.

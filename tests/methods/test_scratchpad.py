@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from references import MARKERS as IDS
 from references import assert_supervised_loss, draw_rows
 
-from copra.data.sequences import Decoding, Markers, TokenRow
+from copra.data.sequences import GenerationSpec, Markers, TokenRow
 from copra.methods import Cot, Scratchpad
 
 MARKERS = Markers(start=7, latent=8, end=9)
@@ -51,7 +51,7 @@ def test_a_row_without_steps_is_the_same_in_every_stage():
 
 def test_more_steps_a_stage():
     """J = 2, two steps more a stage; the last stage asks for all of them, however many there are."""
-    stages = scratchpad(max_stage=2, steps_a_stage=2).stages()
+    stages = scratchpad(max_stage=2, steps_per_stage=2).stages()
     labels = [stage.lay_out(ROW, MARKERS).labels for stage in stages.values()]
     assert labels == [WORKED[0], WORKED[2], WORKED[3]]
 
@@ -83,21 +83,21 @@ def test_there_are_j_plus_1_stages_or_fewer_by_request(settings, numbers):
 def test_answers_are_written_from_the_question():
     for stage in scratchpad().stages().values():
         decoding = stage.decoding(MARKERS)
-        assert decoding == Decoding((), 0, "hidden", 8, ())
-        assert not decoding.loops
+        assert decoding == GenerationSpec((), 0, "hidden", 8, ())
+        assert not decoding.has_recurrent_latents
         assert decoding.parts == ()
-        assert Decoding.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+        assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
         assert (stage.parts(), stage.frozen(), stage.needs_teacher, stage.draws) == ({}, (), False, False)
 
 
 def test_stages_survive_their_json():
-    for stage in scratchpad(steps_a_stage=2).stages().values():
+    for stage in scratchpad(steps_per_stage=2).stages().values():
         assert type(stage).model_validate(json.loads(json.dumps(stage.canonical()))) == stage
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"max_stage": 0}, {"steps_a_stage": 0}, {"first_stage": -1}, {"curriculum": 3}, {"latents": 1}],
+    [{"max_stage": 0}, {"steps_per_stage": 0}, {"first_stage": -1}, {"curriculum": 3}, {"latents": 1}],
 )
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(ValidationError, match=next(iter(settings))):

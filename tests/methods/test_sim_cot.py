@@ -25,10 +25,10 @@ from references import (
 )
 
 from copra.data.batch import collate
-from copra.data.sequences import IGNORED, Decoding, Markers, TokenRow
+from copra.data.sequences import IGNORED, GenerationSpec, Markers, TokenRow
 from copra.methods import Coconut, Codi
 from copra.methods.losses import weighted
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.methods.sim_cot import Explaining, told
 from copra.models.parts import StepDecoder, make_parts
 
@@ -74,11 +74,11 @@ WORKED = {
 def test_coconuts_latents_tell_the_steps_that_they_replace(number):
     sample = coconut(latents_per_step=2, max_latent_stage=2).stages()[number].lay_out(ROW, MARKERS)
     assert (sample.tokens, sample.explained) == WORKED[number]
-    assert sample.latents_a_text == 2
+    assert sample.latents_per_text == 2
     plain = coconut(latents_per_step=2, max_latent_stage=2).model_copy(update={"explaining": None})
     without = plain.stages()[number].lay_out(ROW, MARKERS)
     assert (without.tokens, without.labels) == (sample.tokens, sample.labels)
-    assert (without.explained, without.latents_a_text) == ((), 1)
+    assert (without.explained, without.latents_per_text) == ((), 1)
 
 
 @pytest.mark.parametrize("padded", [True, False])
@@ -110,15 +110,15 @@ def test_explaining_changes_no_answer():
         decoding = Coconut(kind="coconut", training={"steps": 1}).stages()[number].decoding(MARKERS)
         assert stage.decoding(MARKERS) == decoding
         assert decoding.parts == ()
-        assert Decoding.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+        assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
 
 
 def test_parts_weights_and_counts():
     stage = coconut({"layers": 2, "weight": 0.5}, latents_per_step=2, max_latent_stage=2).stages()[3]
     assert stage.parts() == {"step_decoder": {"layers": 2}}
-    assert stage.weigh() == {"cross_entropy": 1.0, "explanation": 0.5}
+    assert stage.loss_weights() == {"cross_entropy": 1.0, "explanation": 0.5}
     samples = [stage.lay_out(row, MARKERS) for row in (ROW, SHORT, BARE)]
-    assert stage.counts(samples) == {"cross_entropy": 2 + 1 + 1, "explanation": 2 + 3 + 1}
+    assert stage.normalizers(samples) == {"cross_entropy": 2 + 1 + 1, "explanation": 2 + 3 + 1}
     assert coconut({"decoder": "shared"}).stages()[1].parts() == {}
     both = coconut(latent_input="projected").stages()[1]
     assert both.parts() == {"projection": {}, "step_decoder": {"layers": 1}}
@@ -172,31 +172,33 @@ WAYS = [
 
 def thinker_of(model, stage):
     torch.manual_seed(5)
-    return Thinker(model, make_parts(model, stage.parts()))
+    return ReasoningModel(model, make_parts(model, stage.parts()))
 
 
-def feed_of(thinker):
-    return projected(thinker.parts["projection"]) if "projection" in thinker.parts else lambda hidden: hidden
+def feed_of(reasoner):
+    return (
+        projected(reasoner.parts["projection"]) if "projection" in reasoner.parts else lambda hidden: hidden
+    )
 
 
-def plain_explanation(thinker, sample, inputs, c):
+def plain_explanation(reasoner, sample, inputs, c):
     """Sum of -log p(token) over the texts: a decoder reads the c latents of a text as they were fed, then the
     text, from position 0."""
     loss = torch.zeros((), dtype=torch.float64)
     for k, text in enumerate(sample.explained):
         first = sample.first_latent + k * c
-        loss = loss + plain_telling(thinker, inputs[first : first + c], text)
+        loss = loss + plain_telling(reasoner, inputs[first : first + c], text)
     return loss
 
 
-def plain_telling(thinker, latents, text):
+def plain_telling(reasoner, latents, text):
     """The sum of -log p(token) over one text, after the latents that stand for it."""
-    decoder = thinker.part("step_decoder")
-    body = thinker.model.base_model if decoder is None else decoder.body
+    decoder = reasoner.part("step_decoder")
+    body = reasoner.model.base_model if decoder is None else decoder.body
     # The authors' copy of the model has an LM head of its own; what it reads are the model's embeddings.
     own_head = decoder is not None and decoder.head is not None
-    head = SimpleNamespace(get_output_embeddings=lambda: decoder.head) if own_head else thinker.model
-    embedding = thinker.model.get_input_embeddings().weight
+    head = SimpleNamespace(get_output_embeddings=lambda: decoder.head) if own_head else reasoner.model
+    embedding = reasoner.model.get_input_embeddings().weight
     states = through_blocks(body, [*latents, *(embedding[token] for token in text)])[-1]
     last = len(latents) - 1
     return sum(surprise(head, states[last + i], token) for i, token in enumerate(text))
@@ -205,14 +207,14 @@ def plain_telling(thinker, latents, text):
 @pytest.mark.parametrize(("explaining", "settings", "number"), WAYS)
 def test_the_loss_and_its_gradients_equal_the_plain_ones(any_model, explaining, settings, number):
     stage = coconut(explaining, **settings).stages()[number]
-    thinker = thinker_of(any_model, stage)
+    reasoner = thinker_of(any_model, stage)
     samples = [stage.lay_out(row, IDS) for row in draw_rows(*ROWS)]
     c = settings.get("latents_per_step", 1)
     answers, explanations = [], []
     for sample in samples:
-        inputs = plain_inputs(any_model, sample, "hidden", feed_of(thinker))
+        inputs = plain_inputs(any_model, sample, "hidden", feed_of(reasoner))
         answers.append(plain_cross_entropy(any_model, body_of(any_model, inputs), sample.labels))
-        explanations.append(plain_explanation(thinker, sample, inputs, c))
+        explanations.append(plain_explanation(reasoner, sample, inputs, c))
     supervised = sum(label != IGNORED for sample in samples for label in sample.labels)
     # By hand: the tokens of the first `number` steps (in the last stage of all).
     told_tokens = {3: 9 + 3 + 0 + 6, 2: 5 + 3 + 0 + 6, 1: 3 + 2 + 0 + 6}[number]
@@ -220,25 +222,25 @@ def test_the_loss_and_its_gradients_equal_the_plain_ones(any_model, explaining, 
         "cross_entropy": (1.0, sum(answers), supervised),
         "explanation": (explaining.get("weight", 1.0), sum(explanations), told_tokens),
     }
-    reached = assert_same_loss(stage, thinker, samples, expected, TOLERANCE)
-    assert set(reached) == {name for name, _ in thinker.named_parameters()}
+    reached = assert_same_loss(stage, reasoner, samples, expected, TOLERANCE)
+    assert set(reached) == {name for name, _ in reasoner.named_parameters()}
 
 
 @pytest.mark.parametrize("decoder", ["small", "shared"])
 def test_the_explanation_reaches_the_model_through_the_latents(any_model, decoder):
     """With the latents cut off from what made them, the gradient is another one."""
     stage = coconut({"decoder": decoder}, max_latent_stage=2).stages()[3]
-    thinker = thinker_of(any_model, stage)
+    reasoner = thinker_of(any_model, stage)
     sample = stage.lay_out(draw_rows(*ROWS)[0], IDS)
     batch = collate([sample], PAD)
-    ours = gradients(thinker, stage.loss(thinker, batch)["explanation"][0])
+    ours = gradients(reasoner, stage.loss(reasoner, batch)["explanation"][0])
     inputs = plain_inputs(any_model, sample)
     whole, cut = (
-        gradients(thinker, plain_explanation(thinker, sample, vectors, 1))
+        gradients(reasoner, plain_explanation(reasoner, sample, vectors, 1))
         for vectors in (inputs, [vector.detach() for vector in inputs])
     )
     assert_same_gradients(ours, whole, TOLERANCE)
-    # Cut off, a small decoder leaves the blocks of the model alone; a shared one is itself the model.
+    # KeptUnits off, a small decoder leaves the blocks of the model alone; a shared one is itself the model.
     blocks = {name for name in whole if name.startswith("model.") and ".1." in name}
     assert blocks <= set(whole)
     assert blocks & set(cut) == (set() if decoder == "small" else blocks)
@@ -248,31 +250,31 @@ def test_the_explanation_reaches_the_model_through_the_latents(any_model, decode
 
 def test_a_batch_without_steps_explains_nothing(any_model):
     stage = coconut(max_latent_stage=2).stages()[3]
-    thinker = thinker_of(any_model, stage)
+    reasoner = thinker_of(any_model, stage)
     samples = [stage.lay_out(draw_rows(*ROWS)[2], IDS)]
-    loss, count = stage.loss(thinker, collate(samples, PAD))["explanation"]
+    loss, count = stage.loss(reasoner, collate(samples, PAD))["explanation"]
     assert (loss.item(), count) == (0.0, 0)
-    assert not any(gradient.any() for gradient in gradients(thinker, loss).values())
+    assert not any(gradient.any() for gradient in gradients(reasoner, loss).values())
 
 
 def test_codis_latents_tell_the_steps_that_its_teacher_reads(any_model):
     stage = Codi(kind="codi", training={"steps": 1}, latents=2, explaining={"weight": 0.5}).stages()[0]
-    thinker = thinker_of(any_model, stage)
+    reasoner = thinker_of(any_model, stage)
     samples = [stage.lay_out(row, IDS) for row in draw_rows(*ROWS)]
     total = sum(
-        plain_explanation(thinker, sample, plain_inputs(any_model, sample, "hidden", feed_of(thinker)), 1)
+        plain_explanation(reasoner, sample, plain_inputs(any_model, sample, "hidden", feed_of(reasoner)), 1)
         for sample in samples
     )
-    loss, count = stage.loss(thinker, collate(samples, PAD))["explanation"]
+    loss, count = stage.loss(reasoner, collate(samples, PAD))["explanation"]
     assert loss.item() == pytest.approx(total.item(), rel=TOLERANCE)
-    assert count == stage.counts(samples)["explanation"] == 5 + 2
-    assert_same_gradients(gradients(thinker, loss), gradients(thinker, total), TOLERANCE)
+    assert count == stage.normalizers(samples)["explanation"] == 5 + 2
+    assert_same_gradients(gradients(reasoner, loss), gradients(reasoner, total), TOLERANCE)
 
 
-def as_the_authors_do_on_coconut(thinker, samples, c):
+def as_the_authors_do_on_coconut(reasoner, samples, c):
     """InternLM/SIM-CoT, Coconut/coconut.py, mode v1_aug, `packing` off: thought by thought the sum over the
     tokens of all rows, divided by the number of rows; the mean over thoughts. Each row has all thoughts."""
-    inputs = [plain_inputs(thinker.model, sample, "hidden", feed_of(thinker)) for sample in samples]
+    inputs = [plain_inputs(reasoner.model, sample, "hidden", feed_of(reasoner)) for sample in samples]
     thoughts = samples[0].n_latents // c
     loss_explain_all = 0.0
     for thought in range(thoughts):
@@ -280,13 +282,13 @@ def as_the_authors_do_on_coconut(thinker, samples, c):
         for sample, vectors in zip(samples, inputs, strict=True):
             first = sample.first_latent + thought * c
             loss_explain = loss_explain + plain_telling(
-                thinker, vectors[first : first + c], sample.explained[thought]
+                reasoner, vectors[first : first + c], sample.explained[thought]
             )
         loss_explain_all = loss_explain_all + loss_explain / len(samples)
     return loss_explain_all / thoughts
 
 
-def as_the_authors_do_on_codi(thinker, samples):
+def as_the_authors_do_on_codi(reasoner, samples):
     """InternLM/SIM-CoT, CODI/src/model.py: after each of n latents and the next one, the mean over the tokens
     of all rows; the sum over those with any token, divided by their number."""
     explain_loss_total, effective_steps = 0.0, 0
@@ -294,21 +296,23 @@ def as_the_authors_do_on_codi(thinker, samples):
         total, tokens = 0.0, 0
         for sample in samples:
             if k < len(sample.explained):
-                vectors = plain_inputs(thinker.model, sample, "hidden", feed_of(thinker))
+                vectors = plain_inputs(reasoner.model, sample, "hidden", feed_of(reasoner))
                 before = sample.first_latent + k
-                hidden = body_of(thinker.model, vectors[:before])[-1]
-                total = total + plain_telling(thinker, [feed_of(thinker)(hidden)], sample.explained[k])
+                hidden = body_of(reasoner.model, vectors[:before])[-1]
+                total = total + plain_telling(reasoner, [feed_of(reasoner)(hidden)], sample.explained[k])
                 tokens += len(sample.explained[k])
         if tokens:
             explain_loss_total, effective_steps = explain_loss_total + total / tokens, effective_steps + 1
     return explain_loss_total / effective_steps
 
 
-def explanation_of(stage, thinker, samples):
+def explanation_of(stage, reasoner, samples):
     """The part of a stage's loss that explains, its weights and counts as in training."""
-    terms = stage.loss(thinker, collate(samples, PAD))
-    weights = {name: weight for name, weight in stage.weigh().items() if name.startswith("explanation")}
-    return weighted(terms, weights, stage.counts(samples))
+    terms = stage.loss(reasoner, collate(samples, PAD))
+    weights = {
+        name: weight for name, weight in stage.loss_weights().items() if name.startswith("explanation")
+    }
+    return weighted(terms, weights, stage.normalizers(samples))
 
 
 PUBLISHED = {"decoder": "pretrained"}
@@ -318,11 +322,14 @@ PUBLISHED = {"decoder": "pretrained"}
 def test_on_coconut_the_loss_is_the_authors(any_model, c):
     way = {**PUBLISHED, "step_loss": "sum", "spare_latents": "answer", "weight": 0.7}
     stage = coconut(way, latents_per_step=c, max_latent_stage=2).stages()[3]
-    thinker = thinker_of(any_model, stage)
+    reasoner = thinker_of(any_model, stage)
     samples = [stage.lay_out(row, IDS) for row in draw_rows(*ROWS)]
-    ours, theirs = explanation_of(stage, thinker, samples), as_the_authors_do_on_coconut(thinker, samples, c)
+    ours, theirs = (
+        explanation_of(stage, reasoner, samples),
+        as_the_authors_do_on_coconut(reasoner, samples, c),
+    )
     assert ours.item() == pytest.approx(0.7 * theirs.item(), rel=1e-6)
-    assert_same_gradients(gradients(thinker, ours), gradients(thinker, 0.7 * theirs), 1e-5)
+    assert_same_gradients(gradients(reasoner, ours), gradients(reasoner, 0.7 * theirs), 1e-5)
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[1:3], ((4, (2, 1, 2, 3, 1)), (2, (1, 2)))])
@@ -330,25 +337,25 @@ def test_on_codi_the_loss_is_the_authors(any_model, rows):
     """Three latents and the next one; no row may have a step for the last of them."""
     way = {**PUBLISHED, "step_loss": "mean_per_latent", "next_latent": True, "weight": 0.7}
     stage = Codi(kind="codi", training={"steps": 1}, latents=3, explaining=way).stages()[0]
-    assert len([name for name in stage.weigh() if name.startswith("explanation_")]) == 4
-    thinker = thinker_of(any_model, stage)
+    assert len([name for name in stage.loss_weights() if name.startswith("explanation_")]) == 4
+    reasoner = thinker_of(any_model, stage)
     samples = [stage.lay_out(row, IDS) for row in draw_rows(*rows)]
-    ours, theirs = explanation_of(stage, thinker, samples), as_the_authors_do_on_codi(thinker, samples)
+    ours, theirs = explanation_of(stage, reasoner, samples), as_the_authors_do_on_codi(reasoner, samples)
     assert ours.item() == pytest.approx(0.7 * theirs.item(), rel=1e-6)
-    assert_same_gradients(gradients(thinker, ours), gradients(thinker, 0.7 * theirs), 1e-5)
+    assert_same_gradients(gradients(reasoner, ours), gradients(reasoner, 0.7 * theirs), 1e-5)
 
 
 @pytest.mark.parametrize("step_loss", ["mean", "sum", "mean_per_latent"])
 def test_micro_batches_add_up(any_model, step_loss):
     """Counts are those of the whole batch."""
     stage = coconut({"step_loss": step_loss}, max_latent_stage=3, stage_mixing=True).stages()[4]
-    thinker = thinker_of(any_model, stage)
+    reasoner = thinker_of(any_model, stage)
     samples = [stage.lay_out(row, IDS) for row in draw_rows(*ROWS)]
-    weights = {name: weight for name, weight in stage.weigh().items() if name != "cross_entropy"}
-    counts = stage.counts(samples)
-    parts = [stage.loss(thinker, collate(part, PAD)) for part in (samples[:1], samples[1:3], samples[3:])]
+    weights = {name: weight for name, weight in stage.loss_weights().items() if name != "cross_entropy"}
+    counts = stage.normalizers(samples)
+    parts = [stage.loss(reasoner, collate(part, PAD)) for part in (samples[:1], samples[1:3], samples[3:])]
     assert sum(weighted(terms, weights, counts) for terms in parts).item() == pytest.approx(
-        explanation_of(stage, thinker, samples).item(), rel=1e-6
+        explanation_of(stage, reasoner, samples).item(), rel=1e-6
     )
 
 

@@ -10,7 +10,7 @@ from copra.cost.flops import FlopCounter, of_training_work
 from copra.data.batch import collate
 from copra.methods import METHODS
 from copra.methods.distil import stage_of
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.models.parts import make_parts
 from copra.models.shape import shape_of
 from copra.schema.training import Lora
@@ -39,52 +39,56 @@ STAGES = [
 ]
 
 
-def counted(thinker, stage, sample, lora) -> int:
+def counted(reasoner, stage, sample, lora) -> int:
     """FLOPs of one step on a row, forward and backward, by PyTorch. Scores of attention are computed as plain
     products: fused kernels compute some of them again in the backward pass, which no rule counts."""
-    with adapted(thinker, lora, stage.frozen(), MARKERS), FlopCounterMode(display=False) as counter:
-        terms = stage.loss(thinker, collate([sample], PAD))
-        sum(terms[name][0] for name in stage.weigh()).backward()
+    with adapted(reasoner, lora, stage.frozen(), MARKERS), FlopCounterMode(display=False) as counter:
+        terms = stage.loss(reasoner, collate([sample], PAD))
+        sum(terms[name][0] for name in stage.loss_weights()).backward()
     return counter.get_total_flops()
 
 
-def said(thinker, stage, sample, lora) -> float:
+def said(reasoner, stage, sample, lora) -> float:
     """The same by the rule."""
     progress = Progress()
-    progress.count(stage.work(sample))
+    progress.count(stage.flop_workload(sample))
     work = {
         reader: dict(zip(("tokens", "context", "supervised"), sums, strict=True))
         for reader, sums in progress.work.items()
     }
     layers = stage.parts().get("step_decoder", {}).get("layers", 0)
-    shapes = [each and shape_of(each.model.config.to_dict()) for each in (thinker, thinker.teacher)]
+    shapes = [each and shape_of(each.model.config.to_dict()) for each in (reasoner, reasoner.teacher)]
     return of_training_work(shapes[0], work, layers, shapes[1], lora and lora.rank)
 
 
-def unseen(thinker, stage, sample) -> int:
+def unseen(reasoner, stage, sample) -> int:
     """FLOPs by hand of what the rule has too many: positions scored against later ones that they do not
     see."""
-    shape = shape_of(thinker.model.config.to_dict())
+    shape = shape_of(reasoner.model.config.to_dict())
     scores = FlopCounter(shape).scores
     n, first, latents = len(sample.tokens), sample.first_latent, sample.n_latents
     if stage.thought != "hidden" or not latents:
         return 0
-    if stage.jacobi:
-        seen = (first + latents) ** 2 + (stage.jacobi - 1) * latents * (first + latents) + (n - first) * n
-        rule = n**2 + stage.jacobi * latents * (first + latents)
+    if stage.jacobi_iterations:
+        seen = (
+            (first + latents) ** 2
+            + (stage.jacobi_iterations - 1) * latents * (first + latents)
+            + (n - first) * n
+        )
+        rule = n**2 + stage.jacobi_iterations * latents * (first + latents)
     else:
         last = first + latents - 1
         seen = first**2 + sum(column + 1 for column in range(first, last)) + (n - last) * n
         rule = n**2
     # A teacher reads the same, forward alone.
-    return (3 if thinker.teacher is None else 4) * (rule - seen) * scores
+    return (3 if reasoner.teacher is None else 4) * (rule - seen) * scores
 
 
-def unused(thinker, stage) -> int:
+def unused(reasoner, stage) -> int:
     """FLOPs by hand of gradients that the rule counts in iCoT-KD's networks and nothing needs: for a row,
     where they belong to states from the teacher, to the emulator's highest layer, and to the cell's first
     state."""
-    d, layers = thinker.model.config.hidden_size, thinker.model.config.num_hidden_layers
+    d, layers = reasoner.model.config.hidden_size, reasoner.model.config.num_hidden_layers
     if stage.training == 0:
         return layers * 2 * d * 4 * d
     cell, query, key, output = 2 * 2 * d * 4 * d, 2 * d * d, 2 * d * d, 2 * 2 * d * d
@@ -106,9 +110,9 @@ def test_training_flops_equal_the_counter(make_model, kind, stage, lora):
     model = make_model(kind)
     model.set_attn_implementation("eager")
     parts = make_parts(model, stage.parts())
-    teacher = Thinker(another(model), copy.deepcopy(parts)) if stage.needs_teacher else None
-    thinker = Thinker(model, parts, teacher)
+    teacher = ReasoningModel(another(model), copy.deepcopy(parts)) if stage.needs_teacher else None
+    reasoner = ReasoningModel(model, parts, teacher)
     (row,) = draw_rows((9, (6,)))
     sample = stage.lay_out(row, MARKERS)
-    more = unseen(thinker, stage, sample) + (unused(thinker, stage) if "emulator" in parts else 0)
-    assert said(thinker, stage, sample, lora) - more == counted(thinker, stage, sample, lora)
+    more = unseen(reasoner, stage, sample) + (unused(reasoner, stage) if "emulator" in parts else 0)
+    assert said(reasoner, stage, sample, lora) - more == counted(reasoner, stage, sample, lora)

@@ -9,7 +9,7 @@ from references import MARKERS, PAD, another, draw_rows
 from copra.data.batch import collate
 from copra.methods import METHODS
 from copra.methods.distil import stage_of
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.models.parts import make_parts
 
 WAYS = [
@@ -37,7 +37,7 @@ WAYS = [
 ]
 
 
-def seen(thinker, stage, sample) -> Counter:
+def seen(reasoner, stage, sample) -> Counter:
     """Tokens or states that each reader reads, and positions at which the LM head is read."""
     found = Counter()
 
@@ -51,25 +51,25 @@ def seen(thinker, stage, sample) -> Counter:
     def watch_states(module, reader, states):
         module.register_forward_pre_hook(lambda _, args: found.update({reader: states(args[0])}))
 
-    watch(thinker.model.base_model, "model")
-    if thinker.teacher is not None:
-        watch(thinker.teacher.model.base_model, "teacher")
-    if "emulator" in thinker.parts:
-        watch(thinker.parts["emulator"].body, "emulator")
-        watch_states(thinker.parts["emulator"], "emulation", len)
-        watch_states(thinker.parts["mind_reader"], "mind_reader", lambda states: states.shape[1])
-    for reader, each in (("projection", thinker), ("teacher_projection", thinker.teacher)):
+    watch(reasoner.model.base_model, "model")
+    if reasoner.teacher is not None:
+        watch(reasoner.teacher.model.base_model, "teacher")
+    if "emulator" in reasoner.parts:
+        watch(reasoner.parts["emulator"].body, "emulator")
+        watch_states(reasoner.parts["emulator"], "emulation", len)
+        watch_states(reasoner.parts["mind_reader"], "mind_reader", lambda states: states.shape[1])
+    for reader, each in (("projection", reasoner), ("teacher_projection", reasoner.teacher)):
         if each is not None and "projection" in each.parts:
             watch_states(each.parts["projection"], reader, lambda states: states.shape[:-1].numel())
-    if "step_decoder" in thinker.parts:
-        watch(thinker.parts["step_decoder"].body, "step_decoder")
-    for reader in filter(None, (thinker, thinker.teacher)):
+    if "step_decoder" in reasoner.parts:
+        watch(reasoner.parts["step_decoder"].body, "step_decoder")
+    for reader in filter(None, (reasoner, reasoner.teacher)):
         reader.model.get_output_embeddings().register_forward_hook(
             lambda _, args, __: found.update(head=args[0].shape[0])
         )
-    if (head := getattr(thinker.part("step_decoder"), "head", None)) is not None:
+    if (head := getattr(reasoner.part("step_decoder"), "head", None)) is not None:
         head.register_forward_hook(lambda _, args, __: found.update(head=args[0].shape[0]))
-    stage.loss(thinker, collate([sample], PAD))
+    stage.loss(reasoner, collate([sample], PAD))
     # An explanation is told by one pass for all texts, padded to the longest.
     assert len(sample.explained) < 2
     return +found
@@ -90,8 +90,8 @@ def test_stages_say_what_they_compute(make_model, kind, stage):
     for row in draw_rows((5, (6,)), (7, ())):
         model = make_model(kind)
         parts = make_parts(model, stage.parts())
-        teacher = Thinker(another(model), copy.deepcopy(parts)) if stage.needs_teacher else None
+        teacher = ReasoningModel(another(model), copy.deepcopy(parts)) if stage.needs_teacher else None
         sample, said = stage.lay_out(row, MARKERS), Counter()
-        for work in stage.work(sample):
+        for work in stage.flop_workload(sample):
             said.update({work.reader: work.tokens, "head": work.supervised})
-        assert seen(Thinker(model, parts, teacher), stage, sample) == +said
+        assert seen(ReasoningModel(model, parts, teacher), stage, sample) == +said

@@ -4,7 +4,7 @@ import json
 
 
 def write_gguf(path, model, tokenizer):
-    """Write a one-layer Llama with as many key/value as query heads, unquantised, as llama.cpp does."""
+    """Write a one-layer Llama with as many key/value as query heads, unquantized, as llama.cpp does."""
     import gguf
 
     config, made = model.config, json.loads(tokenizer.backend_tokenizer.to_str())["model"]

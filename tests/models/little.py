@@ -6,7 +6,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from copra.data.tokenization import train_tokenizer
 from copra.schema.base import FromScratch
 
-SIZES = {"hidden_size": 32, "layers": 2, "heads": 4, "ffn_size": 48}
+SIZES = {"hidden_size": 32, "layers": 2, "heads": 4, "intermediate_size": 48}
 
 
 def tokenizer_for(rows, **changes):

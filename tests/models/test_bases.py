@@ -23,7 +23,7 @@ from copra.utils.errors import CopraError
 
 @pytest.mark.parametrize(("architecture", "kv_heads"), [("llama", 2), ("gpt2", None)])
 def test_a_base_from_scratch_is_drawn_by_its_seed(rows, architecture, kv_heads):
-    spec = FromScratch(**SIZES, architecture=architecture, kv_heads=kv_heads, context=64)
+    spec = FromScratch(**SIZES, architecture=architecture, kv_heads=kv_heads, max_position_embeddings=64)
     models = [make_base(Base(from_scratch=spec), rows, seed) for seed in (3, 3, 4)]
     states = [model.state_dict() for model, _ in models]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -36,7 +36,7 @@ def test_a_base_from_scratch_is_drawn_by_its_seed(rows, architecture, kv_heads):
 
 
 def test_a_llama_from_scratch_has_the_sizes_of_its_settings(rows):
-    spec = FromScratch(**SIZES, kv_heads=2, context=64, tied=False)
+    spec = FromScratch(**SIZES, kv_heads=2, max_position_embeddings=64, tied=False)
     model, tokenizer = make_base(Base(from_scratch=spec, dtype="bfloat16"), rows, 0)
     v, d, layers, ffn, kv = len(tokenizer), 32, 2, 48, 2 * 8
     expected = 2 * v * d + layers * (2 * d * d + 2 * d * kv + 3 * d * ffn + 2 * d) + d
@@ -47,7 +47,7 @@ def test_a_llama_from_scratch_has_the_sizes_of_its_settings(rows):
 
 
 def test_a_gpt2_from_scratch_has_the_sizes_of_its_settings(rows):
-    spec = FromScratch(**SIZES, architecture="gpt2", context=64, dropout=0.2)
+    spec = FromScratch(**SIZES, architecture="gpt2", max_position_embeddings=64, dropout=0.2)
     model, tokenizer = make_base(Base(from_scratch=spec), rows, 0)
     v, d, ffn = len(tokenizer), 32, 48
     layer = (d * 3 * d + 3 * d) + (d * d + d) + (d * ffn + ffn) + (ffn * d + d) + 4 * d
@@ -165,13 +165,13 @@ def test_weights_of_another_shape_are_refused_by_name(folder):
         make_base(Base(path=str(folder)), [], None)
 
 
-def test_quantised_weights_of_the_hub_are_refused_before_they_are_fetched(folder, monkeypatch):
+def test_quantized_weights_of_the_hub_are_refused_before_they_are_fetched(folder, monkeypatch):
     config = json.loads((folder / "config.json").read_text())
-    quantised = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
-    (folder / "config.json").write_text(json.dumps(config | quantised))
-    monkeypatch.setattr("copra.models.bases.base_fault", lambda base: None)
+    quantized = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(config | quantized))
+    monkeypatch.setattr("copra.models.bases.base_problem", lambda base: None)
     monkeypatch.setattr("copra.models.bases.load_language_model", lambda *_, **__: pytest.fail("fetched"))
-    with pytest.raises(CopraError, match=r"^bases\.<name>\.path: .*has weights quantised by gptq"):
+    with pytest.raises(CopraError, match=r"^bases\.<name>\.path: .*has weights quantized by gptq"):
         make_base(Base(path=str(folder)), [], None)
 
 

@@ -16,10 +16,10 @@ from transformers.models.gemma2 import modeling_gemma2
 from copra.cost.flops import FlopCounter, Pass
 from copra.cost.parameters import block_parameters
 from copra.data.batch import collate
-from copra.data.sequences import IGNORED, Decoding, Markers, Sample
+from copra.data.sequences import IGNORED, GenerationSpec, Markers, Sample
 from copra.generation.decode import decode
 from copra.methods.losses import cross_entropy
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.methods.rollout import embedding_norm, hidden_states
 from copra.models.anatomy import attention_output, blocks, ffn_output, layout_of
 from copra.models.checkpoint import register
@@ -29,7 +29,7 @@ from copra.models.logits import read_logits
 from copra.models.parts import make_parts
 from copra.models.per_layer import CLASSES
 from copra.models.shape import shape_of
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.proof import masked
 from copra.pruning.scoring.passes import pass_scores
 from copra.pruning.surgery import cut_model
@@ -79,13 +79,13 @@ def case(request):
     return request.param
 
 
-def cut_of(model: nn.Module, name: str) -> Cut:
+def cut_of(model: nn.Module, name: str) -> KeptUnits:
     """A cut of CUTS; of the mixed one only what an OLMo2 can lose."""
     kept = dict(CUTS[name])
     if name == "mixed" and model.config.model_type == "olmo2":
         del kept["heads"]
     nothing = [None] * 4
-    return Cut.from_json({"layers": [0, 1, 2, 3], "heads": nothing, "neurons": nothing, **kept})
+    return KeptUnits.from_json({"layers": [0, 1, 2, 3], "heads": nothing, "neurons": nothing, **kept})
 
 
 @torch.no_grad()
@@ -158,7 +158,7 @@ def test_a_cut_of_a_cut_computes_what_the_masked_model_does(case):
     model = make(case)
     model = precise(cut_model(model, cut_of(model, "mixed")))
     shape = shape_of(model.config.to_dict())
-    again = Cut.whole(shape).without(shape, [("layers", 0, 0), ("neurons", 1, 2), ("neurons", 2, 0)])
+    again = KeptUnits.whole(shape).without(shape, [("layers", 0, 0), ("neurons", 1, 2), ("neurons", 2, 0)])
     with masked(model, again):
         expected = logits(model)
     assert torch.allclose(logits(precise(cut_model(model, again))), expected, **NEAR)
@@ -193,10 +193,12 @@ def test_what_a_family_cannot_lose_is_refused(case, unit):
     assert ("kv_groups" in limits) == (case == "olmo2")
     assert ("heads" in limits) == (case == "olmo2" or case.startswith("gpt"))
     units = {"layers": [(unit, 1, 1)], "heads": [(unit, 0, 0), (unit, 0, 2)]}.get(unit, [(unit, 0, 0)])
-    cut = Cut.whole(shape).without(shape, units)
+    cut = KeptUnits.whole(shape).without(shape, units)
     if case == "olmo2" and unit in limits:
-        fault = f"olmo2 models cannot lose {unit} (their q/k norm spans all heads). Prune layers or neurons."
-        with pytest.raises(CopraError, match=re.escape(fault)):
+        problem = (
+            f"olmo2 models cannot lose {unit} (their q/k norm spans all heads). Prune layers or neurons."
+        )
+        with pytest.raises(CopraError, match=re.escape(problem)):
             cut_model(model, cut)
     elif unit not in limits:
         assert cut_model(model, cut).num_parameters() < model.num_parameters()
@@ -315,7 +317,7 @@ def test_iterated_latents_equal_the_loop_beyond_the_window_too(case):
     prompts = [INPUT_IDS[0, :7].tolist(), INPUT_IDS[1, :5].tolist()]
     options = {"stop": -1, "pad": 0, "max_new_tokens": 6, "batch_size": 2, "force_length": True}
     answers = [
-        decode(model, prompts, Decoding((), 3, "hidden", LATENT, (), iterations=iterations), **options)
+        decode(model, prompts, GenerationSpec((), 3, "hidden", LATENT, (), iterations=iterations), **options)
         for iterations in (0, 3)
     ]
     assert answers[0] == answers[1]
@@ -371,7 +373,7 @@ def touches(model: nn.Module, module: nn.Module, output: nn.Module, units: int) 
 )
 def test_scores_of_weights_equal_a_search_for_what_each_unit_is_made_of(case, metric, count):
     model, chosen = make(case), samples()
-    decoding = Decoding((), 3, "hidden", LATENT, ())
+    decoding = GenerationSpec((), 3, "hidden", LATENT, ())
     batches = [collate(chosen[:2], pad=0), collate(chosen[2:], pad=0)]
     table = pass_scores(model, nn.ModuleDict(), batches, decoding)
     assert {row["metric"] for row in table} >= {"cosine", "angular", "gradient", "activation", "contribution"}
@@ -416,7 +418,7 @@ def test_added_modules_run_and_learn(case):
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_adapters_are_merged_without_a_change(case):
     model = make(case)
-    with adapted(Thinker(model), Lora(rank=2, alpha=4.0), (), Markers(37, 38, 39)), torch.no_grad():
+    with adapted(ReasoningModel(model), Lora(rank=2, alpha=4.0), (), Markers(37, 38, 39)), torch.no_grad():
         parts = [part for part in model.modules() if hasattr(part, "lora_B")]
         for part in parts:
             part.lora_B["default"].weight.normal_(std=0.1)
@@ -455,6 +457,6 @@ def test_adapters_are_counted_as_they_are(case):
     """A token costs 2 FLOPs for each weight of the adapters, q, k and v in one matrix or each in its own."""
     model, rank = make(case), 3
     counter = FlopCounter(shape_of(model.config.to_dict()))
-    with adapted(Thinker(model), Lora(rank=rank), (), Markers(37, 38, 39)):
+    with adapted(ReasoningModel(model), Lora(rank=rank), (), Markers(37, 38, 39)):
         weights = [weight for name, weight in model.named_parameters() if "lora_" in name]
         assert counter.adapter * rank == 2 * sum(weight.numel() for weight in weights) > 0

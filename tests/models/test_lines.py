@@ -8,8 +8,8 @@ from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
 from copra.data.lines import cut_at_lines
-from copra.data.sequences import Decoding, Prompting
-from copra.data.tokenization import ANSWER, first_token, mark_length, tokenise
+from copra.data.sequences import GenerationSpec, Prompting
+from copra.data.tokenization import ANSWER, first_token, mark_length, tokenize
 from copra.generation.prompts import prompts_of
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
@@ -58,7 +58,7 @@ KINDS = ["prepend", "metaspace", "bytes"]
 def test_the_parts_are_the_tokens_of_the_whole_text(rows, kind):
     rows = [*rows, *MORE]
     tokenizer = spaced(kind, rows)
-    for row, tokens in zip(rows, tokenise(tokenizer, rows), strict=True):
+    for row, tokens in zip(rows, tokenize(tokenizer, rows), strict=True):
         joined = [*tokens.question, *(token for step in tokens.steps for token in step), *tokens.answer]
         assert joined == [
             *tokenizer(whole(row), add_special_tokens=False)["input_ids"],
@@ -75,7 +75,7 @@ def test_the_mark_is_that_of_an_answer_after_a_line_break(rows, kind):
     tokenizer = spaced(kind, rows)
     alone = tokenizer(ANSWER, add_special_tokens=False)["input_ids"]
     mark = mark_length(tokenizer)
-    answers = [row.answer for row in tokenise(tokenizer, rows)]
+    answers = [row.answer for row in tokenize(tokenizer, rows)]
     assert mark > 0
     assert {tuple(answer[:mark]) for answer in answers} == {tuple(answers[0][:mark])}
     assert tokenizer.decode(answers[0][:mark]).strip() == "###"
@@ -85,18 +85,18 @@ def test_the_mark_is_that_of_an_answer_after_a_line_break(rows, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompts_are_read_as_in_training(rows, kind):
     tokenizer = spaced(kind, rows)
-    expected = [row.question for row in tokenise(tokenizer, rows)]
+    expected = [row.question for row in tokenize(tokenizer, rows)]
     assert prompts_of(tokenizer, rows, None).prompts == expected
     # Without the right answer at hand, a question has the same tokens.
     blind = [Row(row.question, (), "0") for row in rows]
-    assert [row.question for row in tokenise(tokenizer, blind)] == expected
+    assert [row.question for row in tokenize(tokenizer, blind)] == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompts_with_examples_are_the_whole_text(rows, kind):
     tokenizer = spaced(kind, rows)
     prompting = Prompting("Q: 1 and 2 ?\nA: 3.\n\n", "Q: {question}\nA:", ("Q:",), "flexible")
-    asked = prompts_of(tokenizer, rows, Decoding((), 0, "hidden", 0, (), prompting=prompting))
+    asked = prompts_of(tokenizer, rows, GenerationSpec((), 0, "hidden", 0, (), prompting=prompting))
     assert len(asked.prefix) > 5
     for row, prompt in zip(rows, asked.prompts, strict=True):
         text = f"{prompting.exemplars}Q: {row.question}\nA:"
@@ -131,12 +131,12 @@ def test_a_token_over_a_line_end_is_refused_wherever_it_stands(rows):
         tokenizer_object=Tokenizer.from_str(json.dumps(made)), eos_token="</s>", unk_token="<unk>"
     )
     good = [Row(f"{number} ?", (), "1") for number in range(1100)]
-    assert len(tokenise(joining, good)) == 1100
+    assert len(tokenize(joining, good)) == 1100
     bad = Row("two lines", ("",), "1")
     with pytest.raises(
         CopraError, match=rf"^row {bad.id}: .*line by line \('\u010a\u010a' spans the end of a line\)"
     ):
-        tokenise(joining, [*good, bad])
+        tokenize(joining, [*good, bad])
 
 
 def test_a_tokenizer_that_drops_characters_is_refused_where_it_must_be_cut():
@@ -154,4 +154,4 @@ def test_a_tokenizer_that_drops_characters_is_refused_where_it_must_be_cut():
 
 
 def test_no_texts_are_no_tokens(rows):
-    assert tokenise(spaced("prepend", rows), []) == []
+    assert tokenize(spaced("prepend", rows), []) == []

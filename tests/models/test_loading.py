@@ -67,7 +67,7 @@ def within_the_model(key):
         ),
         (
             lambda w: w | {"model.layers.0.self_attn.q_proj.weight_scale": torch.ones(1)},
-            r"The weights are quantised",
+            r"The weights are quantized",
         ),
         (
             lambda w: w | {"model.norm.weight": torch.ones(9)},

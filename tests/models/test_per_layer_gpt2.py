@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.configuration_utils import get_head_shapes
 
 from copra.data.sequences import Markers
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.models.per_layer import CopraGPT2Config, CopraGPT2LMHeadModel
 from copra.models.shape import shape_of
 from copra.schema.shape import LayerShape, ModelShape
@@ -181,7 +181,7 @@ def test_transformers_is_told_the_heads_of_every_layer(model):
 def test_adapters_reach_all_projections_and_are_merged_without_a_trace(model, input_ids, tmp_path):
     before, kinds = model.state_dict(), {name: type(part) for name, part in model.named_modules()}
     before = {name: tensor.clone() for name, tensor in before.items()}
-    with adapted(Thinker(model), Lora(rank=3, alpha=6.0), (), Markers(57, 58, 59)):
+    with adapted(ReasoningModel(model), Lora(rank=3, alpha=6.0), (), Markers(57, 58, 59)):
         names = [name for name, part in model.named_modules() if hasattr(part, "lora_B")]
         parts = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
         assert names == [f"transformer.h.{layer}.{part}" for layer in range(3) for part in parts]

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.models.checkpoint import (
     PARTS,
     WEIGHTS,
@@ -23,7 +23,8 @@ WANTED = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {
 
 @pytest.fixture
 def save_parts(make_model, word_tokenizer, tmp_path):
-    """Saves a tiny model with parts, whose weights are all drawn anew; returns the folder and the parts."""
+    """CheckpointSchedule a tiny model with parts, whose weights are all drawn anew; returns the folder and
+    the parts."""
 
     def save_parts(kind: str = "llama", wanted=WANTED, name="model", *, manifest=(), **changes):
         dtype = changes.pop("dtype", torch.float32)
@@ -142,9 +143,9 @@ def test_the_next_stage_goes_on_with_the_parts_that_it_wants(save_parts, word_to
 
 def test_only_parts_that_an_answer_needs_are_answering(save_parts):
     ways = {
-        (): Decoding((), 0, "hidden", 48, ()),
-        ("projection",): Decoding((47,), 3, "hidden", 48, (49,), "projected"),
-        ("mind_reader", "emulator"): Decoding((), 0, "hidden", 48, (), emulated=True),
+        (): GenerationSpec((), 0, "hidden", 48, ()),
+        ("projection",): GenerationSpec((47,), 3, "hidden", 48, (49,), "projected"),
+        ("mind_reader", "emulator"): GenerationSpec((), 0, "hidden", 48, (), emulated=True),
     }
     for names, decoding in ways.items():
         folder, _ = save_parts(manifest={"decoding": decoding.to_json()})

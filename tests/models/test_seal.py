@@ -18,7 +18,8 @@ LOG = "training.jsonl"
 
 @pytest.fixture
 def save(make_model, word_tokenizer, tmp_path):
-    """Saves a tiny model with a part, a log and two chat templates, one of them in a folder of its own."""
+    """CheckpointSchedule a tiny model with a part, a log and two chat templates, one of them in a folder of
+    its own."""
 
     def save(name: str = "model"):
         tokenizer = copy.deepcopy(word_tokenizer)

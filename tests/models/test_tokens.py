@@ -9,7 +9,7 @@ from copra.data.tokenization import (
     beginning,
     markers_of,
     pad_id,
-    tokenise,
+    tokenize,
     train_tokenizer,
     typical_lengths,
 )
@@ -17,7 +17,7 @@ from copra.schema.base import FromScratch
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
 
-SIZES = {"hidden_size": 8, "layers": 1, "heads": 1, "ffn_size": 8}
+SIZES = {"hidden_size": 8, "layers": 1, "heads": 1, "intermediate_size": 8}
 ODD_ROWS = [
     Row("Ann has $1,250.50; is that 1/2?", ("<<1250.5/2=625.25>>", "it's -3_4"), "1,000"),
     Row("Größe \t 12  und 7", (), "−7"),
@@ -36,7 +36,7 @@ def trained(kind: str, rows) -> PreTrainedTokenizerFast:
 def test_pieces_together_are_the_whole_text(rows, kind):
     rows = [*rows, *ODD_ROWS]
     tokenizer = trained(kind, rows)
-    for row, tokens in zip(rows, tokenise(tokenizer, rows), strict=True):
+    for row, tokens in zip(rows, tokenize(tokenizer, rows), strict=True):
         joined = [*tokens.question, *(token for step in tokens.steps for token in step), *tokens.answer]
         assert joined == [*tokenizer(whole_text(row))["input_ids"], tokenizer.eos_token_id]
         assert tokens.id == row.id
@@ -46,10 +46,10 @@ def test_pieces_together_are_the_whole_text(rows, kind):
 def test_words_worked_out(rows):
     tokenizer = trained("words", [*rows, *ODD_ROWS])
     row = Row("2 and 13 ?", ("2 + 13 = 15",), "15")
-    (tokens,) = tokenise(tokenizer, [row])
+    (tokens,) = tokenize(tokenizer, [row])
     words = tokenizer.convert_ids_to_tokens
     assert words(tokens.question) == ["2", "and", "<|unknown|>", "?", "\n"]
-    (odd,) = tokenise(tokenizer, ODD_ROWS[:1])
+    (odd,) = tokenize(tokenizer, ODD_ROWS[:1])
     assert [words(step) for step in odd.steps] == [
         ["<<", "1250", ".", "5", "/", "2", "=", "625", ".", "25", ">>", "\n"],
         ["it", "'", "s", "-", "3", "_", "4", "\n"],
@@ -60,7 +60,7 @@ def test_words_worked_out(rows):
 def test_bpe_keeps_digits_apart_and_text_whole(rows):
     rows = [*rows, *ODD_ROWS]
     tokenizer = trained("bpe", rows)
-    (tokens,) = tokenise(tokenizer, [Row("Zoë has 1234 ?", (), "98")])
+    (tokens,) = tokenize(tokenizer, [Row("Zoë has 1234 ?", (), "98")])
     assert tokenizer.decode(tokens.question) == "Zoë has 1234 ?\n"
     assert [t for t in tokenizer.convert_ids_to_tokens(tokens.question) if t in "1234"] == list("1234")
     assert tokenizer.convert_ids_to_tokens(tokens.answer)[-3:] == ["9", "8", "<|end|>"]
@@ -72,7 +72,7 @@ def test_the_answer_mark_begins_every_answer(rows, kind):
     """The evaluation finds the end of the chain by it."""
     tokenizer = trained(kind, rows)
     mark = tokenizer(ANSWER)["input_ids"][0]
-    for tokens in tokenise(tokenizer, rows):
+    for tokens in tokenize(tokenizer, rows):
         assert tokens.answer.index(mark) == 0
         assert tokens.answer.count(mark) == 1
         assert all(mark not in step for step in tokens.steps)
@@ -93,7 +93,7 @@ def across_lines(rows) -> PreTrainedTokenizerFast:
 
 def test_a_tokenizer_that_merges_over_line_ends_is_refused(rows):
     with pytest.raises(CopraError, match=f"row {rows[0].id}: .*line by line"):
-        tokenise(across_lines(rows), rows)
+        tokenize(across_lines(rows), rows)
 
 
 def with_special_tokens(tokenizer, template: str):
@@ -120,7 +120,7 @@ def test_the_beginning_is_found_whatever_follows_the_text(rows, kind, template, 
     begin = with_special_tokens(tokenizer, template)
     assert beginning(tokenizer) == [begin] * begins
     plain = tokenizer(rows[0].question + "\n", add_special_tokens=False)["input_ids"]
-    (tokens,) = tokenise(tokenizer, rows[:1])
+    (tokens,) = tokenize(tokenizer, rows[:1])
     assert tokens.question == [begin] * begins + plain
     assert tokens.answer.count(tokenizer.eos_token_id) == 1
 
@@ -140,7 +140,7 @@ def test_a_tokenizer_that_changes_the_text_with_its_special_tokens_is_refused(ro
 
 def test_a_begin_token_stands_before_the_question_only(rows):
     tokenizer = trained("words", rows)
-    plain = tokenise(tokenizer, rows)
+    plain = tokenize(tokenizer, rows)
     assert beginning(tokenizer) == []
     tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
     begin = tokenizer.bos_token_id
@@ -148,7 +148,7 @@ def test_a_begin_token_stands_before_the_question_only(rows):
         single="<|begin|> $A", special_tokens=[("<|begin|>", begin)]
     )
     assert beginning(tokenizer) == [begin]
-    for with_begin, without in zip(tokenise(tokenizer, rows), plain, strict=True):
+    for with_begin, without in zip(tokenize(tokenizer, rows), plain, strict=True):
         assert with_begin.question == [begin, *without.question]
         assert (with_begin.steps, with_begin.answer) == (without.steps, without.answer)
 
@@ -174,4 +174,4 @@ def test_typical_lengths(word_tokenizer):
     # Prompts of 5 and 7 tokens with their line breaks; 6 a step, 3 an answer: 9 and 15.
     assert typical_lengths(word_tokenizer, rows) == {"prompt": 6, "generated": 12}
     assert typical_lengths(word_tokenizer, rows[1:]) == {"prompt": 7, "generated": 15}
-    assert tokenise(word_tokenizer, []) == []
+    assert tokenize(word_tokenizer, []) == []

@@ -4,8 +4,15 @@ import pytest
 
 from copra.experiment.workflow import Workflow
 
-TRAINING = {"steps": 10, "batch_size": 4, "validations": 1}
-SIZES = {"hidden_size": 16, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_size": 32, "context": 64}
+TRAINING = {"steps": 10, "batch_size": 4, "num_validations": 1}
+SIZES = {
+    "hidden_size": 16,
+    "layers": 2,
+    "heads": 4,
+    "kv_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+}
 CONFIG = {
     "task": "sums",
     "tasks": {"sums": {"kind": "word_sums", "train": 300, "valid": 40, "test": 60}},
@@ -16,7 +23,7 @@ CONFIG = {
         "no-cot": {"kind": "no_cot", "training": TRAINING},
         "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": TRAINING},
         "layers-1": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
-        "ask": {"kind": "few_shot", "exemplars": 2},
+        "ask": {"kind": "few_shot", "num_fewshot": 2},
     },
     "recipes": [["cot", "no-cot"], ["cot", "layers-1", "coconut"], ["cot", "ask"]],
     "evaluation": {"max_new_tokens": 8},

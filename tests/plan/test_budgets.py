@@ -21,7 +21,7 @@ LLAMA_1B = {
     "num_key_value_heads": 8,
     "intermediate_size": 8192,
 }
-THREE = {"hidden_size": 24, "layers": 2, "heads": 6, "kv_heads": 3, "ffn_size": 32}
+THREE = {"hidden_size": 24, "layers": 2, "heads": 6, "kv_heads": 3, "intermediate_size": 32}
 
 HALF_OF_THREE = "budget.fraction: 0.5 of 6 KV groups: the nearest legal cut removes 2, 33% less than asked"
 

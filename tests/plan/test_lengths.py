@@ -52,7 +52,7 @@ def test_stages_that_train_alike_are_one_line(lengths_of):
         ({"bases": PRETRAINED}, {"steps": 299}, "training.steps gives a stage 299 optimizer steps, which"),
         ({"bases": PRETRAINED}, {"steps": 300}, None),
         ({}, {"epochs": 1, "batch_size": 4, "warmup_steps": 20}, "75 optimizer steps (20 of them warm-up)"),
-        ({}, {"epochs": 1, "batch_size": 4, "warmup_share": 0.2}, "75 optimizer steps (15 of them warm-up)"),
+        ({}, {"epochs": 1, "batch_size": 4, "warmup_ratio": 0.2}, "75 optimizer steps (15 of them warm-up)"),
     ],
 )
 def test_short_stages_are_warned_of_but_those_of_toys(lengths_of, base, training, why):
@@ -64,7 +64,7 @@ def test_short_stages_are_warned_of_but_those_of_toys(lengths_of, base, training
 
 
 def test_a_warm_up_that_outlasts_its_stage_is_refused(make_workflow, tmp_path, monkeypatch, capsys):
-    """300 rows are 75 batches of 4, and 150 in two epochs; both steps are one fault."""
+    """300 rows are 75 batches of 4, and 150 in two epochs; both steps are one problem."""
     monkeypatch.chdir(tmp_path)
     training = {"epochs": 1, "batch_size": 4, "warmup_steps": 76}
 

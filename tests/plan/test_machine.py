@@ -25,7 +25,7 @@ def test_seconds_of_work():
 def test_the_machine_that_a_config_asks_for():
     assert machine_of(Compute(threads=4)) == Machine("CPU", 4, 4, 1e11, 0.2)
     assert machine_of(Compute(threads=4, processes=2)) == Machine("CPU", 8, 4, 1e11, 0.2)
-    gpus = machine_of(Compute(gpu=2, precision="bfloat16"), utilisation=0.5)
+    gpus = machine_of(Compute(gpu=2, precision="bfloat16"), utilization=0.5)
     assert gpus == Machine("GPU, bfloat16", 2, 1, 312e12, 0.5)
     assert machine_of(Compute(gpu=1), flops_per_second=1e15).flops_per_second == 1e15
 

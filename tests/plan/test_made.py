@@ -25,7 +25,7 @@ def results(tmp_path, make_workflow):
         manifest["weights"] = {"sha256": f"weights of {node.name}"}
         write_json(tmp_path / "models" / node.name / "copra.json", manifest)
     plan = {"units": ["layers"], "metric": "cosine", "scope": "uniform", "budget": {"count": 1}}
-    plan |= {"normalise": False, "warning": None}
+    plan |= {"normalize": False, "warning": None}
     write_json(tmp_path / "plans" / f"{PRUNED}.json", plan)
     for job in jobs_of(workflow).values():
         output = job.output(tmp_path)
@@ -53,11 +53,18 @@ def test_all_is_to_run_before_one(make_workflow, tmp_path):
 AFTER_PRUNING = {f"prune/{PRUNED}", *STAGES, f"evaluate/{PRUNED}", f"evaluate/{PRUNED}+coconut"}
 CHANGES = {
     "a last step": (
-        {"steps__no-cot__training": {"steps": 9, "batch_size": 4, "validations": 1}},
+        {"steps__no-cot__training": {"steps": 9, "batch_size": 4, "num_validations": 1}},
         {f"train/{COT}+no-cot", f"evaluate/{COT}+no-cot"},
     ),
     "a default written out": (
-        {"steps__no-cot__training": {"steps": 10, "batch_size": 4, "validations": 1, "clip_norm": 1.0}},
+        {
+            "steps__no-cot__training": {
+                "steps": 10,
+                "batch_size": 4,
+                "num_validations": 1,
+                "max_grad_norm": 1.0,
+            }
+        },
         set(),
     ),
     "the budget": (

@@ -11,7 +11,7 @@ from copra.tasks.prosqa import Prosqa
 from copra.tasks.word_sums import WordSums
 from copra.utils.files import write_json
 
-SIZES = {"hidden_size": 16, "layers": 1, "heads": 2, "ffn_size": 16, "context": 512}
+SIZES = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 16, "max_position_embeddings": 512}
 WORDS = Base(from_scratch=FromScratch(**SIZES))
 BPE = Base(from_scratch=FromScratch(**SIZES, tokenizer="bpe", vocabulary=512))
 HUB = Base(path="somebody/something")
@@ -36,7 +36,7 @@ def prepared(sums, tmp_path):
 @pytest.mark.parametrize("there", [True, False])
 def test_words_are_counted_as_the_tokenizer_does(sums, prepared, tmp_path, there):
     """Whether the data is there, or drawn anew."""
-    from copra.data.tokenization import tokenise, typical_lengths
+    from copra.data.tokenization import tokenize, typical_lengths
     from copra.models.bases import make_base
 
     results = prepared if there else tmp_path / "nothing"
@@ -44,7 +44,7 @@ def test_words_are_counted_as_the_tokenizer_does(sums, prepared, tmp_path, there
     rows = {split: [row for each, row in sums.rows() if each == split] for split in SPLITS}
     model, tokenizer = make_base(WORDS, rows["train"], 0)
     for split in SPLITS:
-        assert lengths(found.rows[split]) == lengths(tokenise(tokenizer, rows[split]))
+        assert lengths(found.rows[split]) == lengths(tokenize(tokenizer, rows[split]))
     assert found.sizes == {"train": 40, "valid": 12, "test": 12}
     assert found.typical() == typical_lengths(tokenizer, rows["valid"])
     # The words of the text, three special tokens and three markers.

@@ -42,8 +42,10 @@ def test_a_model_from_scratch_is_as_large_as_it_will_be(rows, architecture, tied
     from copra.models.shape import shape_of
 
     kv_heads = 2 if architecture == "llama" else None
-    sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": kv_heads, "ffn_size": 48}
-    base = Base(from_scratch=FromScratch(architecture=architecture, tied=tied, context=64, **sizes))
+    sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": kv_heads, "intermediate_size": 48}
+    base = Base(
+        from_scratch=FromScratch(architecture=architecture, tied=tied, max_position_embeddings=64, **sizes)
+    )
     model, tokenizer = make_base(base, rows, 0)
     found = base_size(base, len(tokenizer) - 6)
     assert found.shape == shape_of(model.config.to_dict())
@@ -51,7 +53,9 @@ def test_a_model_from_scratch_is_as_large_as_it_will_be(rows, architecture, tied
 
 
 def test_a_byte_level_vocabulary_is_as_large_as_it_may_be():
-    spec = FromScratch(hidden_size=16, layers=1, heads=2, ffn_size=16, tokenizer="bpe", vocabulary=300)
+    spec = FromScratch(
+        hidden_size=16, layers=1, heads=2, intermediate_size=16, tokenizer="bpe", vocabulary=300
+    )
     assert base_size(Base(from_scratch=spec), 80).shape.vocabulary == 303
 
 

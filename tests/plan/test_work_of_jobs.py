@@ -31,7 +31,7 @@ def forward(tokens: int, past: int = 0, logits: int = 0, layers: int = 2) -> int
 
 
 def course(stage, sizes=SIZES, **training):
-    settings = Training(**{"batch_size": 4, "validations": 2, "learning_rate": 1e-3, **training})
+    settings = Training(**{"batch_size": 4, "num_validations": 2, "learning_rate": 1e-3, **training})
     return work.course(stage, settings, ROWS, sizes)
 
 

@@ -6,7 +6,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from copra.models.per_layer import CopraLlamaConfig, CopraLlamaForCausalLM
 from copra.models.shape import shape_of
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.plan import make_plan
 from copra.schema.pruning import Prune
 from copra.schema.shape import ModelShape
@@ -57,7 +57,7 @@ def shaken(model):
 def keep():
     """Makes a cut of a model from lists of what stays; None in place of a list keeps all."""
 
-    def make(model, layers=None, groups=None, heads=None, neurons=None) -> Cut:
+    def make(model, layers=None, groups=None, heads=None, neurons=None) -> KeptUnits:
         shapes = shape_of(model.config.to_dict()).layers
         if groups is not None:
             sizes = [shape.query_heads // shape.kv_heads for shape in shapes]
@@ -67,7 +67,7 @@ def keep():
             ]
         everything = [None] * len(shapes)
         layers = list(range(len(shapes))) if layers is None else layers
-        return Cut.from_json(
+        return KeptUnits.from_json(
             {"layers": layers, "heads": heads or everything, "neurons": neurons or everything}
         )
 
@@ -78,7 +78,7 @@ def keep():
 def plan_of():
     """Makes the plan of a cut of a model, with as much of a record as surgery reads from the file."""
 
-    def make(model, cut: Cut):
+    def make(model, cut: KeptUnits):
         shape = shape_of(model.config.to_dict())
         return json.loads(json.dumps({"kept": cut.to_json(), "shape_before": shape.to_json()}))
 

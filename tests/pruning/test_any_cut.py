@@ -26,7 +26,7 @@ from copra.models.anatomy import blocks
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from copra.models.per_layer import CopraGPT2LMHeadModel, CopraLlamaForCausalLM
 from copra.models.shape import shape_of
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.proof import masked
 from copra.pruning.surgery import cut_model
 from copra.schema.shape import ModelShape
@@ -44,7 +44,7 @@ def some(most: int):
 
 
 @st.composite
-def cuts(draw, shape: ModelShape) -> Cut:
+def cuts(draw, shape: ModelShape) -> KeptUnits:
     """A legal cut: in each layer the same number of query heads of some groups, and some neurons."""
     heads, neurons = [], []
     for layer in shape.layers:
@@ -55,7 +55,7 @@ def cuts(draw, shape: ModelShape) -> Cut:
         heads.append(draw(st.sampled_from([None, kept])))
         neurons.append(draw(st.one_of(st.none(), some(layer.ffn))))
     layers = draw(st.one_of(st.just(list(range(len(shape.layers)))), some(len(shape.layers))))
-    return Cut.from_json({"layers": layers, "heads": heads, "neurons": neurons})
+    return KeptUnits.from_json({"layers": layers, "heads": heads, "neurons": neurons})
 
 
 @st.composite
@@ -115,7 +115,7 @@ def logits(model, padding: str = "right"):
 
 
 @torch.no_grad()
-def zeroed(model, cut: Cut):
+def zeroed(model, cut: KeptUnits):
     """A copy of the whole model in which what goes writes nothing into the residual stream."""
     model = copy.deepcopy(model)
     shape = shape_of(model.config.to_dict())
@@ -239,8 +239,8 @@ torch.save(found, "outputs.pt")
 
 def test_cuts_load_in_a_process_that_has_no_copra(tmp_path, llama, gpt2):
     cuts = {
-        "llama": (llama(8, 4), Cut((0, 2), ((0, 1, 6, 7), None, (3,)), (None, None, (1, 2)))),
-        "gpt2": (gpt2, Cut((0, 1, 3), ((0, 3), None, None, (2,)), (None, (1, 2), None, None))),
+        "llama": (llama(8, 4), KeptUnits((0, 2), ((0, 1, 6, 7), None, (3,)), (None, None, (1, 2)))),
+        "gpt2": (gpt2, KeptUnits((0, 1, 3), ((0, 3), None, None, (2,)), (None, (1, 2), None, None))),
     }
     pruned = {kind: cut_model(*cut) for kind, cut in cuts.items()}
     assert [type(model) for model in pruned.values()] == [CopraLlamaForCausalLM, CopraGPT2LMHeadModel]

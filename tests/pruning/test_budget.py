@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from copra.schema.metrics import TOGETHER, metrics_of
+from copra.schema.metrics import COMPARABLE_ACROSS_UNITS, metrics_of
 from copra.schema.pruning import Budget, Prune
 from copra.utils.errors import CopraError
 
@@ -136,7 +136,7 @@ def test_nothing_to_remove_is_refused():
         ),
         ({"unit": ["layers", "neurons"], "metric": "gradient"}, "no common scale"),
         ({"unit": ["layers", "neurons"], "metric": "taylor"}, "cannot be counted together"),
-        ({"normalise": True}, "not for layers themselves"),
+        ({"normalize": True}, "not for layers themselves"),
         ({"protect": [-1]}, "greater than or equal to 0"),
     ],
 )
@@ -157,10 +157,10 @@ def test_illegal_combinations_are_explained(changes, message):
         ("gradient", "uniform", True, True),
     ],
 )
-def test_the_settings_say_whether_scores_are_normalised(metric, scope, given, done):
+def test_the_settings_say_whether_scores_are_normalized(metric, scope, given, done):
     settings = {"kind": "prune", "unit": "heads", "metric": metric, "scope": scope, "budget": {"count": 4}}
-    prune = Prune(**settings, **({} if given is None else {"normalise": given}))
-    assert prune.canonical()["normalise"] is done
+    prune = Prune(**settings, **({} if given is None else {"normalize": given}))
+    assert prune.canonical()["normalize"] is done
     assert Prune(**prune.canonical()) == prune
 
 
@@ -183,4 +183,4 @@ def test_which_scoring_run_a_step_needs(unit, metric, scoring):
 def test_every_metric_has_one_home():
     for kind in ("layers", "kv_groups", "heads", "neurons"):
         assert len(set(metrics_of(kind))) == len(metrics_of(kind))
-        assert set(TOGETHER) <= set(metrics_of(kind))
+        assert set(COMPARABLE_ACROSS_UNITS) <= set(metrics_of(kind))

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.schema.shape import LayerShape, ModelShape
 from copra.schema.units import group_size
 from copra.utils.errors import CopraError
@@ -13,11 +13,11 @@ SHAPE = ModelShape(
     "llama", 32, 50, 3, (LayerShape(4, 2, 8, 6), LayerShape(3, 3, 8, 5), LayerShape(8, 2, 8, 3))
 )
 NONE = (None, None, None)
-WHOLE = Cut((0, 1, 2), NONE, NONE)
+WHOLE = KeptUnits((0, 1, 2), NONE, NONE)
 
 
 def test_a_whole_cut_keeps_everything():
-    assert Cut.whole(SHAPE) == WHOLE
+    assert KeptUnits.whole(SHAPE) == WHOLE
     assert WHOLE.shape(SHAPE) == SHAPE
     assert [group_size(layer) for layer in SHAPE.layers] == [2, 1, 4]
     assert WHOLE.heads_of(SHAPE, 0) == (0, 1, 2, 3)
@@ -44,8 +44,8 @@ def test_a_whole_cut_keeps_everything():
     ],
 )
 def test_units_go(units, layers, heads, neurons):
-    assert WHOLE.without(SHAPE, units) == Cut(layers, heads, neurons)
-    assert Cut.whole(SHAPE) == WHOLE, "a cut is never changed"
+    assert WHOLE.without(SHAPE, units) == KeptUnits(layers, heads, neurons)
+    assert KeptUnits.whole(SHAPE) == WHOLE, "a cut is never changed"
 
 
 def test_what_has_gone_stays_gone():
@@ -54,7 +54,9 @@ def test_what_has_gone_stays_gone():
     for unit in units:
         one_by_one = one_by_one.without(SHAPE, iter([unit]))
     assert one_by_one == WHOLE.without(SHAPE, iter(units))
-    assert one_by_one == Cut((0, 2), ((0, 2, 3), None, (1, 2, 3, 4, 5, 7)), ((0, 1, 3, 4, 5), None, None))
+    assert one_by_one == KeptUnits(
+        (0, 2), ((0, 2, 3), None, (1, 2, 3, 4, 5, 7)), ((0, 1, 3, 4, 5), None, None)
+    )
     assert one_by_one.without(SHAPE, units) == one_by_one
 
 
@@ -68,12 +70,12 @@ def test_a_group_stays_as_long_as_one_of_its_heads():
 @pytest.mark.parametrize(
     ("cut", "layers"),
     [
-        (Cut((2,), NONE, NONE), [(8, 2, 8, 3)]),
-        (Cut((0, 1, 2), ((2, 3), (1,), (5,)), NONE), [(2, 1, 8, 6), (1, 1, 8, 5), (1, 1, 8, 3)]),
-        (Cut((0, 2), ((0, 3), None, (0, 1, 3, 4, 5, 6)), NONE), [(2, 2, 8, 6), (6, 2, 8, 3)]),
-        (Cut((0, 1), NONE, ((5,), (0, 3), (1,))), [(4, 2, 8, 1), (3, 3, 8, 2)]),
+        (KeptUnits((2,), NONE, NONE), [(8, 2, 8, 3)]),
+        (KeptUnits((0, 1, 2), ((2, 3), (1,), (5,)), NONE), [(2, 1, 8, 6), (1, 1, 8, 5), (1, 1, 8, 3)]),
+        (KeptUnits((0, 2), ((0, 3), None, (0, 1, 3, 4, 5, 6)), NONE), [(2, 2, 8, 6), (6, 2, 8, 3)]),
+        (KeptUnits((0, 1), NONE, ((5,), (0, 3), (1,))), [(4, 2, 8, 1), (3, 3, 8, 2)]),
         # What a layer that goes would have kept is of no interest.
-        (Cut((0,), (None, (), (0, 1, 4)), (None, (), None)), [(4, 2, 8, 6)]),
+        (KeptUnits((0,), (None, (), (0, 1, 4)), (None, (), None)), [(4, 2, 8, 6)]),
     ],
 )
 def test_the_shape_that_is_left(cut, layers):
@@ -85,30 +87,39 @@ def test_the_shape_that_is_left(cut, layers):
 def test_heads_of_gpt2_are_groups_of_one():
     shape = ModelShape("gpt2", 24, 50, 2, (LayerShape(3, 3, 8, 96),) * 2)
     for kind in ("heads", "kv_groups"):
-        left = Cut.whole(shape).without(shape, [(kind, 1, 0)]).shape(shape)
+        left = KeptUnits.whole(shape).without(shape, [(kind, 1, 0)]).shape(shape)
         assert left.layers == (LayerShape(3, 3, 8, 96), LayerShape(2, 2, 8, 96))
 
 
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        (Cut((), NONE, NONE), "no layer would be left"),
-        (Cut((0, 1), (None, (), None), NONE), "no query head would be left in layer 1"),
-        (Cut((0, 1), NONE, (None, (), None)), "no neuron would be left in layer 1"),
+        (KeptUnits((), NONE, NONE), "no layer would be left"),
+        (KeptUnits((0, 1), (None, (), None), NONE), "no query head would be left in layer 1"),
+        (KeptUnits((0, 1), NONE, (None, (), None)), "no neuron would be left in layer 1"),
         (
-            Cut((0, 2), ((0, 1, 3), None, None), NONE),
+            KeptUnits((0, 2), ((0, 1, 3), None, None), NONE),
             r"groups of layer 0 would keep \{0: 2, 1: 1\} query heads",
         ),
         (
-            Cut((2,), (None, None, (1, 4, 5)), NONE),
+            KeptUnits((2,), (None, None, (1, 4, 5)), NONE),
             r"groups of layer 2 would keep \{0: 1, 1: 2\} query heads",
         ),
-        (Cut((0, 3), NONE, NONE), "the model keeps layers whose indices do not rise or lie outside 0 to 2"),
-        (Cut((1, 0), NONE, NONE), "the model keeps layers whose indices do not rise"),
-        (Cut((0,), ((2, 3, 0, 1), None, None), NONE), "layer 0 keeps query heads whose indices do not rise"),
-        (Cut((0,), ((0, 0), None, None), NONE), "layer 0 keeps query heads whose indices do not rise"),
-        (Cut((1,), NONE, (None, (4, 5), None)), "layer 1 keeps neurons whose indices .* outside 0 to 4"),
-        (Cut((1,), NONE, (None, (-1, 3), None)), "layer 1 keeps neurons whose indices"),
+        (
+            KeptUnits((0, 3), NONE, NONE),
+            "the model keeps layers whose indices do not rise or lie outside 0 to 2",
+        ),
+        (KeptUnits((1, 0), NONE, NONE), "the model keeps layers whose indices do not rise"),
+        (
+            KeptUnits((0,), ((2, 3, 0, 1), None, None), NONE),
+            "layer 0 keeps query heads whose indices do not rise",
+        ),
+        (KeptUnits((0,), ((0, 0), None, None), NONE), "layer 0 keeps query heads whose indices do not rise"),
+        (
+            KeptUnits((1,), NONE, (None, (4, 5), None)),
+            "layer 1 keeps neurons whose indices .* outside 0 to 4",
+        ),
+        (KeptUnits((1,), NONE, (None, (-1, 3), None)), "layer 1 keeps neurons whose indices"),
     ],
 )
 def test_illegal_cuts_are_refused(cut, message):
@@ -127,15 +138,15 @@ def test_illegal_cuts_are_refused(cut, message):
 )
 def test_the_nearest_legal_choice_is_named(heads, legal):
     with pytest.raises(CopraError, match=re.escape(f"The nearest legal choice keeps {legal}")):
-        Cut((2,), (None, None, heads), NONE).shape(SHAPE)
+        KeptUnits((2,), (None, None, heads), NONE).shape(SHAPE)
 
 
 def test_a_cut_comes_back_from_json():
-    cut = Cut((0, 2), ((1, 2), None, (4,)), (None, None, (0, 1)))
+    cut = KeptUnits((0, 2), ((1, 2), None, (4,)), (None, None, (0, 1)))
     assert cut.to_json() == {
         "layers": [0, 2],
         "heads": [[1, 2], None, [4]],
         "neurons": [None, None, [0, 1]],
     }
-    assert Cut.from_json(cut.to_json()) == cut
-    assert hash(Cut.from_json(cut.to_json())) == hash(cut)
+    assert KeptUnits.from_json(cut.to_json()) == cut
+    assert hash(KeptUnits.from_json(cut.to_json())) == hash(cut)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copra.cost.flops import FlopCounter
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.moves import choices, shapes_along
 from copra.pruning.plan import make_plan
 from copra.pruning.scoring.scores import score_row, score_table
@@ -103,7 +103,7 @@ def test_uniform_neurons_take_as_many_chunks_from_every_layer():
     assert [len(each) for each in made["kept"]["neurons"]] == [16] * 3
 
 
-def test_scores_can_be_normalised_in_each_layer():
+def test_scores_can_be_normalized_in_each_layer():
     rows = [
         score_row("gradient", score, "kv_group", layer, index)
         for layer, scores in enumerate(([10, 20, 30, 40], [1, 2], [0.1, 0.1, 0.1, 0.1]))
@@ -111,10 +111,10 @@ def test_scores_can_be_normalised_in_each_layer():
     ]
     scores = score_table(rows)
     kept = {
-        normalise: plan(scores, unit="kv_groups", scope="global", budget={"count": 1}, normalise=normalise)[
+        normalize: plan(scores, unit="kv_groups", scope="global", budget={"count": 1}, normalize=normalize)[
             "removed"
         ]
-        for normalise in (False, True)
+        for normalize in (False, True)
     }
     assert (kept[False][0]["layer"], kept[False][0]["indices"]) == (2, [0])
     # 10 / sqrt(3000) = 0.18 is less than 0.1 / sqrt(0.04) = 0.5 and 1 / sqrt(5) = 0.45.
@@ -123,7 +123,7 @@ def test_scores_can_be_normalised_in_each_layer():
 
 
 @pytest.mark.parametrize("metric", ["activation", "contribution"])
-def test_scores_that_grow_with_the_residual_stream_are_normalised_where_layers_compete(metric):
+def test_scores_that_grow_with_the_residual_stream_are_normalized_where_layers_compete(metric):
     """Scores ten times as large in each layer as in the one before, as the norms of real models grow."""
     rows = [
         score_row(metric, (1 + index) * 10**layer, "kv_group", layer, index)
@@ -134,11 +134,11 @@ def test_scores_that_grow_with_the_residual_stream_are_normalised_where_layers_c
 
     def removed(**changes):
         made = plan(score_table(rows), **settings, **changes)
-        return made["normalise"], [(one["layer"], one["count"]) for one in made["removed"]]
+        return made["normalize"], [(one["layer"], one["count"]) for one in made["removed"]]
 
     # By hand: n / sqrt(30), n / sqrt(5) and n / sqrt(30) for n = 1, 2, ...
-    assert removed() == removed(normalise=True) == (True, [(0, 2), (2, 2)])
-    assert removed(normalise=False) == (False, [(0, 3), (1, 1)])
+    assert removed() == removed(normalize=True) == (True, [(0, 2), (2, 2)])
+    assert removed(normalize=False) == (False, [(0, 3), (1, 1)])
 
 
 @pytest.mark.parametrize("abs_over", ["token", "example", "batch"])
@@ -189,7 +189,7 @@ def test_every_beginning_of_the_order_is_a_legal_cut(seed, kinds, multiple, prot
         budget={"flops": 0.5},
     )
     steps = choices(prune, SHAPE, scores, flops_of, seed)
-    cut, before = Cut.whole(SHAPE), flops_of(SHAPE)
+    cut, before = KeptUnits.whole(SHAPE), flops_of(SHAPE)
     for step, counted in zip(steps, shapes_along(SHAPE, steps), strict=True):
         cut = cut.without(SHAPE, (unit for move in step for unit in move.units))
         assert cut.shape(SHAPE) == counted

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.scoring.scores import score_row, score_table
 from copra.schema.shape import LayerShape, ModelShape
 from copra.utils.errors import CopraError
@@ -37,7 +37,7 @@ def block_table(distance, layers, metric="angular"):
 
 def groups_of(plan):
     """The KV groups that stay in each layer."""
-    shape, cut = ModelShape.from_json(plan["shape_before"]), Cut.from_json(plan["kept"])
+    shape, cut = ModelShape.from_json(plan["shape_before"]), KeptUnits.from_json(plan["kept"])
     return [list(cut.kv_groups_of(shape, layer)) for layer in range(len(shape.layers))]
 
 
@@ -54,7 +54,7 @@ def test_the_plan_is_a_record_that_json_carries(plan_for, count_weights):
         "units": ["layers"],
         "metric": "cosine",
         "scope": "uniform",
-        "normalise": False,
+        "normalize": False,
         "budget": {"count": 2},
         "budget_missed": 0,
         "warning": None,

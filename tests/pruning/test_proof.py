@@ -4,7 +4,7 @@ import random
 import pytest
 import torch
 
-from copra.pruning.proof import LIMIT, masked, prove
+from copra.pruning.proof import LIMIT, masked, verify
 from copra.pruning.surgery import prune
 from copra.utils.errors import CopraError
 
@@ -82,7 +82,7 @@ def test_a_right_cut_is_proved_and_nothing_is_changed(llama, inputs, keep, plan_
     plan = plan_of(model, keep(model, **CUTS[kind]))
     pruned = prune(model, plan)
     states = [copy.deepcopy(one.state_dict()) for one in (model, pruned)]
-    assert 0 <= prove(model, pruned, plan, **inputs) < 1e-5
+    assert 0 <= verify(model, pruned, plan, **inputs) < 1e-5
     for one, state in zip((model, pruned), states, strict=True):
         assert all(torch.equal(tensor, state[name]) for name, tensor in one.state_dict().items())
         assert {parameter.dtype for parameter in one.parameters()} == {dtype}
@@ -94,7 +94,7 @@ def test_a_right_cut_is_proved_and_nothing_is_changed(llama, inputs, keep, plan_
 def test_gpt2_with_dropout_is_proved_too(gpt2, inputs, keep, plan_of, kept):
     plan = plan_of(gpt2.train(), keep(gpt2, **kept))
     assert gpt2.config.attn_pdrop > 0
-    assert prove(gpt2, prune(gpt2, plan), plan, **inputs) < 1e-5
+    assert verify(gpt2, prune(gpt2, plan), plan, **inputs) < 1e-5
 
 
 @pytest.mark.parametrize("damage", [1e-2, float("nan")])
@@ -105,7 +105,7 @@ def test_a_wrong_cut_is_refused_with_its_figure(llama, inputs, keep, plan_of, da
     with torch.no_grad():
         pruned.model.layers[1].self_attn.o_proj.weight[3, 5] += damage
     with pytest.raises(CopraError, match=r"differ by (0\.\d+|[\d.e-]+|nan) from"):
-        prove(model, pruned, plan, **inputs)
+        verify(model, pruned, plan, **inputs)
 
 
 OTHERS = {
@@ -122,7 +122,7 @@ def test_another_choice_is_noticed(llama, inputs, keep, plan_of, kind):
     model = llama()
     other = prune(model, plan_of(model, keep(model, **OTHERS[kind])))
     with pytest.raises(CopraError, match="differ by"):
-        prove(model, other, plan_of(model, keep(model, **CUTS[kind])), **inputs)
+        verify(model, other, plan_of(model, keep(model, **CUTS[kind])), **inputs)
 
 
 @torch.no_grad()
@@ -138,13 +138,13 @@ def test_logits_of_real_size_do_not_hide_a_right_cut_or_a_wrong_one(llama, input
     with masked(model, cut):
         rounded = pruned(**inputs).logits - model(**inputs).logits
     assert rounded.abs().max() > 1e-6, "no rounding, so that this test could not fail"
-    assert prove(model, pruned, plan, **inputs) < LIMIT / 10
+    assert verify(model, pruned, plan, **inputs) < LIMIT / 10
     gone = neurons[20].index(max(neurons[20]))
     neurons[20][gone] = next(neuron for neuron in range(2000) if neuron not in neurons[20])
     neurons[20].sort()
     wrong = prune(model, plan_of(model, keep(model, heads=[[0, 2]] * 24, neurons=neurons)))
     with pytest.raises(CopraError, match="differ by"):
-        prove(model, wrong, plan, **inputs)
+        verify(model, wrong, plan, **inputs)
 
 
 def swap_heads(pruned):
@@ -166,10 +166,10 @@ def test_weights_and_layers_in_the_wrong_places_are_noticed(llama, inputs, keep,
     model = llama(8, 2)
     plan = plan_of(model, keep(model, layers=[0, 2], heads=[[0, 1, 4, 5]] * 3, neurons=[list(range(30))] * 3))
     pruned = prune(model, plan)
-    assert prove(model, pruned, plan, **inputs) < LIMIT / 10
+    assert verify(model, pruned, plan, **inputs) < LIMIT / 10
     spoil(pruned)
     with pytest.raises(CopraError, match="differ by"):
-        prove(model, pruned, plan, **inputs)
+        verify(model, pruned, plan, **inputs)
 
 
 def test_a_failing_proof_leaves_the_weights_as_they_were(llama, inputs, keep, plan_of):
@@ -178,7 +178,7 @@ def test_a_failing_proof_leaves_the_weights_as_they_were(llama, inputs, keep, pl
     pruned = prune(model, plan)
     pruned.model.layers[1].mlp.down_proj.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        prove(model, pruned, plan, **inputs)
+        verify(model, pruned, plan, **inputs)
     assert {parameter.dtype for each in (model, pruned) for parameter in each.parameters()} == {torch.float32}
 
 
@@ -186,7 +186,7 @@ def test_a_plan_of_another_model_is_refused(llama, inputs, keep, plan_of):
     model, other = llama(), llama(8, 2)
     plan = plan_of(other, keep(other, layers=[0, 2]))
     with pytest.raises(CopraError, match="made for a model of 3 layers with other sizes"):
-        prove(model, prune(other, plan), plan, **inputs)
+        verify(model, prune(other, plan), plan, **inputs)
 
 
 def test_padding_is_left_out(llama, inputs, keep, plan_of):
@@ -199,4 +199,4 @@ def test_padding_is_left_out(llama, inputs, keep, plan_of):
         weight = pruned.model.embed_tokens.weight.clone()
         weight[49] += 1
         pruned.model.embed_tokens.weight = torch.nn.Parameter(weight)
-    assert prove(model, pruned, plan, ids, inputs["attention_mask"]) < 1e-5
+    assert verify(model, pruned, plan, ids, inputs["attention_mask"]) < 1e-5

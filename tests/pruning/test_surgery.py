@@ -19,7 +19,7 @@ from transformers import (
 from copra.models.checkpoint import register
 from copra.models.per_layer import CopraGPT2LMHeadModel, CopraLlamaForCausalLM
 from copra.models.shape import shape_of
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.proof import masked
 from copra.pruning.surgery import cut_model, prune
 from copra.schema.shape import LayerShape, ModelShape
@@ -332,7 +332,7 @@ def test_untouched_weights_are_shared_and_not_copied(llama, keep):
 def test_the_weights_that_stay_are_the_right_ones(llama, gpt2):
     """Row by row, by hand: layer 1 keeps heads 1 and 3 (of width 8) and neurons 2 and 5."""
     model = llama(4, 2)
-    cut = Cut((1, 2), (None, (1, 3), None), (None, (2, 5), None))
+    cut = KeptUnits((1, 2), (None, (1, 3), None), (None, (2, 5), None))
     old, new = model.model.layers[1], cut_model(model, cut).model.layers[0]
     rows = [*range(8, 16), *range(24, 32)]
     assert torch.equal(new.self_attn.q_proj.weight, old.self_attn.q_proj.weight[rows])
@@ -342,7 +342,7 @@ def test_the_weights_that_stay_are_the_right_ones(llama, gpt2):
     for name in ("gate_proj", "up_proj"):
         assert torch.equal(getattr(new.mlp, name).weight, getattr(old.mlp, name).weight[[2, 5]])
     assert torch.equal(new.mlp.down_proj.weight, old.mlp.down_proj.weight[:, [2, 5]])
-    cut = Cut((1, 2), (None, (1, 3), None, None), (None, (2, 5), None, None))
+    cut = KeptUnits((1, 2), (None, (1, 3), None, None), (None, (2, 5), None, None))
     old, new = gpt2.transformer.h[1], cut_model(gpt2, cut).transformer.h[0]
     columns = [*rows, *(32 + row for row in rows), *(64 + row for row in rows)]
     assert torch.equal(new.attn.c_attn.weight, old.attn.c_attn.weight[:, columns])

@@ -73,7 +73,13 @@ def trained(place) -> dict[str, Path]:
     from copra.methods import METHODS
     from copra.methods.distil import stage_of
 
-    training = {"learning_rate": 1e-4, "steps": 2, "batch_size": 2, "validations": 1, "validation_rows": 2}
+    training = {
+        "learning_rate": 1e-4,
+        "steps": 2,
+        "batch_size": 2,
+        "num_validations": 1,
+        "validation_rows": 2,
+    }
 
     def train(parent: str, kind: str, number: int, **settings) -> Path:
         method = METHODS[kind].model_validate({"kind": kind, "training": training, **settings})

@@ -12,7 +12,7 @@ import yaml
 pytestmark = [pytest.mark.real, pytest.mark.workflow]
 
 ROOT = Path(__file__).parents[2]
-FEW = {"steps": 2, "batch_size": 2, "warmup_steps": 1, "validations": 1}
+FEW = {"steps": 2, "batch_size": 2, "warmup_steps": 1, "num_validations": 1}
 
 
 def test_the_preset_runs_to_its_table(place, model, tmp_path):

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from copra.models.checkpoint import load_checkpoint
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.proof import masked
-from copra.schema.metrics import PASSES, SCORED_AS
+from copra.schema.metrics import BACKWARD_METRICS, SCORED_AS
 from copra.schema.units import units_of
 from copra.utils.files import read_json, read_parquet
 
@@ -87,7 +87,7 @@ def test_latents_are_trained_and_answer(place, trained, method):
 def test_one_pass_scores_every_unit_by_every_metric(place, trained, scores):
     shape = load_checkpoint(trained["cot"]).shape
     assert scores["score"].map(math.isfinite).all()
-    for kind, metrics in PASSES.items():
+    for kind, metrics in BACKWARD_METRICS.items():
         for metric in metrics:
             found = scores[(scores["metric"] == metric) & (scores["unit"] == SCORED_AS[kind])]
             if metric not in ("angular", "angular_mean"):  # those score blocks of layers
@@ -130,7 +130,7 @@ def test_a_cut_model_reloads_and_computes_what_the_masked_one_does(place, traine
     assert left.manifest["parameters"] < dense.manifest["parameters"]
     assert left.manifest["lineage"][-1]["proof"]["largest_logit_difference"] < 1e-4
     ids = dense.tokenizer("Anna has 3 apples and buys 2 more.\n", return_tensors="pt")["input_ids"]
-    with masked(dense.model.double(), Cut.from_json(plan["kept"])):
+    with masked(dense.model.double(), KeptUnits.from_json(plan["kept"])):
         expected = dense.model(ids).logits
     # transformers computes norms in float32 whatever the weights are.
     torch.testing.assert_close(left.model.double()(ids).logits, expected, atol=2e-3, rtol=0)

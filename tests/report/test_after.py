@@ -49,12 +49,12 @@ def _panels(recipes):
 
 
 def _drawn(axes):
-    """The lines of a panel: colour, style and points."""
+    """The lines of a panel: color, style and points."""
     lines = [container.lines[0] for container in axes.containers]
     return [(line.get_color(), line.get_linestyle(), line.get_xydata().round(6).tolist()) for line in lines]
 
 
-def test_each_method_is_a_colour_and_each_kind_of_pruning_a_style():
+def test_each_method_is_a_color_and_each_kind_of_pruning_a_style():
     panels, figure = _panels(RECIPES)
     lines = _drawn(panels["FLOPs an answer"])
     assert [points for _, _, points in lines] == [
@@ -63,8 +63,8 @@ def test_each_method_is_a_colour_and_each_kind_of_pruning_a_style():
         [[5000, 30], [6000, 40]],
         [[4000, 20], [6000, 40]],
     ]
-    colours, styles = [line[0] for line in lines], [line[1] for line in lines]
-    assert colours[0] == colours[1] != colours[2] == colours[3]
+    colors, styles = [line[0] for line in lines], [line[1] for line in lines]
+    assert colors[0] == colors[1] != colors[2] == colors[3]
     assert styles[0] == styles[2]
     assert len(set(styles)) == 3
     (legend,) = figure.legends
@@ -127,7 +127,7 @@ def test_orders_of_steps_are_told_apart_and_seeds_left_out():
 
 
 INT8 = {"bytes_each": 1.5, "seconds": 0.4}
-QUANTISED = [
+QUANTIzED = [
     _recipe("llama > cot", "dense", 0.6, 10, seconds=0.2),
     _recipe("llama > drop > cot", "drop", 0.5, 8, seconds=0.1, **FEWER),
     _recipe("llama > cot > int8", "int8", 0.59, 10, **INT8),
@@ -135,34 +135,34 @@ QUANTISED = [
 ]
 
 
-def test_quantised_models_are_beside_pruned_ones():
+def test_quantized_models_are_beside_pruned_ones():
     """They are known by their bytes a weight, since a step may have any name."""
-    panels, figure = _panels(QUANTISED)
+    panels, figure = _panels(QUANTIzED)
     lines = _drawn(panels["checkpoint (bytes)"])
     assert [points for _, _, points in lines] == [
         [[3200, 50], [4000, 60]],
         [[1500, 59], [4000, 60]],
         [[1200, 40], [4000, 60]],
     ]
-    (colour,) = {colour for colour, _, _ in lines}
+    (color,) = {color for color, _, _ in lines}
     assert len({style for _, style, _ in lines}) == 3
     words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert words == ["cot", "not pruned", "layers pruned", "quantised", "layers pruned, quantised"]
-    assert figure.legends[0].get_lines()[0].get_color() == colour
+    assert words == ["cot", "not pruned", "layers pruned", "quantized", "layers pruned, quantized"]
+    assert figure.legends[0].get_lines()[0].get_color() == color
     seconds = [points for _, _, points in _drawn(panels["latency at batch 1 (s)"])]
     assert seconds == [[[0.1, 50], [0.2, 60]], [[0.2, 60], [0.4, 59]], [[0.2, 60], [0.4, 40]]]
 
 
-def test_quantised_models_are_left_out_where_quantising_changes_nothing():
-    panels, _ = _panels(QUANTISED)
+def test_quantized_models_are_left_out_where_quantizing_changes_nothing():
+    panels, _ = _panels(QUANTIzED)
     for label in ("layers left", "FLOPs an answer", "attention FLOPs an answer", "KV cache a token (bytes)"):
         assert len(_drawn(panels[label])) == 1, label
-    alone = [QUANTISED[0], QUANTISED[2] | {"flops": 9_990}]
+    alone = [QUANTIzED[0], QUANTIzED[2] | {"flops": 9_990}]
     assert list(_panels(alone)[0]) == ["checkpoint (bytes)", "latency at batch 1 (s)"]
 
 
-def test_what_a_file_says_beside_its_weights_quantises_nothing():
-    tiny = [QUANTISED[0], QUANTISED[1] | {"checkpoint_bytes": 800 * 4 - 200}]
+def test_what_a_file_says_beside_its_weights_quantizes_nothing():
+    tiny = [QUANTIzED[0], QUANTIzED[1] | {"checkpoint_bytes": 800 * 4 - 200}]
     words = [text.get_text() for text in _panels(tiny)[1].legends[0].get_texts()]
     assert words == ["cot", "not pruned", "layers pruned"]
 
@@ -175,7 +175,7 @@ def test_all_panels_fit_in_two_rows_and_all_looks_differ():
         "neurons": {"neurons": 200},
         "all": FEWER | {"kv_groups": 3, "heads": 6},
     }
-    recipes = [QUANTISED[0]]
+    recipes = [QUANTIzED[0]]
     for name, left in kinds.items():
         order = f"llama > {name} > cot"
         recipes.append(_recipe(order, name, 0.5, 7, seconds=0.1, **left))

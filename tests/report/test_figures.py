@@ -99,9 +99,9 @@ def test_pareto_draws_each_recipe_with_its_interval():
         heights = bar.get_segments()[0][:, 1]
         assert heights == pytest.approx([100 * (accuracy - 0.02), 100 * (accuracy + 0.03)])
     markers = [container.lines[0].get_marker() for container in axes.containers]
-    colours = [to_rgb(container.lines[0].get_color()) for container in axes.containers]
+    colors = [to_rgb(container.lines[0].get_color()) for container in axes.containers]
     assert markers[0] == markers[2] != markers[1] == markers[3]
-    assert colours[0] == colours[1] != colours[2] == colours[3]
+    assert colors[0] == colors[1] != colors[2] == colors[3]
 
 
 def test_pareto_draws_the_front_and_marks_the_reference():
@@ -175,7 +175,7 @@ def test_forty_nodes_make_small_multiples_and_none_makes_a_note():
 
 
 def test_layer_distances_mark_the_least_of_each_length():
-    """By rank in each row: one scale for all shows short blocks in one colour and long ones in another."""
+    """By rank in each row: one scale for all shows short blocks in one color and long ones in another."""
     figure = layer_distances(SCORES)
     heat, dots = figure.axes[:2]
     data = numpy.ma.filled(heat.images[0].get_array().astype(float), math.nan)

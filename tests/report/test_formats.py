@@ -81,7 +81,7 @@ def test_seeds_are_shown_where_there_are_several(frame):
     assert list(view["Pareto front"]) == ["yes", ""]
 
 
-def test_bytes_are_shown_where_weights_are_quantised(frame):
+def test_bytes_are_shown_where_weights_are_quantized(frame):
     parameters = frame["parameters"]
     alike = for_people(frame.assign(checkpoint_bytes=4 * parameters))
     assert not [heading for heading in alike if heading.startswith("Checkpoint")]

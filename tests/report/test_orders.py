@@ -60,9 +60,9 @@ def _curve(*metrics, **changes) -> Curve:
 def test_groups_are_ranked_by_the_scores_that_choose_them(scores):
     """Divided by the norms of their layers, as where layers compete by default; or as they are."""
     found = {}
-    for normalise in (None, False):
-        curve = _curve("activation", unit="kv_groups", normalise=normalise)
-        found[normalise] = ranks(curve, SHAPE, scores / "node").loc["activation"].tolist()
+    for normalize in (None, False):
+        curve = _curve("activation", unit="kv_groups", normalize=normalize)
+        found[normalize] = ranks(curve, SHAPE, scores / "node").loc["activation"].tolist()
     # Shares of the norm: 0.447 0.894, 0.949 0.316, 0.243 0.970, 0.800 0.600.
     assert found[None] == [3, 6, 7, 2, 1, 8, 5, 4]
     assert found[False] == [1, 2, 4, 3, 5, 6, 8, 7]

@@ -87,7 +87,7 @@ def test_the_whole_model_is_a_broken_line_on_its_interval():
 
 
 def test_the_name_of_each_line_stands_where_it_ends():
-    """In the colour of its line, in the order of the ends, and none on another."""
+    """In the color of its line, in the order of the ends, and none on another."""
     metrics = [metric for metric in LOOKS if metric != "random"]
     ends = [_rows(metric, [0.6, 0.3, 0.3], [1, 2, 2 + 0.001 * i]) for i, metric in enumerate(metrics)]
     figure = pruning_figure(pandas.DataFrame([row for rows in ends for row in rows]))

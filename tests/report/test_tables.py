@@ -401,7 +401,7 @@ def test_surgery_is_told_from_rambling(write_evaluation):
     assert (values["flops_per_token"], values["flops_per_token_ratio"]) == (pytest.approx(100), 0.4)
     assert (values["parent_length_limit"], values["length_limit"]) == (0.05, 0.75)
     view = for_people(table)
-    assert list(view["Cut off at the limit (%)"]) == ["75.0"]
+    assert list(view["KeptUnits off at the limit (%)"]) == ["75.0"]
     assert list(view["FLOPs per token ratio"]) == ["0.400"]
 
 

@@ -5,11 +5,11 @@ import random
 import pytest
 from snakemake.io import PeriodicityDetector
 
-from copra.schema.names import MOST_BYTES, PERIODIC, name_faults
+from copra.schema.names import MOST_BYTES, PERIODIC, name_problems
 
 
 @pytest.mark.parametrize(
-    ("names", "fault"),
+    ("names", "problem"),
     [
         (["cot", "none"], "this name stands for nothing"),
         (["Null"], "this name stands for nothing"),
@@ -19,14 +19,14 @@ from copra.schema.names import MOST_BYTES, PERIODIC, name_faults
         (["x" + "ab" * 20], "it ends in 'ab' 20 times or more"),
     ],
 )
-def test_a_name_that_makes_no_file_or_wildcard_is_told_with_the_reason(names, fault):
-    ((name, told),) = name_faults(names)
+def test_a_name_that_makes_no_file_or_wildcard_is_told_with_the_reason(names, problem):
+    ((name, told),) = name_problems(names)
     assert name == names[-1]
-    assert fault in told
+    assert problem in told
 
 
-def test_ordinary_names_have_no_faults():
-    assert not list(name_faults(["cot", "cot-1", "nonesuch", "json", "v1.b", "a" * 19, "ab" * 19 + "c"]))
+def test_ordinary_names_have_no_problems():
+    assert not list(name_problems(["cot", "cot-1", "nonesuch", "json", "v1.b", "a" * 19, "ab" * 19 + "c"]))
 
 
 def test_a_name_repeats_itself_if_snakemake_says_so():

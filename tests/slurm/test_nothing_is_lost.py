@@ -21,7 +21,7 @@ from warm import warm_copra
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 
-LONG = {**TRAINING, "steps": 60, "validations": 3}
+LONG = {**TRAINING, "steps": 60, "num_validations": 3}
 CONFIG = {
     "task": "sums",
     "tasks": {"sums": {"kind": "word_sums", "train": 100, "valid": 20, "test": 40}},

@@ -3,14 +3,14 @@ import torch
 from accelerate.state import AcceleratorState
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from copra.data.tokenization import markers_of, pad_id, tokenise
+from copra.data.tokenization import markers_of, pad_id, tokenize
 from copra.methods import Coconut, Codi, Cot, IcotKd, IcotSi
 from copra.methods.distil import stage_of
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.models.parts import make_parts
 from copra.schema.training import Training
 from copra.training.loop import Trainer
-from copra.training.saves import Saves
+from copra.training.saves import CheckpointSchedule
 
 STEP = {"steps": 1}
 TWO = {"training": STEP, "max_latent_stage": 2}
@@ -26,15 +26,15 @@ STAGES = {
     "codi": Codi(**CODI).stages()[0],
     "codi alone": Codi(**CODI, distillation=0).stages()[0],
     # From 5 to 9 tokens of the chain go, one more after each fifth of the training.
-    "removing": IcotSi(kind="icot_si", training=STEP, removed_a_stage=5, smoothing=None).stages()[1],
-    "removing smoothly": IcotSi(kind="icot_si", training=STEP, removed_a_stage=4, smoothing=0.7).stages()[0],
+    "removing": IcotSi(kind="icot_si", training=STEP, tokens_per_stage=5, smoothing=None).stages()[1],
+    "removing smoothly": IcotSi(kind="icot_si", training=STEP, tokens_per_stage=4, smoothing=0.7).stages()[0],
     # All of the chain is out.
-    "removed": IcotSi(kind="icot_si", training=STEP, removed_a_stage=39, smoothing=None).stages()[1],
+    "removed": IcotSi(kind="icot_si", training=STEP, tokens_per_stage=39, smoothing=None).stages()[1],
     # With a teacher's predictions, alone and beside the own loss.
     "healed": stage_of(Cot(kind="cot", training=STEP, distil={}), 0),
     "healed latents": stage_of(Coconut(kind="coconut", **TWO, latent_input="projected", distil=BESIDE), 1),
     "healed removal": stage_of(
-        IcotSi(kind="icot_si", training=STEP, removed_a_stage=5, smoothing=None, distil=BESIDE), 1
+        IcotSi(kind="icot_si", training=STEP, tokens_per_stage=5, smoothing=None, distil=BESIDE), 1
     ),
     **{f"kd.{number}": stage for number, stage in IcotKd(kind="icot_kd", training=STEP).stages().items()},
 }
@@ -79,11 +79,11 @@ def make_trainer(word_base, rows, tmp_path):
         if stage.needs_teacher:
             shape = {} if stage.reads_minds else {"layers": 3, "hidden_size": 40}
             model = word_base(architecture, seed=7, **spec, **shape).model
-            teacher = Thinker(model, make_parts(model, stage.parts()))
+            teacher = ReasoningModel(model, make_parts(model, stage.parts()))
         base = word_base(architecture, **spec)
         torch.manual_seed(2)
-        tokens = tokenise(base.tokenizer, rows)
-        defaults = {"batch_size": 4, "learning_rate": 3e-3, "validations": 2, "select": "last"}
+        tokens = tokenize(base.tokenizer, rows)
+        defaults = {"batch_size": 4, "learning_rate": 3e-3, "num_validations": 2, "select_best_by": "last"}
         if "epochs" not in training:
             defaults["steps"] = 10
         return Trainer(
@@ -98,7 +98,7 @@ def make_trainer(word_base, rows, tmp_path):
             state=tmp_path / state,
             accuracy=accuracy,
             precision=precision,
-            saves=Saves(save_every, save_steps),
+            saves=CheckpointSchedule(save_every, save_steps),
             sharding=sharding,
             parts=make_parts(base.model, stage.parts()),
             teacher=teacher,

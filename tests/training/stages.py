@@ -1,4 +1,4 @@
-"""Running copra train in a folder made by the fixture `place`, and looking at what it made."""
+"""JobStatus copra train in a folder made by the fixture `place`, and looking at what it made."""
 
 import json
 from argparse import ArgumentParser
@@ -40,7 +40,7 @@ def words(
         **({"max_latent_stage": 1} if kind == "coconut" else {}),
         **dict(method),
     }
-    usual = {"learning_rate": 3e-3, "steps": 4, "batch_size": 8, "validations": 2}
+    usual = {"learning_rate": 3e-3, "steps": 4, "batch_size": 8, "num_validations": 2}
     settings = {
         "node": f"tiny@0+{output}",
         "method": kind,

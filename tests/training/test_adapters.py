@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from copra.data.sequences import Markers
 from copra.data.tokenization import MARKERS
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.models.parts import make_parts
 from copra.schema.training import Lora
 from copra.training.adapters import adapted
@@ -78,7 +78,7 @@ def test_the_merged_model_is_the_adapted_one_and_a_plain_one(make_model, tmp_pat
     model = make_model(kind, double=False, tied=tied)
     before, kinds = weights(model), {name: type(module) for name, module in model.named_modules()}
     input_ids = torch.arange(1, 15)[None]
-    with torch.no_grad(), adapted(Thinker(model), Lora(**LORA), (), IDS) as groups:
+    with torch.no_grad(), adapted(ReasoningModel(model), Lora(**LORA), (), IDS) as groups:
         untouched = model(input_ids).logits
         shake(parameter for matrices in adapters(model).values() for parameter in matrices)
         logits = model(input_ids).logits
@@ -119,7 +119,7 @@ def test_gradients_are_those_of_the_weights_that_are_adapted(make_model, kind, t
         logits = m(tokens).logits
         return functional.cross_entropy(logits[0, :-1], tokens[0, 1:])
 
-    with adapted(Thinker(model), Lora(**LORA), (), IDS) as groups:
+    with adapted(ReasoningModel(model), Lora(**LORA), (), IDS) as groups:
         shake(groups[0]["params"])
         loss(model).backward()
         with torch.no_grad():
@@ -143,33 +143,33 @@ def test_gradients_are_those_of_the_weights_that_are_adapted(make_model, kind, t
 
 def test_parts_are_trained_whole_unless_they_are_frozen(make_model):
     model = make_model("llama")
-    thinker = Thinker(model, make_parts(model, {"projection": {}, "mind_reader": {}}))
-    with adapted(thinker, Lora(**LORA), ("mind_reader",), IDS) as groups:
+    reasoner = ReasoningModel(model, make_parts(model, {"projection": {}, "mind_reader": {}}))
+    with adapted(reasoner, Lora(**LORA), ("mind_reader",), IDS) as groups:
         (others, rows) = groups
         assert rows == {"params": [model.get_input_embeddings().weight], "weight_decay": 0.0}
         chosen = {id(parameter) for parameter in others["params"]}
         expected = [p for matrices in adapters(model).values() for p in matrices]
-        assert chosen == {id(p) for p in [*expected, *thinker.parts["projection"].parameters()]}
-        assert not any(p.requires_grad for p in thinker.parts["mind_reader"].parameters())
-    assert all(parameter.requires_grad for parameter in thinker.parameters())
+        assert chosen == {id(p) for p in [*expected, *reasoner.parts["projection"].parameters()]}
+        assert not any(p.requires_grad for p in reasoner.parts["mind_reader"].parameters())
+    assert all(parameter.requires_grad for parameter in reasoner.parameters())
 
 
 @pytest.mark.parametrize("lora", [None, Lora(**LORA)])
 def test_a_frozen_model_gets_no_adapters(make_model, lora):
     model = make_model("llama")
-    thinker = Thinker(model, make_parts(model, {"projection": {}, "mind_reader": {}}))
-    with adapted(thinker, lora, ("model", "mind_reader"), IDS) as groups:
+    reasoner = ReasoningModel(model, make_parts(model, {"projection": {}, "mind_reader": {}}))
+    with adapted(reasoner, lora, ("model", "mind_reader"), IDS) as groups:
         assert adapters(model) == {}
         (group,) = groups
-        assert {id(p) for p in group["params"]} == {id(p) for p in thinker.parts["projection"].parameters()}
+        assert {id(p) for p in group["params"]} == {id(p) for p in reasoner.parts["projection"].parameters()}
 
 
 def test_without_adapters_everything_is_trained(make_model):
     model = make_model("gpt2")
-    thinker = Thinker(model, make_parts(model, {"projection": {}}))
-    with adapted(thinker, None, (), IDS) as groups:
+    reasoner = ReasoningModel(model, make_parts(model, {"projection": {}}))
+    with adapted(reasoner, None, (), IDS) as groups:
         assert [{id(p) for p in group["params"]} for group in groups] == [
-            {id(p) for p in thinker.parameters()}
+            {id(p) for p in reasoner.parameters()}
         ]
 
 
@@ -177,7 +177,11 @@ def test_adapters_have_dropout_in_training_alone(make_trainer):
     losses = {}
     for dropout in (0.0, 0.5):
         trainer = make_trainer(
-            lora={**LORA, "dropout": dropout}, state=str(dropout), steps=3, validations=1, learning_rate=3e-2
+            lora={**LORA, "dropout": dropout},
+            state=str(dropout),
+            steps=3,
+            num_validations=1,
+            learning_rate=3e-2,
         )
         trainer.run()
         losses[dropout] = [line["loss"] for line in log_of(trainer)]

@@ -10,22 +10,22 @@ from safetensors.torch import load_file, save_file
 from test_resume import break_off, steps_taken
 
 from copra.training.loop import LOG
-from copra.training.saves import Saves, Stopped
+from copra.training.saves import CheckpointSchedule, Stopped
 from copra.utils.errors import CopraError
 
-DROPOUT = {"architecture": "gpt2", "dropout": 0.2, "select": "loss", "validations": 5}
+DROPOUT = {"architecture": "gpt2", "dropout": 0.2, "select_best_by": "loss", "num_validations": 5}
 
 
 def send(trainer, number: int, at: int) -> None:
     """Let a signal come in the middle of step `at`."""
-    optimise = trainer._optimise
+    optimize = trainer._optimize
 
     def sending(*arguments):
         if arguments[-1] == at:
             os.kill(os.getpid(), number)
-        return optimise(*arguments)
+        return optimize(*arguments)
 
-    trainer._optimise = sending
+    trainer._optimize = sending
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -103,10 +103,10 @@ def test_of_two_states_the_one_before_is_taken_where_the_newest_is_damaged(
 
 
 def test_states_are_saved_by_steps_and_by_time():
-    saves = Saves(seconds=1e9, steps=4)
+    saves = CheckpointSchedule(seconds=1e9, steps=4)
     assert [step for step in range(1, 13) if saves.due(step)] == [4, 8, 12]
-    assert not any(Saves(seconds=1e9).due(step) for step in range(1, 13))
-    assert all(Saves(seconds=-1.0, steps=4).due(step) for step in range(1, 13))
+    assert not any(CheckpointSchedule(seconds=1e9).due(step) for step in range(1, 13))
+    assert all(CheckpointSchedule(seconds=-1.0, steps=4).due(step) for step in range(1, 13))
 
 
 def cut(best):
@@ -129,7 +129,7 @@ def swap(best):
     ids=["cut", "swapped", "gone"],
 )
 def test_damaged_best_weights_are_named(make_trainer, damage, reason):
-    trainer = make_trainer(select="loss", validations=2)
+    trainer = make_trainer(select_best_by="loss", num_validations=2)
     validate = trainer._validate
 
     def spoil(*arguments):
@@ -146,7 +146,7 @@ def test_damaged_best_weights_are_named(make_trainer, damage, reason):
 
 def test_the_chosen_weights_are_known_after_an_interruption(make_trainer):
     """Those of step 4, the training is ended after step 7, and another one puts its own weights there."""
-    settings = {"select": "accuracy", "validations": 5}
+    settings = {"select_best_by": "accuracy", "num_validations": 5}
     values = iter([0.3, 0.6, 0.5, 0.4, 0.1])
     ended = make_trainer(accuracy=lambda: next(values), **settings)
     send(ended, signal.SIGTERM, at=7)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 def start(place, output: str, count: int, *options: str, arguments=None) -> subprocess.Popen:
     line = [sys.executable, "-m", "copra.cli", "train", "--processes", str(count), *options]
-    line += arguments or words(place, "tiny", output, steps=STEPS, select="loss", validations=3)
+    line += arguments or words(place, "tiny", output, steps=STEPS, select_best_by="loss", num_validations=3)
     return subprocess.Popen(
         line,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -69,7 +69,7 @@ def test_two_processes_go_on_after_a_signal(place, undisturbed):
 
 def renamed(place) -> list[str]:
     """What made `whole`, for another folder."""
-    arguments = words(place, "tiny", "whole", steps=STEPS, select="loss", validations=3)
+    arguments = words(place, "tiny", "whole", steps=STEPS, select_best_by="loss", num_validations=3)
     return [word.replace(str(place / "whole"), str(place / "ended")) for word in arguments]
 
 

@@ -49,15 +49,15 @@ def test_a_warm_up_ends_with_epochs_of_fewer_steps(make_trainer):
 
 def test_resuming_goes_on_with_the_rate_and_without_a_warning(make_trainer, monkeypatch):
     options = {"steps": 8, "schedule": "linear", "warmup_steps": 3, "save_every": -1}
-    optimise = Trainer._optimise
+    optimize = Trainer._optimize
 
     def dying(self, *arguments):
         if arguments[-1] == 6:
             raise KeyboardInterrupt
-        return optimise(self, *arguments)
+        return optimize(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_optimise", dying)
+        patch.setattr(Trainer, "_optimize", dying)
         with pytest.raises(KeyboardInterrupt):
             make_trainer(**options).run()
     with warnings.catch_warnings():

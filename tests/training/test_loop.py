@@ -15,7 +15,7 @@ from copra.utils.errors import CopraError
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_the_loss_falls(make_trainer, stage, architecture):
     trainer = make_trainer(
-        stage, architecture=architecture, steps=40, batch_size=9, learning_rate=1e-2, validations=1
+        stage, architecture=architecture, steps=40, batch_size=9, learning_rate=1e-2, num_validations=1
     )
     record = trainer.run()
     log = log_of(trainer)
@@ -27,7 +27,7 @@ def test_the_loss_falls(make_trainer, stage, architecture):
 
 
 def test_steps_equal_those_of_a_plain_loop(make_trainer):
-    settings = {"learning_rate": 2e-3, "warmup_steps": 2, "schedule": "linear", "clip_norm": 0.5}
+    settings = {"learning_rate": 2e-3, "warmup_steps": 2, "schedule": "linear", "max_grad_norm": 0.5}
     trainer = make_trainer(steps=6, weight_decay=0.1, betas=(0.8, 0.95), **settings)
     plain = make_trainer().model.train()
     samples, _ = trainer.samples(0)
@@ -146,7 +146,7 @@ def test_dropout_is_on_in_training_and_off_in_validation(make_trainer):
 
 def test_rows_that_are_too_long_are_left_out_and_counted(make_trainer):
     # Rows of 1, 2 and 3 steps have 14, 22 and 30 tokens (questions of 5, 7, 9; 6 a step; answers of 3).
-    trainer = make_trainer(max_tokens=22, epochs=2, batch_size=6, validations=1)
+    trainer = make_trainer(max_tokens=22, epochs=2, batch_size=6, num_validations=1)
     assert sorted({len(sample.tokens) for sample in make_trainer().samples(0)[0]}) == [14, 22, 30]
     record = trainer.run()
     assert (record["rows"], record["left_out_too_long"], record["steps"]) == (12, 6, 4)
@@ -185,16 +185,16 @@ def test_what_was_trained_on_is_counted(make_trainer):
 )
 def test_the_length_of_a_training(make_trainer, length, steps):
     """18 rows in batches of four: five batches an epoch."""
-    trainer = make_trainer(**length, validations=20)
+    trainer = make_trainer(**length, num_validations=20)
     assert trainer.total_steps(18) == steps
     assert trainer.run()["steps"] == steps
     assert [line["step"] for line in log_of(trainer)] == list(range(1, steps + 1))
     assert "validation_loss" in log_of(trainer)[-1]
 
 
-@pytest.mark.parametrize(("validations", "steps"), [(1, [10]), (3, [4, 7, 10]), (5, [2, 4, 6, 8, 10])])
+@pytest.mark.parametrize(("num_validations", "steps"), [(1, [10]), (3, [4, 7, 10]), (5, [2, 4, 6, 8, 10])])
 def test_validations_are_spaced_evenly_and_end_with_the_last_step(make_trainer, validations, steps):
-    trainer = make_trainer(validations=validations)
+    trainer = make_trainer(num_validations=validations)
     trainer.run()
     assert [line["step"] for line in log_of(trainer) if "validation_loss" in line] == steps
 
@@ -205,8 +205,8 @@ def test_mixed_stages_are_drawn_anew_each_epoch(make_trainer):
     assert counts[0] == counts[2] != counts[1]
     assert set(counts[0]) == {0, 1, 2}
     seen = []
-    optimise = trainer._optimise
-    trainer._optimise = lambda *a: (seen.append([(s.id, s.n_latents) for s in a[-2]]), optimise(*a))[1]
+    optimize = trainer._optimize
+    trainer._optimize = lambda *a: (seen.append([(s.id, s.n_latents) for s in a[-2]]), optimize(*a))[1]
     trainer.run()
     for epoch in (0, 1):
         drawn = {sample.id: sample.n_latents for sample in trainer.samples(epoch)[0]}

@@ -17,13 +17,13 @@ def batches_of():
     """Collects the batches that a training really takes its steps on."""
 
     def collect(trainer) -> list[list]:
-        seen, optimise = [], trainer._optimise
+        seen, optimize = [], trainer._optimize
 
         def look(*arguments):
             seen.append(list(arguments[-2]))
-            return optimise(*arguments)
+            return optimize(*arguments)
 
-        trainer._optimise = look
+        trainer._optimize = look
         return seen
 
     return collect
@@ -97,18 +97,18 @@ def test_the_optimizer_goes_on_once_no_chain_is_left(make_trainer, ages):
 
 def test_a_restart_forgets_the_moments(make_trainer):
     """The first step of AdamW is lr in the direction of the sign of the gradient, whatever came before."""
-    trainer = make_trainer("removing", steps=5, weight_decay=0.0, learning_rate=1e-3, clip_norm=1e9)
+    trainer = make_trainer("removing", steps=5, weight_decay=0.0, learning_rate=1e-3, max_grad_norm=1e9)
     trainer.rows = with_chain_left(trainer)
     moves, weight = [], trainer.model.base_model.layers[0].mlp.down_proj.weight
-    optimise = trainer._optimise
+    optimize = trainer._optimize
 
     def look(*arguments):
         before = weight.detach().clone()
-        line = optimise(*arguments)
+        line = optimize(*arguments)
         moves.append((weight.detach() - before).abs())
         return line
 
-    trainer._optimise = look
+    trainer._optimize = look
     trainer.run()
     for move in moves:
         assert move.max() == pytest.approx(1e-3, rel=1e-3)

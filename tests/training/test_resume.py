@@ -14,19 +14,19 @@ def break_off(trainer, monkeypatch, *, saved: int, at: int) -> None:
     """Run until the weights of step `at` are made, and die; only the state of step `saved` is on disk."""
     from copra.training import loop
 
-    save, optimise = loop.save_state, trainer._optimise
+    save, optimize = loop.save_state, trainer._optimize
 
     def save_one(folder, step, *rest):
         if step == saved:
             save(folder, step, *rest)
 
     def die(*arguments):
-        line = optimise(*arguments)
+        line = optimize(*arguments)
         if arguments[-1] == at:
             raise KeyboardInterrupt
         return line
 
-    trainer._optimise = die
+    trainer._optimize = die
     with monkeypatch.context() as patch:
         patch.setattr(loop, "save_state", save_one)
         with pytest.raises(KeyboardInterrupt):
@@ -35,13 +35,13 @@ def break_off(trainer, monkeypatch, *, saved: int, at: int) -> None:
 
 def steps_taken(trainer) -> list[int]:
     """Filled with the numbers of the steps that a run really takes."""
-    taken, optimise = [], trainer._optimise
+    taken, optimize = [], trainer._optimize
 
     def count(*arguments):
         taken.append(arguments[-1])
-        return optimise(*arguments)
+        return optimize(*arguments)
 
-    trainer._optimise = count
+    trainer._optimize = count
     return taken
 
 
@@ -52,21 +52,32 @@ RESUMED = {
     "stage mixing": {"stage": "mixed", "micro_batch_size": 2},
     "gpt2 with dropout": {"stage": "cot", "architecture": "gpt2", "dropout": 0.2},
     "gpt2 with dropout and mixing": {"stage": "mixed", "architecture": "gpt2", "dropout": 0.2},
-    "best by loss": {"stage": "cot", "select": "loss", "validations": 5, "learning_rate": 3e-2},
-    "codi with its projection": {"stage": "codi", "schedule": "cosine", "warmup_share": 0.3},
-    "sim-cot with its decoder": {"stage": "explained", "select": "loss", "validations": 5},
+    "best by loss": {"stage": "cot", "select_best_by": "loss", "num_validations": 5, "learning_rate": 3e-2},
+    "codi with its projection": {"stage": "codi", "schedule": "cosine", "warmup_ratio": 0.3},
+    "sim-cot with its decoder": {"stage": "explained", "select_best_by": "loss", "num_validations": 5},
     "mind reader": {"stage": "kd.0", "architecture": "gpt2", "dropout": 0.2},
-    "emulator": {"stage": "kd.1", "select": "loss", "validations": 5},
+    "emulator": {"stage": "kd.1", "select_best_by": "loss", "num_validations": 5},
     "coupled": {"stage": "kd.2"},
-    "adapters": {"stage": "codi", "lora": LORA, "select": "loss", "validations": 5, "learning_rate": 3e-2},
+    "adapters": {
+        "stage": "codi",
+        "lora": LORA,
+        "select_best_by": "loss",
+        "num_validations": 5,
+        "learning_rate": 3e-2,
+    },
     "adapters on gpt2": {"stage": "mixed", "architecture": "gpt2", "lora": LORA, "tied": False},
     "adapters with a teacher": {"stage": "kd.0", "lora": LORA},
     "healing": {"stage": "healed", "architecture": "gpt2", "dropout": 0.2},
     "healing with adapters": {"stage": "healed", "lora": LORA},
-    "healing latents": {"stage": "healed latents", "micro_batch_size": 2, "select": "loss", "validations": 5},
+    "healing latents": {
+        "stage": "healed latents",
+        "micro_batch_size": 2,
+        "select_best_by": "loss",
+        "num_validations": 5,
+    },
     "healing removal": {"stage": "healed removal"},
     "removal": {"stage": "removing"},
-    "removal with smoothing": {"stage": "removing smoothly", "select": "loss", "validations": 5},
+    "removal with smoothing": {"stage": "removing smoothly", "select_best_by": "loss", "num_validations": 5},
 }
 
 
@@ -118,7 +129,7 @@ def test_a_training_may_be_broken_off_more_than_once(make_trainer, monkeypatch):
 
 def test_accuracies_are_not_taken_again(make_trainer, monkeypatch):
     accuracies = {2: 0.3, 4: 0.6, 6: 0.5, 8: 0.4, 10: 0.1}
-    settings = {"select": "accuracy", "validations": 5, "save_every": -1.0, "state": "broken"}
+    settings = {"select_best_by": "accuracy", "num_validations": 5, "save_every": -1.0, "state": "broken"}
     asked = iter([0.3, 0.6, 0.5])
     broken = make_trainer(accuracy=lambda: next(asked), **settings)
     break_off(broken, monkeypatch, saved=5, at=7)
@@ -134,8 +145,8 @@ def test_a_torn_state_lets_training_start_anew(make_trainer, monkeypatch, file):
     settings = {
         "architecture": "gpt2",
         "dropout": 0.2,
-        "select": "loss",
-        "validations": 5,
+        "select_best_by": "loss",
+        "num_validations": 5,
         "save_every": -1.0,
     }
     whole = make_trainer(state="whole", **settings)
@@ -169,7 +180,7 @@ def test_states_are_saved_as_often_as_asked(make_trainer, monkeypatch):
 
 
 def test_forgetting_removes_the_state_whole(make_trainer):
-    trainer = make_trainer(select="loss", save_every=-1.0)
+    trainer = make_trainer(select_best_by="loss", save_every=-1.0)
     trainer.run()
     assert {path.name for path in trainer.state.iterdir()} == {
         *(LOG, BEST, RUN, SPEED),

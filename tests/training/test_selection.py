@@ -11,7 +11,7 @@ from copra.utils.errors import CopraError
 
 def overfitting(make_trainer, **settings):
     """A trainer that learns six questions and is validated on them with the answers of others."""
-    trainer = make_trainer(steps=48, batch_size=6, learning_rate=1e-2, validations=12, **settings)
+    trainer = make_trainer(steps=48, batch_size=6, learning_rate=1e-2, num_validations=12, **settings)
     questions, answers = trainer.validation, trainer.validation[1:] + trainer.validation[:1]
     trainer.rows = questions
     trainer.validation = [
@@ -21,7 +21,7 @@ def overfitting(make_trainer, **settings):
 
 
 def test_the_lowest_validation_loss_selects_the_weights(make_trainer):
-    trainer = overfitting(make_trainer, select="loss")
+    trainer = overfitting(make_trainer, select_best_by="loss")
     record = trainer.run()
     losses = {line["step"]: line["validation_loss"] for line in log_of(trainer) if "validation_loss" in line}
     assert list(losses) == list(range(4, 49, 4))
@@ -33,7 +33,7 @@ def test_the_lowest_validation_loss_selects_the_weights(make_trainer):
 
 
 def test_the_last_weights_are_kept_where_asked(make_trainer):
-    trainer = overfitting(make_trainer, select="last")
+    trainer = overfitting(make_trainer, select_best_by="last")
     record = trainer.run()
     last = log_of(trainer)[-1]
     assert record["selected"] == {"by": "last", "step": 48, "value": last["validation_loss"]}
@@ -51,7 +51,11 @@ def test_the_highest_accuracy_selects_the_weights(make_trainer, architecture):
         return [0.0, 0.5, 0.25, 0.5, 0.3][len(seen) - 1]
 
     trainer = make_trainer(
-        architecture=architecture, dropout=0.1, accuracy=accuracy, select="accuracy", validations=5
+        architecture=architecture,
+        dropout=0.1,
+        accuracy=accuracy,
+        select_best_by="accuracy",
+        num_validations=5,
     )
     record = trainer.run()
     # Of two equal ones the earlier.
@@ -75,21 +79,24 @@ def test_parts_and_adapters_are_those_of_the_best_step(make_trainer, name, by):
     """Adapters are merged into the best weights, not into the last ones."""
     seen, tokens = {}, torch.arange(1, 15)[None]
     trainer = make_trainer(
-        **SELECTED[name], accuracy=lambda: [0.1, 0.5, 0.2][len(seen) - 1], select=by, validations=3
+        **SELECTED[name],
+        accuracy=lambda: [0.1, 0.5, 0.2][len(seen) - 1],
+        select_best_by=by,
+        num_validations=3,
     )
     validate = trainer._validate
 
-    def look(objective, thinker, samples, step, total):
+    def look(objective, reasoner, samples, step, total):
         # So that the best loss is not the last one.
         if step == 10:
             with torch.no_grad():
-                for parameter in thinker.parameters():
+                for parameter in reasoner.parameters():
                     if parameter.requires_grad:
                         parameter += 0.2 * torch.randn_like(parameter)
-        thinker.eval()
+        reasoner.eval()
         with torch.no_grad():
             seen[step] = trainer.model(tokens).logits, weights(trainer.parts)
-        return validate(objective, thinker, samples, step, total)
+        return validate(objective, reasoner, samples, step, total)
 
     trainer._validate = look
     record = trainer.run()
@@ -109,7 +116,7 @@ def test_parts_and_adapters_are_those_of_the_best_step(make_trainer, name, by):
 
 def test_a_stage_that_cannot_answer_is_selected_by_its_loss(make_trainer):
     """No accuracy is asked for: the fixture's raises an error."""
-    trainer = make_trainer("kd.0", select="accuracy", validations=3)
+    trainer = make_trainer("kd.0", select_best_by="accuracy", num_validations=3)
     record = trainer.run()
     losses = {line["step"]: line["validation_loss"] for line in log_of(trainer) if "validation_loss" in line}
     best = min(losses, key=losses.get)
@@ -126,7 +133,7 @@ def test_a_stage_that_removes_tokens_is_selected_after_its_last_removal(make_tra
         seen.append(weights(trainer.model))
         return values[len(seen) - 1]
 
-    trainer = make_trainer("removing", accuracy=accuracy, select="accuracy", validations=10)
+    trainer = make_trainer("removing", accuracy=accuracy, select_best_by="accuracy", num_validations=10)
     record = trainer.run()
     assert record["selected"] == {"by": "accuracy", "step": step, "value": 0.2}
     assert same(weights(trainer.model), seen[step - 1])
@@ -134,12 +141,14 @@ def test_a_stage_that_removes_tokens_is_selected_after_its_last_removal(make_tra
 
 def test_the_last_stage_of_a_removal_is_selected_among_all_validations(make_trainer):
     values = iter([0.1, 0.4, 0.3, 0.2, 0.2])
-    trainer = make_trainer("removed", accuracy=lambda: next(values), select="accuracy", validations=5)
+    trainer = make_trainer(
+        "removed", accuracy=lambda: next(values), select_best_by="accuracy", num_validations=5
+    )
     assert trainer.run()["selected"] == {"by": "accuracy", "step": 4, "value": 0.4}
 
 
 def test_a_first_accuracy_of_zero_is_the_best_so_far(make_trainer):
-    record = make_trainer(accuracy=lambda: 0.0, select="accuracy", validations=5).run()
+    record = make_trainer(accuracy=lambda: 0.0, select_best_by="accuracy", num_validations=5).run()
     assert record["selected"] == {"by": "accuracy", "step": 2, "value": 0.0}
 
 
@@ -180,6 +189,6 @@ def test_a_gradient_that_is_not_finite_stops(make_trainer, gradients):
 
 
 def test_a_last_step_that_breaks_the_model_is_seen_too(make_trainer):
-    trainer = make_trainer(steps=1, learning_rate=1e38, validations=1)
+    trainer = make_trainer(steps=1, learning_rate=1e38, num_validations=1)
     with pytest.raises(CopraError, match=r"^step 1: validation loss (nan|inf)"):
         trainer.run()

@@ -6,8 +6,8 @@ from copra.schema.training import Training
 
 def test_defaults_are_those_of_the_methods_paper():
     training = Training(steps=1)
-    assert (training.batch_size, training.clip_norm, training.weight_decay) == (128, 1.0, 0.01)
-    assert (training.schedule, training.select) == ("constant", "loss")
+    assert (training.batch_size, training.max_grad_norm, training.weight_decay) == (128, 1.0, 0.01)
+    assert (training.schedule, training.select_best_by) == ("constant", "loss")
 
 
 def test_exactly_one_of_steps_and_epochs():
@@ -34,11 +34,11 @@ def test_the_batch_is_a_multiple_of_the_micro_batch():
         ("batch_size", 0),
         ("micro_batch_size", 0),
         ("warmup_steps", -1),
-        ("clip_norm", 0),
-        ("validations", 0),
+        ("max_grad_norm", 0),
+        ("num_validations", 0),
         ("validation_rows", 0),
         ("max_tokens", 7),
-        ("select", "best"),
+        ("select_best_by", "best"),
         ("schedule", "step"),
         ("learning_speed", 1),
     ],
@@ -50,5 +50,7 @@ def test_what_makes_no_sense_is_refused_by_name(key, value):
 
 
 def test_settings_survive_their_json():
-    training = Training(epochs=1.5, batch_size=8, micro_batch_size=2, betas=(0.8, 0.9), select="accuracy")
+    training = Training(
+        epochs=1.5, batch_size=8, micro_batch_size=2, betas=(0.8, 0.9), select_best_by="accuracy"
+    )
     assert Training.model_validate(training.canonical()) == training

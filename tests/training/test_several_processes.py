@@ -22,7 +22,7 @@ STAGES = {
     "in micro-batches": {"stage": "cot", "micro_batch_size": 1, "batch_size": 5},
     "rows that no process shares": {"stage": "cot", "batch_size": 1},
     "latents": {"stage": "coconut", "schedule": "cosine", "warmup_steps": 3},
-    "mixed numbers of latents": {"stage": "mixed", "select": "loss", "validations": 5},
+    "mixed numbers of latents": {"stage": "mixed", "select_best_by": "loss", "num_validations": 5},
     "gpt2": {"stage": "mixed", "architecture": "gpt2", "tied": False},
     "a projection": {"stage": "projected"},
     "a step decoder": {"stage": "explained"},
@@ -57,7 +57,7 @@ def train_together(make_trainer, count: int = 2, in_float64: bool = True, **sett
         AcceleratorState._reset_state(reset_partial_state=True)
         record = trainer.run()
         assert {type(value) for value in weights(trainer.model).values()} == {torch.Tensor}
-        processes.leave()
+        processes.shutdown()
         save_file({n: v.contiguous() for n, v in weights(trainer.model).items()}, trainer.state / f"{rank}")
         (trainer.state / f"{rank}.json").write_text(json.dumps(record))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from copra.cost.flops import of_training_work
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.models.shape import shape_of
 from copra.training import speed as module
 from copra.training.progress import Progress
@@ -45,9 +45,9 @@ def clock(monkeypatch):
 
 def test_rates_are_those_since_the_last_call(make_trainer, clock):
     trainer = make_trainer("healed")
-    thinker = Thinker(trainer.model, trainer.parts, trainer.teacher)
+    reasoner = ReasoningModel(trainer.model, trainer.parts, trainer.teacher)
     progress = Progress(work={"model": [1000, 9000, 500], "teacher": [1000, 9000, 500]})
-    speed = Speed(thinker, 0, "float32")
+    speed = Speed(reasoner, 0, "float32")
     speed.start(progress)
     progress.work = {"model": [1300, 9900, 600], "teacher": [1200, 9400, 550]}
     clock[0] += 2
@@ -58,7 +58,7 @@ def test_rates_are_those_since_the_last_call(make_trainer, clock):
         "model": {"tokens": 300, "context": 900, "supervised": 100},
         "teacher": {"tokens": 200, "context": 400, "supervised": 50},
     }
-    shapes = (shape_of(each.config.to_dict()) for each in (thinker.model, thinker.teacher.model))
+    shapes = (shape_of(each.config.to_dict()) for each in (reasoner.model, reasoner.teacher.model))
     student, teacher = shapes
     assert rates["tflops"] == pytest.approx(of_training_work(student, work, 0, teacher) / 2 / 1e12)
     assert rates["peak_gib"] > 0
@@ -69,11 +69,11 @@ def test_rates_are_those_since_the_last_call(make_trainer, clock):
 
 def test_a_gpu_tells_its_use_and_its_memory(make_trainer, clock, monkeypatch):
     trainer = make_trainer()
-    thinker = Thinker(trainer.model)
-    monkeypatch.setattr(Thinker, "device", torch.device("cuda"))
+    reasoner = ReasoningModel(trainer.model)
+    monkeypatch.setattr(ReasoningModel, "device", torch.device("cuda"))
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA H200")
     monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda _: 3 * 2**30)
-    speed = Speed(thinker, 0, "bfloat16", processes=2)
+    speed = Speed(reasoner, 0, "bfloat16", processes=2)
     speed.start(Progress())
     clock[0] += 1
     rates = speed.rates(Progress(work={"model": [10**6, 10**8, 10**6]}))

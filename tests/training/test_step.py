@@ -14,7 +14,7 @@ from copra.utils.errors import CopraError
 @pytest.fixture
 def reads(monkeypatch):
     """The operations by which steps wait for the device, once their batches are on it."""
-    found, collate, optimise = [], step.collate, Trainer._optimise
+    found, collate, optimize = [], step.collate, Trainer._optimize
 
     def on_the_host(*arguments):
         with _disable_current_modes():
@@ -22,12 +22,12 @@ def reads(monkeypatch):
 
     def watched(self, *arguments):
         with waits() as seen:
-            taken = optimise(self, *arguments)
+            taken = optimize(self, *arguments)
         found.append(seen)
         return taken
 
     monkeypatch.setattr(step, "collate", on_the_host)
-    monkeypatch.setattr(Trainer, "_optimise", watched)
+    monkeypatch.setattr(Trainer, "_optimize", watched)
     return found
 
 

@@ -8,7 +8,7 @@ from plain_training import log_of, same, weights
 from safetensors.torch import load_file
 
 from copra.data.batch import collate
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.training.batches import epoch_batches
 from copra.training.state import TENSORS
 
@@ -30,7 +30,7 @@ def modules(trainer) -> dict[str, torch.nn.Module]:
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.mark.parametrize("stage", CHANGING)
 def test_what_is_frozen_stays_bit_for_bit(make_trainer, architecture, stage):
-    trainer = make_trainer(stage, architecture=architecture, weight_decay=0.5, select="loss")
+    trainer = make_trainer(stage, architecture=architecture, weight_decay=0.5, select_best_by="loss")
     before = {name: weights(module) for name, module in modules(trainer).items()}
     trainer.run()
     after = {name: weights(module) for name, module in modules(trainer).items()}
@@ -68,23 +68,23 @@ def test_dropout_is_on_only_where_the_method_trains_with_it(make_trainer, stage,
     modes = set()
     for module in modules(trainer).values():
         module.train(not on)
-    optimise = trainer._optimise
+    optimize = trainer._optimize
 
     def look(*arguments):
-        line = optimise(*arguments)
+        line = optimize(*arguments)
         modes.update(part.training for module in modules(trainer).values() for part in module.modules())
         return line
 
-    trainer._optimise = look
+    trainer._optimize = look
     trainer.run()
     assert modes == {on}
 
 
 def losses(trainer, samples) -> dict[str, float]:
     """The means of the terms of a batch, at once."""
-    thinker = Thinker(trainer.model, trainer.parts, trainer.teacher)
+    reasoner = ReasoningModel(trainer.model, trainer.parts, trainer.teacher)
     with torch.no_grad():
-        terms = trainer.stage.loss(thinker, collate(samples, trainer.pad))
+        terms = trainer.stage.loss(reasoner, collate(samples, trainer.pad))
     return {name: float(total) / int(count) for name, (total, count) in terms.items()}
 
 
@@ -107,7 +107,7 @@ def test_the_terms_of_a_loss_are_logged_where_there_are_several(make_trainer, st
     for line, terms in zip(log_of(trainer), expected, strict=True):
         assert {"step", "loss", "gradient_norm", "learning_rate"} | set(TERMS[stage]) <= set(line)
         for name, weight in TERMS[stage].items():
-            assert weight == trainer.stage.weigh()[name]
+            assert weight == trainer.stage.loss_weights()[name]
             assert line[name] == pytest.approx(terms[name], rel=1e-5)
         if TERMS[stage]:
             assert line["loss"] == pytest.approx(sum(w * line[n] for n, w in TERMS[stage].items()), rel=1e-5)
@@ -126,7 +126,7 @@ def test_validation_has_the_same_terms(make_trainer, stage):
         if name != "self_distillation":
             assert last[f"validation_{name}"] == pytest.approx(expected[name], rel=1e-5)
         assert f"validation_{name}" in first
-        assert weight == trainer.stage.weigh()[name]
+        assert weight == trainer.stage.loss_weights()[name]
     if TERMS[stage]:
         loss = sum(weight * last[f"validation_{name}"] for name, weight in TERMS[stage].items())
         assert last["validation_loss"] == pytest.approx(loss, rel=1e-6)
@@ -163,7 +163,7 @@ def plain_norm(trainer) -> float:
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_the_norms_of_thoughts_and_embeddings_are_logged_in_validation(make_trainer, architecture):
-    trainer = make_trainer("explained", architecture=architecture, validations=5, micro_batch_size=2)
+    trainer = make_trainer("explained", architecture=architecture, num_validations=5, micro_batch_size=2)
     trainer.run()
     looks = [line for line in log_of(trainer) if "validation_loss" in line]
     assert len(looks) == 5
@@ -187,7 +187,7 @@ def test_a_stage_with_a_teacher_follows_another_teacher_elsewhere(make_trainer, 
     for state in ("one", "two"):
         trainer = make_trainer(stage, state=state, steps=3)
         if state == "two":
-            trainer.teacher = Thinker(copy.deepcopy(trainer.model))
+            trainer.teacher = ReasoningModel(copy.deepcopy(trainer.model))
         trainer.run()
         runs.append([line["loss"] for line in log_of(trainer)])
     assert runs[0] != runs[1]

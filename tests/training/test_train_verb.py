@@ -10,8 +10,8 @@ from stages import drop_a_layer, same_parts, train_stage
 from copra.commands import base as base_verb
 from copra.commands.common import summary_of
 from copra.cost.flops import FlopCounter, of_training_work
-from copra.data.sequences import Decoding
-from copra.data.tokenization import MARKERS, markers_of, tokenise
+from copra.data.sequences import GenerationSpec
+from copra.data.tokenization import MARKERS, markers_of, tokenize
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.parts import StepDecoder
 from copra.tasks.prepare import Prepared, data_record, read_rows, write_split
@@ -24,15 +24,15 @@ def test_a_stage_becomes_a_checkpoint(place, rows):
     checkpoint = train_stage(place, "tiny", "coconut", "coconut", stage=2, steps=None, epochs=2)
     manifest = checkpoint.manifest
     markers = markers_of(checkpoint.tokenizer)
-    assert Decoding.from_json(manifest["decoding"]) == Decoding(
+    assert GenerationSpec.from_json(manifest["decoding"]) == GenerationSpec(
         (markers.start,), 1, "hidden", markers.latent, (markers.end,)
     )
     assert (manifest["node"], manifest["method"], manifest["seed"]) == ("tiny@0+coconut", "coconut", 3)
     (done,) = manifest["lineage"]
     assert (done["step"], done["record"]["steps"], done["record"]["rows"]) == ("coconut", 4, 16)
     # Two epochs of samples: the question, start, one latent, end, the answer.
-    lengths = [len(row.question) + 3 + len(row.answer) for row in tokenise(checkpoint.tokenizer, rows[:16])]
-    supervised = [len(row.answer) for row in tokenise(checkpoint.tokenizer, rows[:16])]
+    lengths = [len(row.question) + 3 + len(row.answer) for row in tokenize(checkpoint.tokenizer, rows[:16])]
+    supervised = [len(row.answer) for row in tokenize(checkpoint.tokenizer, rows[:16])]
     counts = (2 * sum(lengths), 2 * sum(n * n for n in lengths), 2 * sum(supervised))
     assert (
         tuple(done["record"]["work"]["model"][name] for name in ("tokens", "context", "supervised")) == counts
@@ -54,7 +54,7 @@ def test_stages_add_up(place):
 
 def test_equal_runs_give_equal_checkpoints(place):
     for output in ("one", "two"):
-        train_stage(place, "tiny", output, select="accuracy")
+        train_stage(place, "tiny", output, select_best_by="accuracy")
     one, two = (json.loads((place / output / MANIFEST).read_text()) for output in ("one", "two"))
     assert one["weights"] == two["weights"]
     for name in ("node", "digest"):
@@ -69,15 +69,15 @@ def test_an_interrupted_stage_ends_in_the_same_checkpoint(place, monkeypatch):
     train_stage(place, "tiny", "cot")
     whole = {path.name: path.read_bytes() for path in (place / "cot").iterdir()}
     (place / "cot").rename(place / "undisturbed")
-    optimise = loop.Trainer._optimise
+    optimize = loop.Trainer._optimize
 
     def dying(self, *arguments):
         if arguments[-1] == 4:
             raise KeyboardInterrupt
-        return optimise(self, *arguments)
+        return optimize(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_optimise", dying)
+        patch.setattr(loop.Trainer, "_optimize", dying)
         with pytest.raises(KeyboardInterrupt):
             train_stage(place, "tiny", "cot")
     assert not (place / "cot").exists()
@@ -139,7 +139,7 @@ def test_trained_markers_stay_through_a_training_without_them(place, monkeypatch
     train_stage(place, "tiny", "latents", "coconut", stage=1)
     words = train_stage(place, "latents", "words")
     assert words.manifest["trained_markers"]
-    assert words.manifest["decoding"]["before"] == []
+    assert words.manifest["decoding"]["prefix_ids"] == []
     started = rows_at_start(monkeypatch)
     train_stage(place, "words", "again", "coconut", stage=1)
     assert torch.equal(started[0], marker_rows(words))
@@ -267,7 +267,7 @@ def test_a_pretrained_model_of_another_shape_is_refused(place):
 
 def test_adapters_end_in_a_plain_checkpoint(place):
     lora = {"rank": 2, "alpha": 4.0}
-    adapted = train_stage(place, "tiny", "adapted", "codi", 0, lora=lora, select="accuracy")
+    adapted = train_stage(place, "tiny", "adapted", "codi", 0, lora=lora, select_best_by="accuracy")
     parent = load_checkpoint(place / "tiny")
     assert set(adapted.model.state_dict()) == set(parent.model.state_dict())
     assert {file.name for file in (place / "adapted").iterdir()} == {
@@ -280,6 +280,6 @@ def test_adapters_end_in_a_plain_checkpoint(place):
         adapted.manifest["training_flops"] == flops < of_training_work(parent.shape, done["record"]["work"])
     )
     # The same training again gives the same weights.
-    again = train_stage(place, "tiny", "again", "codi", 0, lora=lora, select="accuracy")
+    again = train_stage(place, "tiny", "again", "codi", 0, lora=lora, select_best_by="accuracy")
     assert again.manifest["weights"] == adapted.manifest["weights"]
     assert again.manifest["parts"] == adapted.manifest["parts"]

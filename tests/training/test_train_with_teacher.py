@@ -5,7 +5,7 @@ import torch
 from stages import drop_a_layer, log_of, same_parts, train_stage
 
 from copra.cost.flops import FlopCounter
-from copra.data.tokenization import tokenise
+from copra.data.tokenization import tokenize
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.training import loop
 from copra.utils.errors import CopraError
@@ -13,7 +13,7 @@ from copra.utils.errors import CopraError
 
 def test_the_three_trainings_of_icot_kd_hand_on_their_parts(place):
     cot = train_stage(place, "tiny", "cot")
-    reading = train_stage(place, "cot", "kd.0", "icot_kd", 0, teacher="cot", select="accuracy")
+    reading = train_stage(place, "cot", "kd.0", "icot_kd", 0, teacher="cot", select_best_by="accuracy")
     emulating = train_stage(place, "kd.0", "kd.1", "icot_kd", 1, teacher="cot")
     coupled = train_stage(place, "kd.1", "kd", "icot_kd", 2)
     stages = (reading, emulating, coupled)
@@ -78,7 +78,7 @@ def test_a_pruned_model_heals(place, rows):
     assert done["stage"]["distil"] == {"weight": 1.0, "temperature": 2.0, "task_weight": 0.0}
     assert done["record"]["selected"]["by"] == "loss"
     # The teacher is another model than the student, and only looks at the sequences.
-    tokens = tokenise(healed.tokenizer, rows[:16])
+    tokens = tokenize(healed.tokenizer, rows[:16])
     lengths = [len(row.question) + sum(map(len, row.steps)) + len(row.answer) for row in tokens]
     supervised = sum(n - len(row.question) for n, row in zip(lengths, tokens, strict=True))
     counts = (20 * sum(lengths), 20 * sum(n * n for n in lengths), 20 * supervised)
@@ -94,7 +94,9 @@ def test_distillation_beside_the_own_loss(place, lora):
     train_stage(place, "tiny", "cot", steps=20)
     drop_a_layer(place, "cot", "pruned")
     method = {"distil": {"task_weight": 0.5, "weight": 2.0}}
-    healed = train_stage(place, "pruned", "heal", method=method, teacher="cot", lora=lora, select="accuracy")
+    healed = train_stage(
+        place, "pruned", "heal", method=method, teacher="cot", lora=lora, select_best_by="accuracy"
+    )
     for line in log_of(place, "heal"):
         assert line["loss"] == pytest.approx(0.5 * line["cross_entropy"] + 2 * line["distillation"], rel=1e-5)
     assert healed.manifest["weights"] != load_checkpoint(place / "pruned").manifest["weights"]
@@ -105,7 +107,7 @@ def test_a_teacher_of_predictions_must_have_the_students_vocabulary(place, word_
     from copra.schema.base import Base, FromScratch
 
     parent = load_checkpoint(place / "tiny")
-    spec = FromScratch(hidden_size=32, layers=1, heads=4, ffn_size=48, context=64)
+    spec = FromScratch(hidden_size=32, layers=1, heads=4, intermediate_size=48, max_position_embeddings=64)
     model, tokenizer = make_base(Base(from_scratch=spec), rows[:2], 0)
     save_checkpoint(place / "other", model, tokenizer, parent.manifest)
     sizes = rf"{model.config.vocab_size} and {parent.model.config.vocab_size} tokens"
@@ -149,19 +151,19 @@ def test_rows_longer_than_the_teacher_are_refused(place):
 def test_a_healing_goes_on_after_a_kill(place, monkeypatch):
     train_stage(place, "tiny", "cot", steps=20)
     drop_a_layer(place, "cot", "pruned")
-    optimise = loop.Trainer._optimise
+    optimize = loop.Trainer._optimize
 
     def dying(self, *arguments):
         if arguments[-1] == 4:
             raise KeyboardInterrupt
-        return optimise(self, *arguments)
+        return optimize(self, *arguments)
 
     healing = {"method": {"distil": {}}, "teacher": "cot"}
     train_stage(place, "pruned", "heal", **healing)
     whole = {path.name: path.read_bytes() for path in (place / "heal").iterdir()}
     (place / "heal").rename(place / "undisturbed")
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_optimise", dying)
+        patch.setattr(loop.Trainer, "_optimize", dying)
         with pytest.raises(KeyboardInterrupt):
             train_stage(place, "pruned", "heal", **healing)
     assert len(list((place / "state").glob("*/step-*"))) == 2

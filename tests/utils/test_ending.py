@@ -31,9 +31,9 @@ time.sleep(600)
 TRAINING = """
 import os, time
 from copra.utils.ending import end_with_snakemake
-from copra.training.saves import Saves
+from copra.training.saves import CheckpointSchedule
 end_with_snakemake()
-saves = Saves(1e9)
+saves = CheckpointSchedule(1e9)
 with saves.listening():
     print(os.getpid(), flush=True)
     while not saves.due(1):

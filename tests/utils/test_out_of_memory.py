@@ -82,7 +82,7 @@ def test_other_errors_stay_what_they_are(monkeypatch, capsys):
         run(monkeypatch, capsys, "train", RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
-def test_what_torch_raises_is_recognised():
+def test_what_torch_raises_is_recognized():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**58, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)

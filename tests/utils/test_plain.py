@@ -85,7 +85,7 @@ def test_aliases_may_repeat_what_is_small_and_levels_count_through_them():
         check_plain({"a": deep, "b": [[deep]]}, "mine")
 
 
-def test_every_fault_is_told():
+def test_every_problem_is_told():
     with pytest.raises(CopraError) as caught:
         check_plain({"a": float("nan"), "b": {None: 1}}, "mine")
     assert len(str(caught.value).split("\n")) == 2

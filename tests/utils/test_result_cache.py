@@ -5,7 +5,7 @@ import json
 import pytest
 
 from copra.utils.errors import CopraError
-from copra.utils.result_cache import Memory
+from copra.utils.result_cache import ResultCache
 
 
 def never():
@@ -16,9 +16,9 @@ def never():
 def remember(tmp_path, monkeypatch):
     """Makes the memory of a process."""
 
-    def make(rank: int = 0, kind: str = "answers", key=("a", 1)) -> Memory:
+    def make(rank: int = 0, kind: str = "answers", key=("a", 1)) -> ResultCache:
         monkeypatch.setenv("RANK", str(rank))
-        return Memory(tmp_path / "state", kind, key)
+        return ResultCache(tmp_path / "state", kind, key)
 
     return make
 

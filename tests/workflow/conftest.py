@@ -20,7 +20,7 @@ import yaml
 from copied_code import copy_code
 from warm import warm_copra
 
-TRAINING = {"steps": 6, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
+TRAINING = {"steps": 6, "batch_size": 16, "learning_rate": 3.0e-3, "num_validations": 1}
 CONFIG = {
     "task": "sums",
     "tasks": {"sums": {"kind": "word_sums", "train": 300, "valid": 40, "test": 60}},
@@ -32,8 +32,8 @@ CONFIG = {
                 "layers": 2,
                 "heads": 4,
                 "kv_heads": 2,
-                "ffn_size": 32,
-                "context": 256,
+                "intermediate_size": 32,
+                "max_position_embeddings": 256,
             }
         }
     },
@@ -41,7 +41,7 @@ CONFIG = {
         "cot": {"kind": "cot", "training": {**TRAINING, "steps": 40}},
         "no_cot": {
             "kind": "no_cot",
-            "training": {**TRAINING, "weight_decay": 0.25, "clip_norm": 0.5},
+            "training": {**TRAINING, "weight_decay": 0.25, "max_grad_norm": 0.5},
         },
         "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": TRAINING},
         "layers-1": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},

@@ -14,7 +14,7 @@ from copra.tasks import WordSums
 
 pytestmark = pytest.mark.workflow
 
-TRAINING = {"steps": 2, "batch_size": 8, "learning_rate": 1e-3, "validations": 1}
+TRAINING = {"steps": 2, "batch_size": 8, "learning_rate": 1e-3, "num_validations": 1}
 LONG_AGO = 1_700_000_000
 
 
@@ -38,7 +38,7 @@ def config(place: Path) -> dict:
         "bases": {"local": {"path": str(place / "base")}},
         "steps": {
             "cot": {"kind": "cot", "training": TRAINING},
-            "ask": {"kind": "few_shot", "exemplars": 1, "file": str(place / "examples.jsonl")},
+            "ask": {"kind": "few_shot", "num_fewshot": 1, "file": str(place / "examples.jsonl")},
         },
         "recipes": [["cot"], ["cot", "ask"]],
         "evaluation": {"max_new_tokens": 4},
@@ -125,7 +125,7 @@ def test_missing_files_and_bad_rows_are_told_in_lines_while_planning(unstarted, 
     write_rows(place / "train.jsonl", drawn[8:])
     write_rows(place / "test.jsonl", [*drawn[:7], replace(drawn[7], answer="many")])
     (place / "examples.jsonl").touch()
-    scratch = {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 2, "ffn_size": 16}}
+    scratch = {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 16}}
     (run.folder / "config.yaml").write_text(yaml.safe_dump({**config(place), "bases": {"local": scratch}}))
     assert told() == [
         "1 row cannot be used:",

@@ -139,9 +139,9 @@ CHANGES = {
         {
             "steps__no_cot__training": {
                 "schedule": "constant",
-                "clip_norm": 0.5,
+                "max_grad_norm": 0.5,
                 "weight_decay": 0.25,
-                "validations": 1,
+                "num_validations": 1,
                 "learning_rate": 0.003,
                 "batch_size": 16,
                 "steps": 6,

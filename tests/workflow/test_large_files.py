@@ -10,15 +10,15 @@ import pytest
 pytestmark = pytest.mark.workflow
 
 PLANNED = Path(__file__).with_name("planned.py")
-TRAINING = {"steps": 6, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
+TRAINING = {"steps": 6, "batch_size": 16, "learning_rate": 3.0e-3, "num_validations": 1}
 # All rules but those of local files, which test_contents.py has.
 WHOLE = {
     "steps": {
         "cot": {"kind": "cot", "training": TRAINING},
         "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": TRAINING},
         "groups": {"kind": "prune", "unit": "kv_groups", "metric": "taylor", "budget": {"fraction": 0.5}},
-        "ask": {"kind": "few_shot", "exemplars": 1},
-        "int8": {"kind": "quantise", "weights": "int8"},
+        "ask": {"kind": "few_shot", "num_fewshot": 1},
+        "int8": {"kind": "quantize", "weights": "int8"},
     },
     "recipes": [["cot", "groups", "coconut"], ["cot", "ask"], ["cot", "int8"]],
     "reference": "llama+cot+ask",

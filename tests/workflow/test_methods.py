@@ -16,7 +16,7 @@ PRESET = Path(__file__).parents[2] / "config" / "all-methods.yaml"
 LEFT_OUT = ("no-cot", "coconut-mixed", "without-thought", "pause-as-thought", "without-curriculum")
 FEWER_STAGES = {
     "scratchpad": {"max_stage": 1},
-    "icot_si": {"removed_a_stage": 2, "remove_all_beyond": 2},
+    "icot_si": {"tokens_per_stage": 2, "remove_all_beyond": 2},
     "coconut": {"max_latent_stage": 1},
 }
 

@@ -11,7 +11,7 @@ from copra.utils.files import file_sha256
 pytestmark = pytest.mark.workflow
 
 COT = "llama@0+cot"
-TRAINING = {"steps": 8, "batch_size": 16, "learning_rate": 3.0e-3, "validations": 1}
+TRAINING = {"steps": 8, "batch_size": 16, "learning_rate": 3.0e-3, "num_validations": 1}
 LAB = {
     "bases__llama__from_scratch__layers": 3,
     "steps": {
@@ -25,7 +25,7 @@ LAB = {
             "budget": {"flops": 0.25},
         },
         "heal": {"kind": "cot", "distil": {"task_weight": 0.0}, "training": TRAINING},
-        "int8": {"kind": "quantise", "weights": "int8"},
+        "int8": {"kind": "quantize", "weights": "int8"},
     },
     "recipes": [["cot"], ["cot", "layers-1", "heal"], ["cot", "mixed"], ["cot", "int8"]],
     "importance": {"rows": 16, "validation_rows": 16, "greedy_removals": 2},

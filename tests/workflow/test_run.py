@@ -253,7 +253,7 @@ def test_weights_that_were_cut_short_fail_with_their_name(run):
         ("task: sums", "task: sums\ntask: sums", "key 'task' is given twice (first on line 1)"),
     ],
 )
-def test_a_fault_in_the_config_is_a_message(finished, tmp_path, old, new, message):
+def test_a_problem_in_the_config_is_a_message(finished, tmp_path, old, new, message):
     empty = finished.empty(tmp_path / "run")
     empty.configure()
     config = empty.folder / "config.yaml"

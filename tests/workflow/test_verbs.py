@@ -95,8 +95,8 @@ def audits(finished, tmp_path_factory):
     run = replace(finished, code=code).empty(code.with_name("run"))
     run.configure(
         steps__coconut__first_stage=2,
-        steps__int8={"kind": "quantise", "weights": "int8"},
-        steps__shown={"kind": "few_shot", "exemplars": 1},
+        steps__int8={"kind": "quantize", "weights": "int8"},
+        steps__shown={"kind": "few_shot", "num_fewshot": 1},
         recipes=[["coconut", "layers-1", "groups-1", "int8"], ["cot", "shown"]],
         reference="llama+cot+shown",
         evaluation={"max_new_tokens": 2, "latents": [0], "lens": 2, "limit": 4},

@@ -12,7 +12,7 @@ from copra.utils.files import canonical_json, read_yaml
 from copra.utils.forking import fork_jobs
 from copra.schema.metrics import SCORINGS, split_of
 from copra.models.pack import put_pack_beside_checkpoints
-from copra.experiment.planning import tell_faults_plainly
+from copra.experiment.planning import tell_problems_plainly
 from copra.experiment.provenance import compare_records
 from copra.tasks.task import SPLITS
 from copra.experiment.workflow import Workflow, put_copra_on_path
@@ -82,7 +82,7 @@ def growing(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
-tell_faults_plainly(copra.experiment)
+tell_problems_plainly(copra.experiment)
 # Results that came without Snakemake's records, or in place of others, say themselves how they were made.
 compare_records()
 

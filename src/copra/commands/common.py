@@ -148,7 +148,7 @@ def _given(arguments: Namespace) -> Any:
 def use_threads(arguments: Namespace, precision: Precision = "float32") -> None:
     """Compute with exactly so many threads, reproducibly and without broken kernels, on a GPU of this
     process's own if there are any: that is chosen before torch is imported."""
-    together, jobs = processes.count(), arguments.jobs_per_gpu
+    together, jobs = processes.world_size(), arguments.jobs_per_gpu
     if together == 1:
         take_gpus(jobs=jobs)
     # Batches of ever new widths leave holes in memory that is cut up once and for all.

@@ -19,7 +19,7 @@ from copra.commands.common import (
 )
 from copra.cost.flops import of_typical_answer
 from copra.cost.parameters import kv_cache_bytes_per_token
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.plan import make_plan
 from copra.schema.curve import Curve, Line
 from copra.schema.scoring import Objective
@@ -66,9 +66,9 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     settings = settings_of(options, CurveSettings)
     use_threads(options, settings.precision)
-    from copra.models.checkpoint import load_checkpoint, refuse_quantised
+    from copra.models.checkpoint import load_checkpoint, refuse_quantized
 
-    refuse_quantised(options.model)
+    refuse_quantized(options.model)
     checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
     scores = [summary_beside(options.scores / table) for table in settings.curve.tables()]
     summary = summary_of(options.data, settings.split)
@@ -117,7 +117,7 @@ class Point:
     line: Line
     removed: int
     left: int
-    cut: Cut
+    cut: KeptUnits
     words: str
     costs: dict[str, float]
 
@@ -128,12 +128,12 @@ def answering_objective(manifest: Mapping[str, Any]) -> Objective:
     Steps and answer where it writes its steps or was never trained to answer, and otherwise the answer after
     its own latents, of which there may be none; after the steps where latents are not fed one by one.
     """
-    from copra.data.sequences import Decoding
+    from copra.data.sequences import GenerationSpec
 
     if manifest["decoding"] is None or manifest["method"] in ("cot", "scratchpad", "few_shot"):
         return "cot"
-    decoding = Decoding.from_json(manifest["decoding"])
-    return "answer" if decoding.emulated or decoding.jacobi else "latent"
+    decoding = GenerationSpec.from_json(manifest["decoding"])
+    return "answer" if decoding.emulated or decoding.jacobi_iterations else "latent"
 
 
 def in_words(removed: list[dict[str, Any]]) -> str:
@@ -158,33 +158,33 @@ def _points(settings: CurveSettings, checkpoint: "Checkpoint", scores: Path) -> 
     """
     curve, shape = settings.curve, checkpoint.shape
     typical = checkpoint.manifest["typical_answer"]
-    costs: dict[Cut, dict[str, float]] = {}
+    costs: dict[KeptUnits, dict[str, float]] = {}
 
     def flops_of(left: ModelShape) -> int:
         return of_typical_answer(left, typical).total
 
-    def point(line: Line, number: int, cut: Cut, removed: list[dict[str, Any]]) -> Point:
+    def point(line: Line, number: int, cut: KeptUnits, removed: list[dict[str, Any]]) -> Point:
         if cut not in costs:
             costs[cut] = _costs(checkpoint, cut)
         return Point(line, number, total - number, cut, in_words(removed), costs[cut])
 
-    total, points, faults = len(units_of(curve.unit, shape)), [], []
+    total, points, problems = len(units_of(curve.unit, shape)), [], []
     for line in curve.lines():
         table = read_sealed_parquet(scores / line.table) if line.table else None
-        points.append(point(line, 0, Cut.whole(shape), []))
+        points.append(point(line, 0, KeptUnits.whole(shape), []))
         for number in sorted(curve.remove):
             try:
                 plan = make_plan(curve.step(line, number), shape, shape, table, flops_of, line.seed)
-                points.append(point(line, number, Cut.from_json(plan["kept"]), plan["removed"]))
+                points.append(point(line, number, KeptUnits.from_json(plan["kept"]), plan["removed"]))
             except CopraError as error:
-                faults.append(f"curves.{settings.name}, {number} removed by {line.metric}: {error}")
-    if faults:
-        lines = "\n".join(dict.fromkeys(faults))
+                problems.append(f"curves.{settings.name}, {number} removed by {line.metric}: {error}")
+    if problems:
+        lines = "\n".join(dict.fromkeys(problems))
         raise CopraError(f"{lines}\nChange remove or metrics of this curve. Nothing has been measured yet.")
     return points
 
 
-def _costs(checkpoint: "Checkpoint", cut: Cut) -> dict[str, float]:
+def _costs(checkpoint: "Checkpoint", cut: KeptUnits) -> dict[str, float]:
     """What a cut leaves of the FLOPs of a typical answer, of all parameters, and of the KV cache.
 
     Raises:
@@ -219,7 +219,7 @@ def _ablation(
     return Ablation(checkpoint, state, batches=list(batches), questions=questions, code=settings.code)
 
 
-def _accuracy(ablation: "Ablation", cut: Cut) -> dict[str, float]:
+def _accuracy(ablation: "Ablation", cut: KeptUnits) -> dict[str, float]:
     """Accuracy with its 95% Wilson interval; NaN where the model cannot answer."""
     from copra.evaluation.statistics import proportion
 

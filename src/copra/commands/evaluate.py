@@ -47,7 +47,7 @@ def run(options: Namespace) -> None:
     settings = settings_of(options, EvaluateSettings)
     use_threads(options, settings.precision)
     from copra.evaluation.accuracy import compiled_for, predictions
-    from copra.evaluation.kept import KeptAnswers
+    from copra.evaluation.kept import AnswerCache
     from copra.models.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
@@ -56,7 +56,7 @@ def run(options: Namespace) -> None:
         raise CopraError(f"{options.model}: this model was never trained to answer; evaluate one that was.")
     rows = rows_of(options.data, settings.split, settings.limit)
     questions = options.data / f"{settings.split}.parquet"
-    kept = KeptAnswers(options.state, checkpoint, settings.canonical(), questions, len(rows))
+    kept = AnswerCache(options.state, checkpoint, settings.canonical(), questions, len(rows))
     with hold(kept.state, settings.node, options.output / METRICS) as made:
         if made:
             return

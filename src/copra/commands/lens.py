@@ -58,7 +58,7 @@ def run(options: Namespace) -> None:
 
     checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
     tokenizer, decoding = checkpoint.tokenizer, checkpoint.decoding
-    if decoding is None or not decoding.loops:
+    if decoding is None or not decoding.has_recurrent_latents:
         raise CopraError(
             f"{options.model}: this model has no latents that are hidden states, so none to look at."
         )

@@ -17,16 +17,16 @@ def arguments(parser: ArgumentParser) -> None:
         help="peak of a CPU thread or a GPU (default: an AVX2 core's, or an A100's), if nothing was measured",
     )
     parser.add_argument(
-        "--utilisation", type=float, help="share of the peak that is reached (default: 0.2, on a GPU 0.3)"
+        "--utilization", type=float, help="share of the peak that is reached (default: 0.2, on a GPU 0.3)"
     )
 
 
 def run(options: Namespace) -> None:
-    for name in ("flops_per_second", "utilisation"):
+    for name in ("flops_per_second", "utilization"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise CopraError(f"--{name.replace('_', '-')}: {value} is not above 0.")
     workflow, source = experiment_of(options)
     results = options.results or Path(workflow.folder)
-    found = forecast(workflow, results, options.flops_per_second, options.utilisation)
+    found = forecast(workflow, results, options.flops_per_second, options.utilization)
     print(page(found, workflow, source))

@@ -1,4 +1,4 @@
-"""copra prune: apply a plan to a checkpoint, and prove that nothing else changed."""
+"""copra prune: apply a plan to a checkpoint, and verify that nothing else changed."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -37,12 +37,12 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     settings = settings_of(options, PruneSettings)
     use_threads(options)
-    from copra.models.checkpoint import load_unquantised, save_changed
-    from copra.pruning.proof import LIMIT, prove
+    from copra.models.checkpoint import load_unquantized, save_changed
+    from copra.pruning.proof import LIMIT, verify
     from copra.pruning.scoring.calibration import text_batch
     from copra.pruning.surgery import prune
 
-    parent = load_unquantised(options.parent)
+    parent = load_unquantized(options.parent)
     plan = read_sealed_json(options.plan)
     if plan["parent"] != parent.manifest["weights"]["sha256"]:
         raise CopraError(
@@ -50,7 +50,7 @@ def run(options: Namespace) -> None:
         )
     pruned = prune(parent.model, plan)
     rows = rows_of(options.data, "train", PROOF_ROWS)
-    difference = prove(parent.model, pruned, plan, *text_batch(parent.tokenizer, rows))
+    difference = verify(parent.model, pruned, plan, *text_batch(parent.tokenizer, rows))
     step = {
         "plan": digest(plan),
         "removed": plan["removed"],

@@ -27,7 +27,7 @@ from copra.utils.locking import hold
 
 if TYPE_CHECKING:
     from copra.data.batch import Batch
-    from copra.data.sequences import Decoding
+    from copra.data.sequences import GenerationSpec
     from copra.models.checkpoint import Checkpoint
     from copra.pruning.scoring.scores import ScoreRow
 
@@ -64,10 +64,10 @@ def run(options: Namespace) -> None:
             f"--settings: there is no scoring {settings.scoring!r}; take one of {', '.join(SCORINGS)}."
         )
     use_threads(options)
-    from copra.models.checkpoint import load_unquantised
+    from copra.models.checkpoint import load_unquantized
     from copra.pruning.scoring.scores import score_table
 
-    checkpoint = load_unquantised(options.model)
+    checkpoint = load_unquantized(options.model)
     summary = summary_of(options.data, split_of(settings.scoring))
     origin = made_by(options, options.model / MANIFEST, summary)
     calibration = _calibration(settings, checkpoint, options.data)
@@ -94,7 +94,7 @@ class Calibration:
     items: Sequence[Any]
     name: str
     lay_out: "Callable[[Sequence[Any], int], Iterator[Batch]]"
-    decoding: "Decoding | None"
+    decoding: "GenerationSpec | None"
     examples: int
 
 

@@ -13,7 +13,7 @@ from copra.plan.jobs import Job, jobs_of
 from copra.plan.page import duration
 from copra.plan.progress import counted, failed, lines_of
 from copra.utils.errors import CopraError
-from copra.utils.heartbeat import Running, in_words, running
+from copra.utils.heartbeat import JobStatus, in_words, running
 
 HEADS = ["model", "done", "", "loss", "learning rate", "speed"]
 CLEAR = "\x1b[H\x1b[2J"
@@ -60,7 +60,7 @@ def _page(results: Path, jobs: Mapping[str, Job] | None, source: str | None) -> 
     seen = running(results)
     now = [job for job in seen if not job.stopped]
     if now:
-        yield f"Running in {results}:\n" + _table(now, "left", [_left(job) for job in now])
+        yield f"JobStatus in {results}:\n" + _table(now, "left", [_left(job) for job in now])
     else:
         yield f"Nothing that tells its progress runs in {results}."
     if stopped := [job for job in seen if job.stopped]:
@@ -73,19 +73,19 @@ def _page(results: Path, jobs: Mapping[str, Job] | None, source: str | None) -> 
         yield "Failed:\n" + "\n".join(lines)
 
 
-def _table(jobs: Sequence[Running], head: str, words: Sequence[str]) -> str:
+def _table(jobs: Sequence[JobStatus], head: str, words: Sequence[str]) -> str:
     rows = [[*line, word] for line, word in zip(lines_of(jobs), words, strict=True)]
     align = ["left", *["right"] * (len(HEADS) - 1), "left"]
     return tabulate(rows, headers=[*HEADS, head], tablefmt="plain", colalign=align, disable_numparse=True)
 
 
-def _left(job: Running) -> str:
+def _left(job: JobStatus) -> str:
     left = "" if job.seconds_left is None else duration(job.seconds_left)
     left = ", ".join(filter(None, (left, in_words(job.rates))))
     return left if job.silent <= 60 else f"{left} (silent for {duration(job.silent)})".strip()
 
 
-def _going_on(job: Running) -> str:
+def _going_on(job: JobStatus) -> str:
     """What happens to a stopped job when it runs again, with the same settings."""
     if job.unit != "steps":
         return "run it again"

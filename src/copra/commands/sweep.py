@@ -48,7 +48,7 @@ def run(options: Namespace) -> None:
     import pandas
 
     from copra.evaluation.accuracy import compiled_for
-    from copra.evaluation.kept import KeptAnswers
+    from copra.evaluation.kept import AnswerCache
     from copra.models.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
@@ -61,7 +61,7 @@ def run(options: Namespace) -> None:
     rows = rows_of(options.data, settings.split, settings.limit)
     numbers = sorted({*settings.latents, decoding.latents})
     questions = options.data / f"{settings.split}.parquet"
-    kept = KeptAnswers(options.state, checkpoint, settings.canonical(), questions, len(numbers) * len(rows))
+    kept = AnswerCache(options.state, checkpoint, settings.canonical(), questions, len(numbers) * len(rows))
     with hold(kept.state, settings.node, options.output) as made:
         if made:
             return

@@ -39,7 +39,7 @@ class TrainSettings(Coded):
     stage: dict[str, Any]
     """The method's stage, resolved."""
     training: Training
-    """The optimisation."""
+    """The optimization."""
     precision: Precision = "float32"
     """The precision to compute in, where the device has it; bfloat16: autocast."""
     seed: int
@@ -91,23 +91,23 @@ def run(options: Namespace) -> None:
     use_threads(options, settings.precision)
     import torch
 
-    from copra.data.tokenization import markers_of, pad_id, tokenise
+    from copra.data.tokenization import markers_of, pad_id, tokenize
     from copra.evaluation.accuracy import share_correct
-    from copra.methods.reasoning_model import Thinker
+    from copra.methods.reasoning_model import ReasoningModel
     from copra.models.bases import start_markers
     from copra.models.checkpoint import (
         TRAINED_MARKERS,
         has_trained_markers,
-        load_unquantised,
+        load_unquantized,
         save_checkpoint,
         usable_precision,
     )
     from copra.models.parts import make_parts
     from copra.training.loop import LOG, Trainer
-    from copra.training.saves import Saves
+    from copra.training.saves import CheckpointSchedule
 
     tracker = Tracker(options.tracking, options.tracking_folder / settings.node, settings.node)
-    parent = load_unquantised(options.parent)
+    parent = load_unquantized(options.parent)
     # Manifests as they are read here: they may be others once the training is done.
     models = (options.parent, options.teacher, options.pretrained)
     made_of = [model / MANIFEST for model in models if model]
@@ -141,8 +141,8 @@ def run(options: Namespace) -> None:
         model=parent.model,
         stage=stage,
         training=settings.training,
-        rows=tokenise(parent.tokenizer, train_rows),
-        validation=tokenise(parent.tokenizer, valid_rows),
+        rows=tokenize(parent.tokenizer, train_rows),
+        validation=tokenize(parent.tokenizer, valid_rows),
         markers=markers,
         pad=pad_id(parent.tokenizer),
         seed=settings.seed,
@@ -151,9 +151,9 @@ def run(options: Namespace) -> None:
             replace(parent, parts=parts), decoding, valid_rows, settings.max_new_tokens, settings.answers
         ),
         parts=parts,
-        teacher=teacher and Thinker(teacher.model, teacher.parts),
+        teacher=teacher and ReasoningModel(teacher.model, teacher.parts),
         precision=usable_precision(settings.precision),
-        saves=Saves(options.save_every, options.save_steps or None),
+        saves=CheckpointSchedule(options.save_every, options.save_steps or None),
         sharding=options.sharding == "full",
         node=settings.node,
         tracker=tracker,
@@ -260,9 +260,9 @@ def _copy_pretrained(folder: Path, student: Any, decoder: Any) -> dict[str, str]
     Raises:
         CopraError: the checkpoint has another shape than the student.
     """
-    from copra.models.checkpoint import load_unquantised
+    from copra.models.checkpoint import load_unquantized
 
-    pretrained = load_unquantised(folder)
+    pretrained = load_unquantized(folder)
     if pretrained.shape != student.shape:
         raise CopraError(
             f"--pretrained: {folder} must have the shape of the model that is trained. Name the model of its "
@@ -274,7 +274,7 @@ def _copy_pretrained(folder: Path, student: Any, decoder: Any) -> dict[str, str]
 
 def _reads_markers(decoding: Any) -> bool:
     """True if a model that answers like this was trained to read the latent markers."""
-    return decoding is not None and bool(decoding.before or decoding.latents)
+    return decoding is not None and bool(decoding.prefix_ids or decoding.latents)
 
 
 def _check_length(context: int, trainer: Any) -> None:

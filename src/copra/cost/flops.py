@@ -33,7 +33,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.models.families import family_of
 from copra.models.families.family import Layout
 from copra.schema.shape import LayerShape, ModelShape
@@ -71,7 +71,7 @@ class AnswerFlops:
         return sum(flops for key, flops in self.by.items() if name in key)
 
 
-def passes(decoding: Decoding | None, prompt: int, generated: int, cached: int = 0) -> Iterator[Pass]:
+def passes(decoding: GenerationSpec | None, prompt: int, generated: int, cached: int = 0) -> Iterator[Pass]:
     """The passes of one greedy answer of `generated` tokens (at least 1) after `prompt` tokens, of which the
     first `cached` are in the cache already.
 
@@ -81,20 +81,20 @@ def passes(decoding: Decoding | None, prompt: int, generated: int, cached: int =
     prefill. Jacobi iterations read all latents with the prompt and again in every round. A thought emulator
     reads the prompt in a pass of its own, which counts as thinking.
     """
-    before, latents, after, loops, rounds = 0, 0, 0, False, 0
+    before, latents, after, recurrent, iterations = 0, 0, 0, False, 0
     if decoding is not None:
-        before, latents, after = len(decoding.before), decoding.latents, len(decoding.after)
-        loops, rounds = decoding.loops, decoding.jacobi
+        before, latents, after = len(decoding.prefix_ids), decoding.latents, len(decoding.suffix_ids)
+        recurrent, iterations = decoding.has_recurrent_latents, decoding.jacobi_iterations
     if decoding is not None and decoding.emulated:
         yield Pass("latent", prompt, 0, 0)
-    if rounds:
+    if iterations:
         past = prompt + before
         yield Pass("prefill", past + latents - cached, cached, 0)
-        for _ in range(rounds - 1):
+        for _ in range(iterations - 1):
             yield Pass("latent", latents, past, 0, latents)
         yield Pass("latent", latents + after, past, 1, latents)
         past += latents + after
-    elif loops:
+    elif recurrent:
         past = prompt + before
         yield Pass("prefill", past - cached, cached, 0)
         for _ in range(latents - 1):
@@ -143,7 +143,7 @@ class FlopCounter:
         }
 
     def of_answer(
-        self, decoding: Decoding | None, prompt: int, generated: int, cached: int = 0
+        self, decoding: GenerationSpec | None, prompt: int, generated: int, cached: int = 0
     ) -> AnswerFlops:
         """FLOPs of one answer; `cached` of the prompt's tokens cost nothing any more."""
         by: dict[tuple[Phase, str], int] = dict.fromkeys(

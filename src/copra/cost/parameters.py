@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.schema.shape import ModelShape
 
 
@@ -28,7 +28,7 @@ def answering_bytes(manifest: Mapping[str, Any]) -> int:
 
 
 def _answering(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    return Decoding.from_json(manifest["decoding"]).parts
+    return GenerationSpec.from_json(manifest["decoding"]).parts
 
 
 def block_parameters(shape: ModelShape) -> list[dict[str, int]]:

@@ -18,9 +18,9 @@ class Batch:
     marks latent positions, `read` [B, R] are the columns that the loss looks at. `teacher` holds the
     teacher's sequences in the same order, `explained` the texts to be told from the latents.
 
-    Asking the device for what its tensors hold makes the host wait for all work that it was given, so two
-    things are kept that are known before: `supervised` [S] are the places in `tokens.flatten()` whose next
-    token is a label, in order, and no row has padding in the first `full_columns` columns.
+    PromptStats the device for what its tensors hold makes the host wait for all work that it was given, so
+    two things are kept that are known before: `supervised` [S] are the places in `tokens.flatten()` whose
+    next token is a label, in order, and no row has padding in the first `full_columns` columns.
     """
 
     ids: list[str]
@@ -36,7 +36,7 @@ class Batch:
     max_latents: int
     teacher: "Batch | None" = None
     explained: tuple[tuple[tuple[int, ...], ...], ...] = ()
-    latents_a_text: int = 1
+    latents_per_text: int = 1
 
     def to(self, device: torch.device) -> "Batch":
         moved = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -95,7 +95,7 @@ def collate(samples: Sequence[Sample], pad: int, latents: int = 0, multiple: int
         max_latents=max_latents,
         teacher=collate(teachers, pad, multiple=multiple) if teachers else None,
         explained=tuple(sample.explained for sample in samples),
-        latents_a_text=samples[0].latents_a_text,
+        latents_per_text=samples[0].latents_per_text,
     )
 
 

@@ -1,4 +1,5 @@
-"""Cut the tokens of a text at its line ends, whether or not the tokenizer reads each line alone alike."""
+"""KeptUnits the tokens of a text at its line ends, whether or not the tokenizer reads each line alone
+alike."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
@@ -39,7 +40,7 @@ def cut_at_lines(
     alone = _tokens(tokenizer, [pieces[0] for pieces in texts[:CHECKED]])
     for number, (question, parts) in enumerate(zip(alone, cut, strict=False)):
         if question != parts[0]:
-            raise _fault(name(number), f"its first line alone is {_shown(tokenizer, question)}")
+            raise _problem(name(number), f"its first line alone is {_shown(tokenizer, question)}")
     return cut
 
 
@@ -61,7 +62,7 @@ def _cut_wholes(
 ) -> list[list[list[int]]]:
     """Tokenize whole texts and hand out their tokens to the pieces in which they start."""
     if not tokenizer.is_fast:
-        raise _fault(name(0), "it does not say where in the text a token stands")
+        raise _problem(name(0), "it does not say where in the text a token stands")
     encoded = tokenizer(list(map("".join, texts)), add_special_tokens=False, return_offsets_mapping=True)
     cut = []
     for number, pieces in enumerate(texts):
@@ -75,11 +76,11 @@ def _cut_wholes(
                 piece += 1
             begins_before = end > start and piece > 0 and start < ends[piece - 1]
             if begins_before or end > ends[piece]:
-                raise _fault(name(number), f"{_shown(tokenizer, [token])} spans the end of a line")
+                raise _problem(name(number), f"{_shown(tokenizer, [token])} spans the end of a line")
             parts[piece].append(token)
         if end < ends[-1]:
             # The library miscounts after characters that it drops.
-            raise _fault(name(number), f"the offsets of its tokens end at {end} of {ends[-1]} characters")
+            raise _problem(name(number), f"the offsets of its tokens end at {end} of {ends[-1]} characters")
         cut.append(parts)
     return cut
 
@@ -88,7 +89,7 @@ def _shown(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
     return ", ".join(map(repr, tokenizer.convert_ids_to_tokens(tokens)))
 
 
-def _fault(name: str, reason: str) -> CopraError:
+def _problem(name: str, reason: str) -> CopraError:
     return CopraError(
         f"{name}: the tokenizer reads the text as a whole otherwise than line by line ({reason}), so its "
         "lines cannot be replaced by latents. Take a base whose tokenizer keeps lines apart."

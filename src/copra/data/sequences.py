@@ -42,7 +42,7 @@ class Sample:
     `first_latent` is the position of the first latent, or where it would be: batches are aligned there.
     What only some methods need: `read`, positions whose hidden states the loss reads, `teacher`, the
     sequence that a teacher reads, and `explained`, the text that must be told from each group of latents
-    (`latents_a_text` of them).
+    (`latents_per_text` of them).
     """
 
     id: str
@@ -53,7 +53,7 @@ class Sample:
     read: tuple[int, ...] = ()
     teacher: "Sample | None" = None
     explained: tuple[tuple[int, ...], ...] = ()
-    latents_a_text: int = 1
+    latents_per_text: int = 1
 
     @property
     def length(self) -> int:
@@ -95,7 +95,7 @@ LatentInput = Literal["raw", "scaled", "projected"]
 a learned projection."""
 
 
-def rounds(iterations: int | None, latents: int) -> int:
+def parallel_iterations(iterations: int | None, latents: int) -> int:
     """Jacobi iterations over so many latents at once; 0 where they are fed one after another.
 
     As many iterations as latents make the sequential chain, which costs less when run as such.
@@ -130,37 +130,38 @@ class Prompting:
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """How a checkpoint answers: prompt, `before`, `latents` latent positions, `after`, then greedy text.
+class GenerationSpec:
+    """How a checkpoint answers: prompt, `prefix_ids`, `latents` latent positions, `suffix_ids`, then greedy
+    text.
 
     A part of the manifest: the number of latents is a property of the checkpoint. Latents are fed one
     after another, or all at once `iterations` times over (Jacobi iterations, arXiv 2506.18582). With
     `emulated`, a thought emulator reads the prompt first (arXiv 2311.01460).
     """
 
-    before: tuple[int, ...]
+    prefix_ids: tuple[int, ...]
     latents: int
     thought: Thought
     latent_token: int
-    after: tuple[int, ...]
+    suffix_ids: tuple[int, ...]
     latent_input: LatentInput = "raw"
     iterations: int | None = None
     emulated: bool = False
     prompting: Prompting | None = None
 
     def to_json(self) -> dict[str, Any]:
-        value = asdict(self) | {"before": list(self.before), "after": list(self.after)}
+        value = asdict(self) | {"prefix_ids": list(self.prefix_ids), "suffix_ids": list(self.suffix_ids)}
         if self.prompting is not None:
             value["prompting"]["stops"] = list(self.prompting.stops)
         return value
 
     @staticmethod
-    def from_json(value: dict[str, Any]) -> "Decoding":
+    def from_json(value: dict[str, Any]) -> "GenerationSpec":
         prompting = value.get("prompting")
         if prompting is not None:
             prompting = Prompting(**{**prompting, "stops": tuple(prompting["stops"])})
-        tokens = {name: tuple(value[name]) for name in ("before", "after")}
-        return Decoding(**{**value, **tokens, "prompting": prompting})
+        tokens = {name: tuple(value[name]) for name in ("prefix_ids", "suffix_ids")}
+        return GenerationSpec(**{**value, **tokens, "prompting": prompting})
 
     def longest_answer(self, otherwise: int) -> int:
         """The most tokens that an answer may have: `otherwise`, or the limit of a prompt of its own."""
@@ -173,19 +174,21 @@ class Decoding:
         return "marker" if self.prompting is None else self.prompting.answer
 
     @property
-    def loops(self) -> bool:
+    def has_recurrent_latents(self) -> bool:
         """Whether latents are fed one after another (a learned embedding needs no loop)."""
         return self.thought == "hidden" and self.latents > 0
 
     @property
-    def jacobi(self) -> int:
+    def jacobi_iterations(self) -> int:
         """Iterations over all latents at once; 0 where they are fed one after another."""
-        return rounds(self.iterations, self.latents) if self.loops else 0
+        return parallel_iterations(self.iterations, self.latents) if self.has_recurrent_latents else 0
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Modules beside the language model that an answer needs."""
-        projection = ("projection",) if self.loops and self.latent_input == "projected" else ()
+        projection = (
+            ("projection",) if self.has_recurrent_latents and self.latent_input == "projected" else ()
+        )
         return (*projection, *(("mind_reader", "emulator") if self.emulated else ()))
 
 

@@ -56,7 +56,7 @@ def train_tokenizer(spec: FromScratch, rows: Iterable[Row]) -> PreTrainedTokeniz
         pad_token=PAD,
         eos_token=END,
         unk_token=UNKNOWN if spec.tokenizer == "words" else None,
-        model_max_length=spec.context,
+        model_max_length=spec.max_position_embeddings,
         clean_up_tokenization_spaces=False,
     )
 
@@ -78,7 +78,7 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
-def tokenise(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[TokenRow]:
+def tokenize(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[TokenRow]:
     """Rows in tokens: those of the whole text, cut at its line ends.
 
     Raises:
@@ -138,7 +138,7 @@ def typical_lengths(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> 
 
     The typical answer of a base, by which FLOPs budgets of prunings are measured.
     """
-    token_rows = tokenise(tokenizer, rows)
+    token_rows = tokenize(tokenizer, rows)
     prompt = sum(len(row.question) for row in token_rows)
     generated = sum(sum(map(len, row.steps)) + len(row.answer) for row in token_rows)
     return {"prompt": round(prompt / len(rows)), "generated": round(generated / len(rows))}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas
 
 from copra.cost.flops import PARTS, PHASES, FlopCounter
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import ANSWER, first_token, pad_id
 from copra.evaluation import harness
 from copra.evaluation.statistics import proportion
@@ -29,7 +29,7 @@ HARNESS: dict[str, harness.Filter] = {
 
 def predictions(
     checkpoint: "Checkpoint",
-    decoding: Decoding,
+    decoding: GenerationSpec,
     rows: Sequence[Row],
     max_new_tokens: int,
     answers: Literal["number", "text"],
@@ -88,7 +88,7 @@ def predictions(
 
 def compiled_for(
     checkpoint: "Checkpoint",
-    decoding: Decoding,
+    decoding: GenerationSpec,
     rows: Sequence[Row],
     max_new_tokens: int,
     batch_size: int,
@@ -107,7 +107,7 @@ def accuracy_of(table: pandas.DataFrame) -> dict[str, int | float]:
 
 def share_correct(
     checkpoint: "Checkpoint",
-    decoding: Decoding,
+    decoding: GenerationSpec,
     rows: Sequence[Row],
     max_new_tokens: int,
     answers: Literal["number", "text"],
@@ -117,7 +117,7 @@ def share_correct(
 
 
 def _judged(
-    text: str, gold: str, decoding: Decoding, answers: Literal["number", "text"]
+    text: str, gold: str, decoding: GenerationSpec, answers: Literal["number", "text"]
 ) -> tuple[str | None, bool]:
     """The answer that a generated text gives (None: none), and whether it is right."""
     if decoding.prompting is None:
@@ -132,7 +132,11 @@ def _judged(
 
 
 def check_length(
-    checkpoint: "Checkpoint", decoding: Decoding, rows: Sequence[Row], asked: Prompts, max_new_tokens: int
+    checkpoint: "Checkpoint",
+    decoding: GenerationSpec,
+    rows: Sequence[Row],
+    asked: Prompts,
+    max_new_tokens: int,
 ) -> None:
     """Refuse answers that may become longer than the model has positions for.
 
@@ -141,7 +145,7 @@ def check_length(
     """
     context = checkpoint.model.config.max_position_embeddings
     tokens, row = max(zip(map(len, asked.prompts), rows, strict=True), key=lambda pair: pair[0])
-    thought = len(decoding.before) + decoding.latents + len(decoding.after)
+    thought = len(decoding.prefix_ids) + decoding.latents + len(decoding.suffix_ids)
     # The last generated token is not fed back.
     room = context - len(asked.prefix) - tokens - thought + 1
     if max_new_tokens > room:
@@ -156,7 +160,7 @@ def check_length(
         )
 
 
-def _counts(prompt: int, answer: Answer, decoding: Decoding, mark: int | None) -> dict[str, Any]:
+def _counts(prompt: int, answer: Answer, decoding: GenerationSpec, mark: int | None) -> dict[str, Any]:
     """Token counts of one answer. The chain ends where the last answer mark begins."""
     generated = len(answer.tokens)
     marked = mark in answer.tokens
@@ -164,7 +168,7 @@ def _counts(prompt: int, answer: Answer, decoding: Decoding, mark: int | None) -
     return {
         "n_prompt": prompt,
         "n_latent": decoding.latents,
-        "n_marker": len(decoding.before) + len(decoding.after),
+        "n_marker": len(decoding.prefix_ids) + len(decoding.suffix_ids),
         "n_chain": chain,
         "n_answer": generated - chain,
         "n_generated": generated,
@@ -173,7 +177,7 @@ def _counts(prompt: int, answer: Answer, decoding: Decoding, mark: int | None) -
 
 
 def _flops(
-    counter: FlopCounter, prompt: int, known: int, answer: Answer, decoding: Decoding
+    counter: FlopCounter, prompt: int, known: int, answer: Answer, decoding: GenerationSpec
 ) -> dict[str, int]:
     """FLOPs of one answer; `known` tokens of the prompt are the same for all questions."""
     flops = counter.of_answer(decoding, prompt, len(answer.tokens))

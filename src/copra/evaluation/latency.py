@@ -92,8 +92,8 @@ def measure(
 
 
 def weights_type(checkpoint: Checkpoint) -> str:
-    """The type of the decoder layers' weights, such as "bfloat16", or "int8" where they are quantised."""
-    return checkpoint.manifest.get("quantised") or str(checkpoint.model.dtype).removeprefix("torch.")
+    """The type of the decoder layers' weights, such as "bfloat16", or "int8" where they are quantized."""
+    return checkpoint.manifest.get("quantized") or str(checkpoint.model.dtype).removeprefix("torch.")
 
 
 def device_name(device: torch.device) -> str:

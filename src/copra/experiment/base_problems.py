@@ -1,7 +1,7 @@
-"""Faults of the bases of a config, as far as their local files tell."""
+"""Problems of the bases of a config, as far as their local files tell."""
 
 from copra.experiment.config import Experiment
-from copra.models.base_files import base_fault
+from copra.models.base_files import base_problem
 from copra.utils.errors import CopraError
 
 
@@ -11,8 +11,10 @@ def check_bases(experiment: Experiment) -> None:
     Raises:
         CopraError: a line for each base that cannot be used.
     """
-    faults = [
-        f"bases.{name}.{fault}" for name, base in experiment.bases.items() if (fault := base_fault(base))
+    problems = [
+        f"bases.{name}.{problem}"
+        for name, base in experiment.bases.items()
+        if (problem := base_problem(base))
     ]
-    if faults:
-        raise CopraError("\n".join(faults))
+    if problems:
+        raise CopraError("\n".join(problems))

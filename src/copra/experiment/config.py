@@ -10,9 +10,9 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, mo
 
 from copra.methods import AnyMethod, Method
 from copra.methods.few_shot import FewShot
-from copra.schema.base import Base, Quantise
+from copra.schema.base import Base, Quantize
 from copra.schema.curve import Curve
-from copra.schema.names import name_faults
+from copra.schema.names import name_problems
 from copra.schema.pruning import Prune
 from copra.schema.scoring import Importance
 from copra.schema.settings import MOST_LATENTS, Name, Precision, Seed, Settings, describe, one_or_list
@@ -22,7 +22,7 @@ from copra.utils.gpu import MOST_JOBS
 from copra.utils.plain import check_plain
 from copra.utils.problems import explain, hint, shown
 
-AnyStep = Annotated[AnyMethod | FewShot | Prune | Quantise, Field(discriminator="kind")]
+AnyStep = Annotated[AnyMethod | FewShot | Prune | Quantize, Field(discriminator="kind")]
 
 
 Steps = Annotated[
@@ -53,7 +53,7 @@ class Product(Settings):
 
 
 def _form_of_recipe(value: Any) -> str:
-    """Which of the forms of a recipe is meant, so that only the faults of that form are told."""
+    """Which of the forms of a recipe is meant, so that only the problems of that form are told."""
     if isinstance(value, Recipe | Product):
         return type(value).__name__.lower()
     if isinstance(value, Mapping):
@@ -162,7 +162,7 @@ class Experiment(Settings):
     bases: dict[Name, Base]
     """Base models by name."""
     steps: dict[Name, AnyStep]
-    """Trainings, prunings, prompts and quantisations by name."""
+    """Trainings, prunings, prompts and quantizations by name."""
     recipes: list[AnyRecipe] = Field(min_length=1)
     """What is run: lists of steps, recipes with a base, or products of prunings and methods."""
     reference: str | None = None
@@ -192,57 +192,59 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _references(self) -> "Experiment":
-        faults = []
+        problems = []
         if self.task not in self.tasks:
-            faults.append(f"task: {self.task!r} is not in tasks{hint(self.task, self.tasks)}")
+            problems.append(f"task: {self.task!r} is not in tasks{hint(self.task, self.tasks)}")
         if self.base not in self.bases:
-            faults.append(f"base: {self.base!r} is not in bases{hint(self.base, self.bases)}")
+            problems.append(f"base: {self.base!r} is not in bases{hint(self.base, self.bases)}")
         for table in ("tasks", "bases", "steps", "curves"):
-            faults += [f"{table}.{name}: {fault}" for name, fault in name_faults(getattr(self, table))]
-        faults += [f"name: {fault}" for _, fault in name_faults([self.name] if self.name else [])]
+            problems += [
+                f"{table}.{name}: {problem}" for name, problem in name_problems(getattr(self, table))
+            ]
+        problems += [f"name: {problem}" for _, problem in name_problems([self.name] if self.name else [])]
         for name, step in self.steps.items():
             if re.search(r"\.\d+$", name):
-                faults.append(f"steps.{name}: a step's name must not end like a stage, in a dot and digits")
+                problems.append(f"steps.{name}: a step's name must not end like a stage, in a dot and digits")
             task = getattr(step, "task", None)
             if task is not None and task not in self.tasks:
-                faults.append(f"steps.{name}.task: {task!r} is not in tasks{hint(task, self.tasks)}")
+                problems.append(f"steps.{name}.task: {task!r} is not in tasks{hint(task, self.tasks)}")
             if self.compute.sharding and isinstance(step, Method):
-                faults += [f"steps.{name}.{fault}" for fault in _unshardable(step)]
+                problems += [f"steps.{name}.{problem}" for problem in _unshardable(step)]
         if len(set(self.seeds)) < len(self.seeds):
-            faults.append(f"seeds: {shown(self.seeds)} has a seed twice")
-        if faults:
-            raise ValueError("\n".join(faults))
+            problems.append(f"seeds: {shown(self.seeds)} has a seed twice")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
 
 def _unshardable(method: Method) -> list[str]:
     """What a training asks for that sharded weights do not allow."""
     trainings = [method.training_of(stage) for stage in method.stages()]
-    faults = []
-    if any(training.select == "accuracy" for training in trainings):
-        faults.append(
-            "training.select: with compute.sharding no process has the whole model to answer with; select by "
-            "loss, or set compute.sharding: false"
+    problems = []
+    if any(training.select_best_by == "accuracy" for training in trainings):
+        problems.append(
+            "training.select_best_by: with compute.sharding no process has the whole model to answer with; "
+            "select by loss, or set compute.sharding: false"
         )
     if any(training.lora for training in trainings):
-        faults.append(
+        problems.append(
             "training.lora: low-rank adapters are not sharded, and need not be; set compute.sharding: false"
         )
-    return faults
+    return problems
 
 
 def parse(config: Mapping[str, Any], source: str = "config.yaml") -> Experiment:
     """Check a config.
 
     Raises:
-        CopraError: a line for every fault, with the path of its key.
+        CopraError: a line for every problem, with the path of its key.
     """
     check_plain(config, source)
     try:
         return Experiment.model_validate(config)
     except ValidationError as error:
         schema = _bare_schema()
-        lines = dict.fromkeys(line for fault in error.errors() for line in explain(fault, config, schema))
+        lines = dict.fromkeys(line for problem in error.errors() for line in explain(problem, config, schema))
         raise CopraError("\n".join(f"{source}: {line}" for line in lines)) from None
 
 

@@ -15,29 +15,29 @@ def check_curves(experiment: Experiment, tree: Tree) -> None:
     """Check the curves of a config against its recipes.
 
     Raises:
-        CopraError: a line for every fault, with the path of its key.
+        CopraError: a line for every problem, with the path of its key.
     """
     recipes = {node.recipe: node for node in tree.nodes.values()}
-    faults = []
+    problems = []
     for name, curve in experiment.curves.items():
         if curve.model not in recipes:
             known = hint(curve.model, recipes)
             found = [f"model: {shown(curve.model)} is no recipe or beginning of one{known}"]
         else:
             path = tree.path_to(recipes[curve.model].name)
-            found = list(_faults(curve.resolved(experiment.importance), experiment, path))
-        faults += [f"curves.{name}.{fault}" for fault in found]
-    if faults:
-        raise CopraError("\n".join(faults))
+            found = list(_problems(curve.resolved(experiment.importance), experiment, path))
+        problems += [f"curves.{name}.{problem}" for problem in found]
+    if problems:
+        raise CopraError("\n".join(problems))
 
 
-def _faults(curve: Curve, experiment: Experiment, path: list[Node]) -> Iterator[str]:
+def _problems(curve: Curve, experiment: Experiment, path: list[Node]) -> Iterator[str]:
     """What keeps a curve from being measured on the last model of a path from a base."""
     importance, node = experiment.importance, path[-1]
     learned = next((each.method for each in reversed(path) if each.kind == "train"), None)
     objectives = {line.table.split("/")[0] for line in curve.lines() if line.table}
-    if node.kind == "quantise":
-        yield "model: only evaluation follows a quantisation; take the model before it"
+    if node.kind == "quantize":
+        yield "model: only evaluation follows a quantization; take the model before it"
     elif learned is not None and not METHODS[learned].prunable:
         yield f"model: it ends with {learned}, whose parts belong to single layers; take a model before that"
     elif learned is None and experiment.bases[path[0].recipe].from_scratch:

@@ -9,7 +9,7 @@ from copra.models.base_config import config_of
 from copra.models.families import family_of
 from copra.models.limits import cannot_lose, limits_of
 from copra.models.shape import shape_of
-from copra.schema.base import Quantise
+from copra.schema.base import Quantize
 from copra.schema.metrics import GREEDY
 from copra.schema.pruning import Prune, Selection
 from copra.schema.shape import ModelShape
@@ -23,26 +23,28 @@ def check_families(experiment: Experiment, tree: Tree) -> None:
     A step that a base does not allow is impossible after other steps too: these only make models smaller.
 
     Raises:
-        CopraError: a line for every fault, with the path of its key.
+        CopraError: a line for every problem, with the path of its key.
     """
     bases = {_base(name): None for name in tree.nodes}
     configs = {name: config for name in bases if (config := config_of(experiment.bases[name])) is not None}
-    faults = [f"bases.{name}.path: {fault}" for name, config in configs.items() for fault in _unknown(config)]
-    if not faults:
-        faults += _greedy_faults(experiment, tree, configs)
+    problems = [
+        f"bases.{name}.path: {problem}" for name, config in configs.items() for problem in _unknown(config)
+    ]
+    if not problems:
+        problems += _greedy_problems(experiment, tree, configs)
         steps = {(node.step, _base(node.name)): None for node in tree.nodes.values() if node.step}
         for step, base in steps:
             if base in configs:
-                found = _step_faults(experiment.steps[step], base, configs[base])
-                faults += [f"steps.{step}.{fault}" for fault in found]
+                found = _step_problems(experiment.steps[step], base, configs[base])
+                problems += [f"steps.{step}.{problem}" for problem in found]
         for name, curve in experiment.curves.items():
             if (base := _base(curve.model)) in configs:
-                found = _removal_faults(
+                found = _removal_problems(
                     curve, (curve.unit,), max(curve.remove), "remove", base, configs[base]
                 )
-                faults += [f"curves.{name}.{fault}" for fault in found]
-    if faults:
-        raise CopraError("\n".join(dict.fromkeys(faults)))
+                problems += [f"curves.{name}.{problem}" for problem in found]
+    if problems:
+        raise CopraError("\n".join(dict.fromkeys(problems)))
 
 
 def _base(node: str) -> str:
@@ -51,7 +53,7 @@ def _base(node: str) -> str:
 
 
 def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
-    """The fault of a base that copra cannot work with."""
+    """The problem of a base that copra cannot work with."""
     try:
         limits_of(config)
         shape_of(config)
@@ -59,21 +61,21 @@ def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
         yield str(error)
 
 
-def _step_faults(step: Any, base: str, config: Mapping[str, Any]) -> Iterator[str]:
+def _step_problems(step: Any, base: str, config: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(step, Prune):
         count = step.budget.count if len(step.units) == 1 else None
-        yield from _removal_faults(step, step.units, count, "budget.count", base, config)
-    elif isinstance(step, Quantise) and family_of(config["model_type"]).layout.transposed:
+        yield from _removal_problems(step, step.units, count, "budget.count", base, config)
+    elif isinstance(step, Quantize) and family_of(config["model_type"]).layout.transposed:
         yield (
             f"weights: {config['model_type']} models cannot have {step.weights} weights (theirs are in no "
             "linear layers). Leave the step out."
         )
 
 
-def _greedy_faults(
+def _greedy_problems(
     experiment: Experiment, tree: Tree, configs: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Faults of greedy searches that cannot remove, from the models that they score, as many layers as they
+    """Problems of greedy searches that cannot remove, from the models that they score, as many layers as they
     have to."""
     importance = experiment.importance
     for name, key, count in _searches(experiment, tree):
@@ -82,7 +84,7 @@ def _greedy_faults(
         gone = _layers_gone(experiment, tree, name)
         layers = len(shape_of(configs[base]).layers) - gone
         model = f"{base} without {gone} layers" if gone else base
-        if layers < 1:  # A fault of the prunings before.
+        if layers < 1:  # A problem of the prunings before.
             continue
         if strangers := [layer for layer in importance.greedy_protect if layer >= layers]:
             yield (
@@ -117,7 +119,7 @@ def _layers_gone(experiment: Experiment, tree: Tree, name: str) -> int:
     return sum(step.budget.count or 0 for step in steps if step.units == ("layers",))
 
 
-def _removal_faults(
+def _removal_problems(
     selection: Selection,
     units: tuple[str, ...],
     count: int | None,
@@ -125,9 +127,9 @@ def _removal_faults(
     base: str,
     config: Mapping[str, Any],
 ) -> Iterator[str]:
-    """Faults of a selection of units that a model of this config does not have; `key` names their count."""
-    impossible = [fault for unit in units if (fault := cannot_lose(config, unit))]
-    yield from (f"unit: {fault}" for fault in impossible)
+    """Problems of a selection of units that a model of this config does not have; `key` names their count."""
+    impossible = [problem for unit in units if (problem := cannot_lose(config, unit))]
+    yield from (f"unit: {problem}" for problem in impossible)
     shape = shape_of(config)
     strangers = [layer for layer in selection.protect if layer >= len(shape.layers)]
     if strangers:

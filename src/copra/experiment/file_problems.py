@@ -5,7 +5,7 @@ from pathlib import Path
 
 from copra.experiment.config import Experiment
 from copra.methods.few_shot import FewShot
-from copra.models.base_files import absence_fault
+from copra.models.base_files import absence_problem
 from copra.utils.errors import CopraError
 from copra.utils.problems import shown_path
 
@@ -17,11 +17,11 @@ def check_files(experiment: Experiment) -> None:
         CopraError: a line for each file or folder that is missing, or whose path needs a variable that is not
             set.
     """
-    if faults := list(_faults(experiment)):
-        raise CopraError("\n".join(faults))
+    if problems := list(_problems(experiment)):
+        raise CopraError("\n".join(problems))
 
 
-def _faults(experiment: Experiment) -> Iterator[str]:
+def _problems(experiment: Experiment) -> Iterator[str]:
     for name, task in experiment.tasks.items():
         yield from _missing(f"tasks.{name}", lambda task=task: task.files().values())
     for name, step in experiment.steps.items():
@@ -31,14 +31,14 @@ def _faults(experiment: Experiment) -> Iterator[str]:
         yield from _missing("importance.text", lambda: [text.path])
     for name, base in experiment.bases.items():
         try:
-            if fault := absence_fault(base):
-                yield f"bases.{name}.{fault}"
+            if problem := absence_problem(base):
+                yield f"bases.{name}.{problem}"
         except CopraError as error:
             yield f"bases.{name}.{error}"
 
 
 def _missing(where: str, files_of: Callable[[], Iterable[Path | None]]) -> Iterator[str]:
-    """The faults of the files that a part of the config names."""
+    """The problems of the files that a part of the config names."""
     try:
         files = files_of()
     except CopraError as error:  # a variable that is not set, with the key

@@ -7,10 +7,10 @@ from copra.experiment.file_problems import check_files
 from copra.utils.errors import CopraError
 
 
-def tell_faults_plainly(experiment: Experiment) -> None:
+def tell_problems_plainly(experiment: Experiment) -> None:
     """Let Snakemake print copra's words alone where a function of a rule finds a file missing or bad rows.
 
-    Snakemake would set them between a rule, wildcards and a traceback, which say nothing of the fault. If
+    Snakemake would set them between a rule, wildcards and a traceback, which say nothing of the problem. If
     files are missing, all of the experiment that are get a line each.
     """
     from snakemake import rules

@@ -6,7 +6,7 @@ from copra.experiment.config import AnyStep, Experiment
 from copra.methods import METHODS, Method
 from copra.methods.few_shot import FewShot
 from copra.methods.icot_kd import IcotKd
-from copra.schema.base import Quantise
+from copra.schema.base import Quantize
 from copra.schema.metrics import GREEDY, NEEDS_ANSWERS
 from copra.schema.pruning import Prune
 from copra.tasks import TASKS
@@ -19,20 +19,20 @@ TOO_MANY_TEACHERS = (
     f"more than {MOST_TEACHERS} teachers learn one from the other; name one that was taught by fewer"
 )
 Teachers = dict[str, int | list[str]]
-"""Teachers that were checked: the length of the chain of teachers that one ends, or its first fault. They are
-not checked again, since nothing that they learn from learns from them, or that would have been found."""
+"""Teachers that were checked: the length of the chain of teachers that one ends, or its first problem. They
+are not checked again, since nothing that they learn from learns from them, or that would have been found."""
 WRITING = ("cot", "scratchpad")
 """Methods whose models write their chain of thought, from which others can learn."""
 
 
-def recipe_faults(
+def recipe_problems(
     experiment: Experiment,
     base: str,
     steps: list[str],
     pupils: tuple[str, ...] = (),
     known: Teachers | None = None,
 ) -> Iterator[str]:
-    """Yield the faults of one recipe, or of one whose model teaches the steps `pupils`.
+    """Yield the problems of one recipe, or of one whose model teaches the steps `pupils`.
 
     The last of them is `TOO_MANY_TEACHERS` where a chain of teachers has no end in sight: what else would be
     found behind each of its links doubles with every link. `known` collects the teachers that were checked.
@@ -53,11 +53,11 @@ def recipe_faults(
     scratch = experiment.bases[base].from_scratch
     # How the model answers, and what it was last trained for: a prompt changes the first alone.
     task, method, learned = experiment.task, None, None
-    quantised, pruned = None, False
+    quantized, pruned = None, False
     for name in steps:
         step = experiment.steps[name]
-        if quantised is not None:
-            yield f"{name!r} comes after {quantised!r}, whose weights are final: put {quantised!r} last"
+        if quantized is not None:
+            yield f"{name!r} comes after {quantized!r}, whose weights are final: put {quantized!r} last"
         if isinstance(step, Method):
             if learned is not None and (step.task or experiment.task) != task:
                 yield (
@@ -71,19 +71,19 @@ def recipe_faults(
                 )
             taught: Iterable[str] = ()
             if isinstance(step, IcotKd):
-                taught = _teacher_faults(experiment, name, step, learned, (*pupils, name), known)
+                taught = _teacher_problems(experiment, name, step, learned, (*pupils, name), known)
             elif step.distil is not None:
                 before = steps[: steps.index(name)]
-                taught = _distil_faults(experiment, name, step, [base, *before], (*pupils, name), known)
-            for fault in taught:
-                yield fault
-                if fault == TOO_MANY_TEACHERS:
+                taught = _distil_problems(experiment, name, step, [base, *before], (*pupils, name), known)
+            for problem in taught:
+                yield problem
+                if problem == TOO_MANY_TEACHERS:
                     return
             task, method, learned = step.task or experiment.task, step.kind, step.kind
         elif isinstance(step, FewShot):
             if scratch and method is None:
                 yield f"{name!r} prompts a base from scratch, which knows nothing: put a training before it"
-            yield from _prompt_faults(name, step, task, TASKS[experiment.tasks[task].kind])
+            yield from _prompt_problems(name, step, task, TASKS[experiment.tasks[task].kind])
             method = step.kind
         elif isinstance(step, Prune):
             pruned = True
@@ -91,31 +91,31 @@ def recipe_faults(
                 yield f"{name!r} prunes after {learned}, whose parts belong to single layers: prune before it"
             if scratch and method is None and step.scoring:
                 yield f"{name!r} scores a base from scratch before any training: put a training before it"
-            yield from _scoring_faults(experiment, name, step, method, learned)
-        elif isinstance(step, Quantise):
+            yield from _scoring_problems(experiment, name, step, method, learned)
+        elif isinstance(step, Quantize):
             if scratch and scratch.architecture == "gpt2":
-                yield f"{name!r} quantises linear layers, which GPT-2 does not have: leave it out"
+                yield f"{name!r} quantizes linear layers, which GPT-2 does not have: leave it out"
             if pupils:
-                yield f"{name!r} quantises, and a model of whole numbers is no teacher: leave it out"
-            quantised = name
+                yield f"{name!r} quantizes, and a model of whole numbers is no teacher: leave it out"
+            quantized = name
     if method is None and (scratch or not pupils):
         yield "never trains, so it has no way to answer; add a training step"
 
 
-def _prompt_faults(name: str, step: FewShot, task: str, kind: type[Task]) -> Iterator[str]:
-    """Yield the faults of a prompt for a task of this kind."""
+def _prompt_problems(name: str, step: FewShot, task: str, kind: type[Task]) -> Iterator[str]:
+    """Yield the problems of a prompt for a task of this kind."""
     if step.answer != "strict" and kind.answers != "number":
         yield f"{name!r} takes a number for the answer; {task!r} needs answer: strict"
-    if (worked := step.worked(kind)) is not None and step.exemplars > (
+    if (worked := step.worked(kind)) is not None and step.num_fewshot > (
         most := len(read_worked_examples(worked))
     ):
         yield (
-            f"{name!r} asks for {step.exemplars} examples, and copra has {most} for {task!r}: lower "
-            "'exemplars', name a file, or draw them from the train split (examples: train)"
+            f"{name!r} asks for {step.num_fewshot} examples, and copra has {most} for {task!r}: lower "
+            "'num_fewshot', name a file, or draw them from the train split (examples: train)"
         )
 
 
-def _scoring_faults(
+def _scoring_problems(
     experiment: Experiment, name: str, step: Prune, method: str | None, learned: str | None
 ) -> Iterator[str]:
     """What a pruning cannot be scored on, of a model that answers by `method` and was last trained for
@@ -137,7 +137,7 @@ def _scoring_faults(
         yield f"{name!r} scores on the model's own latents before any training: take objective cot or answer"
 
 
-def _teacher_faults(
+def _teacher_problems(
     experiment: Experiment,
     name: str,
     step: IcotKd,
@@ -153,15 +153,15 @@ def _teacher_faults(
                 f"training of kind {' or '.join(WRITING)} before it, or name a teacher"
             )
         return
-    faults = _named_faults(experiment, name, step.teacher, pupils, known)
-    yield from faults
-    if not faults:
+    problems = _named_problems(experiment, name, step.teacher, pupils, known)
+    yield from problems
+    if not problems:
         teacher = _last_training(experiment, step.teacher.split("+")[1:])
         if teacher is None or teacher.kind not in WRITING:
             yield f"teacher of {name!r}: {shown(step.teacher)} does not write its chain of thought"
 
 
-def _distil_faults(
+def _distil_problems(
     experiment: Experiment,
     name: str,
     step: Method,
@@ -171,9 +171,9 @@ def _distil_faults(
 ) -> Iterator[str]:
     """What is wrong with the teacher whose predictions a step learns, after a base and steps `before`."""
     named = step.distil.teacher
-    faults = [] if named is None else _named_faults(experiment, name, named, pupils, known)
-    if faults:
-        yield from faults
+    problems = [] if named is None else _named_problems(experiment, name, named, pupils, known)
+    if problems:
+        yield from problems
         return
     base, *steps = before if named is None else named.split("+")
     teacher = _last_training(experiment, steps)
@@ -187,15 +187,19 @@ def _distil_faults(
                 "it, name a teacher, or raise distil.task_weight"
             )
     own, theirs = (list(each.stages().values())[-1] if each else None for each in (step, teacher))
-    fed = theirs.latent_input if theirs is not None and theirs.loops else None
-    if own.loops and own.latent_input != fed and (fed is not None or own.latent_input == "projected"):
+    fed = theirs.latent_input if theirs is not None and theirs.has_recurrent_latents else None
+    if (
+        own.has_recurrent_latents
+        and own.latent_input != fed
+        and (fed is not None or own.latent_input == "projected")
+    ):
         yield (
             f"{name!r} has latents with latent_input: {own.latent_input}, and its teacher "
             f"{f'with {fed}' if fed else 'has none'}: name a teacher that was trained as {name!r} trains"
         )
 
 
-def _named_faults(
+def _named_problems(
     experiment: Experiment, name: str, teacher: str, pupils: tuple[str, ...], known: Teachers
 ) -> list[str]:
     """What is wrong with the recipe of the teacher that the step `name` names."""
@@ -204,13 +208,13 @@ def _named_faults(
     base, *steps = teacher.split("+")
     if own := [pupil for pupil in pupils if pupil in steps]:
         return [f"{own[0]!r} has itself for a teacher: {shown(teacher)}"]
-    faults = known.get(teacher) or list(recipe_faults(experiment, base, steps, pupils, known))
-    if TOO_MANY_TEACHERS in faults:
+    problems = known.get(teacher) or list(recipe_problems(experiment, base, steps, pupils, known))
+    if TOO_MANY_TEACHERS in problems:
         # This depends on who is taught; whatever else is wrong is so for all pupils.
         return [TOO_MANY_TEACHERS]
-    if faults:
-        known[teacher] = faults[:1]
-        return [f"teacher of {name!r}: {fault}" for fault in faults]
+    if problems:
+        known[teacher] = problems[:1]
+        return [f"teacher of {name!r}: {problem}" for problem in problems]
     behind = [known.get(named_teacher(experiment.steps[step])) for step in steps]
     known[teacher] = 1 + max((length for length in behind if isinstance(length, int)), default=0)
     return []

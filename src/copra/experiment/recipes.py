@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from copra.experiment.config import Experiment, Product, Recipe
-from copra.experiment.recipe_problems import named_teacher, recipe_faults
+from copra.experiment.recipe_problems import named_teacher, recipe_problems
 from copra.methods import Method
 from copra.methods.distil import stages_of
 from copra.methods.few_shot import FewShot
 from copra.methods.method import Stage
-from copra.schema.base import Quantise
+from copra.schema.base import Quantize
 from copra.schema.names import MOST_BYTES
 from copra.schema.pruning import Prune
 from copra.tasks import TASKS
@@ -25,7 +25,7 @@ from copra.utils.errors import CopraError
 from copra.utils.files import file_sha256
 from copra.utils.problems import cut, hint, shown
 
-Kind = Literal["base", "train", "prune", "prompt", "quantise"]
+Kind = Literal["base", "train", "prune", "prompt", "quantize"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Node:
     the last training, or None. `trained` names the node itself if it was trained or is a base, and
     otherwise the nearest ancestor before the prunings that made it. `teacher` names the node that it learns
     from, `pretrained` the one whose weights a part of it starts with, `latents` is the number of latents
-    with which it answers, `loops` says whether those are hidden states, and `answers` whether it can answer
-    at all.
+    with which it answers, `has_recurrent_latents` says whether those are hidden states, and `answers` whether
+    it can answer at all.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Node:
     teacher: str | None = None
     pretrained: str | None = None
     latents: int = 0
-    loops: bool = False
+    has_recurrent_latents: bool = False
     answers: bool = True
 
     @property
@@ -120,42 +120,42 @@ def build_tree(experiment: Experiment) -> Tree:
 
     Raises:
         CopraError: an unknown step or base, a recipe given twice, a recipe that comes back to a step, or a
-            step that cannot follow what is before it. All faults at once, a line each.
+            step that cannot follow what is before it. All problems at once, a line each.
     """
     tree, wrong, ends, known = Tree(), {}, set(), {}
     for number, (base, steps) in enumerate(_listed(experiment)):
         recipe = "+".join([base, *steps])
-        found = list(recipe_faults(experiment, base, steps, known=known))
+        found = list(recipe_problems(experiment, base, steps, known=known))
         if recipe in ends:
             found.append(f"given twice (the second time as recipe number {number + 1})")
-        for fault in found:
-            wrong.setdefault(fault, []).append(recipe)
+        for problem in found:
+            wrong.setdefault(problem, []).append(recipe)
         if not found:
             nodes = tuple(
                 dict.fromkeys(_grow(tree, experiment, base, steps, seed) for seed in experiment.seeds)
             )
             tree.recipes.append(_end(experiment, base, steps, nodes))
             ends.add(recipe)
-    faults = [f"recipes: {_together(recipes)}: {fault}" for fault, recipes in wrong.items()]
+    problems = [f"recipes: {_together(recipes)}: {problem}" for problem, recipes in wrong.items()]
     names = [end.recipe for end in tree.recipes]
-    if not faults:
+    if not problems:
         for key in ("reference", "primary"):
             name = getattr(experiment, key)
             if name is not None and name not in names:
-                faults.append(f"{key}: {shown(name)} is none of the recipes{hint(name, names)}")
-    if not faults and experiment.primary is not None and experiment.reference in (None, experiment.primary):
-        faults.append(
+                problems.append(f"{key}: {shown(name)} is none of the recipes{hint(name, names)}")
+    if not problems and experiment.primary is not None and experiment.reference in (None, experiment.primary):
+        problems.append(
             "primary: it is compared with 'reference', which must be another recipe. Set 'reference', or "
             "leave 'primary' out."
         )
     if too_long := [name for name in tree.nodes if len(name) > MOST_BYTES]:
         longest = max(too_long, key=len)
-        faults.append(
+        problems.append(
             f"recipes: {len(too_long)} models have names of more than {MOST_BYTES} bytes, too long for a "
             f"file's; the longest, {shown(longest)}, has {len(longest)}. Shorten the names of its steps."
         )
-    if faults:
-        raise CopraError("\n".join(faults))
+    if problems:
+        raise CopraError("\n".join(problems))
     return tree
 
 
@@ -165,7 +165,7 @@ def training_notes(experiment: Experiment, tree: Tree) -> list[str]:
 
 
 def _together(recipes: list[str]) -> str:
-    """The recipes that have one fault in common, in words."""
+    """The recipes that have one problem in common, in words."""
     first = cut(recipes[0])
     return first if len(recipes) == 1 else f"{len(recipes)} of them, the first is {first}"
 
@@ -202,8 +202,8 @@ def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed:
                 node = _add(tree, made)
         elif isinstance(step, FewShot):
             node = _add(tree, _prompt_node(experiment, node, name, step))
-        elif isinstance(step, Quantise):
-            node = _add(tree, _quantise_node(node, name, step))
+        elif isinstance(step, Quantize):
+            node = _add(tree, _quantize_node(node, name, step))
         else:
             node = _add(tree, _prune_node(node, name, step, seed))
     tree.grown[base, *steps, seed] = node.name
@@ -234,10 +234,10 @@ def _add(tree: Tree, node: Node) -> Node:
 
 def _base_node(experiment: Experiment, base: str, seed: int) -> Node:
     spec = experiment.bases[base]
-    entering = seed if spec.from_scratch else None
-    name = _name(base, entering)
-    settings = {"base": spec.canonical(), "seed": entering}
-    return Node(name, "base", None, None, None, entering, experiment.task, None, name, settings)
+    seed_starts_here = seed if spec.from_scratch else None
+    name = _name(base, seed_starts_here)
+    settings = {"base": spec.canonical(), "seed": seed_starts_here}
+    return Node(name, "base", None, None, None, seed_starts_here, experiment.task, None, name, settings)
 
 
 def _trainings(experiment: Experiment, step: str, method: Method) -> list[Training]:
@@ -288,7 +288,7 @@ def _train_node(
         # Later stages go on with the part of the first one.
         pretrained=pretrained if stage.copies_pretrained and parent.step != step else None,
         latents=stage.layouts[-1].latents,
-        loops=stage.loops,
+        has_recurrent_latents=stage.has_recurrent_latents,
         answers=stage.answers,
     )
 
@@ -313,32 +313,32 @@ def _first_seed(parent: Node, step: str) -> bool:
 
 
 def _prune_node(parent: Node, step: str, prune: Prune, seed: int) -> Node:
-    entering = seed if prune.metric == "random" and parent.seed is None else None
+    seed_starts_here = seed if prune.metric == "random" and parent.seed is None else None
     own = seed if prune.metric == "random" else None
     settings = {"prune": prune.canonical(), "seed": own}
     return Node(
-        f"{parent.name}+{_name(step, entering)}",
+        f"{parent.name}+{_name(step, seed_starts_here)}",
         "prune",
         parent.name,
         step,
         None,
-        parent.seed if entering is None else entering,
+        parent.seed if seed_starts_here is None else seed_starts_here,
         parent.task,
         parent.method,
         parent.trained,
         settings,
         latents=parent.latents,
-        loops=parent.loops,
+        has_recurrent_latents=parent.has_recurrent_latents,
     )
 
 
-def _quantise_node(parent: Node, step: str, quantise: Quantise) -> Node:
+def _quantize_node(parent: Node, step: str, quantize: Quantize) -> Node:
     name = f"{parent.name}+{step}"
-    settings = {"quantise": quantise.canonical()}
+    settings = {"quantize": quantize.canonical()}
     return replace(
         parent,
         name=name,
-        kind="quantise",
+        kind="quantize",
         parent=parent.name,
         step=step,
         stage=None,
@@ -353,7 +353,7 @@ def _name(label: str, seed: int | None) -> str:
 
 
 def _end(experiment: Experiment, base: str, steps: list[str], nodes: tuple[str, ...]) -> RecipeEnd:
-    prunings = [step for step in steps if isinstance(experiment.steps[step], Prune | Quantise)]
+    prunings = [step for step in steps if isinstance(experiment.steps[step], Prune | Quantize)]
     trainings = [step for step in steps if step not in prunings]
     return RecipeEnd(
         recipe="+".join([base, *steps]),

@@ -21,8 +21,8 @@ from copra.experiment.family_problems import check_families
 from copra.experiment.recipes import Node, Tree, build_tree
 from copra.methods import Method
 from copra.methods.few_shot import FewShot
-from copra.models.base_files import absence_fault
-from copra.schema.base import Quantise
+from copra.models.base_files import absence_problem
+from copra.schema.base import Quantize
 from copra.schema.curve import Curve
 from copra.schema.metrics import GREEDY, counts_answers
 from copra.schema.pruning import Prune
@@ -47,7 +47,7 @@ class Workflow:
         """Check a config that was merged from `files`, at least one.
 
         Raises:
-            CopraError: a line for every fault.
+            CopraError: a line for every problem.
         """
         source = ", ".join(files)
         self.experiment: Experiment = parse(config, source)
@@ -64,7 +64,7 @@ class Workflow:
 
     def steps_pattern(self, kind: type) -> str:
         """Nodes whose last step is a training (`Method`), a pruning (`Prune`), a prompt (`FewShot`) or a
-        quantisation (`Quantise`)."""
+        quantization (`Quantize`)."""
         names = [re.escape(name) for name, step in self.experiment.steps.items() if isinstance(step, kind)]
         return rf"[^/]+\+({'|'.join(names) or 'none'})(\.\d+)?(@-?\d+)?"
 
@@ -81,8 +81,8 @@ class Workflow:
         return self.steps_pattern(FewShot)
 
     @property
-    def quantised(self) -> str:
-        return self.steps_pattern(Quantise)
+    def quantized(self) -> str:
+        return self.steps_pattern(Quantize)
 
     # Files.
 
@@ -271,7 +271,11 @@ class Workflow:
     def seen_through(self) -> list[str]:
         """Ends of recipes, one seed each, whose latents are looked at."""
         asked = self.experiment.evaluation.lens
-        return [end.nodes[0] for end in self.tree.recipes if asked and self.node(end.nodes[0]).loops]
+        return [
+            end.nodes[0]
+            for end in self.tree.recipes
+            if asked and self.node(end.nodes[0]).has_recurrent_latents
+        ]
 
     def artifacts(self) -> list[str]:
         """What a run makes on the way. A run asks for these too, so that one that is gone comes back."""
@@ -344,14 +348,14 @@ class Workflow:
     def base_settings(self, name: str) -> str:
         # A path that is not there could be taken for the Hub's.
         where = name.split("@")[0]
-        if fault := absence_fault(self.experiment.bases[where]):
-            raise CopraError(f"bases.{where}.{fault}")
+        if problem := absence_problem(self.experiment.bases[where]):
+            raise CopraError(f"bases.{where}.{problem}")
         return self.settings("base", {"node": name, **self.recorded(name)})
 
     def train_settings(self, name: str) -> str:
         node = self.node(name)
         value = {"node": name, **node.settings}
-        if node.settings["training"]["select"] == "accuracy":
+        if node.settings["training"]["select_best_by"] == "accuracy":
             value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
             value["answers"] = self._answers(node.task)
         return self.settings("train", value)
@@ -377,8 +381,8 @@ class Workflow:
     def prune_settings(self, name: str) -> str:
         return self.settings("prune", {"node": name})
 
-    def quantise_settings(self, name: str) -> str:
-        return self.settings("quantise", {"node": name, **self.node(name).settings})
+    def quantize_settings(self, name: str) -> str:
+        return self.settings("quantize", {"node": name, **self.node(name).settings})
 
     def evaluate_settings(self, name: str) -> str:
         task = self.node(name).task

@@ -1,1 +1,1 @@
-"""Decoding: batched, cached, greedy, with latents."""
+"""GenerationSpec: batched, cached, greedy, with latents."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.generation.cache import fixed_cache, whole_blocks
 
 
@@ -74,9 +74,14 @@ class Compiled:
 
 
 def positions(
-    prompts: Sequence[Sequence[int]], decoding: Decoding | None, prefix: Sequence[int], max_new_tokens: int
+    prompts: Sequence[Sequence[int]],
+    decoding: GenerationSpec | None,
+    prefix: Sequence[int],
+    max_new_tokens: int,
 ) -> int:
     """Positions that the longest of these prompts needs with its answer, rounded up: prompts of about the
     same length then share compiled code."""
-    thought = 0 if decoding is None else len(decoding.before) + decoding.latents + len(decoding.after)
+    thought = (
+        0 if decoding is None else len(decoding.prefix_ids) + decoding.latents + len(decoding.suffix_ids)
+    )
     return whole_blocks(len(prefix) + max(map(len, prompts), default=0) + thought + max_new_tokens)

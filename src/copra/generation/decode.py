@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.generation.compiled import Compiled
 from copra.generation.run import Run, read_prefix
 from copra.models.shape import shape_of
@@ -40,7 +40,7 @@ has them made, and keeps them."""
 def decode(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
-    decoding: Decoding | None,
+    decoding: GenerationSpec | None,
     *,
     stop: int,
     pad: int,
@@ -73,7 +73,7 @@ def decode(
     depends = [decoding and decoding.to_json(), list(prefix), stop, max_new_tokens, force_length]
     shared = cache(lambda: (read_prefix(model, prefix) if known is None else known) if prefix else None)
     answers: dict[int, Answer] = {}
-    for batch in processes.share(batches):
+    for batch in processes.shard(batches):
         asked = [prompts[i] for i in batch]
 
         def answer(asked: list[Sequence[int]] = asked) -> list[Answer]:
@@ -84,15 +84,15 @@ def decode(
 
         found = keep([*depends, asked], answer) if keep else answer()
         answers |= zip(batch, found, strict=True)
-    answers = {i: found for part in processes.gather(answers) for i, found in part.items()}
+    answers = {i: found for part in processes.all_gather(answers) for i, found in part.items()}
     return [answers[i] for i in range(len(prompts))]
 
 
 def _is_past_window(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], decoding: Decoding | None, more: int
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], decoding: GenerationSpec | None, more: int
 ) -> bool:
     """True if the longest prompt, what the decoding adds, and `more` tokens outgrow a layer's window."""
-    added = len(decoding.before) + decoding.latents + len(decoding.after) if decoding else 0
+    added = len(decoding.prefix_ids) + decoding.latents + len(decoding.suffix_ids) if decoding else 0
     longest = max(map(len, prompts), default=0) + added + more
     windows = (layer.window for layer in shape_of(model.config.to_dict()).layers)
     return any(window is not None and longest > window for window in windows)

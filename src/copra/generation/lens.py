@@ -7,14 +7,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.generation.decode import Answer, cut, generate
 from copra.generation.run import Run
 from copra.models.logits import read_logits
 
 
 @dataclass(frozen=True)
-class Seen:
+class LatentReadout:
     """The likeliest tokens of each latent with their probabilities, [n][k], and the answer that followed."""
 
     tokens: list[list[int]]
@@ -26,7 +26,7 @@ class Seen:
 def look(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
-    decoding: Decoding,
+    decoding: GenerationSpec,
     *,
     stop: int,
     pad: int,
@@ -34,7 +34,7 @@ def look(
     batch_size: int,
     k: int = 5,
     parts: nn.ModuleDict | None = None,
-) -> list[Seen]:
+) -> list[LatentReadout]:
     """The `k` likeliest tokens at each latent of every prompt, `batch_size` prompts side by side.
 
     A latent is made from the final-norm hidden state of the position before it; read through the LM
@@ -48,5 +48,5 @@ def look(
         said = read_logits(model, states).float().softmax(-1).topk(k)
         texts = generate(run, run.conclude(states), stop, max_new_tokens)
         rows = zip(said.indices.tolist(), said.values.tolist(), texts, strict=True)
-        seen += [Seen(tokens, shares, cut(text, stop)) for tokens, shares, text in rows]
+        seen += [LatentReadout(tokens, shares, cut(text, stop)) for tokens, shares, text in rows]
     return seen

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from copra.data.sequences import Decoding, Prompting
-from copra.data.tokenization import beginning, tokenise
+from copra.data.sequences import GenerationSpec, Prompting
+from copra.data.tokenization import beginning, tokenize
 from copra.generation.decode import Ends
 from copra.tasks.task import Row
 
@@ -20,14 +20,16 @@ class Prompts:
     ends: Ends | None
 
 
-def prompts_of(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], decoding: Decoding | None) -> Prompts:
+def prompts_of(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], decoding: GenerationSpec | None
+) -> Prompts:
     """The prompts of rows: question and line break, or worked examples and the question in their form.
 
     The prefix is what all prompts with the examples begin with. At the seam to the question a tokenizer may
     read letters together or apart (GPT-2's reads two line breaks as one token, but not before a word).
     """
     if decoding is None or decoding.prompting is None:
-        return Prompts([], [row.question for row in tokenise(tokenizer, rows)], None)
+        return Prompts([], [row.question for row in tokenize(tokenizer, rows)], None)
     prompting = decoding.prompting
     texts = [prompting.exemplars + prompting.question.replace("{question}", row.question) for row in rows]
     examples, *prompts = tokenizer([prompting.exemplars, *texts], add_special_tokens=False)["input_ids"]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache, PreTrainedModel
 
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.generation.cache import growing_cache, start_with, widened
 from copra.generation.compiled import Compiled
 from copra.methods.rollout import latent_feed
@@ -38,7 +38,7 @@ class Run:
         self,
         model: PreTrainedModel,
         prompts: Sequence[Sequence[int]],
-        decoding: Decoding | None,
+        decoding: GenerationSpec | None,
         pad: int,
         parts: nn.ModuleDict | None = None,
         shared: Cache | None = None,
@@ -51,9 +51,9 @@ class Run:
         self.compiled = compiled
         tail: list[int] = []
         if decoding is not None:
-            tail = list(decoding.before)
-            if not decoding.loops:
-                tail += [decoding.latent_token] * decoding.latents + list(decoding.after)
+            tail = list(decoding.prefix_ids)
+            if not decoding.has_recurrent_latents:
+                tail += [decoding.latent_token] * decoding.latents + list(decoding.suffix_ids)
         rows = [torch.tensor([*prompt, *tail], dtype=torch.long) for prompt in prompts]
         prompt = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")
         width = prompt.shape[1]
@@ -62,7 +62,7 @@ class Run:
         padding = torch.tensor(self.paddings)
         mask = torch.arange(width) >= padding[:, None]
         self.cache = growing_cache(model) if compiled is None else compiled.begin()
-        if decoding is not None and decoding.jacobi and compiled is None:
+        if decoding is not None and decoding.jacobi_iterations and compiled is None:
             # A layer with a window forgets what lies before it, and each iteration takes positions back.
             self.cache.activate_past_recording()
         self.stop = 0
@@ -71,7 +71,7 @@ class Run:
             start_with(self.cache, shared, len(rows))
         mask = torch.cat([mask.new_ones(len(rows), self.stop), mask], dim=1)
         length = mask.shape[1] if compiled is None else compiled.length
-        after = torch.tensor(() if decoding is None else decoding.after, dtype=torch.long)
+        after = torch.tensor(() if decoding is None else decoding.suffix_ids, dtype=torch.long)
         # What goes to the device later would wait for what it computes until then.
         self.prompt, self.padding, self.mask, self.after = (
             each.to(model.device, non_blocking=True)
@@ -81,7 +81,7 @@ class Run:
     def prefill(self) -> Tensor:
         """Read the prompt and think; returns the logits of the first generated token, [B, V]."""
         decoding = self.decoding
-        if decoding is not None and decoding.loops:
+        if decoding is not None and decoding.has_recurrent_latents:
             return self.conclude(self.think())
         prompt = self.embed(self.prompt)
         if decoding is not None and decoding.emulated:
@@ -92,7 +92,7 @@ class Run:
         """Read the prompt and run through the latents; returns the hidden states that they are made from,
         [B, n, d], in order. Only for a decoding that loops."""
         prompt = self.embed(self.prompt)
-        if self.decoding.jacobi:
+        if self.decoding.jacobi_iterations:
             return self._iterate(prompt)
         states = [self._body(prompt)[:, -1:]]
         for _ in range(self.decoding.latents - 1):
@@ -102,7 +102,7 @@ class Run:
     def conclude(self, states: Tensor) -> Tensor:
         """Feed what is not fed yet of the latents made from `states` [B, n, d], and what stands after them;
         returns the logits of the first generated token, [B, V]."""
-        latents = self._feed(states if self.decoding.jacobi else states[:, -1:])
+        latents = self._feed(states if self.decoding.jacobi_iterations else states[:, -1:])
         after = self.embed(self.after).expand(len(latents), -1, -1)
         return self._logits(self._body(torch.cat([latents, after], dim=1)))
 
@@ -123,10 +123,10 @@ class Run:
         tokens = torch.full((len(prompt), n), self.decoding.latent_token, device=prompt.device)
         hidden = self._body(torch.cat([prompt, self.embed(tokens)], dim=1))
         before, latents = hidden[:, -n - 1 : -n], hidden[:, -n:]
-        for iteration in range(self.decoding.jacobi):
+        for iteration in range(self.decoding.jacobi_iterations):
             self._forget(n)
             states = torch.cat([before, latents[:, :-1]], dim=1)
-            if iteration < self.decoding.jacobi - 1:
+            if iteration < self.decoding.jacobi_iterations - 1:
                 latents = self._body(self._feed(states))
         return states
 

@@ -34,7 +34,7 @@ class CoconutStage(ExplainedStage):
             return sample
         groups = sample.n_latents // self.latents_per_step
         texts = self.explaining.told(row.steps[: layout.skip], groups, row.answer)
-        return replace(sample, explained=texts, latents_a_text=self.latents_per_step)
+        return replace(sample, explained=texts, latents_per_text=self.latents_per_step)
 
     @property
     def groups(self) -> int:
@@ -133,6 +133,8 @@ class Coconut(Method):
         return Layout(
             skip=None if final else number,
             latents=steps * self.latents_per_step if latent else 0,
-            latents_a_step=self.latents_per_step if final and latent and not self.pad_latent_to_max else None,
+            latents_per_step=self.latents_per_step
+            if final and latent and not self.pad_latent_to_max
+            else None,
             markers=latent,
         )

@@ -10,14 +10,14 @@ from pydantic import Field, model_validator
 
 from copra.data.sequences import (
     IGNORED,
-    Decoding,
+    GenerationSpec,
     LatentInput,
     Markers,
     Sample,
     TokenRow,
     Work,
     lay_out,
-    rounds,
+    parallel_iterations,
 )
 from copra.methods.method import Layout, Method, Stage
 from copra.methods.sim_cot import ExplainedStage, Explaining, check_weighed
@@ -25,8 +25,8 @@ from copra.schema.settings import MOST_LATENTS
 
 if TYPE_CHECKING:
     from copra.data.batch import Batch
-    from copra.methods.losses import Terms
-    from copra.methods.reasoning_model import Thinker
+    from copra.methods.losses import LossTerms
+    from copra.methods.reasoning_model import ReasoningModel
 
 
 class CodiStage(ExplainedStage):
@@ -52,38 +52,38 @@ class CodiStage(ExplainedStage):
             explained=texts,
         )
 
-    def decoding(self, markers: Markers) -> Decoding:
+    def decoding(self, markers: Markers) -> GenerationSpec:
         return replace(super().decoding(markers), iterations=self.iterations)
 
-    def weigh(self) -> dict[str, float]:
-        return super().weigh() | {"teacher_cross_entropy": 1.0, "self_distillation": self.distillation}
+    def loss_weights(self) -> dict[str, float]:
+        return super().loss_weights() | {"teacher_cross_entropy": 1.0, "self_distillation": self.distillation}
 
-    def counts(self, samples: Sequence[Sample]) -> dict[str, float]:
+    def normalizers(self, samples: Sequence[Sample]) -> dict[str, float]:
         teachers = [label for sample in samples for label in sample.teacher.labels]
-        return super().counts(samples) | {
+        return super().normalizers(samples) | {
             "teacher_cross_entropy": sum(label != IGNORED for label in teachers),
             "self_distillation": len(samples),
         }
 
     @property
-    def jacobi(self) -> int:
-        return rounds(self.iterations, self.layouts[-1].latents)
+    def jacobi_iterations(self) -> int:
+        return parallel_iterations(self.iterations, self.layouts[-1].latents)
 
-    def work(self, sample: Sample) -> Iterator[Work]:
-        yield from super().work(sample)
-        yield from super().work(sample.teacher)
+    def flop_workload(self, sample: Sample) -> Iterator[Work]:
+        yield from super().flop_workload(sample)
+        yield from super().flop_workload(sample.teacher)
 
-    def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
+    def loss(self, reasoner: "ReasoningModel", batch: "Batch") -> "LossTerms":
         """Cross-entropy of both (equations 2 and 4), and the distance of their states (equation 5)."""
         from copra.methods.losses import cross_entropy
 
-        hidden, student = _read(thinker, batch, lambda: self.hidden_states(thinker, batch))
+        hidden, student = _read(reasoner, batch, lambda: self.hidden_states(reasoner, batch))
         chain, teacher = _read(
-            thinker, batch.teacher, lambda: thinker.hidden_states(batch.teacher, "embedding")
+            reasoner, batch.teacher, lambda: reasoner.hidden_states(batch.teacher, "embedding")
         )
         distance = sum(map(_distance, student, teacher)) / len(student)
-        return self.answer_terms(thinker, batch, hidden) | {
-            "teacher_cross_entropy": cross_entropy(thinker.model, batch.teacher, chain),
+        return self.answer_terms(reasoner, batch, hidden) | {
+            "teacher_cross_entropy": cross_entropy(reasoner.model, batch.teacher, chain),
             "self_distillation": (distance * len(batch), len(batch)),
         }
 
@@ -93,13 +93,13 @@ def _last_of_mark(sample: Sample, row: TokenRow) -> int:
     return len(sample.tokens) - len(row.answer) + row.mark - 1
 
 
-def _read(thinker: "Thinker", batch: "Batch", run: Any) -> tuple[Any, list[Any]]:
+def _read(reasoner: "ReasoningModel", batch: "Batch", run: Any) -> tuple[Any, list[Any]]:
     """What `run` returns, hidden states [B, N, d], and the states [B, d] of every layer at `batch.read`:
     the input of each block, and the final one."""
     from copra.models.hooks import before_blocks, taken
 
     inputs: dict[int, Any] = {}
-    with before_blocks(thinker.model, inputs.__setitem__):
+    with before_blocks(reasoner.model, inputs.__setitem__):
         hidden = run()
     # With latents there are several passes, and what is read lies in the last one.
     column, width = batch.read[:, 0], hidden.shape[1]

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from copra.data.batch import Batch
-    from copra.methods.losses import Terms
-    from copra.methods.reasoning_model import Thinker
+    from copra.methods.losses import LossTerms
+    from copra.methods.reasoning_model import ReasoningModel
 
 
 TEACHER_READERS = {"model": "teacher", "projection": "teacher_projection"}
@@ -43,32 +43,34 @@ class DistilledStage(Stage):
     def needs_teacher(self) -> bool:
         return True
 
-    def weigh(self) -> dict[str, float]:
-        own = Stage.weigh(self) if self.alone else super().weigh()
+    def loss_weights(self) -> dict[str, float]:
+        own = Stage.loss_weights(self) if self.alone else super().loss_weights()
         scaled = {name: self.distil.task_weight * weight for name, weight in own.items()}
         return scaled | {"distillation": self.distil.weight}
 
-    def counts(self, samples: Sequence[Sample]) -> dict[str, float]:
-        return super().counts(samples) | {"distillation": Stage.counts(self, samples)["cross_entropy"]}
+    def normalizers(self, samples: Sequence[Sample]) -> dict[str, float]:
+        return super().normalizers(samples) | {
+            "distillation": Stage.normalizers(self, samples)["cross_entropy"]
+        }
 
-    def work(self, sample: Sample) -> Iterator[Work]:
-        read = list(Stage.work(self, sample))
-        yield from read if self.alone else super().work(sample)
+    def flop_workload(self, sample: Sample) -> Iterator[Work]:
+        read = list(Stage.flop_workload(self, sample))
+        yield from read if self.alone else super().flop_workload(sample)
         yield from (replace(work, reader=TEACHER_READERS[work.reader]) for work in read)
 
-    def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
-        return Stage.loss(self, thinker, batch) if self.alone else super().loss(thinker, batch)
+    def loss(self, reasoner: "ReasoningModel", batch: "Batch") -> "LossTerms":
+        return Stage.loss(self, reasoner, batch) if self.alone else super().loss(reasoner, batch)
 
-    def label_terms(self, thinker: "Thinker", batch: "Batch", hidden: "Tensor") -> "Terms":
+    def label_terms(self, reasoner: "ReasoningModel", batch: "Batch", hidden: "Tensor") -> "LossTerms":
         """The divergence from the teacher too, who reads the same tokens and thinks latents of its own."""
         import torch
 
         from copra.methods.losses import label_loss, supervised_logits
 
-        logits = supervised_logits(thinker.model, batch, hidden)
+        logits = supervised_logits(reasoner.model, batch, hidden)
         with torch.no_grad():
-            taught = self.hidden_states(thinker.teacher, batch)
-            teacher = supervised_logits(thinker.teacher.model, batch, taught)
+            taught = self.hidden_states(reasoner.teacher, batch)
+            teacher = supervised_logits(reasoner.teacher.model, batch, taught)
         distance = divergence(logits, teacher, self.distil.temperature)
         # The same logits serve both terms.
         own = label_loss(batch, logits.detach() if self.alone else logits)

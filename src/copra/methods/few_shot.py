@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from copra.data.sequences import AnswerRule, Decoding, Prompting
+from copra.data.sequences import AnswerRule, GenerationSpec, Prompting
 from copra.schema.settings import MOST_ROWS, FilePath, Seed, Settings
 from copra.tasks.task import Row, Task, expand_path, read_worked_examples
 from copra.utils.containers import read_text_file
@@ -26,7 +26,7 @@ class FewShot(Settings):
 
     kind: Literal["few_shot"]
     """Which kind of step this is."""
-    exemplars: int = Field(8, ge=1, le=MOST_ROWS)
+    num_fewshot: int = Field(8, ge=1, le=MOST_ROWS)
     """k: worked examples before the question."""
     examples: Literal["worked", "train"] = "worked"
     """Where the examples come from: the first k of those that copra has for the task, in sentences (GSM8K: 8;
@@ -71,7 +71,7 @@ class FewShot(Settings):
         """The file of copra's own examples that the prompt shows for a task, if it does."""
         return task.worked_examples if self.file is None and self.examples == "worked" else None
 
-    def decoding(self, rows: Sequence[Row], latent_token: int, worked: Path | None = None) -> Decoding:
+    def decoding(self, rows: Sequence[Row], latent_token: int, worked: Path | None = None) -> GenerationSpec:
         """How the model is asked; `rows` are those of the train split, `worked` is a task's own examples.
 
         Raises:
@@ -81,20 +81,20 @@ class FewShot(Settings):
             pairs = self._read(self.path)
         else:
             pairs = self._written(self._drawn(rows) if worked is None else read_worked_examples(worked))
-        if len(pairs) < self.exemplars:
+        if len(pairs) < self.num_fewshot:
             raise CopraError(
-                f"few_shot: {self.exemplars} examples are asked for and there are {len(pairs)}. Lower "
-                "'exemplars', or give more."
+                f"few_shot: {self.num_fewshot} examples are asked for and there are {len(pairs)}. Lower "
+                "'num_fewshot', or give more."
             )
         texts = [
             self.question.replace("{question}", question) + solution + self.separator
-            for question, solution in pairs[: self.exemplars]
+            for question, solution in pairs[: self.num_fewshot]
         ]
         prompting = Prompting("".join(texts), self.question, self.stops, self.answer, self.max_new_tokens)
-        return Decoding((), 0, "hidden", latent_token, (), prompting=prompting)
+        return GenerationSpec((), 0, "hidden", latent_token, (), prompting=prompting)
 
     def _drawn(self, rows: Sequence[Row]) -> list[Row]:
-        return Random(f"few_shot {self.seed}").sample(rows, min(self.exemplars, len(rows)))
+        return Random(f"few_shot {self.seed}").sample(rows, min(self.num_fewshot, len(rows)))
 
     def _written(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
         """Questions and solutions in their form."""

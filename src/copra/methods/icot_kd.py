@@ -5,15 +5,15 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from copra.data.sequences import IGNORED, Decoding, Markers, Sample, TokenRow, Work
+from copra.data.sequences import IGNORED, GenerationSpec, Markers, Sample, TokenRow, Work
 from copra.methods.method import Layout, Method, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from copra.data.batch import Batch
-    from copra.methods.losses import Terms
-    from copra.methods.reasoning_model import Thinker
+    from copra.methods.losses import LossTerms
+    from copra.methods.reasoning_model import ReasoningModel
 
 READING, EMULATING, COUPLED = range(3)
 
@@ -46,7 +46,7 @@ class KdStage(Stage):
         teacher = Sample(row.id, tokens, [IGNORED] * len(tokens), len(tokens), 0, (first, len(tokens) - 1))
         return replace(sample, read=(first,), teacher=teacher if self.needs_teacher else None)
 
-    def decoding(self, markers: Markers) -> Decoding | None:
+    def decoding(self, markers: Markers) -> GenerationSpec | None:
         return replace(super().decoding(markers), emulated=True) if self.answers else None
 
     def parts(self) -> dict[str, dict[str, Any]]:
@@ -56,15 +56,15 @@ class KdStage(Stage):
     def frozen(self) -> tuple[str, ...]:
         return {READING: ("emulator",), EMULATING: ("model", "mind_reader"), COUPLED: ()}[self.training]
 
-    def weigh(self) -> dict[str, float]:
-        return {"emulation": 1.0} if self.training == EMULATING else super().weigh()
+    def loss_weights(self) -> dict[str, float]:
+        return {"emulation": 1.0} if self.training == EMULATING else super().loss_weights()
 
-    def counts(self, samples: Sequence[Sample]) -> dict[str, int]:
-        return super().counts(samples) | {"emulation": len(samples)}
+    def normalizers(self, samples: Sequence[Sample]) -> dict[str, int]:
+        return super().normalizers(samples) | {"emulation": len(samples)}
 
-    def work(self, sample: Sample) -> Iterator[Work]:
+    def flop_workload(self, sample: Sample) -> Iterator[Work]:
         if self.training != EMULATING:
-            yield from super().work(sample)
+            yield from super().flop_workload(sample)
             yield Work("mind_reader", 1)
         if self.training != READING:
             yield Work("emulator", sample.read[0] + 1)
@@ -72,19 +72,19 @@ class KdStage(Stage):
         if sample.teacher is not None:
             yield Work("teacher", len(sample.teacher.tokens))
 
-    def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
+    def loss(self, reasoner: "ReasoningModel", batch: "Batch") -> "LossTerms":
         """Equations of section 3.1 to 3.3: cross-entropy of the answer, or the emulator's squared error."""
         if self.training == READING:
-            return _answer(thinker, batch, teacher_states(thinker, batch.teacher))
-        predicted = _emulate(thinker, batch)
+            return _answer(reasoner, batch, teacher_states(reasoner, batch.teacher))
+        predicted = _emulate(reasoner, batch)
         if self.training == COUPLED:
-            return _answer(thinker, batch, predicted)
-        error = predicted - teacher_states(thinker, batch.teacher)
+            return _answer(reasoner, batch, predicted)
+        error = predicted - teacher_states(reasoner, batch.teacher)
         return {"emulation": (0.5 * error.float().square().sum(), len(batch))}
 
 
-def teacher_states(thinker: "Thinker", batch: "Batch") -> "Tensor":
-    """z [L, B, d]: for layer l the input of block l, normalised, at the l-th of L places that are spread
+def teacher_states(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
+    """z [L, B, d]: for layer l the input of block l, normalized, at the l-th of L places that are spread
     evenly over the chain of each row (section 3.1)."""
     import torch
     from torch.nn import functional
@@ -92,7 +92,7 @@ def teacher_states(thinker: "Thinker", batch: "Batch") -> "Tensor":
     from copra.models.anatomy import blocks
     from copra.models.hooks import before_blocks, taken
 
-    model = thinker.teacher.model
+    model = reasoner.teacher.model
     layers = len(blocks(model))
     first, last = batch.read[:, 0], batch.read[:, 1]
     found: list[Tensor] = []
@@ -112,24 +112,24 @@ def teacher_states(thinker: "Thinker", batch: "Batch") -> "Tensor":
     return torch.stack(found)
 
 
-def _emulate(thinker: "Thinker", batch: "Batch") -> "Tensor":
+def _emulate(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
     """f [L, B, d]: the emulator's predictions. It reads no further than the question."""
     column = batch.read[:, 0]
     stop = int(column.max()) + 1
-    return thinker.parts["emulator"](
+    return reasoner.parts["emulator"](
         batch.tokens[:, :stop], batch.mask[:, :stop], batch.positions[:, :stop], column
     )
 
 
-def _answer(thinker: "Thinker", batch: "Batch", states: "Tensor") -> "Terms":
+def _answer(reasoner: "ReasoningModel", batch: "Batch", states: "Tensor") -> "LossTerms":
     """Cross-entropy of the student with what it makes of the states [L, B, d] put into its blocks."""
     from copra.methods.losses import cross_entropy
     from copra.models.hooks import before_blocks, put
 
-    thoughts, column = thinker.parts["mind_reader"](states), batch.read[:, 0]
-    with before_blocks(thinker.model, lambda index, hidden: put(hidden, column, thoughts[index])):
-        hidden = thinker.hidden_states(batch, "embedding")
-    return {"cross_entropy": cross_entropy(thinker.model, batch, hidden)}
+    thoughts, column = reasoner.parts["mind_reader"](states), batch.read[:, 0]
+    with before_blocks(reasoner.model, lambda index, hidden: put(hidden, column, thoughts[index])):
+        hidden = reasoner.hidden_states(batch, "embedding")
+    return {"cross_entropy": cross_entropy(reasoner.model, batch, hidden)}
 
 
 class IcotKd(Method):

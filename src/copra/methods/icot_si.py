@@ -1,4 +1,4 @@
-"""iCoT-SI: internalise the chain of thought step by step (Deng et al. 2024, arXiv 2405.14838)."""
+"""iCoT-SI: internalize the chain of thought step by step (Deng et al. 2024, arXiv 2405.14838)."""
 
 import math
 from dataclasses import replace
@@ -25,13 +25,13 @@ class Removal(Stage):
     smoothing: float | None = None
     """lambda: o more tokens go with probability (1 - exp(-lambda)) exp(-lambda o); null: no more go."""
 
-    moves: ClassVar[bool] = True
+    is_scheduled: ClassVar[bool] = True
 
     @property
     def least_steps(self) -> int:
         return 1 if self.last is None else self.last - self.first + 1
 
-    def at(self, step: int, total: int) -> "Removal":
+    def at_step(self, step: int, total: int) -> "Removal":
         if self.last is None:
             return self
         now = self.first + (step - 1) * (self.last - self.first + 1) // total
@@ -55,9 +55,9 @@ class Removal(Stage):
 class IcotSi(Method):
     """Remove the chain token by token while training, until the answer comes at once (section 3).
 
-    The schedule is cut into stages of `removed_a_stage` tokens, so that each has a checkpoint: stage i
-    goes from i * `removed_a_stage` tokens left out to one fewer than the next stage begins with, in equal
-    parts of its training, whose length `training` gives. With `removed_a_stage: 8` and `epochs: 1` that is
+    The schedule is cut into stages of `tokens_per_stage` tokens, so that each has a checkpoint: stage i
+    goes from i * `tokens_per_stage` tokens left out to one fewer than the next stage begins with, in equal
+    parts of its training, whose length `training` gives. With `tokens_per_stage: 8` and `epochs: 1` that is
     the published delta = 8 tokens an epoch. Each time one more goes while chain is left, the optimizer starts
     anew. In the last stage everything is out.
     """
@@ -66,7 +66,7 @@ class IcotSi(Method):
 
     kind: Literal["icot_si"]
     """Which method this is."""
-    removed_a_stage: int = Field(8, ge=1)
+    tokens_per_stage: int = Field(8, ge=1)
     """Tokens that go in one stage."""
     remove_all_beyond: int = Field(39, ge=1)
     """Once so many tokens are out, everything goes."""
@@ -80,14 +80,14 @@ class IcotSi(Method):
     @classmethod
     def _not_too_many_stages(cls, value: int, info: ValidationInfo) -> int:
         # Before any check of the whole method, which would make the stages.
-        if value > MOST_STAGES * info.data.get("removed_a_stage", 1):
-            raise ValueError(f"makes more than {MOST_STAGES} stages. Lower it, or raise removed_a_stage")
+        if value > MOST_STAGES * info.data.get("tokens_per_stage", 1):
+            raise ValueError(f"makes more than {MOST_STAGES} stages. Lower it, or raise tokens_per_stage")
         return value
 
     def stages(self) -> dict[int, Stage]:
-        firsts = range(0, self.remove_all_beyond, self.removed_a_stage)
+        firsts = range(0, self.remove_all_beyond, self.tokens_per_stage)
         chunks = {
-            number: self._stage(first, min(first + self.removed_a_stage, self.remove_all_beyond) - 1)
+            number: self._stage(first, min(first + self.tokens_per_stage, self.remove_all_beyond) - 1)
             for number, first in enumerate(firsts)
         }
         return chunks | {len(chunks): self._stage(0, None)}

@@ -13,7 +13,7 @@ from copra.methods.rollout import embedding_norm
 from copra.models.logits import read_logits
 from copra.utils import processes
 
-Terms = dict[str, tuple[Tensor, Tensor | int]]
+LossTerms = dict[str, tuple[Tensor, Tensor | int]]
 """The terms of a loss by name, each as a sum and the number of things that were summed."""
 LOGITS_TOGETHER = 2**26
 """Logits that a loss holds at once, 256 MiB in float32; their softmax and their gradient are as large."""
@@ -38,7 +38,7 @@ def cross_entropy(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> tuple
     """
     rows = max(1, LOGITS_TOGETHER // model.get_output_embeddings().out_features)
     # Sharded weights are not whole any more in the backward pass.
-    if len(batch.supervised) <= rows or processes.count() > 1:
+    if len(batch.supervised) <= rows or processes.world_size() > 1:
         return label_loss(batch, supervised_logits(model, batch, hidden))
 
     def loss_of(states: Tensor, labels: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def cross_entropy(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> tuple
 
 
 @torch.no_grad()
-def latent_norms(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> Terms:
+def latent_norms(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> LossTerms:
     """Norms for the log: of the hidden states that latents are made from, and of the embeddings."""
     if not batch.max_latents:
         return {}
@@ -62,6 +62,6 @@ def latent_norms(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> Terms:
     return {"hidden_norm": (before.sum(), len(before)), "embedding_norm": (embedding_norm(model), 1)}
 
 
-def weighted(terms: Terms, weights: Mapping[str, float], counts: Mapping[str, float]) -> Tensor:
+def weighted(terms: LossTerms, weights: Mapping[str, float], counts: Mapping[str, float]) -> Tensor:
     """The loss: each weighted term divided by its count in the whole batch, of which this may be a part."""
     return sum(weight * terms[name][0] / (counts[name] or 1) for name, weight in weights.items())

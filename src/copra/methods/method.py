@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from copra.data.sequences import (
     IGNORED,
-    Decoding,
+    GenerationSpec,
     LatentInput,
     Markers,
     Sample,
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from copra.data.batch import Batch
-    from copra.methods.losses import Terms
-    from copra.methods.reasoning_model import Thinker
+    from copra.methods.losses import LossTerms
+    from copra.methods.reasoning_model import ReasoningModel
 
 
 class Layout(Settings):
@@ -45,7 +45,7 @@ class Layout(Settings):
     """So many steps from the front are left out (null: all)."""
     latents: int = 0
     """Latents in their place."""
-    latents_a_step: int | None = None
+    latents_per_step: int | None = None
     """When set, a row of m steps has at most so many latents times m."""
     markers: bool = False
     """Whether the markers stand around the latents."""
@@ -55,15 +55,15 @@ class Layout(Settings):
     def lay_out(self, row: TokenRow, markers: Markers) -> Sample:
         """The sample of a row."""
         latents = self.latents
-        if self.latents_a_step is not None:
-            latents = min(latents, self.latents_a_step * len(row.steps))
+        if self.latents_per_step is not None:
+            latents = min(latents, self.latents_per_step * len(row.steps))
         given = 0 if self.supervised is None else max(0, len(row.steps) - self.supervised)
         around = markers if self.markers else None
         return lay_out(row, self.skip, latents, around, pause=markers.latent, given=given)
 
 
 class Stage(Settings):
-    """One stage of a method, resolved: all that its training depends on besides the optimisation.
+    """One stage of a method, resolved: all that its training depends on besides the optimization.
 
     A method with a loss, parts or samples of its own overrides the functions below that differ.
     """
@@ -79,7 +79,7 @@ class Stage(Settings):
 
     dropout: ClassVar[bool] = True
     """Whether the dropout that a model has is on in training."""
-    moves: ClassVar[bool] = False
+    is_scheduled: ClassVar[bool] = False
     """Whether `at` gives other stages as training goes on."""
     reads_minds: ClassVar[bool] = False
     """Whether the loss reads a teacher's hidden states, so that it must have the student's shape."""
@@ -89,7 +89,7 @@ class Stage(Settings):
         """The fewest optimizer steps in which the stage does all that it is to do."""
         return 1
 
-    def at(self, step: int, total: int) -> "Stage":
+    def at_step(self, step: int, total: int) -> "Stage":
         """The stage at optimizer step `step` of 1..`total`.
 
         The optimizer starts anew where it changes and the batch before had chain left (`has_chain`); weights
@@ -116,20 +116,20 @@ class Stage(Settings):
         """Whether a row's sample is drawn anew each epoch."""
         return len(self.layouts) > 1
 
-    def decoding(self, markers: Markers) -> Decoding | None:
+    def decoding(self, markers: Markers) -> GenerationSpec | None:
         """How the trained checkpoint answers (None: it cannot yet)."""
         layout = self.layouts[-1]
-        return Decoding(
-            before=(markers.start,) if layout.markers else (),
+        return GenerationSpec(
+            prefix_ids=(markers.start,) if layout.markers else (),
             latents=layout.latents,
             thought=self.thought,
             latent_token=markers.latent,
-            after=(markers.end,) if layout.markers else (),
+            suffix_ids=(markers.end,) if layout.markers else (),
             latent_input=self.latent_input,
         )
 
     @property
-    def jacobi(self) -> int:
+    def jacobi_iterations(self) -> int:
         """Iterations over all latents at once; 0 where they are fed one after another."""
         return 0
 
@@ -144,7 +144,7 @@ class Stage(Settings):
         return False
 
     @property
-    def loops(self) -> bool:
+    def has_recurrent_latents(self) -> bool:
         """Whether the trained checkpoint answers with latents that are hidden states."""
         return self.thought == "hidden" and self.layouts[-1].latents > 0
 
@@ -161,15 +161,15 @@ class Stage(Settings):
         """What is not trained, of "model" and the names of parts."""
         return ()
 
-    def weigh(self) -> dict[str, float]:
+    def loss_weights(self) -> dict[str, float]:
         """The terms that make the loss, with their weights; other terms are only logged."""
         return {"cross_entropy": 1.0}
 
-    def counts(self, samples: Sequence[Sample]) -> dict[str, float]:
+    def normalizers(self, samples: Sequence[Sample]) -> dict[str, float]:
         """By how much each weighted term's sum over these samples is divided."""
         return {"cross_entropy": sum(label != IGNORED for sample in samples for label in sample.labels)}
 
-    def work(self, sample: Sample) -> Iterator[Work]:
+    def flop_workload(self, sample: Sample) -> Iterator[Work]:
         """Yield the work that a sample's loss computes, for the FLOPs of the training.
 
         Every Jacobi iteration reads the latents once more. Latents that are projected are so each time that
@@ -177,32 +177,32 @@ class Stage(Settings):
         """
         yield Work("model", len(sample.tokens), sum(label != IGNORED for label in sample.labels))
         if sample.n_latents:
-            yield from [Work("model", sample.n_latents, past=sample.first_latent)] * self.jacobi
+            yield from [Work("model", sample.n_latents, past=sample.first_latent)] * self.jacobi_iterations
             if self.thought == "hidden" and self.latent_input == "projected":
-                yield Work("projection", sample.n_latents * max(self.jacobi, 1))
+                yield Work("projection", sample.n_latents * max(self.jacobi_iterations, 1))
 
-    def loss(self, thinker: "Thinker", batch: "Batch") -> "Terms":
+    def loss(self, reasoner: "ReasoningModel", batch: "Batch") -> "LossTerms":
         """The terms of the loss on a batch, each as a sum and a count."""
-        return self.answer_terms(thinker, batch, self.hidden_states(thinker, batch))
+        return self.answer_terms(reasoner, batch, self.hidden_states(reasoner, batch))
 
-    def hidden_states(self, thinker: "Thinker", batch: "Batch") -> "Tensor":
-        """Final-norm hidden states [B, N, d] of a thinker, latents fed as the stage says."""
-        return thinker.hidden_states(batch, self.thought, self.latent_input, self.jacobi)
+    def hidden_states(self, reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
+        """Final-norm hidden states [B, N, d] of a reasoner, latents fed as the stage says."""
+        return reasoner.hidden_states(batch, self.thought, self.latent_input, self.jacobi_iterations)
 
-    def answer_terms(self, thinker: "Thinker", batch: "Batch", hidden: "Tensor") -> "Terms":
+    def answer_terms(self, reasoner: "ReasoningModel", batch: "Batch", hidden: "Tensor") -> "LossTerms":
         """What is taken at the labels, from hidden states [B, N, d], and norms of latents for the log."""
         from copra.methods.losses import latent_norms
 
-        terms = self.label_terms(thinker, batch, hidden)
+        terms = self.label_terms(reasoner, batch, hidden)
         # In validation only: reading all embeddings in every step would cost more than a small model.
-        watched = self.thought == "hidden" and not thinker.training
-        return terms | (latent_norms(thinker.model, batch, hidden) if watched else {})
+        watched = self.thought == "hidden" and not reasoner.training
+        return terms | (latent_norms(reasoner.model, batch, hidden) if watched else {})
 
-    def label_terms(self, thinker: "Thinker", batch: "Batch", hidden: "Tensor") -> "Terms":
+    def label_terms(self, reasoner: "ReasoningModel", batch: "Batch", hidden: "Tensor") -> "LossTerms":
         """Cross-entropy over the labels, from hidden states [B, N, d]."""
         from copra.methods.losses import cross_entropy
 
-        return {"cross_entropy": cross_entropy(thinker.model, batch, hidden)}
+        return {"cross_entropy": cross_entropy(reasoner.model, batch, hidden)}
 
 
 class Method(Settings):
@@ -219,7 +219,7 @@ class Method(Settings):
     task: Name | None = None
     """The task that it trains on (null: the experiment's)."""
     training: Training
-    """How each stage is optimised."""
+    """How each stage is optimized."""
     overrides: dict[int, dict[str, Any]] = Field(default_factory=dict)
     """Keys of `training` that differ in single stages, by stage number."""
     distil: Distil | None = None
@@ -234,7 +234,7 @@ class Method(Settings):
         return []
 
     def training_of(self, stage: int) -> Training:
-        """The optimisation of one stage: `training` with the stage's overrides."""
+        """The optimization of one stage: `training` with the stage's overrides."""
         changes = self.overrides.get(stage, {})
         lengths = {"steps": None, "epochs": None} if {"steps", "epochs"} & set(changes) else {}
         return Training.model_validate({**self.training.canonical(), **lengths, **changes})
@@ -260,6 +260,6 @@ class Method(Settings):
             try:
                 self.training_of(stage)
             except ValidationError as error:
-                lines = [line for fault in error.errors() for line in explain(fault, changes, {})]
+                lines = [line for problem in error.errors() for line in explain(problem, changes, {})]
                 raise ValueError("\n".join(located(f"overrides.{stage}", "\n".join(lines)))) from None
         return self

@@ -9,10 +9,10 @@ from copra.data.sequences import LatentInput, Thought
 from copra.methods.rollout import hidden_states
 
 
-class Thinker(nn.Module):
+class ReasoningModel(nn.Module):
     """The language model, the parts that are trained beside it, and a frozen teacher.
 
-    `parts` maps names of `copra.models.parts` to modules. `teacher` is a thinker with parts of its own, and
+    `parts` maps names of `copra.models.parts` to modules. `teacher` is a reasoner with parts of its own, and
     no submodule: it is neither trained nor saved, and always in evaluation mode.
     """
 
@@ -20,7 +20,7 @@ class Thinker(nn.Module):
         self,
         model: PreTrainedModel,
         parts: nn.ModuleDict | None = None,
-        teacher: "Thinker | None" = None,
+        teacher: "ReasoningModel | None" = None,
     ):
         super().__init__()
         self.model = model

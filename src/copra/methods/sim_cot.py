@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from copra.data.batch import Batch
-    from copra.methods.losses import Terms
-    from copra.methods.reasoning_model import Thinker
+    from copra.methods.losses import LossTerms
+    from copra.methods.reasoning_model import ReasoningModel
 
 
 def told(
@@ -73,12 +73,12 @@ class Explaining(Settings):
         spare = answer if self.spare_latents == "answer" else ()
         return told(steps, groups + (self.next_latent and groups > 0), spare)
 
-    def weigh(self, groups: int) -> dict[str, float]:
+    def loss_weights(self, groups: int) -> dict[str, float]:
         """The terms with their weights, where rows have at most so many groups of latents."""
         names = self._names(groups)
         return {name: self.weight / len(names) for name in names}
 
-    def counts(self, samples: Sequence[Sample], groups: int) -> dict[str, float]:
+    def normalizers(self, samples: Sequence[Sample], groups: int) -> dict[str, float]:
         texts = [text for sample in samples for text in sample.explained]
         if self.step_loss == "mean":
             return {"explanation": sum(map(len, texts))}
@@ -93,10 +93,10 @@ class Explaining(Settings):
         share = sum(map(bool, sizes)) / max(len(names), 1)
         return {name: size * share for name, size in zip(names, sizes, strict=True)}
 
-    def work(self, sample: Sample) -> Iterator[Work]:
+    def flop_workload(self, sample: Sample) -> Iterator[Work]:
         reader = "model" if self.decoder == "shared" else "step_decoder"
         for text in sample.explained:
-            yield Work(reader, sample.latents_a_text + len(text) - 1, len(text))
+            yield Work(reader, sample.latents_per_text + len(text) - 1, len(text))
 
     def _names(self, groups: int) -> list[str]:
         """The terms: one, or one per group of latents."""
@@ -106,12 +106,12 @@ class Explaining(Settings):
 
     def terms(
         self,
-        thinker: "Thinker",
+        reasoner: "ReasoningModel",
         batch: "Batch",
         hidden: "Tensor",
         latent_input: LatentInput,
         groups: int,
-    ) -> "Terms":
+    ) -> "LossTerms":
         """Sums of -log p(step k | its latents) over tokens of explained steps, and what `step_loss` counts.
 
         `hidden` [B, N, d] are the final-norm hidden states, `groups` the most groups of latents that a row
@@ -125,30 +125,30 @@ class Explaining(Settings):
         from copra.methods.rollout import latent_feed
         from copra.models.logits import read_logits
 
-        c = batch.latents_a_text
+        c = batch.latents_per_text
         places = [(row, k) for row, texts in enumerate(batch.explained) for k in range(len(texts))]
         if not places:
             reached = hidden
-            if processes.count() > 1:
+            if processes.world_size() > 1:
                 # Others may have steps to tell, and where weights are shared out all must pass through them.
-                reached = self._read(thinker, hidden[:, :1], torch.ones_like(batch.mask[:, :1]))
+                reached = self._read(reasoner, hidden[:, :1], torch.ones_like(batch.mask[:, :1]))
             return {name: (reached.sum() * 0.0, 0) for name in self._names(groups)}
         rows = torch.tensor([row for row, _ in places], device=hidden.device)
         first = torch.tensor([batch.first_latent + k * c for _, k in places], device=hidden.device)
         # A latent is made from the hidden state of the position before it.
         before = first[:, None] - 1 + torch.arange(c, device=hidden.device)
-        feed = latent_feed(thinker.model, latent_input, thinker.part("projection"))
+        feed = latent_feed(reasoner.model, latent_input, reasoner.part("projection"))
         latents = feed(hidden[rows[:, None], before])
         texts = [torch.tensor(batch.explained[row][k], device=hidden.device) for row, k in places]
         targets = pad_sequence(texts, batch_first=True, padding_value=-1)
         read = targets[:, :-1].clamp(min=0)
-        words = thinker.model.get_input_embeddings()(read)
+        words = reasoner.model.get_input_embeddings()(read)
         inputs = torch.cat([latents.to(words.dtype), words], dim=1)
         mask = torch.cat([torch.ones_like(before), (targets[:, :-1] >= 0).long()], dim=1)
-        states = self._read(thinker, inputs, mask)
+        states = self._read(reasoner, inputs, mask)
         here = targets >= 0
-        head = getattr(thinker.part("step_decoder"), "head", None)
-        logits = read_logits(thinker.model, states[:, c - 1 :][here], head).float()
+        head = getattr(reasoner.part("step_decoder"), "head", None)
+        logits = read_logits(reasoner.model, states[:, c - 1 :][here], head).float()
         if self.step_loss != "mean_per_latent":
             loss = functional.cross_entropy(logits, targets[here], reduction="sum")
             return {"explanation": (loss, len(texts) if self.step_loss == "sum" else len(logits))}
@@ -158,11 +158,11 @@ class Explaining(Settings):
         sums = losses.new_zeros(len(names)).index_add(0, torch.tensor(numbers, device=losses.device), losses)
         return {name: (sums[k], numbers.count(k)) for k, name in enumerate(names)}
 
-    def _read(self, thinker: "Thinker", inputs: "Tensor", mask: "Tensor") -> "Tensor":
+    def _read(self, reasoner: "ReasoningModel", inputs: "Tensor", mask: "Tensor") -> "Tensor":
         """The decoder's hidden states [B, T, d] of input embeddings [B, T, d]."""
         if self.decoder != "shared":
-            return thinker.parts["step_decoder"](inputs, mask)
-        return thinker.model.base_model(
+            return reasoner.parts["step_decoder"](inputs, mask)
+        return reasoner.model.base_model(
             inputs_embeds=inputs, attention_mask=mask, use_cache=False
         ).last_hidden_state
 
@@ -198,23 +198,23 @@ class ExplainedStage(Stage):
     def parts(self) -> dict[str, dict[str, Any]]:
         return super().parts() | (self.explaining.parts() if self.explaining else {})
 
-    def weigh(self) -> dict[str, float]:
-        return super().weigh() | (self.explaining.weigh(self.groups) if self.explaining else {})
+    def loss_weights(self) -> dict[str, float]:
+        return super().loss_weights() | (self.explaining.loss_weights(self.groups) if self.explaining else {})
 
-    def counts(self, samples: Sequence[Sample]) -> dict[str, float]:
-        return super().counts(samples) | (
-            self.explaining.counts(samples, self.groups) if self.explaining else {}
+    def normalizers(self, samples: Sequence[Sample]) -> dict[str, float]:
+        return super().normalizers(samples) | (
+            self.explaining.normalizers(samples, self.groups) if self.explaining else {}
         )
 
-    def work(self, sample: Sample) -> Iterator[Work]:
-        yield from super().work(sample)
+    def flop_workload(self, sample: Sample) -> Iterator[Work]:
+        yield from super().flop_workload(sample)
         if self.explaining is not None:
-            yield from self.explaining.work(sample)
+            yield from self.explaining.flop_workload(sample)
             if self.latent_input == "projected" and sample.explained:
-                yield Work("projection", sample.latents_a_text * len(sample.explained))
+                yield Work("projection", sample.latents_per_text * len(sample.explained))
 
-    def answer_terms(self, thinker: "Thinker", batch: "Batch", hidden: "Tensor") -> "Terms":
-        terms = super().answer_terms(thinker, batch, hidden)
+    def answer_terms(self, reasoner: "ReasoningModel", batch: "Batch", hidden: "Tensor") -> "LossTerms":
+        terms = super().answer_terms(reasoner, batch, hidden)
         if self.explaining is not None:
-            terms |= self.explaining.terms(thinker, batch, hidden, self.latent_input, self.groups)
+            terms |= self.explaining.terms(reasoner, batch, hidden, self.latent_input, self.groups)
         return terms

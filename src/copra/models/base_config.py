@@ -25,9 +25,9 @@ def _from_scratch(spec: FromScratch) -> dict[str, Any]:
         family.layers: spec.layers,
         family.query_heads: spec.heads,
         **({family.kv_heads: spec.kv_heads or spec.heads} if family.kv_heads else {}),
-        family.ffn: spec.ffn_size,
+        family.ffn: spec.intermediate_size,
         "vocab_size": spec.vocabulary,
-        "tie_word_embeddings": spec.tied,
+        "tie_word_embeddings": spec.tie_word_embeddings,
     }
 
 

@@ -24,19 +24,19 @@ MERGE = (
 )
 
 
-def base_fault(base: Base) -> str | None:
+def base_problem(base: Base) -> str | None:
     """Says what is wrong with the files of a local base; None if nothing is, or they are not there (yet)."""
     if (file := base.gguf) is not None:
-        return _gguf_fault(file)
+        return _gguf_problem(file)
     if base.local is not None and base.local.is_file():
         return f"path: {_path(base)} is a file. Give the folder that it is in, or a .gguf file."
     if base.folder is None:
         return None
-    fault = _folder_fault(base.folder)
-    return fault and f"path: {_path(base)} {fault}"
+    problem = _folder_problem(base.folder)
+    return problem and f"path: {_path(base)} {problem}"
 
 
-def absence_fault(base: Base) -> str | None:
+def absence_problem(base: Base) -> str | None:
     """Says so if the path of a base can only be a local one and is not there."""
     is_hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", base.path or "") and not base.path.endswith(".gguf")
     if is_hub_id or base.local is None or base.local.exists():
@@ -50,26 +50,26 @@ def _path(base: Base) -> str:
     return shown_path(repr(base.path))
 
 
-def quantisation_fault(config: Mapping[str, Any]) -> str | None:
-    """Says by which method the weights behind a config are quantised; None if they are not."""
+def quantization_problem(config: Mapping[str, Any]) -> str | None:
+    """Says by which method the weights behind a config are quantized; None if they are not."""
     settings = config.get("quantization_config") or config.get("compression_config")
     if not settings:
         return None
     method = settings.get("quant_method", "an unnamed method")
     return (
-        f"has weights quantised by {method}, which can be neither trained, scored nor pruned. Take the model "
-        "in full precision, and quantise last with a step of kind quantise."
+        f"has weights quantized by {method}, which can be neither trained, scored nor pruned. Take the model "
+        "in full precision, and quantize last with a step of kind quantize."
     )
 
 
-def _gguf_fault(file: Path) -> str | None:
+def _gguf_problem(file: Path) -> str | None:
     found = importlib.util.find_spec("gguf")
     if found is None or found.origin is None:  # a folder of that name is found, too, and has no origin
         return f"path: {file.name!r} is a GGUF file, which needs the package gguf. Run pip install gguf."
     return None
 
 
-def _folder_fault(folder: Path) -> str | None:
+def _folder_problem(folder: Path) -> str | None:
     names = sorted(file.name for file in folder.iterdir() if file.is_file())
     if "adapter_config.json" in names:
         return (
@@ -84,7 +84,7 @@ def _folder_fault(folder: Path) -> str | None:
             raise ValueError("not a mapping of keys to values")
     except (OSError, ValueError) as error:
         return f"has a config.json that cannot be read ({error}). Take a complete copy of the model."
-    return quantisation_fault(config) or _weights_fault(folder, names) or _tokenizer_fault(names)
+    return quantization_problem(config) or _weights_problem(folder, names) or _tokenizer_problem(names)
 
 
 def _without_config(folder: Path, names: list[str]) -> str:
@@ -100,9 +100,9 @@ def _without_config(folder: Path, names: list[str]) -> str:
     )
 
 
-def _weights_fault(folder: Path, names: list[str]) -> str | None:
+def _weights_problem(folder: Path, names: list[str]) -> str | None:
     if any(name.endswith(".safetensors") for name in names):
-        return _shards_fault(folder, names)
+        return _shards_problem(folder, names)
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
     if pickles:
         return (
@@ -112,13 +112,13 @@ def _weights_fault(folder: Path, names: list[str]) -> str | None:
     return "has no weights (no file *.safetensors). Take a complete copy of the model."
 
 
-def _tokenizer_fault(names: list[str]) -> str | None:
+def _tokenizer_problem(names: list[str]) -> str | None:
     if any(any(word in name for word in TOKENIZERS) for name in names):
         return None
     return "has no tokenizer (no tokenizer.json). Copy it from the model that this one was made of."
 
 
-def _shards_fault(folder: Path, names: list[str]) -> str | None:
+def _shards_problem(folder: Path, names: list[str]) -> str | None:
     """Names the shards that an index lists and the folder lacks."""
     if INDEX not in names or "model.safetensors" in names:
         return None

@@ -21,7 +21,7 @@ from transformers import (
 
 from copra.data.tokenization import MARKERS, first_token, pad_id, train_tokenizer
 from copra.models.base_config import config_of
-from copra.models.base_files import absence_fault, base_fault, quantisation_fault
+from copra.models.base_files import absence_problem, base_problem, quantization_problem
 from copra.models.checkpoint import has_trained_markers, register
 from copra.models.families import family_of
 from copra.models.loading import load_language_model
@@ -118,14 +118,14 @@ def _pretrained(base: Base) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     name = f"bases.<name>.path: {base.path!r}"
     if (known := config_of(base)) is not None:
         family_of(known.get("model_type"))
-    if fault := absence_fault(base) or base_fault(base):
-        raise CopraError(f"bases.<name>.{fault}")
+    if problem := absence_problem(base) or base_problem(base):
+        raise CopraError(f"bases.<name>.{problem}")
     register()
     place, options = _source(base)
     try:
         config = AutoConfig.from_pretrained(place, **options)
-        if fault := quantisation_fault(config.to_dict()) if base.gguf is None else None:
-            raise CopraError(f"{name} {fault}")
+        if problem := quantization_problem(config.to_dict()) if base.gguf is None else None:
+            raise CopraError(f"{name} {problem}")
         shape_of(config.to_dict())
         _leave_out_unusable_pad(config)
         tokenizer = _tokenizer(base)
@@ -191,7 +191,7 @@ def _random_model(spec: FromScratch, tokenizer: PreTrainedTokenizerBase) -> PreT
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": pad_id(tokenizer),
-        "tie_word_embeddings": spec.tied,
+        "tie_word_embeddings": spec.tie_word_embeddings,
         "initializer_range": spec.initializer_range,
     }
     if spec.architecture == "llama":
@@ -201,8 +201,8 @@ def _random_model(spec: FromScratch, tokenizer: PreTrainedTokenizerBase) -> PreT
             num_attention_heads=spec.heads,
             num_key_value_heads=spec.kv_heads or spec.heads,
             head_dim=spec.hidden_size // spec.heads,
-            intermediate_size=spec.ffn_size,
-            max_position_embeddings=spec.context,
+            intermediate_size=spec.intermediate_size,
+            max_position_embeddings=spec.max_position_embeddings,
             rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
             **tokens,
         )
@@ -211,8 +211,8 @@ def _random_model(spec: FromScratch, tokenizer: PreTrainedTokenizerBase) -> PreT
         n_embd=spec.hidden_size,
         n_layer=spec.layers,
         n_head=spec.heads,
-        n_inner=spec.ffn_size,
-        n_positions=spec.context,
+        n_inner=spec.intermediate_size,
+        n_positions=spec.max_position_embeddings,
         embd_pdrop=spec.dropout,
         attn_pdrop=spec.dropout,
         resid_pdrop=spec.dropout,

@@ -15,12 +15,12 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import copra
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.models import per_layer
 from copra.models.loading import load_language_model
 from copra.models.pack import LOG, pack, unpack
 from copra.models.parts import make_parts
-from copra.models.quantised import need_torchao, sort_metadata, unquantised
+from copra.models.quantized import need_torchao, sort_metadata, unquantized
 from copra.models.seal import FILES, check_files, checksums
 from copra.models.shape import shape_of
 from copra.schema.settings import Precision
@@ -48,10 +48,10 @@ class Checkpoint:
         return shape_of(self.model.config.to_dict())
 
     @property
-    def decoding(self) -> Decoding | None:
+    def decoding(self) -> GenerationSpec | None:
         """How it answers (None: it was never trained to)."""
         known = self.manifest["decoding"]
-        return None if known is None else Decoding.from_json(known)
+        return None if known is None else GenerationSpec.from_json(known)
 
     @property
     def precision(self) -> Precision:
@@ -81,7 +81,7 @@ class Checkpoint:
 def has_trained_markers(manifest: Mapping[str, Any]) -> bool:
     """True if the checkpoint, or one that it was made of, was trained to read the latent markers."""
     answers = manifest.get("decoding")
-    return bool(manifest.get(TRAINED_MARKERS) or (answers and (answers["before"] or answers["latents"])))
+    return bool(manifest.get(TRAINED_MARKERS) or (answers and (answers["prefix_ids"] or answers["latents"])))
 
 
 def device() -> torch.device:
@@ -134,12 +134,12 @@ def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer
     folder = Path(folder)
     manifest = checked_manifest(folder)
     register()
-    quantised = manifest.get("quantised") is not None
-    if quantised:
+    quantized = manifest.get("quantized") is not None
+    if quantized:
         need_torchao()
     try:
         # Not `model.to`, which would round the frequencies of rotary positions too.
-        shortened = usable_precision(precision) == "bfloat16" and not quantised
+        shortened = usable_precision(precision) == "bfloat16" and not quantized
         dtype = torch.bfloat16 if shortened else "auto"
         model = load_language_model(folder, str(folder), dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -152,9 +152,9 @@ def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer
     if described := manifest.get("parts"):
         wanted = described["settings"]
         if to_answer:
-            answers = manifest["decoding"] and Decoding.from_json(manifest["decoding"]).parts
+            answers = manifest["decoding"] and GenerationSpec.from_json(manifest["decoding"]).parts
             wanted = {name: wanted[name] for name in answers or ()}
-        parts = make_parts(unquantised(model) if quantised else model, wanted)
+        parts = make_parts(unquantized(model) if quantized else model, wanted)
         if wanted:
             load_model(parts, folder / PARTS, strict=not to_answer)
     return Checkpoint(model, tokenizer, manifest, parts.eval())
@@ -172,17 +172,17 @@ def checked_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def load_unquantised(folder: Path) -> Checkpoint:
+def load_unquantized(folder: Path) -> Checkpoint:
     """`load_checkpoint` for work that changes weights, reads them or takes their gradients.
 
     Raises:
         CopraError: as `load_checkpoint` does, or the weights are int8.
     """
-    refuse_quantised(folder)
+    refuse_quantized(folder)
     return load_checkpoint(folder)
 
 
-def refuse_quantised(folder: Path) -> None:
+def refuse_quantized(folder: Path) -> None:
     """Refuse a checkpoint with int8 weights, for work that changes weights, reads them or takes their
     gradients.
 
@@ -190,11 +190,11 @@ def refuse_quantised(folder: Path) -> None:
         CopraError: the weights are int8.
     """
     manifest = read_json(Path(folder) / MANIFEST)
-    if (weights := manifest.get("quantised")) is not None:
+    if (weights := manifest.get("quantized")) is not None:
         made_of = manifest["node"].rsplit("+", 1)[0]
         raise CopraError(
-            f"{folder}: is quantised already, and {weights} weights can neither be trained, scored, pruned "
-            f"nor quantised again. Take the checkpoint that it was made of, {made_of}, and quantise last."
+            f"{folder}: is quantized already, and {weights} weights can neither be trained, scored, pruned "
+            f"nor quantized again. Take the checkpoint that it was made of, {made_of}, and quantize last."
         )
 
 
@@ -226,7 +226,7 @@ def save_checkpoint(
             (temporary / name).write_text(text)
         described = _save_parts(temporary / PARTS, parts, part_settings or {}, model.dtype)
         weights = temporary / WEIGHTS
-        if manifest.get("quantised") is not None:
+        if manifest.get("quantized") is not None:
             sort_metadata(weights)
         files = checksums(temporary)
         complete = {

@@ -23,8 +23,8 @@ WRAPPERS = (
 """What torch.compile, FSDP, activation checkpointing, DDP and peft put into the names of weights."""
 HARMLESS_KEYS = re.compile(r"(\.attn\.masked_bias|rotary_emb\.(inv_freq|cos_cached|sin_cached))$")
 """Buffers that old versions of transformers saved and that hold nothing learned."""
-QUANTISED_KEYS = re.compile(r"\.(qweight|qzeros|scales|g_idx|weight_scale(_inv)?|weight_packed|absmax)$")
-"""Keys that only quantised weights have: those of GPTQ, AWQ, fp8, compressed-tensors and bitsandbytes."""
+QUANTIzED_KEYS = re.compile(r"\.(qweight|qzeros|scales|g_idx|weight_scale(_inv)?|weight_packed|absmax)$")
+"""Keys that only quantized weights have: those of GPTQ, AWQ, fp8, compressed-tensors and bitsandbytes."""
 SHOWN = 3
 
 
@@ -41,15 +41,15 @@ def load_language_model(place: str | Path, name: str, **options: Any) -> PreTrai
     missing = sorted(found["missing_keys"])
     unexpected = sorted(key for key in found["unexpected_keys"] if not HARMLESS_KEYS.search(key))
     mismatched = sorted(found["mismatched_keys"])
-    faults = [
+    problems = [
         f"{_listed(missing)} missing" if missing else "",
         f"{_listed(unexpected)} unexpected" if unexpected else "",
         f"{_listed([_sizes(*each) for each in mismatched])} of another shape" if mismatched else "",
     ]
-    if any(faults):
+    if any(problems):
         raise CopraError(
             f"{name}: its weights are not those that its config.json describes: "
-            f"{'; '.join(filter(None, faults))}. {_remedy(missing, unexpected)}"
+            f"{'; '.join(filter(None, problems))}. {_remedy(missing, unexpected)}"
         )
     if broken := [key for key, weight in model.state_dict().items() if not _is_finite(weight)]:
         raise CopraError(
@@ -83,8 +83,8 @@ def _remedy(missing: list[str], unexpected: list[str]) -> str:
             )
     if any("lora_" in key or ".base_layer." in key for key in unexpected):
         return "It holds adapters that were not merged: merge them into the weights and save the whole model."
-    if any(map(QUANTISED_KEYS.search, unexpected)):
-        return "The weights are quantised: take the model in full precision."
+    if any(map(QUANTIzED_KEYS.search, unexpected)):
+        return "The weights are quantized: take the model in full precision."
     if prefix := _common_prefix(wanted, unexpected):
         return f"The keys of the file have {prefix!r} in front: strip it."
     if missing and not unexpected and all("lm_head" in key for key in missing):

@@ -24,7 +24,7 @@ def budget_warnings(estimate: Estimate) -> list[str]:
             a budget is out of reach whatever the scores are. A line for each.
     """
     tree, steps = estimate.workflow.tree, estimate.experiment.steps
-    warnings, faults, seen = [], [], set()
+    warnings, problems, seen = [], [], set()
     for node in tree.nodes.values():
         if node.kind != "prune" or estimate.size(node.parent) is None:
             continue
@@ -36,12 +36,12 @@ def budget_warnings(estimate: Estimate) -> list[str]:
         try:
             warning = _warning(estimate, node, steps[node.step])
         except CopraError as error:
-            faults.append(f"steps.{node.step}.{error}")
+            problems.append(f"steps.{node.step}.{error}")
             continue
         if warning:
             warnings.append(f"steps.{node.step}.{warning}")
-    if faults:
-        raise CopraError("\n".join(dict.fromkeys(faults)))
+    if problems:
+        raise CopraError("\n".join(dict.fromkeys(problems)))
     return list(dict.fromkeys(warnings))
 
 

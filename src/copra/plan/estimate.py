@@ -15,7 +15,7 @@ from copra.plan import work
 from copra.plan.jobs import MODELS, Job
 from copra.plan.rows import TaskRows, task_rows, thinned, tokens_of, worked_rows
 from copra.plan.shapes import Size, base_size, estimated_cut, recorded_size
-from copra.plan.work import Asking, Course, Work
+from copra.plan.work import PromptStats, TrainingSchedule, Work
 from copra.schema.base import Base
 from copra.schema.metrics import GREEDY, counts_answers, split_of
 from copra.schema.shape import ModelShape
@@ -40,7 +40,7 @@ class Estimate:
         self.made = made
         self._sizes: dict[str, Size | None] = {}
         self._rows: dict[tuple[str, str], TaskRows] = {}
-        self._courses: dict[str, Course] = {}
+        self._courses: dict[str, TrainingSchedule] = {}
         self._answers: dict[tuple, Work] = {}
 
     # What is known of models and rows.
@@ -93,7 +93,7 @@ class Estimate:
             return Work()
         if job.verb == "train":
             return self.learning(name) + self._looking(name)
-        if job.verb in ("prune", "quantise"):
+        if job.verb in ("prune", "quantize"):
             return self._reading(name, 2 * PROOF_ROWS, PROOF_ROWS)
         if job.verb == "score":
             _, objective, scoring = job.name.split("/")
@@ -137,7 +137,7 @@ class Estimate:
         node, size, base = self.workflow.node(name), self.size(name), self._base(self.base_of(name))
         each = BYTES[base.dtype]
         weights = size.parameters * each
-        if node.kind == "quantise":
+        if node.kind == "quantize":
             weights -= matrix_parameters(size.shape) * (each - 1)
         parts = sum(_part(part, settings, size) for part, settings in self._parts(node).items())
         return weights + parts * each + (TOKENIZER_BYTES if base.from_scratch is None else 0.0)
@@ -196,7 +196,7 @@ class Estimate:
 
     # Work.
 
-    def _asking(self, name: str) -> Asking:
+    def _asking(self, name: str) -> PromptStats:
         evaluation = self.experiment.evaluation
         rows = thinned(self.rows(name).rows[evaluation.split], work.ASKED, tokens_of)
         last = self._last(self.workflow.node(name))
@@ -215,7 +215,7 @@ class Estimate:
         size = self.rows(name).sizes[evaluation.split]
         return min(evaluation.limit or size, size)
 
-    def _course(self, name: str) -> Course:
+    def _course(self, name: str) -> TrainingSchedule:
         node, rows = self.workflow.node(name), self.rows(name)
         settings = {key: node.settings[key] for key in ("method", "stage", "training")}
         key = canonical_json([settings, node.task, self.base_of(name)])
@@ -232,11 +232,11 @@ class Estimate:
         """The validations of a training."""
         node, course = self.workflow.node(name), self._course(name)
         looking, settings = course.looking(self.shape(name), self._teacher(name)), node.settings["training"]
-        if settings["select"] != "accuracy" or not node.answers:
+        if settings["select_best_by"] != "accuracy" or not node.answers:
             return looking
         valid = self.rows(name).sizes["valid"]
         asked = self.answers(name, min(settings["validation_rows"] or valid, valid))
-        return looking + asked * settings["validations"]
+        return looking + asked * settings["num_validations"]
 
     def _reading(self, name: str, number: float, batch_size: int, learns: bool = False) -> Work:
         rows = self.rows(name).rows["valid"]

@@ -9,7 +9,7 @@ from copra.plan.budgets import budget_warnings
 from copra.plan.estimate import Estimate
 from copra.plan.jobs import Job, jobs_of
 from copra.plan.lengths import length_warnings, training_lengths
-from copra.plan.machine import Clock, clock_of, machine_of, measured_seconds
+from copra.plan.machine import TimeModel, clock_of, machine_of, measured_seconds
 from copra.plan.made import made_jobs
 from copra.plan.work import Work
 
@@ -42,7 +42,7 @@ class Forecast:
     stages of few optimizer steps."""
 
     lines: Mapping[str, Line]
-    clock: Clock
+    clock: TimeModel
     assumed: tuple[str, ...]
     unknown: Mapping[str, str]
     warnings: tuple[str, ...]
@@ -73,7 +73,7 @@ def forecast(
     workflow: Workflow,
     results: Path,
     flops_per_second: float | None = None,
-    utilisation: float | None = None,
+    utilization: float | None = None,
 ) -> Forecast:
     """What the jobs of an experiment will compute and take. With one of the last two given, the machine is
     taken at that, and otherwise measured jobs correct what is assumed of it.
@@ -87,11 +87,11 @@ def forecast(
     estimate = Estimate(workflow, results, made)
     works = {key: estimate.work(job) for key, job in jobs.items()}
     clock = clock_of(
-        machine_of(workflow.experiment.compute, flops_per_second, utilisation),
+        machine_of(workflow.experiment.compute, flops_per_second, utilization),
         jobs,
         works,
         measured_seconds(jobs, made, results),
-        trusted=flops_per_second is None and utilisation is None,
+        trusted=flops_per_second is None and utilization is None,
     )
     lines = {}
     for key, job in jobs.items():

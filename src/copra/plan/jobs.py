@@ -8,7 +8,7 @@ from copra.experiment.workflow import Workflow
 from copra.schema.metrics import split_of
 from copra.tasks.task import SPLITS, Split
 
-MODELS = ("base", "train", "prune", "prompt", "quantise")
+MODELS = ("base", "train", "prune", "prompt", "quantize")
 """Rules that make a model of the recipe tree: a node's kind."""
 
 READ_BY: dict[str, tuple[Split, ...]] = {
@@ -16,7 +16,7 @@ READ_BY: dict[str, tuple[Split, ...]] = {
     "train": ("train", "valid"),
     "prune": ("train",),
     "prompt": ("train",),
-    "quantise": ("valid",),
+    "quantize": ("valid",),
 }
 """The splits that such a rule reads."""
 

@@ -43,7 +43,7 @@ class TrainingLength:
         key = "epochs" if self.training.steps is None else "steps"
         if self.steps >= FEW_STEPS or (key == "steps" and not self.pretrained):
             return None
-        warmup = max(self.training.warmup_steps, round(self.training.warmup_share * self.steps))
+        warmup = max(self.training.warmup_steps, round(self.training.warmup_ratio * self.steps))
         rising = f" ({min(warmup, self.steps)} of them warm-up)" if warmup else ""
         return (
             f"training.{key} gives a stage {self.steps} optimizer steps{rising}, which are few: "
@@ -51,7 +51,7 @@ class TrainingLength:
         )
 
     def endless_warmup(self) -> str | None:
-        """A fault of stages that end before their warm-up does, None of others."""
+        """A problem of stages that end before their warm-up does, None of others."""
         if self.training.warmup_steps <= self.steps or not self.counted:
             return None
         return (
@@ -96,9 +96,9 @@ def check_warmups(lengths: Iterable[TrainingLength]) -> None:
     Raises:
         CopraError: a line for each way in which stages are shorter, with the steps that have them.
     """
-    faults = [f"steps.{steps}: {why}" for why, steps in _together(lengths, TrainingLength.endless_warmup)]
-    if faults:
-        raise CopraError("\n".join(faults))
+    problems = [f"steps.{steps}: {why}" for why, steps in _together(lengths, TrainingLength.endless_warmup)]
+    if problems:
+        raise CopraError("\n".join(problems))
 
 
 def length_warnings(lengths: Iterable[TrainingLength]) -> list[str]:

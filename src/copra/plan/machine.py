@@ -14,7 +14,7 @@ from copra.plan.work import Work
 PEAK = {"CPU": 1e11, "GPU, float32": 19.5e12, "GPU, tf32": 156e12, "GPU, bfloat16": 312e12}
 """FLOPs a second: of a core with AVX2 at 3 GHz, 32 a cycle; of an A100 without its tensor cores, and with
 them in TF32 and bfloat16, by NVIDIA's data sheet."""
-UTILISATION = {"CPU": 0.2, "GPU, float32": 0.3, "GPU, tf32": 0.3, "GPU, bfloat16": 0.3}
+UTILIzATION = {"CPU": 0.2, "GPU, float32": 0.3, "GPU, tf32": 0.3, "GPU, bfloat16": 0.3}
 """How much of the peak is reached: from runs of the presets on two shared cores, which gave 0.13 to 0.26; on
 a GPU a guess for batches of short sequences."""
 WRITING = 3.0
@@ -25,7 +25,7 @@ SECONDS_A_LAYER = {"CPU": 8e-4, "GPU, float32": 1e-3, "GPU, tf32": 1e-3, "GPU, b
 BYTES_A_SECOND = 5e8
 """Of weights that are read or saved, with their checksum."""
 
-COMPUTING = ("train", "prune", "quantise", "score", "curve", "evaluate", "sweep", "lens", "latency")
+COMPUTING = ("train", "prune", "quantize", "score", "curve", "evaluate", "sweep", "lens", "latency")
 """Verbs that compute with a model, on a GPU where a job has one."""
 SHARED = ("train", "evaluate", "sweep")
 """And those of them that several processes share, each with a GPU or threads of its own."""
@@ -43,7 +43,7 @@ class Machine:
     together: int
     alone: int
     flops_per_second: float
-    utilisation: float
+    utilization: float
 
     @property
     def on_gpu(self) -> bool:
@@ -58,13 +58,13 @@ class Machine:
     def seconds(self, verb: str, work: Work) -> float:
         """Seconds of a job's work, its start not among them."""
         flops = work.flops + (WRITING - 1) * work.written
-        rate = self.flops_per_second * self.utilisation * max(1, self.devices_of(verb))
+        rate = self.flops_per_second * self.utilization * max(1, self.devices_of(verb))
         computing = max(flops / rate, work.layers * SECONDS_A_LAYER[self.kind])
         return computing + work.moved / BYTES_A_SECOND
 
 
 def machine_of(
-    compute: Compute, flops_per_second: float | None = None, utilisation: float | None = None
+    compute: Compute, flops_per_second: float | None = None, utilization: float | None = None
 ) -> Machine:
     """The machine that a config asks for; what is not given is assumed."""
     kind = f"GPU, {compute.precision}" if compute.gpu else "CPU"
@@ -73,7 +73,7 @@ def machine_of(
         compute.gpu or compute.threads * compute.workers,
         1 if compute.gpu else compute.threads,
         PEAK[kind] if flops_per_second is None else flops_per_second,
-        UTILISATION[kind] if utilisation is None else utilisation,
+        UTILIzATION[kind] if utilization is None else utilization,
     )
 
 
@@ -93,7 +93,7 @@ def measured_seconds(jobs: Mapping[str, Job], made: set[str], results: Path) -> 
 
 
 @dataclass(frozen=True)
-class Clock:
+class TimeModel:
     """Seconds of jobs. `factors` say how many times as long finished jobs of a verb took as the machine is
     said to take; under "" stands that of all together, for verbs of which none has finished."""
 
@@ -106,7 +106,7 @@ class Clock:
         if job.key in self.measured:
             return self.measured[job.key]
         factor = self.factors.get(job.verb, self.factors.get("", 1.0))
-        return factor * said_seconds(self.machine, job.verb, work)
+        return factor * nominal_seconds(self.machine, job.verb, work)
 
 
 def clock_of(
@@ -116,7 +116,7 @@ def clock_of(
     measured: Mapping[str, float],
     *,
     trusted: bool = True,
-) -> Clock:
+) -> TimeModel:
     """The clock after some jobs were measured; with `trusted` false the machine is taken as it is said to
     be for the others."""
     said: dict[str, float] = {}
@@ -125,11 +125,11 @@ def clock_of(
         work = works[key]
         if trusted and work is not None:
             for group in (jobs[key].verb, ""):
-                said[group] = said.get(group, 0.0) + said_seconds(machine, jobs[key].verb, work)
+                said[group] = said.get(group, 0.0) + nominal_seconds(machine, jobs[key].verb, work)
                 took[group] = took.get(group, 0.0) + seconds
-    return Clock(machine, measured, {group: took[group] / said[group] for group in took})
+    return TimeModel(machine, measured, {group: took[group] / said[group] for group in took})
 
 
-def said_seconds(machine: Machine, verb: str, work: Work) -> float:
+def nominal_seconds(machine: Machine, verb: str, work: Work) -> float:
     """Seconds of a job on a machine as it is said to be, with its start."""
     return START.get(verb, START_OF_OTHERS) + machine.seconds(verb, work)

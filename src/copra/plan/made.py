@@ -40,7 +40,7 @@ def _agrees(job: Job, workflow: Workflow, results: Path) -> bool:
         return _same_choice(_read(job.output(results)), experiment, workflow.node(job.name).step)
     if job.verb == "evaluate":
         return _read(job.output(results)).get("split") == experiment.evaluation.split
-    if job.verb not in ("base", "train", "prompt", "quantise", "prune"):
+    if job.verb not in ("base", "train", "prompt", "quantize", "prune"):
         return True
     node, manifest = workflow.node(job.name), _read(job.output(results))
     if job.verb == "base":
@@ -59,10 +59,10 @@ def _agrees(job: Job, workflow: Workflow, results: Path) -> bool:
 
 
 def _same_choice(plan: Mapping[str, Any], experiment: Experiment, step: str) -> bool:
-    """True if a plan was made for a pruning's units, metric, scope, normalisation and budget."""
+    """True if a plan was made for a pruning's units, metric, scope, normalization and budget."""
     prune = experiment.steps[step]
     wanted = {"units": list(prune.units), "metric": prune.scored_as, "scope": prune.scope}
-    wanted["normalise"] = prune.normalise
+    wanted["normalize"] = prune.normalize
     wanted["budget"] = prune.budget.model_dump(exclude_none=True)
     return all(_same(plan.get(key), value) for key, value in wanted.items())
 

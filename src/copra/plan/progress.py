@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from copra.plan.jobs import PRODUCTS, Job
-from copra.utils.heartbeat import Running
+from copra.utils.heartbeat import JobStatus
 
 TAIL_BYTES = 8192
 TRACEBACK = "Traceback (most recent call last):"
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-"""Colours and movements of a terminal."""
+"""Colors and movements of a terminal."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def failed(results: Path, jobs: Mapping[str, Job] | None = None) -> list[Failed]
     return sorted(found, key=lambda each: each.key)
 
 
-def lines_of(running: Sequence[Running]) -> list[list[str]]:
+def lines_of(running: Sequence[JobStatus]) -> list[list[str]]:
     """A row of a table for each job: what, how far, how well, how fast, and how long it will take."""
     return [
         [

@@ -95,13 +95,15 @@ def estimated_cut(
 
 def _from_scratch(spec: FromScratch, words: int | None) -> Size:
     heads = spec.kv_heads or spec.heads
-    layer = LayerShape(spec.heads, heads, spec.hidden_size // spec.heads, spec.ffn_size)
+    layer = LayerShape(spec.heads, heads, spec.hidden_size // spec.heads, spec.intermediate_size)
     # A byte-level BPE of a text of some size is as large as it may be; of words there are often few.
     learned = words + SPECIAL if words is not None and spec.tokenizer == "words" else spec.vocabulary
     vocabulary = min(learned, spec.vocabulary) + MARKERS
     matrices = 3 if spec.architecture == "llama" else 2
     shape = ModelShape(spec.architecture, spec.hidden_size, vocabulary, matrices, (layer,) * spec.layers)
-    return _size(shape, spec.tied, spec.context if spec.architecture == "gpt2" else 0)
+    return _size(
+        shape, spec.tie_word_embeddings, spec.max_position_embeddings if spec.architecture == "gpt2" else 0
+    )
 
 
 def _size(shape: ModelShape, tied: bool, positions: int) -> Size:

@@ -6,7 +6,7 @@ from math import ceil
 from random import Random
 
 from copra.cost.flops import FlopCounter, of_training_work, passes
-from copra.data.sequences import Decoding, Markers, TokenRow
+from copra.data.sequences import GenerationSpec, Markers, TokenRow
 from copra.methods.few_shot import FewShot
 from copra.methods.method import Stage
 from copra.schema.shape import ModelShape
@@ -39,7 +39,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingSchedule:
     """What a training stage reads, whatever the model's shape: optimizer steps of `parts` batches each, and
     `looks` at the validation split of `batches` each. Each batch takes `depth` passes of the model that wait
     for one another. A step decoder has `decoder` layers (None: those of the model), adapters the rank `lora`
@@ -67,11 +67,11 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Asking:
+class PromptStats:
     """How questions are asked: the decoding, and for each of some questions the tokens of its prompt and of
     its answer. `known` tokens of all prompts are read once."""
 
-    decoding: Decoding | None
+    decoding: GenerationSpec | None
     lengths: tuple[tuple[int, int], ...]
     known: int = 0
 
@@ -81,7 +81,7 @@ def course(
     settings: Training,
     rows: Mapping[str, Sequence[TokenRow]],
     sizes: Mapping[str, int],
-) -> Course:
+) -> TrainingSchedule:
     """A training stage on a sample of rows (train, valid) of splits of these sizes."""
     fitting = [row for row in rows["train"] if stage.lay_out(row, MARKERS).length <= settings.max_tokens]
     number = max(1, round(sizes["train"] * len(fitting) / len(rows["train"])))
@@ -91,11 +91,11 @@ def course(
     samples = whole * number + min(rest * settings.batch_size, number)
     micro = settings.micro_batch_size or settings.batch_size
     valid = min(settings.validation_rows or sizes["valid"], sizes["valid"])
-    return Course(
+    return TrainingSchedule(
         steps=steps,
         parts=ceil(settings.batch_size / micro),
         learned=_times(samples, _sums(stage, fitting or rows["train"], steps)),
-        looks=settings.validations,
+        looks=settings.num_validations,
         batches=ceil(valid / micro),
         looked=_times(valid, _sums(stage, rows["valid"], None)),
         depth=_depth(stage),
@@ -104,7 +104,7 @@ def course(
     )
 
 
-def asking(stage: Stage, rows: Iterable[TokenRow], max_new_tokens: int) -> Asking:
+def asking(stage: Stage, rows: Iterable[TokenRow], max_new_tokens: int) -> PromptStats:
     """How a model is asked after a training stage, if its answers are as long as right ones."""
     lengths = []
     for row in rows:
@@ -112,36 +112,36 @@ def asking(stage: Stage, rows: Iterable[TokenRow], max_new_tokens: int) -> Askin
         markers = 2 if stage.layouts[-1].markers else 0
         answer = len(sample.tokens) - len(row.question) - sample.n_latents - markers
         lengths.append((len(row.question), max(1, min(answer, max_new_tokens))))
-    return Asking(stage.decoding(MARKERS), tuple(lengths))
+    return PromptStats(stage.decoding(MARKERS), tuple(lengths))
 
 
 def asking_by_examples(
     prompt: FewShot, rows: Sequence[TokenRow], max_new_tokens: int, worked: Sequence[TokenRow] = ()
-) -> Asking:
+) -> PromptStats:
     """How a model is asked by worked examples, or by some that are as long as the rows.
 
     Answers are as long as those of the examples: of the rows themselves, where these are the examples.
     """
-    shown = worked[: prompt.exemplars] or rows
+    shown = worked[: prompt.num_fewshot] or rows
     chains = [sum(map(len, row.steps)) + len(row.answer) for row in shown]
     questions = [len(row.question) for row in rows]
     # "Q:", "A:", "The answer is" and blank lines take some ten tokens.
     example = (sum(chains) + sum(len(row.question) for row in shown)) / len(shown) + 10
-    known = round(prompt.exemplars * example)
+    known = round(prompt.num_fewshot * example)
     written = [round(sum(chains) / len(chains))] * len(rows) if worked else chains
     lengths = [
         (known + question + 4, max(1, min(chain + 3, max_new_tokens)))
         for question, chain in zip(questions, written, strict=True)
     ]
-    return Asking(None, tuple(lengths), known)
+    return PromptStats(None, tuple(lengths), known)
 
 
-def with_latents(asked: Asking, number: int) -> Asking:
+def with_latents(asked: PromptStats, number: int) -> PromptStats:
     """The same with another number of latents."""
     return replace(asked, decoding=replace(asked.decoding, latents=number))
 
 
-def answering(asked: Asking, shape: ModelShape, questions: int, batch_size: int) -> Work:
+def answering(asked: PromptStats, shape: ModelShape, questions: int, batch_size: int) -> Work:
     """Greedy answers to so many questions, side by side in batches; what all prompts begin with is read once
     a batch."""
     counter = FlopCounter(shape)
@@ -172,8 +172,8 @@ def _sums(stage: Stage, rows: Sequence[TokenRow], steps: int | None) -> Sums:
     draw = None if steps is None else Random(0)
     sums: Sums = {}
     for index, row in enumerate(rows):
-        now = stage if steps is None else stage.at(1 + index * steps // len(rows), steps)
-        for work in stage.work(now.lay_out(row, MARKERS, draw)):
+        now = stage if steps is None else stage.at_step(1 + index * steps // len(rows), steps)
+        for work in stage.flop_workload(now.lay_out(row, MARKERS, draw)):
             entry = sums.setdefault(work.reader, dict.fromkeys(("tokens", "context", "supervised"), 0.0))
             entry["tokens"] += work.tokens / len(rows)
             entry["context"] += work.context / len(rows)

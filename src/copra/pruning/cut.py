@@ -11,7 +11,7 @@ from copra.utils.errors import CopraError
 
 
 @dataclass(frozen=True)
-class Cut:
+class KeptUnits:
     """The layers that stay, and for each layer of the model before the cut what stays in it.
 
     `heads` are query heads and `neurons` those of the FFN, by index and rising; None stands for all of a
@@ -23,12 +23,12 @@ class Cut:
     neurons: tuple[tuple[int, ...] | None, ...]
 
     @staticmethod
-    def whole(shape: ModelShape) -> "Cut":
+    def whole(shape: ModelShape) -> "KeptUnits":
         """The cut that removes nothing."""
         none = (None,) * len(shape.layers)
-        return Cut(tuple(range(len(shape.layers))), none, none)
+        return KeptUnits(tuple(range(len(shape.layers))), none, none)
 
-    def without(self, shape: ModelShape, units: Iterable[Unit]) -> "Cut":
+    def without(self, shape: ModelShape, units: Iterable[Unit]) -> "KeptUnits":
         """The cut of a model of `shape` that removes these units as well."""
         gone: dict[tuple[str, int], set[int]] = {}
         layers = set(self.layers)
@@ -48,7 +48,7 @@ class Cut:
                 else (neurons, shape.layers[layer].ffn)
             )
             stay[layer] = tuple(index for index in _of(stay[layer], total) if index not in indices)
-        return Cut(tuple(sorted(layers)), tuple(heads), tuple(neurons))
+        return KeptUnits(tuple(sorted(layers)), tuple(heads), tuple(neurons))
 
     def heads_of(self, shape: ModelShape, layer: int) -> tuple[int, ...]:
         """The query heads that stay in a layer."""
@@ -83,11 +83,11 @@ class Cut:
         }
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> "Cut":
+    def from_json(value: Mapping[str, Any]) -> "KeptUnits":
         def tuples(layers: list[list[int] | None]) -> tuple[tuple[int, ...] | None, ...]:
             return tuple(None if each is None else tuple(each) for each in layers)
 
-        return Cut(tuple(value["layers"]), tuples(value["heads"]), tuples(value["neurons"]))
+        return KeptUnits(tuple(value["layers"]), tuples(value["heads"]), tuples(value["neurons"]))
 
     def _layer(self, shape: ModelShape, layer: int) -> LayerShape:
         before = shape.layers[layer]

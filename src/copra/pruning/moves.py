@@ -26,7 +26,7 @@ Ranking = dict[tuple[int, int], float]
 
 
 @dataclass(frozen=True)
-class Move:
+class RemovalStep:
     """Units of one kind in one layer that go together, and the sum of their scores."""
 
     kind: UnitKind
@@ -45,7 +45,7 @@ def choices(
     scores: "pandas.DataFrame | None",
     flops_of: Callable[[ModelShape], float],
     seed: int | None,
-) -> list[list[Move]]:
+) -> list[list[RemovalStep]]:
     """What may be added to what goes already, in order: each entry is one more step down.
 
     Of angular distances, where a longer block need not hold a shorter one, see `blocks`.
@@ -70,7 +70,9 @@ def choices(
     return [list(moves) for moves in zip(*chains, strict=False)]
 
 
-def blocks(settings: Prune, shape: ModelShape, scores: "pandas.DataFrame | None") -> dict[int, list[Move]]:
+def blocks(
+    settings: Prune, shape: ModelShape, scores: "pandas.DataFrame | None"
+) -> dict[int, list[RemovalStep]]:
     """For each length the block of least angular distance that touches no protected layer (2403.17887)."""
     layers = len(shape.layers)
     expected = [(start, length) for length in range(1, layers + 1) for start in range(layers - length + 1)]
@@ -78,7 +80,7 @@ def blocks(settings: Prune, shape: ModelShape, scores: "pandas.DataFrame | None"
     distances = _whole(
         settings.metric, zip(rows["layer"], rows["length"], rows["score"], strict=True), expected
     )
-    chosen: dict[int, list[Move]] = {}
+    chosen: dict[int, list[RemovalStep]] = {}
     for length in range(1, layers):
         starts = [
             start
@@ -89,14 +91,14 @@ def blocks(settings: Prune, shape: ModelShape, scores: "pandas.DataFrame | None"
             start = min(starts, key=lambda start: (distances[start, length], start))
             distance = distances[start, length]
             chosen[length] = [
-                Move("layers", layer, (layer,), distance) for layer in range(start, start + length)
+                RemovalStep("layers", layer, (layer,), distance) for layer in range(start, start + length)
             ]
     return chosen
 
 
 def _chains(
     settings: Prune, kind: UnitKind, shape: ModelShape, ranking: Ranking, free: Sequence[int]
-) -> Iterator[list[Move]]:
+) -> Iterator[list[RemovalStep]]:
     """For each free layer its moves from the lowest score up, of which the last ones stay undone."""
     for layer in free:
         scored = sorted((score, index) for (each, index), score in ranking.items() if each == layer)
@@ -110,7 +112,7 @@ def _chains(
         else:
             parts = _chunks(ordered, settings.multiple_of)
         yield [
-            Move(kind, layer, tuple(sorted(part)), sum(ranking[layer, index] for index in part))
+            RemovalStep(kind, layer, tuple(sorted(part)), sum(ranking[layer, index] for index in part))
             for part in parts
             if part
         ]
@@ -131,8 +133,8 @@ def _chunks(ordered: Sequence[int], multiple: int) -> list[list[int]]:
 
 
 def _keyed(
-    chains: Iterable[Sequence[Move]], value: Callable[[Move], float] = lambda move: move.score
-) -> Iterator[tuple[tuple[float, int, int], Move]]:
+    chains: Iterable[Sequence[RemovalStep]], value: Callable[[RemovalStep], float] = lambda move: move.score
+) -> Iterator[tuple[tuple[float, int, int], RemovalStep]]:
     """Moves with their place in the order: never before the moves that come earlier in their chain."""
     for chain in chains:
         least = -math.inf
@@ -143,14 +145,14 @@ def _keyed(
 
 def _competing(
     settings: Prune,
-    chains: Sequence[Sequence[Move]],
+    chains: Sequence[Sequence[RemovalStep]],
     shape: ModelShape,
     flops_of: Callable[[ModelShape], float],
-) -> Iterator[Move]:
+) -> Iterator[RemovalStep]:
     """Moves of several kinds by score per FLOP that they save in the model as it is; of random, by rank."""
     before, saved = flops_of(shape), {}
 
-    def value(move: Move) -> float:
+    def value(move: RemovalStep) -> float:
         if settings.metric == "random":
             return move.score / len(move.indices) / len(units_of(move.kind, shape))
         key = (move.kind, move.layer, len(move.indices))
@@ -168,8 +170,9 @@ def _competing(
         yield move
 
 
-def shapes_along(shape: ModelShape, steps: Iterable[Iterable[Move]]) -> Iterator[ModelShape]:
-    """The shape after each step, by counting: much quicker than a `Cut`, which says which units stay."""
+def shapes_along(shape: ModelShape, steps: Iterable[Iterable[RemovalStep]]) -> Iterator[ModelShape]:
+    """The shape after each step, by counting: much quicker than a `KeptUnits`, which says which units
+    stay."""
     layers: dict[int, LayerShape] = dict(enumerate(shape.layers))
     for step in steps:
         for move in step:
@@ -180,7 +183,7 @@ def shapes_along(shape: ModelShape, steps: Iterable[Iterable[Move]]) -> Iterator
         yield shape.with_layers(tuple(layers.values()))
 
 
-def _less(sizes: LayerShape, move: Move, before: LayerShape) -> LayerShape:
+def _less(sizes: LayerShape, move: RemovalStep, before: LayerShape) -> LayerShape:
     """The sizes of a layer after one more move; `before` are those before all of them."""
     if move.kind == "kv_groups":
         groups = sizes.kv_heads - len(move.indices)
@@ -216,10 +219,10 @@ def _ranking(
                 "it in importance.greedy_protect, so that the search leaves it alone too."
             )
     ranking = _whole(settings.metric, zip(rows["layer"], rows["index"], rows["score"], strict=True), expected)
-    return normalised(ranking) if settings.normalise else ranking
+    return normalized(ranking) if settings.normalize else ranking
 
 
-def normalised(ranking: Ranking) -> Ranking:
+def normalized(ranking: Ranking) -> Ranking:
     """The scores divided by the L2 norm of their layer (Michel et al. 2019; Molchanov et al. 2017)."""
     squares: dict[int, float] = {}
     for (layer, _), score in ranking.items():
@@ -242,11 +245,11 @@ def _whole(
     undefined = {unit for unit, score in ranking.items() if not math.isfinite(score)}
     if strangers or undefined:
         layer, index = min(strangers or undefined)
-        fault = (
+        problem = (
             "is scored but not in the model, or the other way round" if strangers else "has no finite score"
         )
         raise CopraError(
-            f"scores, metric {metric!r}: (layer {layer}, {index}) {fault}. The table has to come from the "
+            f"scores, metric {metric!r}: (layer {layer}, {index}) {problem}. The table has to come from the "
             "very model that is pruned: run its scoring again."
         )
     return ranking

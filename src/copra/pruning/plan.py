@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from copra.cost.parameters import matrix_parameters
-from copra.pruning.cut import Cut
-from copra.pruning.moves import Move, blocks, choices, shapes_along
+from copra.pruning.cut import KeptUnits
+from copra.pruning.moves import RemovalStep, blocks, choices, shapes_along
 from copra.schema.metrics import OF_BLOCKS
 from copra.schema.pruning import Prune
 from copra.schema.shape import ModelShape
@@ -53,13 +53,13 @@ def make_plan(
     names = " and ".join(NAMES[kind] for kind in settings.units)
     number = settings.budget.choose(sorted(shapes), total, share, names)
     removed = moves_to(number)
-    cut = Cut.whole(shape).without(shape, (unit for move in removed for unit in move.units))
+    cut = KeptUnits.whole(shape).without(shape, (unit for move in removed for unit in move.units))
     left = cut.shape(shape)
     return {
         "units": list(settings.units),
         "metric": settings.scored_as,
         "scope": settings.scope,
-        "normalise": settings.normalise,
+        "normalize": settings.normalize,
         "budget": settings.budget.model_dump(exclude_none=True),
         "budget_missed": settings.budget.missed(number, total, share),
         "warning": settings.budget.warning(number, total, share, names),
@@ -92,7 +92,7 @@ def _removals(
     scores: "pandas.DataFrame | None",
     flops_of: Callable[[ModelShape], float],
     seed: int | None,
-) -> tuple[dict[int, ModelShape], Callable[[int], list[Move]]]:
+) -> tuple[dict[int, ModelShape], Callable[[int], list[RemovalStep]]]:
     """The legal numbers of units to remove with the shape that each leaves, and the moves behind a number."""
     if settings.metric in OF_BLOCKS:
         found = {0: [], **blocks(settings, shape, scores)}
@@ -104,9 +104,9 @@ def _removals(
     return shapes, lambda number: list(itertools.chain(*steps[: numbers.index(number)]))
 
 
-def _summary(removed: Sequence[Move]) -> list[dict[str, Any]]:
+def _summary(removed: Sequence[RemovalStep]) -> list[dict[str, Any]]:
     """What goes from each layer, with the sum of its scores; single neurons are told by what is kept."""
-    together: dict[tuple[int, int], list[Move]] = {}
+    together: dict[tuple[int, int], list[RemovalStep]] = {}
     for move in removed:
         together.setdefault((move.layer, KINDS.index(move.kind)), []).append(move)
     return [

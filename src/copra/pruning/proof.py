@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from copra.models.anatomy import attention_output, blocks, ffn_output
 from copra.models.shape import shape_of
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.surgery import check_fits
 from copra.utils.errors import CopraError
 
@@ -28,7 +28,7 @@ CHUNK = 256
 
 
 @contextlib.contextmanager
-def masked(model: PreTrainedModel, cut: Cut) -> Iterator[None]:
+def masked(model: PreTrainedModel, cut: KeptUnits) -> Iterator[None]:
     """The whole model with what goes masked: a layer passes its input on, heads and neurons give 0.
 
     Any heads can be masked, those too that no cut can remove alone.
@@ -64,7 +64,7 @@ def _silence(projection: nn.Module, gone: Tensor) -> RemovableHandle:
 
 
 @torch.no_grad()
-def prove(
+def verify(
     dense: PreTrainedModel,
     pruned: PreTrainedModel,
     plan: Mapping[str, Any],
@@ -83,7 +83,7 @@ def prove(
     """
     check_fits(dense, plan)
     tokens, mask = input_ids.to(dense.device), attention_mask.to(dense.device).bool()
-    with masked(dense, Cut.from_json(plan["kept"])):
+    with masked(dense, KeptUnits.from_json(plan["kept"])):
         expected = _hidden(dense, tokens)[mask]
     found = _hidden(pruned, tokens)[mask]
     difference = 0.0

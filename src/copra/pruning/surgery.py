@@ -23,7 +23,7 @@ from copra.models.families.family import Family, Layout
 from copra.models.limits import cannot_lose
 from copra.models.per_layer import CLASSES
 from copra.models.shape import shape_of
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.schema.shape import ModelShape
 from copra.schema.units import group_size
 from copra.utils.errors import CopraError
@@ -41,10 +41,10 @@ def prune(model: PreTrainedModel, plan: Mapping[str, Any]) -> PreTrainedModel:
         CopraError: the plan is of another model, or no model class can hold the result.
     """
     check_fits(model, plan)
-    return cut_model(model, Cut.from_json(plan["kept"]))
+    return cut_model(model, KeptUnits.from_json(plan["kept"]))
 
 
-def cut_model(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
+def cut_model(model: PreTrainedModel, cut: KeptUnits) -> PreTrainedModel:
     """The model that is left after a cut.
 
     It is of the plain class where that accepts the shape. Where layers come to differ, or the heads no
@@ -100,7 +100,7 @@ def _prefix(model: PreTrainedModel) -> str:
     return next(name for name, module in model.named_modules() if module is layers) + "."
 
 
-def _state(model: PreTrainedModel, cut: Cut) -> dict[str, Tensor]:
+def _state(model: PreTrainedModel, cut: KeptUnits) -> dict[str, Tensor]:
     """The state that stays: layers renumbered from 0, and all that is not in a layer."""
     prefix, shape = _prefix(model), shape_of(model.config.to_dict())
     layout = family_of(model.config.model_type).layout
@@ -120,7 +120,7 @@ def _state(model: PreTrainedModel, cut: Cut) -> dict[str, Tensor]:
     return state
 
 
-def _slices(layout: Layout, shape: ModelShape, cut: Cut, layer: int) -> dict[str, tuple[int, Tensor]]:
+def _slices(layout: Layout, shape: ModelShape, cut: KeptUnits, layer: int) -> dict[str, tuple[int, Tensor]]:
     """For each weight of a layer that loses something: along which dimension, and the channels that stay."""
     sizes = shape.layers[layer]
     heads, groups = cut.heads_of(shape, layer), cut.kv_groups_of(shape, layer)
@@ -191,7 +191,7 @@ def _plain_config(family: Family, shape: ModelShape, values: Mapping[str, Any]) 
         return None
 
 
-def _check_can_lose(config: Mapping[str, Any], shape: ModelShape, cut: Cut) -> None:
+def _check_can_lose(config: Mapping[str, Any], shape: ModelShape, cut: KeptUnits) -> None:
     """Refuse a cut that removes what models of this family cannot lose."""
     lost = {"layers"} if len(cut.layers) < len(shape.layers) else set()
     for layer in cut.layers:
@@ -200,5 +200,5 @@ def _check_can_lose(config: Mapping[str, Any], shape: ModelShape, cut: Cut) -> N
         lost |= {"kv_groups"} if groups < sizes.kv_heads else set()
         lost |= {"heads"} if heads < groups * group_size(sizes) else set()
     for unit in sorted(lost):
-        if fault := cannot_lose(config, unit):
-            raise CopraError(f"pruning: {fault}")
+        if problem := cannot_lose(config, unit):
+            raise CopraError(f"pruning: {problem}")

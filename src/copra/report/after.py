@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from copra.report.quantised import SMALLER, bytes_a_parameter
-from copra.report.style import COLOURS, GREY, MARKERS, assign, note, prefixed_ticks, styled
+from copra.report.quantized import SMALLER, bytes_a_parameter
+from copra.report.style import COLORS, GREY, MARKERS, assign, note, prefixed_ticks, styled
 from copra.schema.units import NAMES
 
 if TYPE_CHECKING:
@@ -26,16 +26,16 @@ PANELS = {
 }
 """The x axes. Those that count units show only the models that were pruned of them."""
 
-PRUNE, QUANTISED = "prune", "quantised"
-CHANGED_BY_QUANTISING = ("checkpoint_bytes", "seconds_batch_1")
-"""The x axes that show quantised models: on the others they stand where their parents do."""
+PRUNE, QUANTIzED = "prune", "quantized"
+CHANGED_BY_QUANTIzING = ("checkpoint_bytes", "seconds_batch_1")
+"""The x axes that show quantized models: on the others they stand where their parents do."""
 
 STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
 @dataclass(frozen=True, eq=False)
 class _Line:
-    """The dense model of a method and its versions with the same kinds of unit pruned, quantised or not."""
+    """The dense model of a method and its versions with the same kinds of unit pruned, quantized or not."""
 
     label: str
     kinds: tuple[str, ...]
@@ -46,7 +46,7 @@ class _Line:
         """What was done to the models, in words."""
         units = " + ".join(NAMES[kind] for kind in self.kinds if kind in NAMES)
         words = [f"{units} pruned"] if units else []
-        words += [QUANTISED] if QUANTISED in self.kinds else []
+        words += [QUANTIzED] if QUANTIzED in self.kinds else []
         return ", ".join(words) or "no units pruned"
 
 
@@ -54,8 +54,8 @@ class _Line:
 def after_fine_tuning(table: "pandas.DataFrame") -> "Figure":
     """Accuracy with its interval against what is left, from `tables.accuracy_vs_flops`.
 
-    A colour a method, and a line style for each kind of pruning and for quantised weights; every line begins
-    at the dense model. Where one method has recipes that prune in other places, each such order has a colour.
+    A color a method, and a line style for each kind of pruning and for quantized weights; every line begins
+    at the dense model. Where one method has recipes that prune in other places, each such order has a color.
     Rows of single seeds are left out, and so is every panel in which nothing varies.
     """
     from matplotlib.figure import Figure
@@ -72,15 +72,15 @@ def after_fine_tuning(table: "pandas.DataFrame") -> "Figure":
     if not panels:
         note(grid[0, 0], "no pruned model differs from its dense one")
         return figure
-    colours = assign((line.label for line in lines), COLOURS)
+    colors = assign((line.label for line in lines), COLORS)
     looks = assign((line.changed for line in lines), list(zip(itertools.cycle(STYLES), MARKERS[1:])))
     for axes, (column, shown) in zip(grid.flat, panels.items(), strict=False):
         for line in shown:
-            _draw(axes, line.rows.sort_values(column), column, colours[line.label], looks[line.changed])
+            _draw(axes, line.rows.sort_values(column), column, colors[line.label], looks[line.changed])
         _dress(axes, column)
     figure.supylabel("accuracy (%), 95% interval over questions", fontsize=9)
     drawn = [line for line in lines if any(line in shown for shown in panels.values())]
-    _legend(figure, drawn, colours, looks)
+    _legend(figure, drawn, colors, looks)
     return figure
 
 
@@ -103,10 +103,10 @@ def _lines(rows: "pandas.DataFrame") -> Iterator[_Line]:
 
 def _order(row: "pandas.Series") -> str:
     """The steps after the base, with one word in the place of prunings that follow each other, and without a
-    quantisation, which is always the last step."""
+    quantization, which is always the last step."""
     prunings = row["pruning"].split(" + ")
     words: list[str] = []
-    for step in row["order"].split(" > ")[1 : -1 if QUANTISED in row["kinds"] else None]:
+    for step in row["order"].split(" > ")[1 : -1 if QUANTIzED in row["kinds"] else None]:
         word = PRUNE if step in prunings else step
         if word != PRUNE or words[-1:] != [PRUNE]:
             words.append(word)
@@ -137,33 +137,31 @@ def _kinds(row: "pandas.Series", whole: dict[str, float]) -> tuple[str, ...]:
     fewer = ["layers"] if row["layers"] < whole["layers"] else []
     fewer += [kind for kind, outer in within.items() if row[kind] * whole[outer] < whole[kind] * row[outer]]
     narrower = bytes_a_parameter(row) < SMALLER * whole["bytes"]
-    return (*fewer, *([QUANTISED] if narrower else []))
+    return (*fewer, *([QUANTIzED] if narrower else []))
 
 
 def _varies(line: _Line, column: str) -> bool:
-    if QUANTISED in line.kinds and column not in CHANGED_BY_QUANTISING:
+    if QUANTIzED in line.kinds and column not in CHANGED_BY_QUANTIzING:
         return False
     return (column in line.kinds or column not in NAMES) and line.rows[column].nunique() > 1
 
 
-def _draw(axes: "Axes", rows: "pandas.DataFrame", column: str, colour: str, look: tuple[Any, str]) -> None:
+def _draw(axes: "Axes", rows: "pandas.DataFrame", column: str, color: str, look: tuple[Any, str]) -> None:
     style, marker = look
     y, low, high = (100 * rows[name] for name in ("accuracy", "low", "high"))
     axes.errorbar(
         rows[column],
         y,
         yerr=[(y - low).clip(lower=0), (high - y).clip(lower=0)],
-        color=colour,
-        ecolor=(colour, 0.4),
+        color=color,
+        ecolor=(color, 0.4),
         elinewidth=0.9,
         linestyle=style,
         marker=marker,
         markersize=5,
     )
     whole = rows["pruning"] == "dense"
-    axes.plot(
-        rows[column][whole], y[whole], "o", color=colour, markersize=6.5, mec="white", mew=0.7, zorder=3
-    )
+    axes.plot(rows[column][whole], y[whole], "o", color=color, markersize=6.5, mec="white", mew=0.7, zorder=3)
 
 
 def _dress(axes: "Axes", column: str) -> None:
@@ -180,11 +178,11 @@ def _dress(axes: "Axes", column: str) -> None:
         prefixed_ticks(axes)
 
 
-def _legend(figure: "Figure", lines: list[_Line], colours: dict, looks: dict) -> None:
+def _legend(figure: "Figure", lines: list[_Line], colors: dict, looks: dict) -> None:
     from matplotlib.lines import Line2D
 
-    shown = {line.label: colours[line.label] for line in lines}
-    handles = [Line2D([], [], color=colour, linewidth=3, label=label) for label, colour in shown.items()]
+    shown = {line.label: colors[line.label] for line in lines}
+    handles = [Line2D([], [], color=color, linewidth=3, label=label) for label, color in shown.items()]
     handles.append(Line2D([], [], color=GREY, linestyle="", marker="o", label="not pruned"))
     for changed in dict.fromkeys(line.changed for line in lines):
         style, marker = looks[changed]

@@ -81,8 +81,8 @@ def read_evaluation(folder: Path) -> Evaluation:
     missing = [name for name in ("id", "correct", "hit_length_limit", *MEANS) if name not in predictions]
     missing += [name for name in (*ONCE, "units") if name not in metrics]
     if missing or predictions.empty:
-        fault = f"lacks {', '.join(missing)}" if missing else "has no questions"
-        raise CopraError(f"{folder}: the evaluation {fault}. Delete the folder and run snakemake again.")
+        problem = f"lacks {', '.join(missing)}" if missing else "has no questions"
+        raise CopraError(f"{folder}: the evaluation {problem}. Delete the folder and run snakemake again.")
     predictions = predictions.assign(occurrence=predictions.groupby("id").cumcount())
     evaluation = Evaluation(folder, metrics, predictions.set_index(["id", "occurrence"]).sort_index())
     _check(evaluation)

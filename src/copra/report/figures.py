@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from copra.report.importance import head_importance, layer_distances
-from copra.report.style import COLOURS, GREY, MARKERS, assign, note, save, styled
+from copra.report.style import COLORS, GREY, MARKERS, assign, note, save, styled
 from copra.report.tradeoff import pareto
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _training_panel(axes: "Axes", seeds: Mapping[str, list]) -> bool:
     import pandas
 
     lowest, highest, right = math.inf, 0.0, None
-    for colour, stages in zip(_cycle(COLOURS, len(seeds)), seeds.values(), strict=True):
+    for color, stages in zip(_cycle(COLORS, len(seeds)), seeds.values(), strict=True):
         start, validation = 0.0, []
         for index, (_, lines) in enumerate(sorted(stages, key=lambda pair: pair[0])):
             if index:
@@ -74,8 +74,8 @@ def _training_panel(axes: "Axes", seeds: Mapping[str, list]) -> bool:
             )
             # One step's loss is noise: the eye wants the median over a twentieth of the stage.
             smooth = losses["y"].rolling(max(1, len(losses) // 20), center=True, min_periods=1).median()
-            axes.plot(losses["x"], losses["y"], color=colour, alpha=0.25, linewidth=0.7)
-            axes.plot(losses["x"], smooth, color=colour, linewidth=1.2)
+            axes.plot(losses["x"], losses["y"], color=color, alpha=0.25, linewidth=0.7)
+            axes.plot(losses["x"], smooth, color=color, linewidth=1.2)
             checks = [line for line in lines if "validation_loss" in line]
             validation += [(start + line["step"], line["validation_loss"]) for line in checks]
             accuracy = [
@@ -85,12 +85,12 @@ def _training_panel(axes: "Axes", seeds: Mapping[str, list]) -> bool:
             ]
             if accuracy:
                 right = right or _accuracy_axis(axes)
-                right.plot(*zip(*accuracy, strict=True), ".--", color=colour, linewidth=1, alpha=0.7)
+                right.plot(*zip(*accuracy, strict=True), ".--", color=color, linewidth=1, alpha=0.7)
             values = [*smooth, *(line["validation_loss"] for line in checks)]
             lowest, highest = min([lowest, *values]), max([highest, *values])
             start += max(line["step"] for line in lines)
         if validation:
-            axes.plot(*zip(*validation, strict=True), "o", color=colour, markersize=4, mfc="white")
+            axes.plot(*zip(*validation, strict=True), "o", color=color, markersize=4, mfc="white")
     if lowest > 0 and highest > 20 * lowest:
         axes.set_yscale("log")
     axes.margins(x=0.02)
@@ -111,13 +111,13 @@ def _training_legend(figure: "Figure", accuracy: bool) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=COLOURS[0], linewidth=1.2, label="training loss"),
-        Line2D([], [], color=COLOURS[0], linestyle="", marker="o", mfc="white", label="validation loss"),
+        Line2D([], [], color=COLORS[0], linewidth=1.2, label="training loss"),
+        Line2D([], [], color=COLORS[0], linestyle="", marker="o", mfc="white", label="validation loss"),
     ]
     if accuracy:
         handles.append(
             Line2D(
-                [], [], color=COLOURS[0], linestyle="--", marker=".", label="validation accuracy (right axis)"
+                [], [], color=COLORS[0], linestyle="--", marker=".", label="validation accuracy (right axis)"
             )
         )
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
@@ -143,7 +143,7 @@ def curriculum(points: Sequence[Mapping[str, Any]]) -> "Figure":
         note(axes, "no recipe has stages, or none was evaluated after each")
         return figure
     markers = assign(recipes, MARKERS)
-    for index, (colour, recipe) in enumerate(zip(_cycle(COLOURS, len(recipes)), recipes, strict=True)):
+    for index, (color, recipe) in enumerate(zip(_cycle(COLORS, len(recipes)), recipes, strict=True)):
         rows = frame[frame["recipe"] == recipe]
         stages = 100 * rows.groupby("stage")[["accuracy", "low", "high"]].mean()
         below, above = stages["accuracy"] - stages["low"], stages["high"] - stages["accuracy"]
@@ -154,7 +154,7 @@ def curriculum(points: Sequence[Mapping[str, Any]]) -> "Figure":
             stages.index,
             stages["accuracy"],
             yerr=[below.clip(lower=0), above.clip(lower=0)],
-            color=colour,
+            color=color,
             marker=markers[recipe],
             markersize=5,
             elinewidth=0.9,

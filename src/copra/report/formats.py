@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from copra.report.quantised import SMALLER, bytes_a_parameter
+from copra.report.quantized import SMALLER, bytes_a_parameter
 from copra.schema.pruning import MISS
 from copra.schema.units import NAMES
 from copra.utils.files import replacing
@@ -75,7 +75,7 @@ def _is_empty(frame: "pandas.DataFrame", column: str) -> bool:
 def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
     if column == "recipe":  # base and order of steps say the same in a readable way
         return "order" in frame
-    if column == "checkpoint_bytes":  # without quantised weights the parameters say the same
+    if column == "checkpoint_bytes":  # without quantized weights the parameters say the same
         widths = bytes_a_parameter(frame)
         return widths.min() >= SMALLER * widths.max()
     if column.startswith("cached_prompt_"):  # without worked examples the others say the same
@@ -246,7 +246,7 @@ COLUMNS: dict[str, tuple[str, Callable]] = {
     "attention_flops_ratio": ("Attention FLOPs ratio", _three_decimals),
     "generated_tokens": ("Tokens", _count),
     "parent_length_limit": ("Unpruned, cut off", _percent),
-    "length_limit": ("Cut off at the limit", _percent),
+    "length_limit": ("KeptUnits off at the limit", _percent),
     "latents": ("Latents", _count),
     "depth": ("Depth", _count),
     "parameters": ("Parameters", _scaled()),

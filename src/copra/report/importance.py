@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from copra.report.style import COLOURS, note, styled
+from copra.report.style import COLORS, note, styled
 from copra.schema.metrics import OF_BLOCKS
 from copra.utils.errors import CopraError
 
@@ -21,7 +21,7 @@ HEAD_METRICS = ("gradient", "activation", "contribution", "taylor", "magnitude")
 def layer_distances(scores: "pandas.DataFrame") -> "Figure":
     """Angular distances of every block (length n, first layer l), and the cosine score of every layer.
 
-    `scores` is a scores table. Blocks have the colour of their rank among those of their length, since longer
+    `scores` is a scores table. Blocks have the color of their rank among those of their length, since longer
     ones are further everywhere, and those with the first layer many times as far as the rest. A frame marks
     the block with the least distance, the one that is deleted (Gromov 2024, arXiv 2403.17887, section 3), and
     the distance stands beside the row. Scores of layers have a log axis, for the sake of the first layer's.
@@ -54,14 +54,14 @@ def _distances(axes: "Axes", blocks: "pandas.DataFrame", metric: str) -> None:
     table = blocks.pivot(index="length", columns="layer", values="score")
     ranks = table.rank(axis=1, method="min").sub(1).div((table.count(axis=1) - 1).clip(lower=1), axis=0)
     _heat_map(axes, ranks, "rank in the row (0: least distance)")
-    look = {"fill": False, "ec": COLOURS[1], "lw": 1.6, "clip_on": False}
+    look = {"fill": False, "ec": COLORS[1], "lw": 1.6, "clip_on": False}
     every = math.ceil(len(table) / 16)
     for row, (_, distances) in enumerate(table.iterrows()):
         column = table.columns.get_loc(distances.idxmin())
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **look))
         if row % every == 0:
             last = int(distances.count()) - 0.3
-            axes.text(last, row, f"{distances.min():.3f}", va="center", fontsize=6, color=COLOURS[1])
+            axes.text(last, row, f"{distances.min():.3f}", va="center", fontsize=6, color=COLORS[1])
     axes.set(xlabel="first layer of the block, l", ylabel="layers in the block, n")
     axes.set_title(f"{metric}: distances across blocks (framed: least)")
 
@@ -70,7 +70,7 @@ def _influence(axes: "Axes", layers: "pandas.DataFrame") -> None:
     """Draw the cosine scores of layers."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.plot(layers["layer"], layers["score"], "o-", color=COLOURS[0], linewidth=0.8, markersize=4)
+    axes.plot(layers["layer"], layers["score"], "o-", color=COLORS[0], linewidth=0.8, markersize=4)
     if layers["score"].min() > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from copra.report.style import COLOURS, GREY, MARKERS, assign, styled
+from copra.report.style import COLORS, GREY, MARKERS, assign, styled
 from copra.utils.files import read_parquet
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def latents_figure(table: "pandas.DataFrame") -> "Figure":
     recipes = list(dict.fromkeys(table["recipe"]))
     figure = Figure(figsize=(6.8, 3.8 + 0.1 * len(recipes)), layout="constrained")
     axes = figure.subplots()
-    colours, markers = assign(recipes, COLOURS), assign(recipes, MARKERS)
+    colors, markers = assign(recipes, COLORS), assign(recipes, MARKERS)
     for index, recipe in enumerate(recipes):
         rows = table[table["recipe"] == recipe].sort_values("latents")
         # Moved apart a little, so that intervals at the same number do not hide each other.
@@ -94,14 +94,14 @@ def latents_figure(table: "pandas.DataFrame") -> "Figure":
             x,
             y,
             yerr=[(y - low).clip(lower=0), (high - y).clip(lower=0)],
-            color=colours[recipe],
+            color=colors[recipe],
             marker=markers[recipe],
             markersize=5,
             elinewidth=0.9,
             label=recipe.replace("+", " + "),
         )
         here = rows["trained"].to_numpy(dtype=bool)
-        axes.plot(x[here], y[here], "o", markersize=11, mfc="none", mec=colours[recipe], mew=1.2)
+        axes.plot(x[here], y[here], "o", markersize=11, mfc="none", mec=colors[recipe], mew=1.2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(
         xlabel="latents at evaluation (ring: as trained)", ylabel="accuracy (%), 95% interval over questions"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from copra.pruning.moves import blocks, normalised
+from copra.pruning.moves import blocks, normalized
 from copra.pruning.scoring.baselines import deepest
 from copra.pruning.scoring.scores import score_table
 from copra.report.style import note, styled
@@ -52,8 +52,8 @@ def _ranks(
     rows = scores[(scores["unit"] == SCORED_AS[curve.unit]) & (scores["metric"] == settings.scored_as)]
     units = zip(rows["layer"].astype(int), rows["index"].astype(int), strict=True)
     ranking = dict(zip(units, rows["score"], strict=True))
-    if settings.normalise:
-        ranking = normalised(ranking)
+    if settings.normalize:
+        ranking = normalized(ranking)
     ordered = sorted(ranking, key=lambda unit: (ranking[unit], unit))
     return {unit: float(rank) for rank, unit in enumerate(ordered, start=1)}
 
@@ -119,16 +119,16 @@ def orders_figure(named: NamedCurve, shape: ModelShape, scores: Path) -> "Figure
 
 
 def _matrix(
-    axes: "Axes", table: "pandas.DataFrame", text: str, colours: str, limits: tuple[float, float]
+    axes: "Axes", table: "pandas.DataFrame", text: str, colors: str, limits: tuple[float, float]
 ) -> None:
     """Draw a matrix with its values written in; missing ones are blank."""
-    image = axes.imshow(table, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+    image = axes.imshow(table, cmap=colors, vmin=limits[0], vmax=limits[1], aspect="auto")
     for y, x in [(y, x) for y in range(table.shape[0]) for x in range(table.shape[1])]:
         value = table.iloc[y, x]
         if value == value:
             red, green, blue, _ = image.cmap(image.norm(value))
-            colour = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "#222222"
-            axes.text(x, y, text.format(value), ha="center", va="center", fontsize=7.5, color=colour)
+            color = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "#222222"
+            axes.text(x, y, text.format(value), ha="center", va="center", fontsize=7.5, color=color)
     axes.set_yticks(range(len(table)), table.index)
     axes.grid(False)
     axes.tick_params(length=0)

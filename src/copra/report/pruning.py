@@ -45,7 +45,7 @@ class _Line:
 
     name: str
     rows: "pandas.DataFrame"
-    colour: str
+    color: str
     marker: str
     style: str
     size: float
@@ -61,7 +61,7 @@ class _Line:
 def pruning_figure(table: "pandas.DataFrame") -> "Figure":
     """Accuracy and loss against the number of units removed, from the rows of one curve.
 
-    A colour and marker a metric, a line style an objective; of random orders the band from worst to best with
+    A color and marker a metric, a line style an objective; of random orders the band from worst to best with
     their mean. Several seeds of a model are averaged. The broken line is the whole model, on the grey of its
     95% interval. Names stand where the lines end. Points stand at the numbers that they are of, however near
     to each other.
@@ -130,11 +130,11 @@ def _draw(axes: "Axes", line: _Line, column: str) -> None:
     points = line.rows.groupby("removed")[column]
     mean = points.mean()
     if line.rows["random_seed"].notna().any():
-        axes.fill_between(mean.index, points.min(), points.max(), color=line.colour, alpha=0.22, linewidth=0)
+        axes.fill_between(mean.index, points.min(), points.max(), color=line.color, alpha=0.22, linewidth=0)
     axes.plot(
         mean.index,
         mean,
-        color=line.colour,
+        color=line.color,
         linestyle=line.style,
         linewidth=line.width,
         marker=line.marker,
@@ -154,7 +154,7 @@ def _name(axes: "Axes", lines: Sequence[_Line], column: str) -> None:
     starts = [place.transform((end.index[-1], end.iloc[-1])) for end in ends]
     heights = apart([y for _, y in starts], 0.052)
     for line, start, height in zip(lines, starts, heights, strict=True):
-        look = {"color": line.colour, "transform": axes.transAxes, "clip_on": False}
+        look = {"color": line.color, "transform": axes.transAxes, "clip_on": False}
         axes.plot([start[0], 1.04], [start[1], height], linewidth=0.6, alpha=0.6, gid="leader", **look)
         axes.plot([1.07], [height], marker=line.marker, markersize=5.5, linestyle="", gid="leader", **look)
         axes.text(1.10, height, line.name, transform=axes.transAxes, va="center", fontsize=8)

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
-# Okabe and Ito's palette and a part of Tol's, which colour-blind people can tell apart; the dense model is
+# Okabe and Ito's palette and a part of Tol's, which color-blind people can tell apart; the dense model is
 # near-black.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8C564B")
-COLOURS += ("#332288", "#882255", "#117733", "#DDCC77")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8C564B")
+COLORS += ("#332288", "#882255", "#117733", "#DDCC77")
 DENSE = "#333333"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 FILLS = ("full", "none", "left", "top", "right", "bottom")

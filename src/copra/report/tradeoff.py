@@ -4,7 +4,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from copra.report.style import (
-    COLOURS,
+    COLORS,
     DENSE,
     FILLS,
     GREY,
@@ -27,14 +27,14 @@ def pareto(table: "pandas.DataFrame") -> "Figure":
     """Accuracy (percent, 95% interval over questions) against FLOPs an answer, from
     `tables.accuracy_vs_flops`.
 
-    One shape a method, one colour a pruning, one filling a base; the front as a step line: the best
+    One shape a method, one color a pruning, one filling a base; the front as a step line: the best
     accuracy to be had for so many FLOPs. Rows of single seeds are left out. Points of the front, and
     then the others, are named where their name covers nothing.
     """
     from matplotlib.figure import Figure
 
     rows = table[table["seed"] == "all"].reset_index(drop=True)
-    colours = assign([name for name in rows["pruning"] if name != "dense"], COLOURS) | {"dense": DENSE}
+    colors = assign([name for name in rows["pruning"] if name != "dense"], COLORS) | {"dense": DENSE}
     markers, fills = assign(rows["method"], MARKERS), assign(rows["base"], FILLS)
 
     figure = Figure(figsize=(8.6, 5.0), layout="constrained")
@@ -42,7 +42,7 @@ def pareto(table: "pandas.DataFrame") -> "Figure":
     if rows["flops"].max() > 3 * rows["flops"].min():
         axes.set_xscale("log")
     for row in rows.itertuples():
-        _point(axes, row, colours[row.pruning], markers[row.method], fills[row.base])
+        _point(axes, row, colors[row.pruning], markers[row.method], fills[row.base])
     axes.set(xlabel="FLOPs an answer", ylabel="accuracy (%), 95% interval over questions")
     prefixed_ticks(axes)
     axes.margins(x=0.12, y=0.08)
@@ -61,25 +61,25 @@ def pareto(table: "pandas.DataFrame") -> "Figure":
         mew=0.9,
         gid="reference",
     )
-    _legend(figure, rows, colours, markers, fills)
+    _legend(figure, rows, colors, markers, fills)
     _labels(axes, rows, front)
     return figure
 
 
-def _point(axes: "Axes", row, colour: str, marker: str, fill: str) -> None:
+def _point(axes: "Axes", row, color: str, marker: str, fill: str) -> None:
     interval = [[100 * (row.accuracy - row.low)], [100 * (row.high - row.accuracy)]]
     axes.errorbar(
         [row.flops],
         [100 * row.accuracy],
         yerr=interval,
-        color=colour,
-        ecolor=(colour, 0.45),
+        color=color,
+        ecolor=(color, 0.45),
         elinewidth=1.1,
         marker=marker,
         markersize=8,
         fillstyle=fill,
         markerfacecoloralt="white",
-        mec="white" if fill == "full" else colour,
+        mec="white" if fill == "full" else color,
         mew=0.7,
         label=row.recipe,
         zorder=3,
@@ -99,7 +99,7 @@ def _front(axes: "Axes", rows: "pandas.DataFrame") -> list[tuple[float, float]]:
     return corners
 
 
-def _legend(figure: "Figure", rows: "pandas.DataFrame", colours: dict, markers: dict, fills: dict) -> None:
+def _legend(figure: "Figure", rows: "pandas.DataFrame", colors: dict, markers: dict, fills: dict) -> None:
     from matplotlib.lines import Line2D
 
     def head(text: str) -> Line2D:
@@ -112,7 +112,7 @@ def _legend(figure: "Figure", rows: "pandas.DataFrame", colours: dict, markers: 
     handles.append(head("Pruning"))
     # The dense model first, then the prunings as they come.
     for name in sorted(dict.fromkeys(rows["pruning"]), key=lambda name: name != "dense"):
-        handles.append(point(name, marker="o", color=colours[name]))
+        handles.append(point(name, marker="o", color=colors[name]))
     if len(fills) > 1:
         handles.append(head("Base"))
         handles += [

@@ -22,15 +22,15 @@ class FromScratch(Settings):
     """Query heads."""
     kv_heads: int | None = Field(None, ge=1, le=MOST_HEADS)
     """Key/value heads (llama only; null: as many as query heads)."""
-    ffn_size: int = Field(ge=8, le=MOST_CHANNELS)
+    intermediate_size: int = Field(ge=8, le=MOST_CHANNELS)
     """Width of the feed-forward network."""
     initializer_range: float = Field(0.02, gt=0)
     """Standard deviation of the random weights."""
     rope_theta: float = Field(10000.0, gt=0)
     """Base of the rotary embedding (llama only)."""
-    context: int = Field(512, ge=16)
+    max_position_embeddings: int = Field(512, ge=16)
     """Longest sequence in tokens."""
-    tied: bool = True
+    tie_word_embeddings: bool = True
     """Whether the LM head shares the weights of the embedding."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout of GPT-2 (llama has none)."""
@@ -61,7 +61,7 @@ class Base(Settings):
 
     path: FilePath | None = None
     """A Hub id, or a local folder or GGUF file (environment variables such as ${MODELS} are filled in). The
-    weights of a GGUF file are dequantised; that needs the package gguf."""
+    weights of a GGUF file are dequantized; that needs the package gguf."""
     revision: str | None = None
     """Branch, tag or commit of a Hub model; give a commit to pin it."""
     from_scratch: FromScratch | None = None
@@ -94,13 +94,13 @@ class Base(Settings):
         return self.local if is_gguf else None
 
 
-class Quantise(Settings):
+class Quantize(Settings):
     """Keep the weights in fewer bits. The last step of a recipe: only evaluation follows it.
 
-    The matrices of the decoder layers are quantised, not the embedding and the LM head. GPT-2 cannot be.
+    The matrices of the decoder layers are quantized, not the embedding and the LM head. GPT-2 cannot be.
     """
 
-    kind: Literal["quantise"]
+    kind: Literal["quantize"]
     """Which kind of step this is."""
     weights: Literal["int8"]
     """int8: whole numbers of 8 bits, symmetric, one scale an output channel; activations stay as they are.

@@ -14,7 +14,7 @@ from copra.schema.units import UnitKind
 
 READS_NOTHING: tuple[Metric, ...] = ("accuracy", "greedy_accuracy", "magnitude")
 """Metrics whose scores are the same on every objective, so that they have one line."""
-READS_ONLY: tuple[Metric, ...] = ("cosine", *OF_BLOCKS, "activation", "contribution")
+LOSS_FREE: tuple[Metric, ...] = ("cosine", *OF_BLOCKS, "activation", "contribution")
 """Metrics without a loss, whose scores are the same on objectives that read the same: cot and answer."""
 
 
@@ -42,7 +42,7 @@ class Curve(Selection):
     """Numbers of units removed. The whole model is always measured too."""
     scope: Literal["uniform", "global"] = "global"
     """The same number from every layer, or the lowest scores wherever they are."""
-    normalise: bool | None = None
+    normalize: bool | None = None
     """Divide scores in each layer by their L2 norm, as in a prune step, whose default for null depends on the
     metric."""
     objectives: list[Objective] | None = Field(None, min_length=1)
@@ -56,7 +56,7 @@ class Curve(Selection):
             values = getattr(self, key) or []
             if twice := [value for value in values if values.count(value) > 1]:
                 raise ValueError(f"{key}: {twice[0]!r} is given twice")
-        if self.normalise and self.unit == "layers":
+        if self.normalize and self.unit == "layers":
             raise ValueError(NOT_FOR_LAYERS)
         for metric in self.metrics:
             if metric not in (known := metrics_of(self.unit)):
@@ -89,7 +89,7 @@ class Curve(Selection):
         """The objectives on which a metric's scores differ."""
         if metric in READS_NOTHING:
             return self.objectives[:1]
-        if metric in READS_ONLY and {"cot", "answer"} <= set(self.objectives):
+        if metric in LOSS_FREE and {"cot", "answer"} <= set(self.objectives):
             return [objective for objective in self.objectives if objective != "answer"]
         return self.objectives
 
@@ -106,7 +106,7 @@ class Curve(Selection):
             unit=self.unit,
             metric=line.metric,
             budget=Budget(count=number),
-            normalise=self.normalise,
+            normalize=self.normalize,
             **same,
         )
 

@@ -22,7 +22,7 @@ Metric = Literal[
     "random",
 ]
 
-PASSES: dict[UnitKind, tuple[Metric, ...]] = {
+BACKWARD_METRICS: dict[UnitKind, tuple[Metric, ...]] = {
     "layers": ("cosine", "angular", "angular_mean", "gradient", "taylor", "magnitude"),
     "kv_groups": ("gradient", "activation", "contribution", "taylor", "magnitude"),
     "heads": ("gradient", "activation", "contribution", "taylor", "magnitude"),
@@ -30,7 +30,7 @@ PASSES: dict[UnitKind, tuple[Metric, ...]] = {
 }
 """What one forward and backward pass over the calibration set gives."""
 
-RUNS: dict[UnitKind, tuple[Metric, ...]] = {
+SEARCH_METRICS: dict[UnitKind, tuple[Metric, ...]] = {
     "layers": ("loss", "accuracy", "greedy_loss", "greedy_accuracy"),
     "kv_groups": ("loss", "accuracy", "gates"),
     "heads": ("loss", "accuracy", "gates"),
@@ -46,12 +46,12 @@ WITHOUT_DATA: dict[UnitKind, tuple[Metric, ...]] = {
 }
 """What looks at no data and needs no scoring."""
 
-TOGETHER: tuple[Metric, ...] = ("taylor", "magnitude", "random")
+COMPARABLE_ACROSS_UNITS: tuple[Metric, ...] = ("taylor", "magnitude", "random")
 """What scores all kinds of unit on one scale, so that they can compete: sums over weights, by which the heads
 and neurons of a layer add up to the layer (0.98 of it on SmolLM2 135M). Not `gradient`, which takes the
 absolute value once for each unit: there they add up to 21 times the layer, nearly all of it neurons."""
 
-NORMALISED: tuple[Metric, ...] = ("activation", "contribution")
+NORMALIzED: tuple[Metric, ...] = ("activation", "contribution")
 """What grows with the residual stream from layer to layer, so that scores of different layers compare only
 after a division by each layer's norm."""
 
@@ -72,14 +72,14 @@ SCORED_AS: dict[UnitKind, str] = {
 
 def metrics_of(kind: UnitKind) -> tuple[Metric, ...]:
     """All metrics that score a kind of unit."""
-    return PASSES[kind] + RUNS[kind] + WITHOUT_DATA[kind]
+    return BACKWARD_METRICS[kind] + SEARCH_METRICS[kind] + WITHOUT_DATA[kind]
 
 
 def scoring_of(kind: UnitKind, metric: Metric) -> str | None:
     """The scoring run behind a metric: "passes", one of its own such as "layers.loss", or none."""
-    if metric in PASSES[kind]:
+    if metric in BACKWARD_METRICS[kind]:
         return "passes"
-    return f"{kind}.{metric}" if metric in RUNS[kind] else None
+    return f"{kind}.{metric}" if metric in SEARCH_METRICS[kind] else None
 
 
 def split_of(scoring: str) -> Literal["train", "valid"]:
@@ -92,5 +92,5 @@ def counts_answers(scoring: str) -> bool:
     return scoring.split(".")[-1] in NEEDS_ANSWERS
 
 
-SCORINGS = ("passes", *(f"{kind}.{metric}" for kind, metrics in RUNS.items() for metric in metrics))
+SCORINGS = ("passes", *(f"{kind}.{metric}" for kind, metrics in SEARCH_METRICS.items() for metric in metrics))
 """All scoring runs."""

@@ -17,7 +17,7 @@ PERIODIC = re.compile(r"(.+?)\1{19,}$")
 (`snakemake.io.PeriodicityDetector`)."""
 
 
-def name_faults(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+def name_problems(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Names among those of one kind that cannot be used, each with what is wrong and what to do."""
     seen: dict[str, str] = {}
     for name in names:

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from copra.schema.metrics import NORMALISED, TOGETHER, Metric, metrics_of, scoring_of
+from copra.schema.metrics import COMPARABLE_ACROSS_UNITS, Metric, NORMALIzED, metrics_of, scoring_of
 from copra.schema.scoring import Objective
 from copra.schema.settings import Settings, one_or_list
 from copra.schema.units import UnitKind
@@ -25,7 +25,7 @@ from copra.utils.problems import shown
 MISS = 0.05
 """A cut that removes so much more or less than was asked, as a part of what was asked, is warned of."""
 
-NOT_FOR_LAYERS = "normalise: it compares units within a layer, so it is not for layers themselves"
+NOT_FOR_LAYERS = "normalize: it compares units within a layer, so it is not for layers themselves"
 
 
 class Budget(Settings):
@@ -209,19 +209,19 @@ class Prune(Selection):
     """Which scores decide; the README says which metric scores what."""
     budget: Budget
     """How much is removed."""
-    normalise: bool | None = Field(None, validate_default=True)
+    normalize: bool | None = Field(None, validate_default=True)
     """Divide the scores of a kind of unit in each layer by their L2 norm (null: true for `activation` and
     `contribution` where layers compete, that is with scope global, and otherwise false)."""
     objective: Objective | None = None
     """What the scores are taken on (null: as in `importance`)."""
 
-    @field_validator("normalise")
+    @field_validator("normalize")
     @classmethod
     def _resolved(cls, value: bool | None, info: ValidationInfo) -> bool:
         """The value that null stands for, so that the canonical settings hold what is done."""
         if value is not None:
             return value
-        return info.data.get("metric") in NORMALISED and info.data.get("scope") == "global"
+        return info.data.get("metric") in NORMALIzED and info.data.get("scope") == "global"
 
     @property
     def units(self) -> tuple[UnitKind, ...]:
@@ -249,15 +249,15 @@ class Prune(Selection):
                     f"metric: {self.metric!r} does not score {kind}; take one of {', '.join(known)}"
                 )
         several = len(self.units) > 1
-        if several and self.metric not in TOGETHER:
+        if several and self.metric not in COMPARABLE_ACROSS_UNITS:
             raise ValueError(
                 f"metric: {self.metric!r} gives {' and '.join(self.units)} no common scale; several kinds "
-                f"compete by {', '.join(TOGETHER)}"
+                f"compete by {', '.join(COMPARABLE_ACROSS_UNITS)}"
             )
         if several and (self.budget.count is not None or self.budget.fraction is not None):
             raise ValueError(
                 "budget: units of several kinds cannot be counted together; give flops or parameters"
             )
-        if self.normalise and "layers" in self.units:
+        if self.normalize and "layers" in self.units:
             raise ValueError(NOT_FOR_LAYERS)
         return self

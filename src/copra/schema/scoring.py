@@ -43,7 +43,7 @@ class Text(Settings):
 
 
 class Gates(Settings):
-    """How hard-concrete gates on heads are trained (arXiv 1905.09418; stabilisers of arXiv 2110.03252)."""
+    """How hard-concrete gates on heads are trained (arXiv 1905.09418; stabilizers of arXiv 2110.03252)."""
 
     steps: int = Field(300, ge=1)
     """Optimizer steps; the weights of the model stay as they are."""
@@ -51,7 +51,7 @@ class Gates(Settings):
     """Calibration rows a step."""
     learning_rate: float = Field(0.1, gt=0)
     """Of the gates; they have no weight decay."""
-    closed: float = Field(0.5, gt=0, lt=1)
+    target_sparsity: float = Field(0.5, gt=0, lt=1)
     """The part of the gates that is to close."""
     warmup_steps: int = Field(100, ge=0)
     """Steps in which the weight of the sparsity loss rises from 0."""

@@ -57,7 +57,7 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def one_or_list(value: Any) -> str:
-    """Which form a value has that is one thing or a list of them: only the faults of that form are told."""
+    """Which form a value has that is one thing or a list of them: only the problems of that form are told."""
     return "list" if isinstance(value, list | tuple) else "one"
 
 
@@ -73,14 +73,14 @@ class Settings(BaseModel):
     @classmethod
     def _no_booleans_for_numbers(cls, values: Any) -> Any:
         """Refuse booleans for numbers, which pydantic takes for 1 and 0."""
-        faults = []
+        problems = []
         for key in _numbers_alone(cls) & values.keys() if isinstance(values, Mapping) else ():
             if any(isinstance(each, bool) for each in _items(values[key])):
-                faults.append(
+                problems.append(
                     f"{key}: should be a number, not true or false (YAML reads yes, no, on and off as these)"
                 )
-        if faults:
-            raise ValueError("\n".join(faults))
+        if problems:
+            raise ValueError("\n".join(problems))
         return values
 
     @model_validator(mode="after")

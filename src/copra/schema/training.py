@@ -53,7 +53,7 @@ class Distil(Distillation):
 
 
 class Training(Settings):
-    """How a stage is optimised: AdamW with a warm-up, greedy choices made on the validation split."""
+    """How a stage is optimized: AdamW with a warm-up, greedy choices made on the validation split."""
 
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate."""
@@ -73,20 +73,20 @@ class Training(Settings):
     """Learning rate after the warm-up: kept, or brought to zero along a line or a half cosine."""
     warmup_steps: int = Field(0, ge=0, le=MOST_STEPS)
     """Steps in which the learning rate rises from zero."""
-    warmup_share: float = Field(0.0, ge=0, lt=1)
+    warmup_ratio: float = Field(0.0, ge=0, lt=1)
     """The same as a part of all steps; the longer of the two counts."""
     weight_decay: float = Field(0.01, ge=0)
     """AdamW's decoupled weight decay."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """AdamW's decay rates of the two moments."""
-    clip_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
     """Largest norm of the whole gradient."""
     lora: Lora | None = None
     """Train low-rank adapters instead of all weights (null: all weights)."""
-    select: Literal["loss", "accuracy", "last"] = "loss"
+    select_best_by: Literal["loss", "accuracy", "last"] = "loss"
     """Which checkpoint is kept: the best on the validation split, or the last. Where tokens of the chain go
     while training (`icot_si`), it is the best of the validations after the stage's last removal."""
-    validations: int = Field(4, ge=1)
+    num_validations: int = Field(4, ge=1)
     """How often, evenly spaced and at the end, the validation split is looked at."""
     validation_rows: int | None = Field(None, ge=1)
     """Only the first so many validation rows (null: all)."""

@@ -53,10 +53,10 @@ def same_answer(extracted: str | None, gold: str, kind: Literal["number", "text"
     if extracted is None:
         return False
     if kind == "text":
-        return _normalised(extracted) == _normalised(gold)
+        return _normalized(extracted) == _normalized(gold)
     value = read_number(extracted)
     return value is not None and value == read_number(gold)
 
 
-def _normalised(text: str) -> str:
+def _normalized(text: str) -> str:
     return " ".join(text.casefold().split()).removesuffix(".").rstrip()

@@ -65,7 +65,7 @@ class Task(Settings):
     GSM8K's 7,473 training rows have none, 0.013; of many more, CoT would only learn to answer at once."""
 
     answers: ClassVar[Literal["number", "text"]] = "number"
-    """How two answers are compared: as numbers, or as normalised text."""
+    """How two answers are compared: as numbers, or as normalized text."""
     worked_examples: ClassVar[Path | None] = None
     """JSON lines with `question`, `steps` (sentences) and `answer`, which prompts may show as examples."""
 

@@ -9,40 +9,40 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from copra.data.sequences import Markers
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.models.families import family_of
 from copra.schema.training import Lora
 
 
 @contextlib.contextmanager
 def adapted(
-    thinker: Thinker, lora: Lora | None, frozen: Sequence[str], markers: Markers
+    reasoner: ReasoningModel, lora: Lora | None, frozen: Sequence[str], markers: Markers
 ) -> Iterator[list[dict[str, Any]]]:
     """Yields the optimizer's parameter groups; afterwards adapters are merged and everything may be trained.
 
     `frozen` names "model" and parts that stay as they are.
     """
-    for name, module in {"model": thinker.model, **thinker.parts}.items():
+    for name, module in {"model": reasoner.model, **reasoner.parts}.items():
         module.requires_grad_(name not in frozen)
     if lora is None or "model" in frozen:
-        yield [{"params": [p for p in thinker.parameters() if p.requires_grad]}]
-        thinker.requires_grad_(True)
+        yield [{"params": [p for p in reasoner.parameters() if p.requires_grad]}]
+        reasoner.requires_grad_(True)
         return
     import peft
 
     # The wrapper puts its layers into the model itself, which goes on being used as it is.
     wrapper = peft.get_peft_model(
-        thinker.model,
+        reasoner.model,
         peft.LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             target_modules="all-linear",
-            fan_in_fan_out=family_of(thinker.model.config.model_type).layout.transposed,
+            fan_in_fan_out=family_of(reasoner.model.config.model_type).layout.transposed,
         ),
     )
-    rows, handles = _train_rows(thinker.model, sorted({markers.start, markers.latent, markers.end}))
-    others = [p for p in thinker.parameters() if p.requires_grad and not any(p is row for row in rows)]
+    rows, handles = _train_rows(reasoner.model, sorted({markers.start, markers.latent, markers.end}))
+    others = [p for p in reasoner.parameters() if p.requires_grad and not any(p is row for row in rows)]
     try:
         # Weight decay would shrink the rows that have no gradient.
         yield [{"params": others}, {"params": rows, "weight_decay": 0.0}]
@@ -50,7 +50,7 @@ def adapted(
         for handle in handles:
             handle.remove()
     wrapper.merge_and_unload()
-    thinker.requires_grad_(True)
+    reasoner.requires_grad_(True)
 
 
 def _train_rows(model: PreTrainedModel, rows: Sequence[int]) -> tuple[list[nn.Parameter], list[Any]]:

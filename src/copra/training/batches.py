@@ -48,14 +48,14 @@ def micro_batches(
     All processes get equally many, since they meet in each pass; one that has run out of samples gets
     somebody's once more.
     """
-    count, first = processes.count(), 0
+    count, first = processes.world_size(), 0
     size = size or math.ceil(len(batch) / count)
     while first < len(batch):
         last = min(first + size * count, len(batch))
         if tokens is not None:
             last = first + count * _rows_within(batch[first:last], tokens, count, multiple)
         together = batch[first:last]
-        own = processes.share(together)
+        own = processes.shard(together)
         yield Part(own or batch[:1], bool(own), max(sample.n_latents for sample in together))
         first = last
 

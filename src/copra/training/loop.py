@@ -1,4 +1,4 @@
-"""The training loop: samples in, optimised model and its record out."""
+"""The training loop: samples in, optimized model and its record out."""
 
 import copy
 import json
@@ -26,17 +26,17 @@ from transformers import PreTrainedModel, get_scheduler
 
 from copra.data.sequences import Markers, Sample, TokenRow
 from copra.methods.method import Stage
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.schema.settings import Precision
 from copra.schema.training import Training
 from copra.training.adapters import adapted
 from copra.training.batches import epoch_batches
 from copra.training.log import check_lines
 from copra.training.progress import Progress
-from copra.training.saves import Saves, Stopped
-from copra.training.sharding import shard, whole
+from copra.training.saves import CheckpointSchedule, Stopped
+from copra.training.sharding import gather_full, shard
 from copra.training.speed import Speed
-from copra.training.state import load_state, load_tensors, save_state, whole_tensors
+from copra.training.state import full_state_dict, load_state, load_tensors, save_state
 from copra.training.step import (
     Objective,
     Taken,
@@ -51,7 +51,7 @@ from copra.training.tracking import Tracker
 from copra.utils import processes
 from copra.utils.errors import CopraError
 from copra.utils.files import file_sha256, replacing
-from copra.utils.heartbeat import announce, in_words, tick
+from copra.utils.heartbeat import heartbeat, in_words, start_heartbeat
 
 LOG = "training.jsonl"
 BEST = "best.safetensors"
@@ -62,9 +62,9 @@ class Trainer:
     """One stage of training, by one process or by several together (`copra.utils.processes`).
 
     `accuracy` decodes the validation split and returns the share of right answers; it is called only
-    where `training.select` asks for it. `state` is the folder in which an interrupted run is kept, `saves`
-    says when. `sharding` shares the weights out over the processes; the model is whole again at the end.
-    `node` is the model's name for those who watch.
+    where `training.select_best_by` asks for it. `state` is the folder in which an interrupted run is kept,
+    `saves` says when. `sharding` shares the weights out over the processes; the model is whole again at the
+    end. `node` is the model's name for those who watch.
     """
 
     model: PreTrainedModel
@@ -78,12 +78,12 @@ class Trainer:
     state: Path
     accuracy: Callable[[], float]
     precision: Precision = "float32"
-    saves: Saves = field(default_factory=lambda: Saves(300))
+    saves: CheckpointSchedule = field(default_factory=lambda: CheckpointSchedule(300))
     sharding: bool = False
     node: str = "model"
     tracker: Tracker | None = None
     parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
-    teacher: Thinker | None = None
+    teacher: ReasoningModel | None = None
     progress: Progress = field(default_factory=Progress)
     _total: int = field(default=0, init=False)
 
@@ -96,13 +96,13 @@ class Trainer:
         """
         self.state.mkdir(parents=True, exist_ok=True)
         accelerator = self.accelerator
-        thinker = Thinker(self.model, self.parts, self.teacher)
+        reasoner = ReasoningModel(self.model, self.parts, self.teacher)
         with self.saves.listening():
-            if self.sharding and processes.count() > 1:
-                return self._train_sharded(thinker, accelerator)
-            with adapted(thinker, self.training.lora, self.stage.frozen(), self.markers) as parameters:
-                objective = accelerator.prepare_model(Objective(thinker, self.stage))
-                return self._train(thinker, objective, parameters, accelerator)
+            if self.sharding and processes.world_size() > 1:
+                return self._train_sharded(reasoner, accelerator)
+            with adapted(reasoner, self.training.lora, self.stage.frozen(), self.markers) as parameters:
+                objective = accelerator.prepare_model(Objective(reasoner, self.stage))
+                return self._train(reasoner, objective, parameters, accelerator)
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -121,26 +121,26 @@ class Trainer:
             ],
         )
 
-    def _train_sharded(self, thinker: Thinker, accelerator: Accelerator) -> dict[str, Any]:
-        """Train a sharded copy of a thinker, and bring what it learned back."""
-        model, parts = copy.deepcopy((thinker.model, thinker.parts))
-        sharded = Thinker(model, parts, thinker.teacher)
+    def _train_sharded(self, reasoner: ReasoningModel, accelerator: Accelerator) -> dict[str, Any]:
+        """Train a sharded copy of a reasoner, and bring what it learned back."""
+        model, parts = copy.deepcopy((reasoner.model, reasoner.parts))
+        sharded = ReasoningModel(model, parts, reasoner.teacher)
         with adapted(sharded, None, self.stage.frozen(), self.markers):
             objective = accelerator.prepare_model(Objective(sharded, self.stage), evaluation_mode=True)
             shard(objective, model)
             parameters = [{"params": [p for p in sharded.parameters() if p.requires_grad]}]
             record = self._train(sharded, objective, parameters, accelerator)
-        load_tensors(thinker, whole_tensors(sharded))
+        load_tensors(reasoner, full_state_dict(sharded))
         return record
 
     def _train(
         self,
-        thinker: Thinker,
+        reasoner: ReasoningModel,
         objective: nn.Module,
         parameters: list[dict[str, Any]],
         accelerator: Accelerator,
     ) -> dict[str, Any]:
-        """Train what is to be trained, `parameters` in groups of the optimizer; `objective` is the thinker's
+        """Train what is to be trained, `parameters` in groups of the optimizer; `objective` is the reasoner's
         loss, as all processes compute it together."""
         optimizer = torch.optim.AdamW(
             parameters,
@@ -160,16 +160,17 @@ class Trainer:
             )
         # What transformers calls "constant" knows no warm-up.
         schedule = self.training.schedule.replace("constant", "constant_with_warmup")
-        warmup = max(self.training.warmup_steps, round(self.training.warmup_share * total))
+        warmup = max(self.training.warmup_steps, round(self.training.warmup_ratio * total))
         scheduler = get_scheduler(schedule, optimizer, min(warmup, total), total)
         self._total = total
-        done = self._resume(thinker, optimizer, scheduler)
-        announce(self.state, self.node, total)
+        done = self._resume(reasoner, optimizer, scheduler)
+        start_heartbeat(self.state, self.node, total)
         layers = self.stage.parts().get("step_decoder", {}).get("layers", 0)
-        speed = Speed(thinker, layers, self._used_precision, processes.count(), self.training.lora_rank)
+        speed = Speed(reasoner, layers, self._used_precision, processes.world_size(), self.training.lora_rank)
         speed.start(self.progress)
         looks = {
-            math.ceil(total * (i + 1) / self.training.validations) for i in range(self.training.validations)
+            math.ceil(total * (i + 1) / self.training.num_validations)
+            for i in range(self.training.num_validations)
         }
         # Once a step is broken none reaches the weights any more, though the host reads of it a step later.
         broken = torch.zeros((), device=accelerator.device)
@@ -179,28 +180,28 @@ class Trainer:
             for step, batch, restarts in self._batches(samples, done, total):
                 if restarts:
                     optimizer.state.clear()
-                taken, broken = self._optimise(objective, optimizer, accelerator, broken, batch, step)
+                taken, broken = self._optimize(objective, optimizer, accelerator, broken, batch, step)
                 rate = scheduler.get_last_lr()[0]
                 scheduler.step()
                 # The line of the step before, which is there by now: a GPU need not stop for it.
                 if before is not None:
                     self._write(log, self._line(*before), speed, bar)
                 before = taken, rate
-                saving = step < total and any(processes.gather(self.saves.due(step)))
+                saving = step < total and any(processes.all_gather(self.saves.due(step)))
                 if step in looks or saving or step == total:
                     line = self._line(*before)
                     before = None
                     if step in looks:
-                        line |= self._validate(objective, thinker, validation, step, total)
+                        line |= self._validate(objective, reasoner, validation, step, total)
                     self._write(log, line, speed, bar)
                 bar.update()
                 if saving:
                     log.flush()
                     if accelerator.is_main_process:
                         os.fsync(log.fileno())
-                    self._save(step, thinker, optimizer)
-        if self.training.select != "last":
-            self._load_best(thinker)
+                    self._save(step, reasoner, optimizer)
+        if self.training.select_best_by != "last":
+            self._load_best(reasoner)
         return {
             "steps": total,
             "precision": self._used_precision,
@@ -226,7 +227,9 @@ class Trainer:
     def selects_by(self) -> str:
         """What chooses the checkpoint: the loss where accuracy is asked of a model that cannot answer yet."""
         return (
-            "loss" if self.training.select == "accuracy" and not self.stage.answers else self.training.select
+            "loss"
+            if self.training.select_best_by == "accuracy" and not self.stage.answers
+            else self.training.select_best_by
         )
 
     def log_text(self) -> str:
@@ -280,9 +283,9 @@ class Trainer:
         `samples` are those of epoch 0; they are drawn again each epoch where layouts are mixed, and batch
         by batch where the stage moves on as training goes.
         """
-        rows = {row.id: row for row in self.rows} if self.stage.moves else {}
+        rows = {row.id: row for row in self.rows} if self.stage.is_scheduled else {}
         step, epoch = 0, 0
-        before, chain_was_left = self.stage.at(1, total), False
+        before, chain_was_left = self.stage.at_step(1, total), False
         while step < total:
             if self.stage.draws and epoch:
                 samples, _ = self.samples(epoch)
@@ -294,8 +297,8 @@ class Trainer:
                     continue
                 restarts = False
                 # A resumed training needs the last batch before it, too.
-                if self.stage.moves:
-                    stage, draw = self.stage.at(step, total), Random(f"layouts {self.seed} step {step}")
+                if self.stage.is_scheduled:
+                    stage, draw = self.stage.at_step(step, total), Random(f"layouts {self.seed} step {step}")
                     batch = [stage.lay_out(rows[sample.id], self.markers, draw) for sample in batch]
                     restarts = stage != before and chain_was_left
                     before = stage
@@ -304,11 +307,11 @@ class Trainer:
                     yield step, batch, restarts
             epoch += 1
 
-    def _save(self, step: int, thinker: Thinker, optimizer: torch.optim.Optimizer) -> None:
+    def _save(self, step: int, reasoner: ReasoningModel, optimizer: torch.optim.Optimizer) -> None:
         """Save the state, and end where a signal asks for it."""
-        save_state(self.state, step, thinker, optimizer, {"progress": asdict(self.progress)})
+        save_state(self.state, step, reasoner, optimizer, {"progress": asdict(self.progress)})
         self.saves.done()
-        signals = [number for number in processes.gather(self.saves.signal) if number]
+        signals = [number for number in processes.all_gather(self.saves.signal) if number]
         if signals:
             raise Stopped(
                 f"ended by {signal.Signals(signals[0]).name} after step {step}, which is saved in "
@@ -316,7 +319,7 @@ class Trainer:
                 signals[0],
             )
 
-    def _load_best(self, thinker: Thinker) -> None:
+    def _load_best(self, reasoner: ReasoningModel) -> None:
         """Bring back the weights that were the best on the validation split.
 
         Raises:
@@ -330,15 +333,15 @@ class Trainer:
                     f"{file}: not the weights that were chosen after step {self.progress.best_step} (the "
                     f"checksum differs), so another process wrote here too, or the disk lost some. {anew}"
                 )
-            load_tensors(thinker, load_file(file))
+            load_tensors(reasoner, load_file(file))
         except (OSError, SafetensorError) as error:
             raise CopraError(
                 f"{file}: the best weights of this training cannot be read ({error}). {anew}"
             ) from None
 
-    def _resume(self, thinker: Thinker, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
+    def _resume(self, reasoner: ReasoningModel, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
         """Load the newest state, if any; returns the number of steps that are done."""
-        record = load_state(self.state, thinker, optimizer)
+        record = load_state(self.state, reasoner, optimizer)
         log = self.state / LOG
         if record is None:
             if processes.rank() == 0:
@@ -362,20 +365,20 @@ class Trainer:
     def _line(self, taken: Taken, learning_rate: float) -> dict[str, Any]:
         """The log's line of a step, once the device has computed it."""
         line, found = taken.read()
-        weights = self.stage.weigh()
+        weights = self.stage.loss_weights()
         shown = {name: mean for name, mean in found.items() if len(weights) > 1 or name not in weights}
         return line | shown | {"learning_rate": learning_rate}
 
     def _write(self, log: TextIO, line: dict[str, Any], speed: Speed, bar: tqdm) -> None:
         """Write a line, and hand it on to those who watch; every few seconds with speed and memory."""
         log.write(json.dumps(line) + "\n")
-        if tick(self.state, line["step"], lambda: speed.rates(self.progress)):
+        if heartbeat(self.state, line["step"], lambda: speed.rates(self.progress)):
             log.flush()
             bar.set_postfix_str(in_words(speed.latest), refresh=False)
         if self.tracker is not None:
             self.tracker.log(line, line["step"])
 
-    def _optimise(
+    def _optimize(
         self,
         objective: nn.Module,
         optimizer: torch.optim.Optimizer,
@@ -396,33 +399,33 @@ class Trainer:
             objective,
             accelerator,
             batch,
-            weights=self.stage.weigh(),
-            counts=self.stage.counts(batch),
+            weights=self.stage.loss_weights(),
+            counts=self.stage.normalizers(batch),
             pad=self.pad,
             size=self.training.micro_batch_size,
             tokens=self.training.micro_batch_tokens,
         )
-        norm = whole(accelerator.clip_grad_norm_(objective.parameters(), self.training.clip_norm))
+        norm = gather_full(accelerator.clip_grad_norm_(objective.parameters(), self.training.max_grad_norm))
         limit = cross_entropy_limit(self.model.get_output_embeddings().out_features)
-        if processes.count() == 1:
+        if processes.world_size() == 1:
             broken = torch.maximum(broken, is_broken(loss, norm, means, limit))
             skip_if(broken, optimizer)
         taken = Taken(step, batch, loss, norm, means, limit, broken)
-        if processes.count() > 1:
+        if processes.world_size() > 1:
             taken.read()
         optimizer.step()
         optimizer.zero_grad()
-        self.progress.count(work for sample in batch for work in self.stage.work(sample))
+        self.progress.count(work for sample in batch for work in self.stage.flop_workload(sample))
         return taken, broken
 
     def _validate(
-        self, objective: nn.Module, thinker: Thinker, samples: Sequence[Sample], step: int, total: int
+        self, objective: nn.Module, reasoner: ReasoningModel, samples: Sequence[Sample], step: int, total: int
     ) -> dict[str, float]:
         """Loss (and accuracy, where it selects) on the validation split; remembers the best weights."""
-        size = self.training.micro_batch_size or math.ceil(self.training.batch_size / processes.count())
+        size = self.training.micro_batch_size or math.ceil(self.training.batch_size / processes.world_size())
         tokens = self.training.micro_batch_tokens
         values = look(objective, samples, pad=self.pad, size=size, tokens=tokens)
-        weights = self.stage.weigh()
+        weights = self.stage.loss_weights()
         loss = sum(weight * values[name] for name, weight in weights.items())
         if not math.isfinite(loss):
             raise CopraError(
@@ -437,18 +440,18 @@ class Trainer:
             found["validation_accuracy"] = self.accuracy()
         value = found.get("validation_accuracy", -loss)
         # Removing tokens lowers accuracy, so weights from before a removal would always look best.
-        done_moving = self.stage.at(step, total) == self.stage.at(total, total)
+        done_moving = self.stage.at_step(step, total) == self.stage.at_step(total, total)
         better = done_moving and (self.progress.best_value is None or value > self.progress.best_value)
-        if self.training.select == "last" and step == total:
+        if self.training.select_best_by == "last" and step == total:
             self.progress.best_step, self.progress.best_value = step, value
-        elif self.training.select != "last" and better:
+        elif self.training.select_best_by != "last" and better:
             self.progress.best_step, self.progress.best_value = step, value
-            tensors, sha256 = whole_tensors(thinker), None
+            tensors, sha256 = full_state_dict(reasoner), None
             if processes.rank() == 0:
                 with replacing(self.state / BEST) as temporary:
                     save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
                     sha256 = file_sha256(temporary)
-            self.progress.best_sha256 = processes.gather(sha256)[0]
+            self.progress.best_sha256 = processes.all_gather(sha256)[0]
         return found
 
 

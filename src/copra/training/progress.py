@@ -8,7 +8,7 @@ from copra.data.sequences import Work
 from copra.utils import processes
 
 if TYPE_CHECKING:
-    from copra.methods.losses import Terms
+    from copra.methods.losses import LossTerms
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Means:
     def __init__(self) -> None:
         self.sums: dict[str, list[Any]] = {}
 
-    def add(self, terms: "Terms") -> None:
+    def add(self, terms: "LossTerms") -> None:
         """Add the terms of one pass, each a sum and a count."""
         for name, (value, count) in terms.items():
             entry = self.sums.setdefault(name, [0.0, 0])
@@ -55,7 +55,7 @@ class Means:
         passes to finish."""
         sums: dict[str, tuple[float, int]] = {}
         own = {name: (float(total), int(count)) for name, (total, count) in self.sums.items()}
-        for each in processes.gather(own):
+        for each in processes.all_gather(own):
             for name, (total, count) in each.items():
                 known = sums.get(name, (0.0, 0))
                 sums[name] = known[0] + total, known[1] + count

@@ -23,8 +23,9 @@ class Stopped(CopraError):
 
 
 @dataclass
-class Saves:
-    """Saves are due `seconds` after the last one, after each `steps` steps, and when a signal has come."""
+class CheckpointSchedule:
+    """CheckpointSchedule are due `seconds` after the last one, after each `steps` steps, and when a signal
+    has come."""
 
     seconds: float
     steps: int | None = None

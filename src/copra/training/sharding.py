@@ -18,12 +18,12 @@ def shard(objective: nn.Module, model: PreTrainedModel) -> None:
     fully_shard(objective)
 
 
-def whole(value: Tensor) -> Tensor:
+def gather_full(value: Tensor) -> Tensor:
     """A tensor as it is without sharding; all processes must call it."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def like(own: Tensor, value: Tensor) -> Tensor:
+def reshard_like(own: Tensor, value: Tensor) -> Tensor:
     """A whole tensor, shared out as `own` is."""
     if not isinstance(own, DTensor):
         return value

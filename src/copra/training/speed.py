@@ -9,7 +9,7 @@ import torch
 
 from copra.cost.flops import of_training_work
 from copra.data.sequences import STATE_READERS
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.models.shape import shape_of
 from copra.schema.settings import Precision
 from copra.training.progress import Progress
@@ -50,7 +50,7 @@ class Speed:
     the number of processes.
     """
 
-    thinker: Thinker
+    reasoner: ReasoningModel
     step_decoder: int | None
     precision: Precision
     processes: int = 1
@@ -78,7 +78,7 @@ class Speed:
             "tokens_per_second": _tokens(work) / seconds,
             "tflops": self._flops(work) / seconds / 1e12,
         }
-        device = self.thinker.device
+        device = self.reasoner.device
         if device.type != "cuda":
             # Linux counts in KiB.
             rates["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -90,8 +90,8 @@ class Speed:
         return rates
 
     def _flops(self, work: Mapping[str, Mapping[str, int]]) -> float:
-        teacher = self.thinker.teacher
-        shape = shape_of(self.thinker.model.config.to_dict())
+        teacher = self.reasoner.teacher
+        shape = shape_of(self.reasoner.model.config.to_dict())
         taught_by = None if teacher is None else shape_of(teacher.model.config.to_dict())
         return of_training_work(shape, work, self.step_decoder, taught_by, self.lora)
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from copra.training.sharding import like, whole
+from copra.training.sharding import gather_full, reshard_like
 from copra.utils import processes
 from copra.utils.errors import CopraError
 from copra.utils.files import digest, file_sha256, read_json, replacing, write_json
@@ -29,9 +29,9 @@ def save_state(
 
     Of several processes each must call it, and the first one writes.
     """
-    tensors = {f"model.{name}": value for name, value in whole_tensors(model).items()}
+    tensors = {f"model.{name}": value for name, value in full_state_dict(model).items()}
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": whole(value) for key, value in state.items()}
+        tensors |= {f"optimizer.{index}.{key}": gather_full(value) for key, value in state.items()}
     if processes.rank():
         return
     target = folder / f"step-{step:09d}"
@@ -67,27 +67,30 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for index, state in moments.items():
             moments[index] = {
-                key: like(parameters[index], value) if value.dim() else value for key, value in state.items()
+                key: reshard_like(parameters[index], value) if value.dim() else value
+                for key, value in state.items()
             }
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
         return record
     return None
 
 
-def whole_tensors(module: nn.Module) -> dict[str, Tensor]:
+def full_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """All tensors of a module by name, each once (tied weights under their first name) and not sharded.
 
     Of several processes each must call it.
     """
     once = {name for name, _ in module.named_parameters()}
     twice = {name for name, _ in module.named_parameters(remove_duplicate=False)} - once
-    return {name: whole(value) for name, value in module.state_dict().items() if name not in twice}
+    return {name: gather_full(value) for name, value in module.state_dict().items() if name not in twice}
 
 
 def load_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put tensors that `whole_tensors` gave into a module, sharded where that is."""
+    """Put tensors that `full_state_dict` gave into a module, sharded where that is."""
     own = module.state_dict()
-    module.load_state_dict({name: like(own[name], value) for name, value in tensors.items()}, strict=False)
+    module.load_state_dict(
+        {name: reshard_like(own[name], value) for name, value in tensors.items()}, strict=False
+    )
 
 
 def _whole_record(state: Path) -> dict[str, Any] | None:

@@ -13,9 +13,9 @@ from torch import nn
 
 from copra.data.batch import Batch, collate, width_multiple
 from copra.data.sequences import Sample
-from copra.methods.losses import Terms, weighted
+from copra.methods.losses import LossTerms, weighted
 from copra.methods.method import Stage
-from copra.methods.reasoning_model import Thinker
+from copra.methods.reasoning_model import ReasoningModel
 from copra.training.batches import micro_batches
 from copra.training.progress import Means
 from copra.training.sharding import is_sharded
@@ -24,15 +24,15 @@ from copra.utils.errors import CopraError
 
 
 class Objective(nn.Module):
-    """A thinker with its stage's loss, as one module, so that wrappers see every forward pass."""
+    """A reasoner with its stage's loss, as one module, so that wrappers see every forward pass."""
 
-    def __init__(self, thinker: Thinker, stage: Stage):
+    def __init__(self, reasoner: ReasoningModel, stage: Stage):
         super().__init__()
-        self.thinker = thinker
+        self.reasoner = reasoner
         self.stage = stage
 
-    def forward(self, batch: Batch) -> Terms:
-        return self.stage.loss(self.thinker, batch)
+    def forward(self, batch: Batch) -> LossTerms:
+        return self.stage.loss(self.reasoner, batch)
 
 
 def seed_step(seed: int, step: int) -> None:
@@ -65,7 +65,7 @@ def accumulate(
             terms = objective(collate(samples, pad, latents, multiple).to(accelerator.device))
             loss = weighted(terms, weights, counts) * counted
             # Gradients are averaged over processes, and the loss is a sum.
-            accelerator.backward(loss * processes.count())
+            accelerator.backward(loss * processes.world_size())
         if counted:
             total += loss.detach()
             means.add(terms)
@@ -134,7 +134,7 @@ class Taken:
             return self.known
         if self.arrival is not None:
             self.arrival.synchronize()
-        loss, norm = sum(processes.gather(self.loss.item())), self.norm.item()
+        loss, norm = sum(processes.all_gather(self.loss.item())), self.norm.item()
         found = self.means.values()
         cross_entropy = found.get("cross_entropy", 0.0)
         working = math.isfinite(loss) and math.isfinite(norm) and cross_entropy <= self.limit

@@ -13,7 +13,7 @@ from copra.utils.files import digest, file_sha256, write_json
 ADDRESS = "sha256:"
 RECENT = 2_000_000_000
 """Nanoseconds. A file that changed so recently may change again without another time: clocks of file systems
-tick every few milliseconds, on some every two seconds."""
+heartbeat every few milliseconds, on some every two seconds."""
 
 
 def address_of(path: Path, sha256: Callable[[Path], str] = file_sha256) -> str:

@@ -36,7 +36,7 @@ VARIABLE = "COPRA_FORKSERVER"
 OFF = "off"
 # Verbs that import torch and transformers. The others are quicker alone than a server is to start.
 HEAVY = frozenset(
-    ("base", "score", "curve", "prune", "train", "quantise", "evaluate", "sweep", "lens", "latency")
+    ("base", "score", "curve", "prune", "train", "quantize", "evaluate", "sweep", "lens", "latency")
 )
 # Added to its address: where a server listens once it need not import any more.
 READY = "-ready"

@@ -33,10 +33,10 @@ TAIL_BYTES = 32768
 _last_tick: dict[Path, float] = {}
 
 
-def announce(state: Path, node: str, total: int, unit: str = "steps") -> None:
+def start_heartbeat(state: Path, node: str, total: int, unit: str = "steps") -> None:
     """Say what runs in a state folder, before its first step; also when it goes on after an interruption.
 
-    Every process of a job may call this and `tick`; the first one writes.
+    Every process of a job may call this and `heartbeat`; the first one writes.
     """
     _last_tick.pop(state, None)
     if processes.rank():
@@ -47,7 +47,7 @@ def announce(state: Path, node: str, total: int, unit: str = "steps") -> None:
         write_json(state / RUN, {**record, "host": socket.gethostname(), "process": os.getpid()})
 
 
-def tick(state: Path, step: int, rates: Callable[[], dict[str, float]] = dict) -> bool:
+def heartbeat(state: Path, step: int, rates: Callable[[], dict[str, float]] = dict) -> bool:
     """Say that so many steps are done, and at which rates; returns whether it was written down, which happens
     every few seconds.
 
@@ -75,7 +75,7 @@ def in_words(rates: Mapping[str, float]) -> str:
 
 
 @dataclass(frozen=True)
-class Running:
+class JobStatus:
     """A job that has announced itself, as far as its folder `state` tells.
 
     `step` of `total` units are done. `speed` is in units a second over the last minutes (None: not known
@@ -101,7 +101,7 @@ class Running:
         return (self.total - self.step) / self.speed if self.speed else None
 
 
-def running(results: Path, now: float | None = None) -> list[Running]:
+def running(results: Path, now: float | None = None) -> list[JobStatus]:
     """The jobs that have announced themselves below `results`, by name; `now` is a Unix time.
 
     Folders may vanish and files grow while they are read.
@@ -111,7 +111,7 @@ def running(results: Path, now: float | None = None) -> list[Running]:
     return sorted((job for job in found if job is not None), key=lambda job: (job.stopped, job.node))
 
 
-def _read(folder: Path, now: float) -> Running | None:
+def _read(folder: Path, now: float) -> JobStatus | None:
     try:
         run = json.loads((folder / RUN).read_text())
         node, total, started = str(run["node"]), int(run["total"]), float(run["started"])
@@ -123,7 +123,7 @@ def _read(folder: Path, now: float) -> Running | None:
     ticks = ticks[-RECENT:]
     step, latest = ticks[-1] if ticks else (line.get("step", 0), started)
     silent = max(0.0, now - latest)
-    return Running(
+    return JobStatus(
         state=folder,
         node=node,
         unit=run.get("unit", "steps"),

@@ -49,7 +49,7 @@ def hold(state: Path, node: str, output: Path) -> Iterator[bool]:
     if processes.rank() == 0:
         lock, made = _wait_for(file_of(state), node, output)
     try:
-        yield processes.gather(made)[0]
+        yield processes.all_gather(made)[0]
     finally:
         if lock is not None:
             lock.release()

@@ -1,4 +1,4 @@
-"""Running out of memory, as a message that names the settings to lower."""
+"""JobStatus out of memory, as a message that names the settings to lower."""
 
 import json
 from argparse import Namespace

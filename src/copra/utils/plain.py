@@ -25,8 +25,8 @@ def check_plain(value: Any, source: str) -> None:
     """
     sizes: dict[int, tuple[int, int]] = {}
     _measure(value, 0, sizes, source)
-    if faults := dict.fromkeys(_faults(value, ())):
-        raise CopraError("\n".join(f"{source}: {fault}" for fault in faults))
+    if problems := dict.fromkeys(_problems(value, ())):
+        raise CopraError("\n".join(f"{source}: {problem}" for problem in problems))
 
 
 def _measure(value: Any, depth: int, sizes: dict[int, tuple[int, int]], source: str) -> tuple[int, int]:
@@ -50,23 +50,23 @@ def _measure(value: Any, depth: int, sizes: dict[int, tuple[int, int]], source: 
     return sizes[id(value)]
 
 
-def _faults(value: Any, path: tuple[Any, ...]) -> Iterator[str]:
+def _problems(value: Any, path: tuple[Any, ...]) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, part in value.items():
             if isinstance(key, bool) or not isinstance(key, str | int):
                 yield f"{dotted((*path, key))}: the key is no text to YAML. Put it in quotes."
             else:
-                yield from (f"{dotted((*path, key))}: the key {fault}" for fault in _scalar_faults(key))
-                yield from _faults(part, (*path, key))
+                yield from (f"{dotted((*path, key))}: the key {problem}" for problem in _scalar_problems(key))
+                yield from _problems(part, (*path, key))
     elif isinstance(value, list):
         for index, part in enumerate(value):
-            yield from _faults(part, (*path, index))
+            yield from _problems(part, (*path, index))
     else:
         where = f"{dotted(path)}: " if path else ""
-        yield from (f"{where}{shown(value)} {fault}" for fault in _scalar_faults(value))
+        yield from (f"{where}{shown(value)} {problem}" for problem in _scalar_problems(value))
 
 
-def _scalar_faults(value: Any) -> Iterator[str]:
+def _scalar_problems(value: Any) -> Iterator[str]:
     if isinstance(value, int) and abs(value) > LARGEST:
         yield "is beyond 2^53. Give a smaller number."
     elif isinstance(value, float) and not math.isfinite(value):

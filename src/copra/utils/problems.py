@@ -1,4 +1,4 @@
-"""Faults of a config in words: pydantic's errors with the paths and the terms of a YAML file."""
+"""Problems of a config in words: pydantic's errors with the paths and the terms of a YAML file."""
 
 import difflib
 import re
@@ -17,7 +17,7 @@ LONGEST_PATH = 200
 LONGEST_HINT = 200
 """Characters of the names that a hint lists."""
 
-# Pydantic's sentences in the words of a config file, by the type of fault.
+# Pydantic's sentences in the words of a config file, by the type of problem.
 _SENTENCES = {
     "string_pattern_mismatch": "is no name; take letters, digits, '_', '-' and '.', a letter or digit first",
     "string_type": "should be text; put it in quotes if it is meant so",
@@ -35,12 +35,12 @@ _SENTENCES = {
 }
 
 
-def explain(fault: Mapping[str, Any], config: Any, schema: Schema) -> list[str]:
+def explain(problem: Mapping[str, Any], config: Any, schema: Schema) -> list[str]:
     """What a person reads of one of pydantic's errors about `config`: a line or more, key path first.
 
     `schema` is the JSON schema of the config: it knows which keys and kinds are legal where.
     """
-    location, kind = fault["loc"], fault["type"]
+    location, kind = problem["loc"], problem["type"]
     path = [*_path(location, config), *(location[-1:] if kind == "missing" else ())]
     where = dotted(path)
     if kind == "extra_forbidden":
@@ -50,13 +50,13 @@ def explain(fault: Mapping[str, Any], config: Any, schema: Schema) -> list[str]:
     if kind == "union_tag_not_found":
         return [f"{where}.kind: this key is missing (known: {', '.join(_kinds(_nodes(location, schema)))})"]
     if kind == "union_tag_invalid":
-        tag = fault["ctx"]["tag"]
+        tag = problem["ctx"]["tag"]
         return [f"{where}.kind: {shown(tag)} is unknown{hint(tag, _kinds(_nodes(location, schema)))}"]
-    message = _SENTENCES.get(kind, fault["msg"].removeprefix("Value error, "))
+    message = _SENTENCES.get(kind, problem["msg"].removeprefix("Value error, "))
     message = re.sub("^(Input|String|List|Dictionary) should", "should", message)
     message = message.replace(" after validation", "")
-    unshown = not where or location[-1] == "[key]" or isinstance(fault["input"], dict | list)
-    got = "" if unshown else f" (got {shown(fault['input'])})"
+    unshown = not where or location[-1] == "[key]" or isinstance(problem["input"], dict | list)
+    got = "" if unshown else f" (got {shown(problem['input'])})"
     return [f"{line}{got}" for line in located(where, message)]
 
 
@@ -112,7 +112,7 @@ def hint(word: str, known: Iterable[str]) -> str:
 
 
 def _path(location: tuple[Any, ...], config: Any) -> list[Any]:
-    """The keys of the file on the way to a fault's location.
+    """The keys of the file on the way to a problem's location.
 
     Pydantic's locations also name the chosen members of unions, which are no keys of the file.
     """
@@ -148,7 +148,7 @@ def _kinds(nodes: Iterable[Schema]) -> list[str]:
 
 
 def _nodes(location: tuple[Any, ...], schema: Schema) -> list[Schema]:
-    """The parts of the schema that apply at a fault's location."""
+    """The parts of the schema that apply at a problem's location."""
     here = _resolved([schema], schema)
     for part in location:
         following: list[Schema] = []

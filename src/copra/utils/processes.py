@@ -22,7 +22,7 @@ LAUNCHER = "COPRA_LAUNCHER"
 T = TypeVar("T")
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes do this job together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -32,23 +32,23 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def share(items: Sequence[T]) -> Sequence[T]:
-    """This process's part of some items: every `count()`-th."""
-    return items[rank() :: count()]
+def shard(items: Sequence[T]) -> Sequence[T]:
+    """This process's part of some items: every `world_size()`-th."""
+    return items[rank() :: world_size()]
 
 
-def gather(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """The values of all processes in order, for each of them; all must call it.
 
     Raises:
         CopraError: another process has ended.
     """
-    if count() == 1:
+    if world_size() == 1:
         return [value]
     from torch import distributed
 
-    join()
-    values: list[Any] = [None] * count()
+    init()
+    values: list[Any] = [None] * world_size()
     try:
         distributed.all_gather_object(values, value)
     except RuntimeError as error:
@@ -60,21 +60,21 @@ def gather(value: T) -> list[T]:
 
 def wait() -> None:
     """Wait until all processes have come here, and what they wrote before is written."""
-    gather(None)
+    all_gather(None)
 
 
-def join() -> None:
+def init() -> None:
     """Meet the other processes, if that has not happened."""
     from torch import distributed
 
-    if count() > 1 and not distributed.is_initialized():
+    if world_size() > 1 and not distributed.is_initialized():
         # One may write a large checkpoint while the others wait. Where one dies the launcher ends all.
         distributed.init_process_group("gloo", timeout=timedelta(days=1))
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Part from the other processes, once all have come so far."""
-    if count() == 1 or "torch" not in sys.modules:
+    if world_size() == 1 or "torch" not in sys.modules:
         return
     from torch import distributed
 

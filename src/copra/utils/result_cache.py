@@ -16,7 +16,7 @@ from copra.utils.errors import CopraError
 from copra.utils.files import digest
 
 
-class Memory:
+class ResultCache:
     """Values by name in a file of JSON lines; a line that a killed process left unfinished is passed over.
 
     The file's folder below `state` is named after `key`, all that the values depend on. Of several processes

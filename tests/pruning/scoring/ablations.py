@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from copra.data.batch import Batch, collate
-from copra.data.sequences import IGNORED, Decoding, Sample, lay_out
-from copra.data.tokenization import markers_of, tokenise
+from copra.data.sequences import IGNORED, GenerationSpec, Sample, lay_out
+from copra.data.tokenization import markers_of, tokenize
 from copra.models.anatomy import attention_output, blocks, ffn_output
 from copra.models.checkpoint import Checkpoint
 from copra.models.parts import make_parts
@@ -23,9 +23,9 @@ def make_checkpoint(made: types.SimpleNamespace, objective: str = "cot") -> Chec
     markers = markers_of(made.tokenizer)
     manifest = {"files": {"model.safetensors": "of the tiny model"}}
     if objective == "cot":
-        decoding = Decoding((), 0, "hidden", markers.latent, ())
+        decoding = GenerationSpec((), 0, "hidden", markers.latent, ())
         return Checkpoint(made.model, made.tokenizer, manifest | {"decoding": decoding.to_json()})
-    decoding = Decoding((markers.start,), 2, "hidden", markers.latent, (markers.end,), "projected")
+    decoding = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,), "projected")
     torch.manual_seed(1)
     parts = make_parts(made.model, {"projection": {}}).eval()
     return Checkpoint(made.model, made.tokenizer, manifest | {"decoding": decoding.to_json()}, parts)
@@ -33,14 +33,14 @@ def make_checkpoint(made: types.SimpleNamespace, objective: str = "cot") -> Chec
 
 def samples_of(checkpoint: Checkpoint, rows: Sequence[Row]) -> list[Sample]:
     """Steps and answer after the question, or the answer after the latents."""
-    decoding = Decoding.from_json(checkpoint.manifest["decoding"])
+    decoding = GenerationSpec.from_json(checkpoint.manifest["decoding"])
     found = []
-    for row in tokenise(checkpoint.tokenizer, rows):
+    for row in tokenize(checkpoint.tokenizer, rows):
         if not decoding.latents:
             found.append(lay_out(row, skip=0, latents=0, markers=None))
             continue
-        before = row.question + list(decoding.before)
-        thought = [decoding.latent_token] * decoding.latents + list(decoding.after)
+        before = row.question + list(decoding.prefix_ids)
+        thought = [decoding.latent_token] * decoding.latents + list(decoding.suffix_ids)
         labels = [IGNORED] * len(before + thought) + row.answer
         found.append(Sample(row.id, before + thought + row.answer, labels, len(before), decoding.latents))
     return found
@@ -53,7 +53,7 @@ def batches_of(checkpoint: Checkpoint, rows: Sequence[Row], size: int = 3) -> li
 
 def plain_loss(checkpoint: Checkpoint, model: nn.Module, rows: Sequence[Row]) -> float:
     """The mean loss of a model, an example at a time, without cache and padding."""
-    decoding = Decoding.from_json(checkpoint.manifest["decoding"])
+    decoding = GenerationSpec.from_json(checkpoint.manifest["decoding"])
     feed = checkpoint.parts["projection"] if checkpoint.parts else None
     with torch.no_grad():
         losses = [

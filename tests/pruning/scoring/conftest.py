@@ -6,7 +6,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from copra.data.batch import collate
-from copra.data.sequences import IGNORED, Decoding, Sample
+from copra.data.sequences import IGNORED, GenerationSpec, Sample
 from copra.models.per_layer import (
     CopraGPT2Config,
     CopraGPT2LMHeadModel,
@@ -77,7 +77,7 @@ def make_calibration(kind):
         decoding = None
     else:
         chosen = list(samples((5, 2, 4, 3), (2, 3, 2, 1), (4, 0, 3, 2), (1, 1, 5, 4), (3, 3, 1, 1)))
-        decoding = Decoding((), 3, "hidden", LATENT, ())
+        decoding = GenerationSpec((), 3, "hidden", LATENT, ())
 
     def batches(size):
         return (collate(chosen[first : first + size], pad=0) for first in range(0, len(chosen), size))

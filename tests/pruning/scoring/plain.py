@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from copra.data.sequences import IGNORED, Decoding, Sample
+from copra.data.sequences import IGNORED, GenerationSpec, Sample
 from copra.models.anatomy import attention_output, blocks, ffn_output
 from copra.models.shape import shape_of
 
@@ -31,7 +31,7 @@ def sizes_of(model: nn.Module):
 def inputs(
     model: nn.Module,
     sample: Sample,
-    decoding: Decoding | None,
+    decoding: GenerationSpec | None,
     feed: Callable[[Tensor], Tensor] = lambda hidden: hidden,
 ) -> Tensor:
     """The input embeddings [N, d] of a sample: each latent is the final state of all that is before it."""
@@ -50,7 +50,7 @@ def final_states(model: nn.Module, vectors: Tensor) -> Tensor:
 def loss(
     model: nn.Module,
     sample: Sample,
-    decoding: Decoding | None,
+    decoding: GenerationSpec | None,
     masks: Masks | None = None,
     feed: Callable[[Tensor], Tensor] = lambda hidden: hidden,
 ) -> Tensor:
@@ -109,7 +109,7 @@ def ones(model: nn.Module, sample: Sample) -> dict[str, list[Tensor]]:
 
 
 def activations(
-    model: nn.Module, sample: Sample, decoding: Decoding | None
+    model: nn.Module, sample: Sample, decoding: GenerationSpec | None
 ) -> tuple[list[Tensor], list[Tensor]]:
     """For each layer the inputs of the output projection, [N, H*D], and of the down projection, [N, I]."""
     vectors = inputs(model, sample, decoding)
@@ -125,7 +125,7 @@ def activations(
     return found
 
 
-def residual_stream(model: nn.Module, sample: Sample, decoding: Decoding | None) -> list[Tensor]:
+def residual_stream(model: nn.Module, sample: Sample, decoding: GenerationSpec | None) -> list[Tensor]:
     """x^0 .. x^L of a sample, [N, d] each, by calling the blocks one after another."""
     x = inputs(model, sample, decoding)[None]
     positions = torch.arange(x.shape[1])[None]

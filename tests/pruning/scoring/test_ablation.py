@@ -7,9 +7,9 @@ import pytest
 import torch
 from ablations import batches_of, make_checkpoint, plain_loss, without
 
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.evaluation.accuracy import predictions
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.proof import masked
 from copra.pruning.scoring import ablation as module
 from copra.pruning.scoring.ablation import Ablation, Questions, applied
@@ -38,7 +38,7 @@ def llama(word_base):
 
 
 def cut_of(checkpoint, units):
-    return Cut.whole(checkpoint.shape).without(checkpoint.shape, units)
+    return KeptUnits.whole(checkpoint.shape).without(checkpoint.shape, units)
 
 
 @pytest.mark.parametrize("objective", ["cot", "latent"])
@@ -60,7 +60,7 @@ def test_answers_are_those_of_a_model_with_the_units_masked(made, rows, tmp_path
     monkeypatch.setattr("copra.evaluation.accuracy.same_answer", lambda text, *_: len(text) % 3 == 0)
     checkpoint = make_checkpoint(made, objective)
     found = Ablation(checkpoint, tmp_path, questions=Questions(rows, max_new_tokens=6))
-    decoding = Decoding.from_json(checkpoint.manifest["decoding"])
+    decoding = GenerationSpec.from_json(checkpoint.manifest["decoding"])
     counts = []
     for units in CUTS.values():
         cut = cut_of(checkpoint, units)

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from copra.data.sequences import Decoding, Prompting
+from copra.data.sequences import GenerationSpec, Prompting
 from copra.data.tokenization import markers_of
 from copra.pruning.scoring.calibration import calibration_batches, calibration_name, text_batch
 from copra.tasks.task import Row
@@ -30,7 +30,7 @@ BEFORE = {"cot": (5, 3, 7), "answer": (11, 3, 19), "latent": (9, 7, 11)}
 @pytest.fixture
 def decoding(word_tokenizer):
     markers = markers_of(word_tokenizer)
-    return Decoding((markers.start,), 2, "hidden", markers.latent, (markers.end,))
+    return GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,))
 
 
 @pytest.mark.parametrize("objective", ["cot", "answer", "latent"])
@@ -64,7 +64,7 @@ def test_batches_worked_out(word_tokenizer, decoding, objective, batch_size):
 
 @pytest.mark.parametrize("latents", [None, 0])
 def test_without_latents_and_markers_the_answer_follows_the_question(word_tokenizer, decoding, latents):
-    way = None if latents is None else replace(decoding, before=(), latents=0, after=())
+    way = None if latents is None else replace(decoding, prefix_ids=(), latents=0, suffix_ids=())
     batch = next(calibration_batches(word_tokenizer, ROWS[:1], "latent", 8, way))
     words = ["1", "and", "2", "?", "\n", "###", "3", "<|end|>"]
     assert batch.tokens.tolist() == [word_tokenizer.convert_tokens_to_ids(words)]

@@ -128,9 +128,9 @@ def test_examples_have_gates_of_their_own(llama):
             assert torch.allclose(llama(tokens[example : example + 1]).logits[0], together[example])
 
 
-@pytest.mark.parametrize(("kind", "closed"), [("heads", 0.5), ("kv_groups", 0.25)])
+@pytest.mark.parametrize(("kind", "target_sparsity"), [("heads", 0.5), ("kv_groups", 0.25)])
 def test_the_budget_is_met(llama, kind, closed):
-    found = train(llama, kind, closed=closed, **QUICK)
+    found = train(llama, kind, target_sparsity=closed, **QUICK)
     assert len(found) == {"heads": 12, "kv_groups": 6}[kind]
     # P(z = 0) = sigmoid(1/3 ln(0.1 / 1.1) - log alpha)
     expected = [1 / (1 + math.exp(score - math.log(1 / 11) / 3)) for score in found.values()]
@@ -142,7 +142,7 @@ def test_useless_heads_close_and_needed_ones_stay_open(llama):
     with torch.no_grad():
         for layer, head in useless:
             reading(attention_output(blocks(llama)[layer]))[head * 8 : (head + 1) * 8] = 0
-    found = train(llama, closed=0.3)
+    found = train(llama, target_sparsity=0.3)
     lowest = sorted(found, key=found.get)
     assert sorted(lowest[:4]) == useless
     assert max(found[unit] for unit in useless) < -1 < 0 < found[lowest[4]]
@@ -151,7 +151,7 @@ def test_useless_heads_close_and_needed_ones_stay_open(llama):
 def test_a_group_that_is_useless_closes(llama):
     with torch.no_grad():
         reading(attention_output(blocks(llama)[1]))[16:] = 0
-    found = train(llama, "kv_groups", closed=0.2, **QUICK)
+    found = train(llama, "kv_groups", target_sparsity=0.2, **QUICK)
     assert min(found, key=found.get) == (1, 1)
 
 
@@ -167,7 +167,8 @@ def test_gates_start_open_and_do_not_decay(llama):
 def test_the_sparsity_loss_warms_up(llama):
     def far(steps, warmup_steps):
         few, many = (
-            train(llama, steps=steps, warmup_steps=warmup_steps, closed=closed) for closed in (0.1, 0.9)
+            train(llama, steps=steps, warmup_steps=warmup_steps, target_sparsity=closed)
+            for closed in (0.1, 0.9)
         )
         return max(abs(few[unit] - many[unit]) for unit in few)
 

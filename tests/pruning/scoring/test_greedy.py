@@ -143,8 +143,8 @@ def test_58_evaluations_for_4_of_16_layers(word_base, tmp_path, monkeypatch):
     monkeypatch.setattr(Ablation, "loss", lambda self, cut: asked.append(cut.layers) or len(asked))
     greedy(Ablation(make_checkpoint(word_base(layers=16)), tmp_path), "loss", 4)
     assert len(asked) == len(set(asked)) == 58
-    assert all(len(left) == 16 - removed for removed, left in zip(rounds(), asked, strict=True))
+    assert all(len(left) == 16 - removed for removed, left in zip(removals(), asked, strict=True))
 
 
-def rounds():
+def removals():
     return itertools.chain(*([number + 1] * (16 - number) for number in range(4)))

@@ -6,9 +6,9 @@ import pytest
 from ablations import batches_of, make_checkpoint, plain_loss, without
 from plain import by_unit
 
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.evaluation.accuracy import predictions
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.scoring.ablation import Ablation, Questions
 from copra.pruning.scoring.leave_one_out import leave_one_out
 from copra.pruning.surgery import cut_model
@@ -47,7 +47,7 @@ def test_accuracy(checkpoint, rows, tmp_path, kind, monkeypatch):
     """An untrained model is never right, so what counts as right is a matter of what it writes."""
     monkeypatch.setattr("copra.evaluation.accuracy.extract_answer", lambda text: text)
     monkeypatch.setattr("copra.evaluation.accuracy.same_answer", lambda text, *_: len(text) % 3 == 0)
-    decoding = Decoding.from_json(checkpoint.manifest["decoding"])
+    decoding = GenerationSpec.from_json(checkpoint.manifest["decoding"])
 
     def accuracy(model):
         return predictions(replace(checkpoint, model=model), decoding, rows, 5, "number")["correct"].mean()
@@ -65,7 +65,7 @@ def test_accuracy(checkpoint, rows, tmp_path, kind, monkeypatch):
         shape = checkpoint.shape
         really = {
             unit: whole
-            - accuracy(cut_model(checkpoint.model, Cut.whole(shape).without(shape, [(kind, *unit)])))
+            - accuracy(cut_model(checkpoint.model, KeptUnits.whole(shape).without(shape, [(kind, *unit)])))
             for unit in UNITS[kind]
         }
         assert found == pytest.approx(really)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from plain import loss
 
-from copra.data.sequences import Decoding, lay_out
-from copra.data.tokenization import markers_of, tokenise
+from copra.data.sequences import GenerationSpec, lay_out
+from copra.data.tokenization import markers_of, tokenize
 from copra.pruning.scoring.calibration import calibration_batches
 from copra.pruning.scoring.objective import example_losses
 from copra.utils.errors import CopraError
@@ -26,10 +26,10 @@ def test_objective_latent_is_the_loss_of_coconuts_last_stage(word_base, rows, no
     """Its layout by the method's own file, its loss a step at a time."""
     base = word_base()
     model, markers = base.model.double().eval(), markers_of(base.tokenizer)
-    decoding = Decoding((markers.start,), 3, "hidden", markers.latent, (markers.end,))
+    decoding = GenerationSpec((markers.start,), 3, "hidden", markers.latent, (markers.end,))
     batch = next(calibration_batches(base.tokenizer, rows[:5], "latent", 5, decoding))
     found = example_losses(model, no_parts, batch, decoding)
-    samples = [lay_out(row, None, 3, markers) for row in tokenise(base.tokenizer, rows[:5])]
+    samples = [lay_out(row, None, 3, markers) for row in tokenize(base.tokenizer, rows[:5])]
     expected = [loss(model, sample, decoding).item() for sample in samples]
     # This model's norm rounds to float32.
     assert found.tolist() == pytest.approx(expected, rel=1e-5)

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from copra.models.parts import Projection
 from copra.pruning.scoring.passes import pass_scores
-from copra.schema.metrics import OF_BLOCKS, PASSES, SCORED_AS
+from copra.schema.metrics import BACKWARD_METRICS, OF_BLOCKS, SCORED_AS
 from copra.utils.errors import CopraError
 
 THREE = ("gradient", "gradient_token", "gradient_batch")
@@ -78,7 +78,7 @@ def test_every_unit_has_every_metric_of_its_kind_once(model, calibration):
         "neurons": sum(layer.ffn for layer in sizes),
     }
     expected = {("block", metric): 3 + 2 + 1 for metric in OF_BLOCKS}
-    for kind, metrics in PASSES.items():
+    for kind, metrics in BACKWARD_METRICS.items():
         for metric in {*metrics, *THREE} - set(OF_BLOCKS):
             expected[SCORED_AS[kind], metric] = units[kind]
     assert found == expected

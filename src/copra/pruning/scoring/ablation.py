@@ -13,21 +13,21 @@ from transformers import PreTrainedModel
 from copra.data.batch import Batch
 from copra.evaluation.accuracy import predictions
 from copra.models.checkpoint import Checkpoint, answering_parts
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.proof import masked
 from copra.pruning.scoring.objective import example_losses
 from copra.pruning.surgery import cut_model
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
 from copra.utils.files import digest
-from copra.utils.result_cache import Memory
+from copra.utils.result_cache import ResultCache
 
 _READ = ("tokens", "mask", "labels", "latent")
 """What of a batch its loss depends on."""
 
 
 @contextlib.contextmanager
-def applied(model: PreTrainedModel, cut: Cut) -> Iterator[PreTrainedModel]:
+def applied(model: PreTrainedModel, cut: KeptUnits) -> Iterator[PreTrainedModel]:
     """The model without what a cut removes: really cut where that is legal and a model class can hold the
     result, and otherwise the whole model with what goes masked."""
     try:
@@ -56,8 +56,8 @@ class Ablation:
     """Loss and accuracy of a checkpoint with a cut applied.
 
     The loss is the mean over the examples of `batches` of each example's own mean cross-entropy; accuracy
-    is the share of `questions` with a right answer. Every value is kept below `state` (see `Memory`), so that
-    whatever asks for it again, after a kill or in another search, reads it there. It depends on the
+    is the share of `questions` with a right answer. Every value is kept below `state` (see `ResultCache`), so
+    that whatever asks for it again, after a kill or in another search, reads it there. It depends on the
     checkpoint, what is read, and `code`, the fingerprint of the code that measures.
     """
 
@@ -77,37 +77,39 @@ class Ablation:
         self.decoding = checkpoint.decoding
         model = {**checkpoint.identity, "code": code}
         read = [[getattr(batch, name).tolist() for name in _READ] for batch in batches]
-        self._losses = Memory(state, "loss", {**model, "batches": read})
-        self._answers = Memory(state, "accuracy", {**model, "questions": questions and asdict(questions)})
+        self._losses = ResultCache(state, "loss", {**model, "batches": read})
+        self._answers = ResultCache(
+            state, "accuracy", {**model, "questions": questions and asdict(questions)}
+        )
 
-    def loss(self, cut: Cut) -> float:
+    def loss(self, cut: KeptUnits) -> float:
         """The mean loss with a cut applied.
 
         Raises:
             CopraError: it is not finite.
         """
-        return self._losses.of(_name(cut), lambda: {"loss": self._loss(cut)})["loss"]
+        return self._losses.get_or_compute(_name(cut), lambda: {"loss": self._loss(cut)})["loss"]
 
-    def answers(self, cut: Cut) -> tuple[int, int]:
+    def answers(self, cut: KeptUnits) -> tuple[int, int]:
         """The number of right answers with a cut applied, and of all.
 
         Raises:
             CopraError: the model was never trained to answer, or cannot answer with fewer layers.
         """
-        known = self._answers.of(_name(cut), lambda: self._answer(cut))
+        known = self._answers.get_or_compute(_name(cut), lambda: self._answer(cut))
         return known["correct"], known["n"]
 
-    def accuracy(self, cut: Cut) -> float:
+    def accuracy(self, cut: KeptUnits) -> float:
         """The share of right answers with a cut applied."""
         correct, n = self.answers(cut)
         return correct / n
 
-    def risk(self, metric: Literal["loss", "accuracy"], cut: Cut) -> float:
+    def risk(self, metric: Literal["loss", "accuracy"], cut: KeptUnits) -> float:
         """The loss, or the share of wrong answers: what is to stay low, with a cut applied."""
         return self.loss(cut) if metric == "loss" else 1 - self.accuracy(cut)
 
     @torch.no_grad()
-    def _loss(self, cut: Cut) -> float:
+    def _loss(self, cut: KeptUnits) -> float:
         with applied(self.checkpoint.model, cut) as model:
             losses = [
                 example_losses(model, self.checkpoint.parts, batch.to(model.device), self.decoding)
@@ -122,7 +124,7 @@ class Ablation:
             )
         return loss
 
-    def _answer(self, cut: Cut) -> dict[str, int]:
+    def _answer(self, cut: KeptUnits) -> dict[str, int]:
         if self.decoding is None:
             raise CopraError(
                 "accuracy: this model was never trained to answer, so its answers cannot be counted. Score "
@@ -139,5 +141,5 @@ class Ablation:
         return {"correct": int(table["correct"].sum()), "n": len(table)}
 
 
-def _name(cut: Cut) -> str:
+def _name(cut: KeptUnits) -> str:
     return digest(cut.to_json())

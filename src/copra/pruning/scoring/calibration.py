@@ -6,8 +6,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from copra.data.batch import Batch, collate
-from copra.data.sequences import IGNORED, Decoding, Sample, TokenRow, lay_out
-from copra.data.tokenization import pad_id, tokenise
+from copra.data.sequences import IGNORED, GenerationSpec, Sample, TokenRow, lay_out
+from copra.data.tokenization import pad_id, tokenize
 from copra.schema.scoring import Objective
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
@@ -19,7 +19,7 @@ def calibration_batches(
     rows: Sequence[Row],
     objective: Objective,
     batch_size: int,
-    decoding: Decoding | None,
+    decoding: GenerationSpec | None,
 ) -> Iterator[Batch]:
     """The rows in batches, in their order.
 
@@ -33,12 +33,12 @@ def calibration_batches(
     """
     if objective == "latent":
         _check_latent(decoding)
-    samples = [_sample(row, objective, decoding) for row in tokenise(tokenizer, rows)]
+    samples = [_sample(row, objective, decoding) for row in tokenize(tokenizer, rows)]
     for first in range(0, len(samples), batch_size):
         yield collate(samples[first : first + batch_size], pad_id(tokenizer))
 
 
-def calibration_name(rows: Sequence[Row], objective: Objective, decoding: Decoding | None) -> str:
+def calibration_name(rows: Sequence[Row], objective: Objective, decoding: GenerationSpec | None) -> str:
     """16 hexadecimal digits that name the calibration set: its rows in order, the objective, and with
     objective "latent" how the node answers."""
     read = [objective, [[row.question, list(row.steps), row.answer] for row in rows]]
@@ -53,7 +53,7 @@ def text_batch(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> tuple
     return batch.tokens, batch.mask
 
 
-def _sample(row: TokenRow, objective: Objective, decoding: Decoding | None) -> Sample:
+def _sample(row: TokenRow, objective: Objective, decoding: GenerationSpec | None) -> Sample:
     if objective == "cot":
         return lay_out(row, skip=0, latents=0, markers=None)
     before: tuple[int, ...] = ()
@@ -62,7 +62,7 @@ def _sample(row: TokenRow, objective: Objective, decoding: Decoding | None) -> S
     if objective == "answer":
         after = [token for step in row.steps for token in step]
     elif decoding is not None:
-        before, after = decoding.before, list(decoding.after)
+        before, after = decoding.prefix_ids, list(decoding.suffix_ids)
         latents = [decoding.latent_token] * decoding.latents
     prefix = [*row.question, *before]
     given = [*prefix, *latents, *after]
@@ -75,7 +75,7 @@ def _sample(row: TokenRow, objective: Objective, decoding: Decoding | None) -> S
     )
 
 
-def _check_latent(decoding: Decoding | None) -> None:
+def _check_latent(decoding: GenerationSpec | None) -> None:
     """Refuse ways to answer that are not one sequence with latents that are read once each."""
     if decoding is None:
         return
@@ -83,7 +83,7 @@ def _check_latent(decoding: Decoding | None) -> None:
         way, instead = "is asked after worked examples (few_shot) and has no latents", "'cot'"
     elif decoding.emulated:
         way, instead = "has a thought emulator (icot_kd) in the place of latents", "'answer' or 'cot'"
-    elif decoding.jacobi:
+    elif decoding.jacobi_iterations:
         way, instead = "reads all latents at once, several times over (iterations)", "'answer' or 'cot'"
     else:
         return

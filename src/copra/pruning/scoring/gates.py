@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from copra.data.batch import Batch
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.models.anatomy import attention_output, blocks
 from copra.models.shape import shape_of
 from copra.pruning.scoring.objective import example_losses
@@ -49,7 +49,7 @@ def gate_scores(
     model: PreTrainedModel,
     parts: nn.ModuleDict,
     batches: Iterator[Batch],
-    decoding: Decoding | None,
+    decoding: GenerationSpec | None,
     kind: Literal["kv_groups", "heads"],
     settings: Gates,
 ) -> list[ScoreRow]:
@@ -83,7 +83,7 @@ def gate_scores(
         for step in tqdm(range(settings.steps), unit="step", mininterval=5, dynamic_ncols=True):
             batch = next(batches).to(model.device)
             noise = torch.rand(len(batch), len(units), generator=generator).to(model.device)
-            excess = closed_probability(log_alpha).mean() - settings.closed
+            excess = closed_probability(log_alpha).mean() - settings.target_sparsity
             weight = min(1.0, step / settings.warmup_steps) if settings.warmup_steps else 1.0
             sparsity_loss = multipliers[0] * excess + multipliers[1] * excess.square()
             total = loss_of(batch, sampled(log_alpha, noise)) + weight * sparsity_loss
@@ -93,9 +93,9 @@ def gate_scores(
         gates = deterministic(log_alpha)
         loss = loss_of(batch, gates)
         tqdm.write(
-            f"expected sparsity {closed_probability(log_alpha).mean():.3f}, target {settings.closed}; "
-            f"{int((gates == 0).sum())} of {len(units)} gates are closed and {int((gates == 1).sum())} open. "
-            f"Loss of the last batch {loss:.4f}, without gates {loss_of(batch, torch.ones_like(gates)):.4f}"
+            f"expected sparsity {closed_probability(log_alpha).mean():.3f}, target "
+            f"{settings.target_sparsity}; {int((gates == 0).sum())} of {len(units)} gates are closed and "
+            f"{int((gates == 1).sum())} open. Loss of the last batch {loss:.4f}, without gates {loss_of(batch, torch.ones_like(gates)):.4f}"
         )
     return [
         score_row("gates", score, SCORED_AS[kind], layer, index)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.scoring.ablation import Ablation
 from copra.pruning.scoring.scores import ScoreRow, score_row
 from copra.schema.metrics import SCORED_AS
@@ -50,7 +50,7 @@ def greedy(
             f"importance.greedy_removals: {removals} layers cannot go. Of the model's {layers} layers one "
             f"has to stay and {layers - len(free)} are protected, which leaves {most}. Lower it."
         )
-    cut, rows = Cut.whole(shape), []
+    cut, rows = KeptUnits.whole(shape), []
     bar = tqdm(
         total=sum(len(free) - done for done in range(removals)),
         unit="candidate",

@@ -4,7 +4,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from copra.pruning.cut import Cut
+from copra.pruning.cut import KeptUnits
 from copra.pruning.scoring.ablation import Ablation
 from copra.pruning.scoring.scores import ScoreRow, score_row
 from copra.schema.metrics import SCORED_AS
@@ -17,7 +17,7 @@ def leave_one_out(ablation: Ablation, kind: UnitKind, metric: Literal["loss", "a
     `loss`: the loss without the unit less that of the whole model. `accuracy`: the accuracy of the whole
     model less that without the unit. One evaluation a unit, and one of the whole model.
     """
-    shape, whole = ablation.shape, Cut.whole(ablation.shape)
+    shape, whole = ablation.shape, KeptUnits.whole(ablation.shape)
     best = ablation.risk(metric, whole)
     rows = []
     for layer, index in tqdm(units_of(kind, shape), unit="unit", mininterval=5, dynamic_ncols=True):

@@ -6,14 +6,14 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from copra.data.batch import Batch
-from copra.data.sequences import IGNORED, Decoding
+from copra.data.sequences import IGNORED, GenerationSpec
 from copra.methods.rollout import hidden_states
 from copra.models.logits import read_logits
 from copra.utils.errors import CopraError
 
 
 def example_losses(
-    model: PreTrainedModel, parts: nn.ModuleDict, batch: Batch, decoding: Decoding | None
+    model: PreTrainedModel, parts: nn.ModuleDict, batch: Batch, decoding: GenerationSpec | None
 ) -> Tensor:
     """The mean cross-entropy over each example's own supervised positions, [B], at least in float32.
 

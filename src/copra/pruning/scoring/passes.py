@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from copra.data.batch import Batch
-from copra.data.sequences import Decoding
+from copra.data.sequences import GenerationSpec
 from copra.models.anatomy import attention_output, blocks
 from copra.models.shape import shape_of
 from copra.pruning.scoring.heads import head_scores, head_sums
@@ -35,7 +35,7 @@ class _Totals:
 
 
 def pass_scores(
-    model: PreTrainedModel, parts: nn.ModuleDict, batches: Iterable[Batch], decoding: Decoding | None
+    model: PreTrainedModel, parts: nn.ModuleDict, batches: Iterable[Batch], decoding: GenerationSpec | None
 ) -> list[ScoreRow]:
     """Scores of layers, blocks of layers, query heads, KV groups (the sums over their heads) and FFN neurons.
 
@@ -69,7 +69,7 @@ def _pass(
     model: PreTrainedModel,
     parts: nn.ModuleDict,
     batch: Batch,
-    decoding: Decoding | None,
+    decoding: GenerationSpec | None,
     layers: tuple[LayerShape, ...],
 ) -> None:
     """Run a batch forward and backward, and add to the sums. Gradients of weights add up in the model."""

@@ -1,4 +1,4 @@
-"""copra quantise: int8 weights under a manifest of their own, evaluated and timed as any other model."""
+"""copra quantize: int8 weights under a manifest of their own, evaluated and timed as any other model."""
 
 import json
 from argparse import ArgumentParser
@@ -6,8 +6,8 @@ from argparse import ArgumentParser
 import pytest
 import torch
 
-from copra.commands import curve, evaluate, latency, prune, quantise, score, train
-from copra.data.sequences import Decoding
+from copra.commands import curve, evaluate, latency, prune, quantize, score, train
+from copra.data.sequences import GenerationSpec
 from copra.models.checkpoint import WEIGHTS, save_checkpoint
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, read_json, read_parquet
@@ -17,7 +17,7 @@ KNOWN = {
     "method": "cot",
     "seed": 0,
     "lineage": [{"step": "cot"}],
-    "decoding": Decoding((), 0, "hidden", 3, ()).to_json(),
+    "decoding": GenerationSpec((), 0, "hidden", 3, ()).to_json(),
     "training_flops": 77,
     "base": {"dtype": "float32"},
     "dense_shape": {"layers": 2},
@@ -42,9 +42,9 @@ def run(verb, settings, **paths):
 
 
 def to_int8(place, parent="parent", output="int8"):
-    settings = {"node": "tiny@0+cot+int8", "quantise": {"kind": "quantise", "weights": "int8"}}
+    settings = {"node": "tiny@0+cot+int8", "quantize": {"kind": "quantize", "weights": "int8"}}
     run(
-        quantise,
+        quantize,
         settings,
         parent=place / parent / MANIFEST,
         data=place / "data" / "valid.parquet",
@@ -56,7 +56,7 @@ def to_int8(place, parent="parent", output="int8"):
 def test_the_manifest_says_what_was_done(place):
     parent, found = read_json(place / "parent" / MANIFEST), to_int8(place)
     assert found["node"] == "tiny@0+cot+int8"
-    assert found["quantised"] == "int8"
+    assert found["quantized"] == "int8"
     for name in ("base", "seed", "method", "decoding", "dense_shape", "typical_answer", "training_flops"):
         assert found[name] == KNOWN[name]
     for name in ("shape", "parameters", "versions"):
@@ -65,7 +65,7 @@ def test_the_manifest_says_what_was_done(place):
     first, step = found["lineage"]
     assert first == {"step": "cot"}
     assert (step["step"], step["parent"]) == ("int8", parent["weights"]["sha256"])
-    assert step["quantise"] == {"kind": "quantise", "weights": "int8"}
+    assert step["quantize"] == {"kind": "quantize", "weights": "int8"}
     assert step["torchao"].startswith("0.")
     assert step["proof"]["rows"] == 8
     assert 0 < step["proof"]["largest_logit_difference"] < 0.1
@@ -118,8 +118,8 @@ def test_logits_that_are_no_numbers_leave_no_checkpoint(place, word_base):
     assert not (place / "int8").exists()
 
 
-TRAINING = {"learning_rate": 1e-3, "steps": 1, "batch_size": 4, "validations": 1}
-INT8 = {"kind": "quantise", "weights": "int8"}
+TRAINING = {"learning_rate": 1e-3, "steps": 1, "batch_size": 4, "num_validations": 1}
+INT8 = {"kind": "quantize", "weights": "int8"}
 CURVE = {"model": "tiny+cot+int8", "unit": "layers", "metrics": ["deepest"], "remove": [1]}
 TRAIN = {"node": "again", "method": "cot", "stage": {}, "training": TRAINING, "seed": 0}
 # The verb, its settings, the option that names the checkpoint, and other paths.
@@ -128,7 +128,7 @@ CHANGES = [
     (prune, {"node": "again"}, "parent", ("plan",)),
     (score, {"scoring": "passes", "objective": "cot", "importance": {}}, "model", ("state",)),
     (curve, {"node": "again", "name": "a", "curve": CURVE}, "model", ("scores", "state")),
-    (quantise, {"node": "again", "quantise": INT8}, "parent", ()),
+    (quantize, {"node": "again", "quantize": INT8}, "parent", ()),
 ]
 
 
@@ -136,8 +136,8 @@ def test_nothing_but_answering_follows(place, monkeypatch):
     """It is refused before it is loaded, so also where there is no torchao."""
     to_int8(place)
     (place / "plan").write_text("{}")
-    monkeypatch.setattr("copra.models.quantised.is_torchao_available", lambda version: False)
-    message = r"int8: is quantised already, .* made of, tiny@0\+cot, and quantise last"
+    monkeypatch.setattr("copra.models.quantized.is_torchao_available", lambda version: False)
+    message = r"int8: is quantized already, .* made of, tiny@0\+cot, and quantize last"
     for verb, settings, option, others in CHANGES:
         paths = {name: place / name for name in ("data", *others)} | {option: place / "int8"}
         with pytest.raises(CopraError, match=message):

@@ -1,4 +1,4 @@
-"""copra quantise: the same checkpoint with int8 weights in its layers, and what that changed."""
+"""copra quantize: the same checkpoint with int8 weights in its layers, and what that changed."""
 
 from argparse import ArgumentParser, Namespace
 from importlib.metadata import version
@@ -14,46 +14,46 @@ from copra.commands.common import (
     summary_of,
     use_threads,
 )
-from copra.schema.base import Quantise
+from copra.schema.base import Quantize
 from copra.utils.files import MANIFEST
 
 PROOF_ROWS, PROOF_BATCH = 64, 8
 
 
-class QuantiseSettings(Coded):
+class QuantizeSettings(Coded):
     node: str
     """The node's name."""
-    quantise: Quantise
+    quantize: Quantize
     """How."""
 
 
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
     add_threads(parser)
-    parser.add_argument("--parent", type=folder, required=True, help="checkpoint to quantise")
+    parser.add_argument("--parent", type=folder, required=True, help="checkpoint to quantize")
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
     parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
 
 
 def run(options: Namespace) -> None:
-    settings = settings_of(options, QuantiseSettings)
+    settings = settings_of(options, QuantizeSettings)
     use_threads(options)
-    from copra.models.checkpoint import device, load_unquantised, save_changed
-    from copra.models.quantised import compare, quantise
+    from copra.models.checkpoint import device, load_unquantized, save_changed
+    from copra.models.quantized import compare, quantize
     from copra.pruning.scoring.calibration import calibration_batches
 
-    parent = load_unquantised(options.parent)
-    quantised = quantise(options.parent).to(device())
+    parent = load_unquantized(options.parent)
+    quantized = quantize(options.parent).to(device())
     rows = rows_of(options.data, "valid", PROOF_ROWS)
     batches = calibration_batches(parent.tokenizer, rows, "cot", PROOF_BATCH, None)
     step = {
-        "quantise": settings.quantise.canonical(),
+        "quantize": settings.quantize.canonical(),
         "torchao": version("torchao"),
         "parent": parent.manifest["weights"]["sha256"],
-        "proof": {"rows": len(rows), **compare(parent.model.float(), quantised, batches)},
+        "proof": {"rows": len(rows), **compare(parent.model.float(), quantized, batches)},
     }
     more = {
-        "quantised": settings.quantise.weights,
+        "quantized": settings.quantize.weights,
         **made_by(options, options.parent / MANIFEST, summary_of(options.data, "valid")),
     }
-    save_changed(options.output, quantised, parent, settings.node, step, **more)
+    save_changed(options.output, quantized, parent, settings.node, step, **more)

@@ -35,11 +35,11 @@ def need_torchao() -> None:
     if not is_torchao_available(TORCHAO):
         raise CopraError(
             f"int8 weights need torchao {TORCHAO} or newer, which is not installed here: run `pip install "
-            f"torchao=={TORCHAO}`, or leave the quantise step out of the recipe."
+            f"torchao=={TORCHAO}`, or leave the quantize step out of the recipe."
         )
 
 
-def quantise(folder: Path) -> PreTrainedModel:
+def quantize(folder: Path) -> PreTrainedModel:
     """The model in the folder of a checkpoint with int8 weights, computing in float32, on the CPU.
 
     Weights of bfloat16 are made float32 first, since torchao takes the scales in the type of the weights.
@@ -58,14 +58,14 @@ def quantise(folder: Path) -> PreTrainedModel:
     if not any(isinstance(module, nn.Linear) for module in blocks(model).modules()):
         raise CopraError(
             f"{folder}: a model of type {model.config.model_type} cannot have int8 weights, since torchao "
-            "quantises linear layers and its layers are made of transformers' Conv1D. Leave the quantise "
+            "quantizes linear layers and its layers are made of transformers' Conv1D. Leave the quantize "
             "step out, or take a base of another family."
         )
     return model.eval()
 
 
 def sort_metadata(file: Path) -> None:
-    """Sort what a safetensors file says of its quantised tensors, in place. safetensors leaves the order to
+    """Sort what a safetensors file says of its quantized tensors, in place. safetensors leaves the order to
     chance, and equal runs are to write equal files."""
     with open(file, "r+b") as handle:
         size = int.from_bytes(handle.read(8), "little")
@@ -76,7 +76,7 @@ def sort_metadata(file: Path) -> None:
         handle.write(text.ljust(size))
 
 
-def unquantised(model: PreTrainedModel) -> PreTrainedModel:
+def unquantized(model: PreTrainedModel) -> PreTrainedModel:
     """A model of the same sizes with plain, random weights: parts are made for such a one before their own
     weights are read."""
     config = copy.deepcopy(model.config)
@@ -86,7 +86,7 @@ def unquantised(model: PreTrainedModel) -> PreTrainedModel:
 
 @torch.no_grad()
 def compare(before: PreTrainedModel, after: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
-    """What quantisation changed: the largest difference of two logits over all tokens but padding, and the
+    """What quantization changed: the largest difference of two logits over all tokens but padding, and the
     mean loss at the labels in nats a token, before and after. Both models are on one device.
 
     Raises:
@@ -99,7 +99,7 @@ def compare(before: PreTrainedModel, after: PreTrainedModel, batches: Iterable[B
         difference = float((logits[1] - logits[0]).abs().max())
         if not math.isfinite(difference):
             raise CopraError(
-                "quantise: a logit is not a finite number, before or after quantising, so the model is not "
+                "quantize: a logit is not a finite number, before or after quantizing, so the model is not "
                 "saved. Look at the training before this step."
             )
         largest = max(largest, difference)

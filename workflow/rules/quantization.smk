@@ -1,7 +1,7 @@
-# Quantisation: the same model with int8 weights, and a record of what that changed.
+# Quantization: the same model with int8 weights, and a record of what that changed.
 
 
-rule quantise:
+rule quantize:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
         weights=lambda wildcards: weights(copra.parent(wildcards.node)),
@@ -11,11 +11,11 @@ rule quantise:
         manifest="<results>/models/{node}/copra.json",
         weights=multiext("<results>/models/{node}/", *WEIGHTS),
     log:
-        "<logs>/quantise/{node}.log",
+        "<logs>/quantize/{node}.log",
     benchmark:
-        "<benchmarks>/quantise/{node}.tsv"
+        "<benchmarks>/quantize/{node}.tsv"
     wildcard_constraints:
-        node=copra.quantised,
+        node=copra.quantized,
     threads: copra.experiment.compute.threads
     resources:
         gpu=min(1, copra.experiment.compute.gpu),
@@ -23,10 +23,10 @@ rule quantise:
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=60,
     params:
-        settings=lambda wildcards: copra.quantise_settings(wildcards.node),
+        settings=lambda wildcards: copra.quantize_settings(wildcards.node),
     message:
-        "Quantising to {wildcards.node}"
+        "Quantizing to {wildcards.node}"
     shell:
-        "copra quantise --settings {params.settings:q} --threads {threads}"
+        "copra quantize --settings {params.settings:q} --threads {threads}"
         " --jobs-per-gpu {resources.jobs_per_gpu} --parent {input.parent}"
         " --data {input.valid} --output {output.manifest} > {log} 2>&1"

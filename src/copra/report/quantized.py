@@ -1,9 +1,9 @@
-"""How a table tells that weights were quantised."""
+"""How a table tells that weights were quantized."""
 
 from typing import Any
 
 SMALLER = 0.9
-"""Bytes a parameter, as a part of the largest ones', below which weights were quantised. Without that they
+"""Bytes a parameter, as a part of the largest ones', below which weights were quantized. Without that they
 differ by what a file says beside its weights, a few hundredths in tiny models."""
 
 

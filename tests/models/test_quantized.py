@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from copra.data.batch import collate
-from copra.data.sequences import Decoding, Sample
+from copra.data.sequences import GenerationSpec, Sample
 from copra.generation.decode import decode
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from copra.models.parts import make_parts
-from copra.models.quantised import compare, quantise
+from copra.models.quantized import compare, quantize
 from copra.utils.errors import CopraError
 
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -22,7 +22,8 @@ TOKENS = torch.arange(1, 15)[None]
 
 @pytest.fixture
 def make(make_model, word_tokenizer, tmp_path):
-    """Saves a tiny model and, in a second folder, the same with int8 weights; returns the model and both."""
+    """CheckpointSchedule a tiny model and, in a second folder, the same with int8 weights; returns the model
+    and both."""
 
     def make(kind: str = "llama", wanted=(), *, dtype: str = "float32", tied: bool = True):
         model = make_model(kind, len(word_tokenizer), double=False, tied=tied).to(getattr(torch, dtype))
@@ -31,9 +32,9 @@ def make(make_model, word_tokenizer, tmp_path):
         parts = make_parts(model, wanted)
         save_checkpoint(tmp_path / "plain", model, word_tokenizer, manifest, None, parts, wanted)
         load_checkpoint(tmp_path / "plain")
-        quantised = quantise(tmp_path / "plain")
-        manifest |= {"quantised": "int8"}
-        save_checkpoint(tmp_path / "int8", quantised, word_tokenizer, manifest, None, parts, wanted)
+        quantized = quantize(tmp_path / "plain")
+        manifest |= {"quantized": "int8"}
+        save_checkpoint(tmp_path / "int8", quantized, word_tokenizer, manifest, None, parts, wanted)
         return model, tmp_path / "plain", tmp_path / "int8"
 
     return make
@@ -155,7 +156,7 @@ def test_bfloat16_activations_where_the_device_has_them(make, monkeypatch, has):
 def test_answers_do_not_depend_on_the_batch(make, latents):
     _, _, folder = make()
     model = load_checkpoint(folder).model.to(torch.float64)
-    decoding = Decoding((3,), latents, "hidden", 4, (5,)) if latents else None
+    decoding = GenerationSpec((3,), latents, "hidden", 4, (5,)) if latents else None
     generator = torch.Generator().manual_seed(7)
     prompts = [torch.randint(6, 15, (n,), generator=generator).tolist() for n in (3, 11, 6, 6, 1, 8)]
 
@@ -177,16 +178,16 @@ def test_parts_stay_as_they_are(make):
 
 def test_gpt2_is_refused(make):
     with pytest.raises(
-        CopraError, match=r"plain: a model of type gpt2 cannot .* Leave the quantise step out"
+        CopraError, match=r"plain: a model of type gpt2 cannot .* Leave the quantize step out"
     ):
         make("gpt2")
 
 
 def test_without_torchao_the_message_says_what_to_install(make, monkeypatch):
     _, plain, folder = make()
-    monkeypatch.setattr("copra.models.quantised.is_torchao_available", lambda version: False)
-    for work in (lambda: load_checkpoint(folder), lambda: quantise(plain)):
-        with pytest.raises(CopraError, match=r"pip install torchao==[\d.]+`, or leave the quantise step out"):
+    monkeypatch.setattr("copra.models.quantized.is_torchao_available", lambda version: False)
+    for work in (lambda: load_checkpoint(folder), lambda: quantize(plain)):
+        with pytest.raises(CopraError, match=r"pip install torchao==[\d.]+`, or leave the quantize step out"):
             work()
     load_checkpoint(plain)
 
