@@ -55,9 +55,10 @@ def gate_scores(
 ) -> list[ScoreRow]:
     """Log alpha of every unit's gate after training against the loss of the model, whose weights stay.
 
-    The budget is a constraint on the expected sparsity s, the mean of P(z = 0): it is to be the target t,
-    and the loss gets lambda_1 (s - t) + lambda_2 (s - t)^2 with multipliers that rise along their gradient
-    (augmented Lagrangian of Wang et al. 2020, arXiv 1910.04732). Three means keep the training stable (arXiv
+            f"expected sparsity {closed_probability(log_alpha).mean():.3f}, target "
+            f"{settings.target_sparsity}; {int((gates == 0).sum())} of {len(units)} gates are closed and "
+            f"{int((gates == 1).sum())} open. "
+            f"Loss of the last batch {loss:.4f}, without gates {loss_of(batch, torch.ones_like(gates)):.4f}"
     2110.03252): the weight of that term rises from 0 over `warmup_steps`, gates start open, and a layer with
     n gates of which c are 0 has its attention scaled by n / (n - c). Each example draws gates of its own.
 
@@ -95,7 +96,8 @@ def gate_scores(
         tqdm.write(
             f"expected sparsity {closed_probability(log_alpha).mean():.3f}, target "
             f"{settings.target_sparsity}; {int((gates == 0).sum())} of {len(units)} gates are closed and "
-            f"{int((gates == 1).sum())} open. Loss of the last batch {loss:.4f}, without gates {loss_of(batch, torch.ones_like(gates)):.4f}"
+            f"{int((gates == 1).sum())} open. Loss of the last batch {loss:.4f}, without gates "
+            f"{loss_of(batch, torch.ones_like(gates)):.4f}"
         )
     return [
         score_row("gates", score, SCORED_AS[kind], layer, index)
