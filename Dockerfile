@@ -1,4 +1,4 @@
-# copra and all that it needs, for Kubernetes and Apptainer (see the README):  docker build -t copra .
+# copra and all that it needs, for Kubernetes and Apptainer (see docs/kubernetes.md and docs/clusters.md):  docker build -t copra .
 # torch is the build that PyPI has, with CUDA. For machines without GPUs a smaller one will do:
 #   docker build --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu -t copra .
 FROM python:3.11-slim

@@ -17,7 +17,7 @@ if not workflow.overwrite_configfiles:
 report: "workflow/report/workflow.rst"
 
 
-# The image of the rules for runs with --software-deployment-method apptainer (see the README): none is published,
+# The image of the rules for runs with --software-deployment-method apptainer (see docs/clusters.md): none is published,
 # so it is one that you make of the Dockerfile, beside config.yaml or in a registry.
 container: os.environ.get("COPRA_CONTAINER", "copra.sif")
 

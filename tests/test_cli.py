@@ -36,10 +36,10 @@ def failure(capsys, *arguments):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
-def test_help_lists_every_verb(capsys, arguments):
+def test_help_lists_every_command(capsys, arguments):
     assert main(arguments) == 0
     text = capsys.readouterr().out
-    assert text.startswith("usage: copra VERB")
+    assert text.startswith("usage: copra COMMAND")
     for verb, words in VERBS.items():
         assert f"  {verb:10} {words}" in text
 
@@ -49,11 +49,11 @@ def test_the_version(capsys):
     assert capsys.readouterr().out == f"copra {copra.__version__}\n"
 
 
-def test_an_unknown_verb_exits_with_2_and_the_list(capsys):
+def test_an_unknown_command_exits_with_2_and_the_list(capsys):
     assert main(["trian"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "unknown verb 'trian'" in captured.err
+    assert "unknown command 'trian' (did you mean 'train'?)" in captured.err
     assert "  train " in captured.err
 
 

@@ -1,4 +1,4 @@
-"""The command line: one verb a rule, so that every line of the workflow can be pasted into a shell."""
+"""The command line: one command per rule, so that every line of the workflow can be pasted into a shell."""
 
 import argparse
 import errno
@@ -12,29 +12,32 @@ from copra.utils.ending import end_with_snakemake
 from copra.utils.errors import CopraError
 from copra.utils.forking import end_process, quiet_libraries, run_in_fork
 from copra.utils.out_of_memory import explained, is_out_of_memory
+from copra.utils.problems import hint
 
 VERBS = {
-    "data": "prepare a task's splits",
-    "base": "fetch or make a base model",
-    "score": "score layers, or heads and key/value groups",
-    "curve": "measure a model as units go, without fine-tuning",
-    "choose": "choose what a pruning removes",
-    "prune": "apply a plan to a checkpoint",
-    "train": "run one training stage",
-    "prompt": "ask a checkpoint by worked examples",
-    "quantize": "keep a checkpoint's weights in int8",
-    "evaluate": "answer the questions of a split",
-    "sweep": "answer with other numbers of latents",
-    "lens": "show what latents would say",
-    "latency": "measure seconds an answer",
-    "table": "draw up a table",
-    "export": "write a table as CSV, Markdown and LaTeX",
-    "figure": "draw a figure",
+    # What people call.
     "check": "check config files, without running anything",
-    "plan": "tell what a run will cost, before it is started",
-    "status": "tell how far a run is",
+    "plan": "estimate jobs, FLOPs, hours and disk of a run",
+    "status": "show the progress of a run",
     "clean": "list or remove results that no recipe leads to",
     "schema": "print the JSON schema of a config file",
+    # What the workflow calls, one command per rule.
+    "data": "prepare a task's splits",
+    "base": "fetch or make a base model",
+    "score": "score layers, heads, key/value groups and neurons",
+    "curve": "measure a model with fewer and fewer units, without fine-tuning",
+    "choose": "choose the units that a pruning removes",
+    "prune": "apply a plan to a checkpoint",
+    "train": "run one training stage",
+    "prompt": "give a checkpoint a few-shot prompt",
+    "quantize": "store a checkpoint's weights as int8",
+    "evaluate": "answer the questions of a split",
+    "sweep": "evaluate with other numbers of latents",
+    "lens": "decode latents through the LM head",
+    "latency": "measure seconds per answer",
+    "table": "make a table from evaluations, curves or scores",
+    "export": "write a table as CSV, Markdown and LaTeX",
+    "figure": "draw a figure",
 }
 
 
@@ -103,8 +106,8 @@ def _help(arguments: Sequence[str]) -> int:
     asked = not arguments or arguments[0] in ("-h", "--help", "help")
     stream = sys.stdout if asked else sys.stderr
     if not asked:
-        print(f"copra: unknown verb {arguments[0]!r}\n", file=stream)
-    print("usage: copra VERB [options]      copra VERB --help\n", file=stream)
+        print(f"copra: unknown command {arguments[0]!r}{hint(arguments[0], VERBS)}\n", file=stream)
+    print("usage: copra COMMAND [options]      copra COMMAND --help\n", file=stream)
     for verb, text in VERBS.items():
         print(f"  {verb:10} {text}", file=stream)
     return 0 if asked else 2

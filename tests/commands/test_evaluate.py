@@ -171,7 +171,7 @@ def test_a_state_belongs_to_weights_parts_decoding_and_threads(place):
 
     def folder(checkpoint=checkpoint, **settings):
         settings = {"node": "a", **settings}
-        return AnswerCache(place, checkpoint, settings, place / "data" / "test.parquet", 8).memory.folder
+        return AnswerCache(place, checkpoint, settings, place / "data" / "test.parquet", 8).cache.folder
 
     def changed(**changes):
         return replace(checkpoint, manifest={**checkpoint.manifest, **changes})

@@ -262,7 +262,7 @@ def test_a_verb_may_be_killed_over_and_over(finished, tmp_path, name, again):
     assert calls >= 3
 
 
-COMPARABLE_ACROSS_UNITS = ("train", "score", "score greedily", "curve", "evaluate", "sweep")
+TOGETHER = ("train", "score", "score greedily", "curve", "evaluate", "sweep")
 
 
 @pytest.fixture
@@ -279,7 +279,7 @@ def unmade(finished, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("name", COMPARABLE_ACROSS_UNITS)
+@pytest.mark.parametrize("name", TOGETHER)
 def test_two_at_once_make_what_one_makes(unmade, finished, name):
     folder = unmade(name)
     both = [start(folder, name) for _ in range(2)]

@@ -52,7 +52,7 @@ def test_a_prompt_changes_the_manifest_alone(place):
     parent, asked = load_checkpoint(place / "parent"), ask(place)
     assert (place / "asked" / WEIGHTS).read_bytes() == (place / "parent" / WEIGHTS).read_bytes()
     assert not (place / "asked" / "training.jsonl").exists()
-    prompting = FewShot(kind="few_shot", exemplars=3)
+    prompting = FewShot(kind="few_shot", num_fewshot=3)
     decoding = prompting.decoding(
         read_rows(place / "data" / "train.parquet"), markers_of(parent.tokenizer).latent
     )
@@ -121,5 +121,5 @@ def test_another_seed_asks_with_other_examples(place):
 
 def test_too_few_rows_leave_no_checkpoint(place):
     with pytest.raises(CopraError, match="9 examples are asked for and there are 8"):
-        ask(place, exemplars=9)
+        ask(place, num_fewshot=9)
     assert not (place / "asked").exists()

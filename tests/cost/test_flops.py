@@ -304,7 +304,7 @@ def test_training_is_three_times_the_forward_pass(meta_models, name):
     model = meta_models[name]
     counter = FlopCounter(shape_of(model.config.to_dict()))
     forward = run(model, Pass("prefill", 14, 0, 4), DynamicCache(config=model.config))
-    assert counter.of_training(tokens=14, max_position_embeddings=14 * 14, supervised=4) == 3 * forward
+    assert counter.of_training(tokens=14, context=14 * 14, supervised=4) == 3 * forward
 
 
 def test_training_with_latents_costs_no_more_than_in_one_pass(make_model):

@@ -14,9 +14,9 @@ from copra.evaluation.statistics import (
     recipe_difference,
 )
 
-SEARCH_METRICS = 1000
+RUNS = 1000
 """Simulated runs: a rate of 5% is measured to 0.7 points (one standard error)."""
-HIGHEST = 0.05 + 3 * (0.05 * 0.95 / SEARCH_METRICS) ** 0.5
+HIGHEST = 0.05 + 3 * (0.05 * 0.95 / RUNS) ** 0.5
 
 
 class Simulation:
@@ -45,7 +45,7 @@ class Simulation:
         draws = self.generator.random((self.seeds, self.questions), dtype=numpy.float32)
         return draws < level
 
-    def rejected(self, test, runs=SEARCH_METRICS):
+    def rejected(self, test, runs=RUNS):
         """The part of runs whose p-value is below 5%."""
         return numpy.mean([test(*self.draw()) < 0.05 for _ in range(runs)])
 

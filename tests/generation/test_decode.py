@@ -133,10 +133,10 @@ def test_the_models_tell_prompts_and_latents_apart(any_model, prompts, parts):
 
 
 # Passes of the model before the first token: one a latent, one an iteration.
-BACKWARD_METRICS = {"hidden": 4, "projected": 4, "jacobi 1": 2, "jacobi 2": 3, "jacobi 3": 4, "emulated": 1}
+PASSES = {"hidden": 4, "projected": 4, "jacobi 1": 2, "jacobi 2": 3, "jacobi 3": 4, "emulated": 1}
 
 
-@pytest.mark.parametrize("name", BACKWARD_METRICS)
+@pytest.mark.parametrize("name", PASSES)
 def test_ended_rows_leave_the_batch(any_model, prompts, parts, name):
     decoding, limit = DECODINGS[name], 16
     texts = [plain_tokens(any_model, prompt, decoding, limit, parts) for prompt in prompts]
@@ -154,7 +154,7 @@ def test_ended_rows_leave_the_batch(any_model, prompts, parts, name):
     assert answers(any_model, prompts, decoding, 8, stop, **options) == plain_answers(texts, stop)
     alive = [sum(place > step for place in ends[stop]) for step in range(limit)]
     # A batch is cut as soon as half of it has ended.
-    expected, size = [8] * BACKWARD_METRICS[name], 8
+    expected, size = [8] * PASSES[name], 8
     for going in alive[: limit - 1]:
         if not going:
             break

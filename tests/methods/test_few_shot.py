@@ -44,7 +44,7 @@ def file(tmp_path):
 
 def test_one_drawn_example_by_hand():
     rows = [Row("2 and 3 and 1 ?", ("2 + 3 = 5", "5 + 1 = 6"), "6")]
-    decoding = few_shot(exemplars=1).decoding(rows, 48)
+    decoding = few_shot(num_fewshot=1).decoding(rows, 48)
     assert decoding.prompting.exemplars == ("Q: 2 and 3 and 1 ?\nA: 2 + 3 = 5 5 + 1 = 6 The answer is 6.\n\n")
     assert decoding.prompting.question == "Q: {question}\nA:"
     # Those of lm-evaluation-harness' task gsm8k_cot.
@@ -55,7 +55,7 @@ def test_one_drawn_example_by_hand():
 
 def test_the_form_is_as_asked():
     settings = few_shot(
-        exemplars=1,
+        num_fewshot=1,
         question="{question} =>",
         solution=" <{answer}> {steps} <{answer}>",
         separator=" ;\n",
@@ -68,7 +68,7 @@ def test_the_form_is_as_asked():
 
 
 def test_drawn_examples_are_different_rows_of_the_split(rows):
-    drawn = examples(few_shot(exemplars=8), rows)
+    drawn = examples(few_shot(num_fewshot=8), rows)
     assert len(set(drawn)) == 8
     assert set(drawn) <= {written(row) for row in rows}
     # Not the first ones, and in the order of the draw.
@@ -77,20 +77,20 @@ def test_drawn_examples_are_different_rows_of_the_split(rows):
 
 
 def test_the_seed_draws_the_examples(rows):
-    first, again, other = (examples(few_shot(exemplars=6, seed=seed), rows) for seed in (3, 3, 4))
+    first, again, other = (examples(few_shot(num_fewshot=6, seed=seed), rows) for seed in (3, 3, 4))
     assert first == again
     assert set(first) != set(other)
 
 
 def test_all_rows_may_be_examples_and_no_more(rows):
-    assert sorted(examples(few_shot(exemplars=24), rows)) == sorted(map(written, rows))
+    assert sorted(examples(few_shot(num_fewshot=24), rows)) == sorted(map(written, rows))
     with pytest.raises(CopraError, match=r"^few_shot: 25 examples are asked for and there are 24\. Lower"):
-        few_shot(exemplars=25).decoding(rows, 48)
+        few_shot(num_fewshot=25).decoding(rows, 48)
 
 
 def test_gsm8ks_own_examples_are_sentences_in_their_order(rows):
     """Eight, like those of Wei et al.; whatever steps the train split has."""
-    settings = few_shot(exemplars=8)
+    settings = few_shot(num_fewshot=8)
     worked = settings.worked(Gsm8k)
     texts = settings.decoding(rows, 48, worked).prompting.exemplars.removesuffix("\n\n").split("\n\n")
     known = [json.loads(line) for line in worked.read_text().splitlines()]
@@ -100,8 +100,10 @@ def test_gsm8ks_own_examples_are_sentences_in_their_order(rows):
     ]
     assert len(texts) == 8
     assert not any(mark in text for text in texts for mark in ("<<", ">>", "####"))
-    assert settings.decoding(rows, 48, worked) == few_shot(exemplars=8, seed=5).decoding([], 48, worked)
-    assert few_shot(exemplars=2).decoding([], 48, worked).prompting.exemplars == "\n\n".join([*texts[:2], ""])
+    assert settings.decoding(rows, 48, worked) == few_shot(num_fewshot=8, seed=5).decoding([], 48, worked)
+    assert few_shot(num_fewshot=2).decoding([], 48, worked).prompting.exemplars == "\n\n".join(
+        [*texts[:2], ""]
+    )
 
 
 def test_the_arithmetic_of_gsm8ks_own_examples_is_right():
@@ -124,14 +126,14 @@ def test_other_tasks_and_other_wishes_have_no_examples_of_copras(file):
 
 def test_examples_of_a_file_stand_in_its_order(file, rows):
     records = [{"question": f"{n} ?", "solution": f"  it is {n}. \n", "more": n} for n in range(5)]
-    found = examples(few_shot(exemplars=3, file=file(*records)), rows)
+    found = examples(few_shot(num_fewshot=3, file=file(*records)), rows)
     assert found == [f"Q: {n} ?\nA: it is {n}." for n in range(3)]
 
 
 def test_a_files_path_may_have_variables(file, tmp_path, monkeypatch):
     path = file({"question": "1 ?", "solution": "1"})
     monkeypatch.setenv("PLACE", str(tmp_path))
-    settings = few_shot(exemplars=1, file="${PLACE}/examples.jsonl")
+    settings = few_shot(num_fewshot=1, file="${PLACE}/examples.jsonl")
     assert settings.path == Path(path)
     assert examples(settings) == ["Q: 1 ?\nA: 1"]
     assert few_shot().path is None
@@ -146,7 +148,7 @@ def test_line_separators_within_text_and_a_byte_order_mark_are_no_matter(file):
         {"question": "c\u2028\x85d ?", "solution": "é"},
         "",
     )
-    assert examples(few_shot(exemplars=2, file=path)) == ["Q: a ?\nA: b", "Q: c\u2028\x85d ?\nA: é"]
+    assert examples(few_shot(num_fewshot=2, file=path)) == ["Q: a ?\nA: b", "Q: c\u2028\x85d ?\nA: é"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_a_bad_row_is_named_with_its_file(file, line):
     good = {"question": "a ?", "solution": "b"}
     path = file(good, good, line, good)
     with pytest.raises(CopraError, match=rf"^few_shot: {path}, row 3: not a JSON object with 'question' and"):
-        few_shot(exemplars=1, file=path).decoding([], 48)
+        few_shot(num_fewshot=1, file=path).decoding([], 48)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
@@ -198,10 +200,10 @@ def test_what_makes_no_sense_is_refused_by_name(key, value):
 
 def test_the_way_of_asking_survives_its_json(rows):
     settings = few_shot(
-        exemplars=2, stops=("Q:", "\n\n"), answer="harness-strict", max_new_tokens=256, examples="train"
+        num_fewshot=2, stops=("Q:", "\n\n"), answer="harness-strict", max_new_tokens=256, examples="train"
     )
     assert FewShot.model_validate(settings.canonical()) == settings
     decoding = settings.decoding(rows, 48)
     assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
     assert (decoding.longest_answer(64), decoding.answer_rule) == (256, "harness-strict")
-    assert few_shot(exemplars=2).decoding(rows, 48).longest_answer(64) == 64
+    assert few_shot(num_fewshot=2).decoding(rows, 48).longest_answer(64) == 64

@@ -117,7 +117,7 @@ LONG = TokenRow("long", question=[1], steps=[list(range(100, 200))], answer=[91]
 
 @pytest.mark.parametrize("rate", [0.5, 1.0, 4.0])
 def test_smoothing_takes_more_tokens_geometrically(rate):
-    stage = icot_si(tokens_per_stage=4, remove_all_beyond=8, smoothing=rate).stages()[1].at(3, 4)
+    stage = icot_si(tokens_per_stage=4, remove_all_beyond=8, smoothing=rate).stages()[1].at_step(3, 4)
     draw, n = Random(1), 40_000
     counts = Counter(100 - (len(stage.lay_out(LONG, MARKERS, draw).tokens) - 2) for _ in range(n))
     assert min(counts) == 6
@@ -128,14 +128,14 @@ def test_smoothing_takes_more_tokens_geometrically(rate):
 
 
 def test_smoothing_takes_from_the_right_as_well():
-    stage = icot_si(side="right", smoothing=0.5).stages()[0].at(1, 8)
+    stage = icot_si(side="right", smoothing=0.5).stages()[0].at_step(1, 8)
     kept = [stage.lay_out(LONG, MARKERS, Random(i)).tokens[1:-1] for i in range(50)]
     assert all(tokens == list(range(100, 100 + len(tokens))) for tokens in kept)
     assert len(set(map(len, kept))) > 3
 
 
 def test_smoothing_takes_no_more_than_there_is():
-    stage = icot_si(smoothing=0.01).stages()[0].at(1, 8)
+    stage = icot_si(smoothing=0.01).stages()[0].at_step(1, 8)
     lengths = {len(stage.lay_out(ROW, MARKERS, Random(i)).tokens) for i in range(300)}
     assert lengths == {4, 5, 6, 7, 8, 9}
 
@@ -152,7 +152,7 @@ def test_validation_is_not_smoothed():
 
 
 def test_smoothing_depends_on_the_draw_alone():
-    stage = icot_si(smoothing=0.5).stages()[0].at(1, 8)
+    stage = icot_si(smoothing=0.5).stages()[0].at_step(1, 8)
     first, again = (
         [stage.lay_out(LONG, MARKERS, draw) for _ in range(30)] for draw in (Random(1), Random(1))
     )
@@ -209,7 +209,7 @@ def test_with_nothing_out_yet_it_is_chain_of_thought():
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_loss_and_its_gradients_equal_the_plain_ones(any_model, side):
     """Three tokens are out: a piece of a step is left in some rows, and nothing in others."""
-    stage = icot_si(side=side, smoothing=2.0).stages()[0].at(4, 8)
+    stage = icot_si(side=side, smoothing=2.0).stages()[0].at_step(4, 8)
     draw = Random(2)
     rows = draw_rows((5, (3, 2, 4)), (2, (2,)), (7, ()), (3, (1, 6)))
     assert_supervised_loss(stage, any_model, [stage.lay_out(row, IDS, draw) for row in rows])

@@ -36,7 +36,7 @@ def test_a_base_from_scratch_is_drawn_by_its_seed(rows, architecture, kv_heads):
 
 
 def test_a_llama_from_scratch_has_the_sizes_of_its_settings(rows):
-    spec = FromScratch(**SIZES, kv_heads=2, max_position_embeddings=64, tied=False)
+    spec = FromScratch(**SIZES, kv_heads=2, max_position_embeddings=64, tie_word_embeddings=False)
     model, tokenizer = make_base(Base(from_scratch=spec, dtype="bfloat16"), rows, 0)
     v, d, layers, ffn, kv = len(tokenizer), 32, 2, 48, 2 * 8
     expected = 2 * v * d + layers * (2 * d * d + 2 * d * kv + 3 * d * ffn + 2 * d) + d

@@ -177,13 +177,13 @@ def test_a_checkpoint_whose_weights_are_not_those_of_its_config_is_refused(save)
 
 
 def test_trained_markers_are_remembered():
-    words, latents = ({"before": [], "latents": n} for n in (0, 2))
+    words, latents = ({"prefix_ids": [], "latents": n} for n in (0, 2))
     found = [
         has_trained_markers(manifest)
         for manifest in (
             {"decoding": None},
             {"decoding": words},
-            {"decoding": {**words, "before": [7]}},
+            {"decoding": {**words, "prefix_ids": [7]}},
             {"decoding": latents},
             {"decoding": words, TRAINED_MARKERS: True},
             {"decoding": None, TRAINED_MARKERS: False},

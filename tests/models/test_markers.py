@@ -48,7 +48,7 @@ def test_markers_begin_as_copies_of_the_row_of_the_angle_brackets(rows, architec
 
 
 def test_without_angle_brackets_markers_begin_as_the_line_break(word_base):
-    base = word_base(tied=False)
+    base = word_base(tie_word_embeddings=False)
     assert base.tokenizer("<<")["input_ids"] == [base.tokenizer.unk_token_id]
     (line_break,) = base.tokenizer("\n")["input_ids"]
     markers = base.tokenizer.convert_tokens_to_ids(list(MARKERS))
@@ -119,7 +119,7 @@ def test_rows_of_markers_that_a_base_brings_are_kept(tmp_path, rows, tied):
 
 def manifest_of(kind):
     """The manifest of a checkpoint that was trained on latents, on words, or on words after latents."""
-    answers = {"before": [5] if kind == "latents" else [], "latents": 2 if kind == "latents" else 0}
+    answers = {"prefix_ids": [5] if kind == "latents" else [], "latents": 2 if kind == "latents" else 0}
     return {"decoding": answers} | ({"trained_markers": True} if kind == "words after latents" else {})
 
 

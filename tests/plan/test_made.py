@@ -76,7 +76,7 @@ CHANGES = {
         {STAGES[1], STAGES[2], f"evaluate/{PRUNED}+coconut"},
     ),
     "the examples": (
-        {"steps__ask__exemplars": 3},
+        {"steps__ask__num_fewshot": 3},
         {f"prompt/{COT}+ask", f"evaluate/{COT}+ask"},
     ),
     "another split": (
@@ -98,7 +98,7 @@ def test_a_change_is_told_by_the_records(make_workflow, results, change):
 
 @pytest.mark.parametrize(
     "values",
-    [{"tasks__sums__train": 299}, {"bases__llama__from_scratch__ffn_size": 48}, {"seeds": [1]}],
+    [{"tasks__sums__train": 299}, {"bases__llama__from_scratch__intermediate_size": 48}, {"seeds": [1]}],
 )
 def test_what_all_else_follows_from(make_workflow, results, values):
     workflow = make_workflow(**values)

@@ -44,7 +44,9 @@ def test_a_model_from_scratch_is_as_large_as_it_will_be(rows, architecture, tied
     kv_heads = 2 if architecture == "llama" else None
     sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": kv_heads, "intermediate_size": 48}
     base = Base(
-        from_scratch=FromScratch(architecture=architecture, tied=tied, max_position_embeddings=64, **sizes)
+        from_scratch=FromScratch(
+            architecture=architecture, tie_word_embeddings=tied, max_position_embeddings=64, **sizes
+        )
     )
     model, tokenizer = make_base(base, rows, 0)
     found = base_size(base, len(tokenizer) - 6)

@@ -156,7 +156,7 @@ def test_latents_are_fed_before_the_answer():
 
 
 def test_worked_examples_are_read_once():
-    asked = work.asking_by_examples(FewShot(kind="few_shot", exemplars=2), [ROW], 48)
+    asked = work.asking_by_examples(FewShot(kind="few_shot", num_fewshot=2), [ROW], 48)
     # Two examples of question, chain, answer and ten tokens more; then the question with four.
     assert asked.known == 2 * 23
     assert asked.lengths == ((46 + 9, 11),)
@@ -172,7 +172,7 @@ def test_a_tasks_own_examples_are_as_long_as_they_are():
         TokenRow("b", question=[1] * 4, steps=[[1] * 8], answer=[1] * 2),
         TokenRow("not shown", question=[1] * 99, steps=[], answer=[1]),
     ]
-    asked = work.asking_by_examples(FewShot(kind="few_shot", exemplars=2), [ROW, ROW], 48, worked)
+    asked = work.asking_by_examples(FewShot(kind="few_shot", num_fewshot=2), [ROW, ROW], 48, worked)
     assert asked.known == (7 + 16 + 10) + (4 + 10 + 10)
     assert asked.lengths == ((asked.known + 9, 13 + 3),) * 2
 

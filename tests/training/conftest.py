@@ -74,7 +74,7 @@ def make_trainer(word_base, rows, tmp_path):
         sharding: bool = False,
         **training,
     ) -> Trainer:
-        spec, stage = {"dropout": dropout, "tied": tied}, STAGES[stage]
+        spec, stage = {"dropout": dropout, "tie_word_embeddings": tied}, STAGES[stage]
         teacher = None
         if stage.needs_teacher:
             shape = {} if stage.reads_minds else {"layers": 3, "hidden_size": 40}

@@ -20,14 +20,14 @@ GONE = 2**22 + 1
 def clock(monkeypatch):
     """The clocks of the module, which tests move."""
 
-    class TimeModel:
+    class Clock:
         now = 1e9
 
         def __iadd__(self, seconds):
             self.now += seconds
             return self
 
-    clock = TimeModel()
+    clock = Clock()
     monkeypatch.setattr(watch.time, "time", lambda: clock.now)
     monkeypatch.setattr(watch.time, "monotonic", lambda: clock.now - 1e6)
     return clock

@@ -57,7 +57,17 @@ def package(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source")
     for name in ("commands", "utils"):
         (folder / "copra" / name).mkdir(parents=True)
-    used = ("__init__", "ending", "errors", "forking", "forkserver", "gpu", "out_of_memory", "processes")
+    used = (
+        "__init__",
+        "ending",
+        "errors",
+        "forking",
+        "forkserver",
+        "gpu",
+        "out_of_memory",
+        "problems",
+        "processes",
+    )
     for name in ("__init__", "cli", "commands/__init__", *(f"utils/{each}" for each in used)):
         (folder / "copra" / f"{name}.py").write_text((Path(SOURCE) / "copra" / f"{name}.py").read_text())
     for verb in ("train", "data"):
@@ -179,7 +189,7 @@ def test_a_command_unlike_the_server_does_its_work_itself(environment, unlike):
 
 def test_a_server_of_other_code_is_not_asked(environment, package):
     assert run(environment, "exit", 0).stdout == "in True\n"
-    (package / "copra" / "forking.py").touch()
+    (package / "copra" / "utils" / "forking.py").touch()
     assert run(environment, "exit", 0).stdout == "in False\n"
 
 

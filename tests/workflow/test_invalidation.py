@@ -72,7 +72,7 @@ CHANGES = {
     ),
     "the learning rate of a last step": ({"steps__no_cot__training__learning_rate": 1e-3}, LAST_TRAINING),
     "two values swapped between two settings": (
-        {"steps__no_cot__training__weight_decay": 0.5, "steps__no_cot__training__clip_norm": 0.25},
+        {"steps__no_cot__training__weight_decay": 0.5, "steps__no_cot__training__max_grad_norm": 0.25},
         LAST_TRAINING,
     ),
     "the learning rate of a first step": (

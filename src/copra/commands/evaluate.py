@@ -80,7 +80,7 @@ def run(options: Namespace) -> None:
         write_parquet(options.output / PREDICTIONS, table)
         metrics = _metrics(settings, checkpoint, table) | origin
         write_json(options.output / METRICS, metrics)
-        kept.forget()
+        kept.delete()
 
 
 def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def run(options: Namespace) -> None:
         if processes.rank():
             return
         write_parquet(options.output, pandas.DataFrame(table), origin)
-        kept.forget()
+        kept.delete()
 
 
 def _answered(

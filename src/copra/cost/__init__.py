@@ -1,1 +1,1 @@
-"""What an answer costs: FLOPs, sequential depth, latency, memory."""
+"""The cost of an answer: FLOPs, sequential depth, parameters and cache size."""

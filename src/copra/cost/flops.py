@@ -1,11 +1,11 @@
-"""FLOPs of one answer, by formula from the sizes of the model and the real token counts.
+"""FLOPs per answer and per training, by formula from the sizes of the model and the real token counts.
 
 A multiply-add is 2 FLOPs. One pass of T new tokens over P cached ones costs, in a layer with H query
 heads, K key/value heads of size D, FFN width I and m FFN matrices, at hidden width d:
 
     2 T d D (2H + 2K)   projections of attention
-    4 T (P + T) H D     scores and their product with the values; with a window of W positions a layer keeps
-                        the last W - 1 alone, so P is W - 1 at most
+    4 T (P + T) H D     scores and their product with the values; a layer with a window of W positions caches
+                        only the last W - 1, so P is at most W - 1
     2 T m d I           FFN
 
 and 2 T' d V in the LM head for the T' positions whose logits are read. The embedding look-up costs
@@ -13,20 +13,20 @@ nothing; norms, rotary embedding, softmax and activations (under 1%) are left ou
 the scores is not subtracted. `torch.utils.flop_counter.FlopCounterMode` counts the same on the meta
 device, which the tests hold to the last FLOP.
 
-Backward, a product of activations and weights costs as much again for the gradient of the one and as much for
-that of the other, and a product of activations twice as much: three times the forward pass in all. Weights
-that adapters leave as they are have no gradient, but what flows through them has: twice. So it is counted:
+In the backward pass, a product of activations and weights costs the same again for each of its two gradients,
+and a product of activations twice its cost: with the forward pass, three times in all. Weights frozen under
+adapters have no gradient, but their activations do: twice in all. With F FLOPs of a forward pass, training
+counts
 
-    3 F                  what is trained, scores of attention, and the LM head (with adapters too: the rows of
-    the
-                         latent markers are trained, for which the whole gradient is computed)
-    2 F                  projections and FFN under adapters of rank r
-    6 T r (in + out)     the adapters of a matrix
-    F                    a frozen teacher
+    3 F                  for trained modules, attention scores, and the LM head (with adapters too: the rows
+                         of the latent markers are trained, which needs the whole gradient)
+    2 F                  for projections and FFN under adapters of rank r
+    6 T r (in + out)     for the adapters of a matrix
+    F                    for a frozen teacher
 
-Left out: the optimizer, padding, and what is computed again in the backward pass. Each position counts as
-scored against the whole of its row, though the passes before a latent see less of it. Networks of a method
-that read single states count three times as well, though a few of iCoT-KD's gradients are not needed.
+The count leaves out the optimizer, padding, and recomputation in the backward pass. Each position counts as
+scored against its whole row, though the passes before a latent attend to less of it. Networks of a method
+that read single states also count three times, though a few of iCoT-KD's gradients are not needed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -45,8 +45,10 @@ PARTS = ("attention", "ffn", "head", "method")
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass: `new` tokens over `past` cached ones, the LM head at `logits` positions, and `fed`
-    latents made from hidden states."""
+    """One forward pass of `new` tokens over `past` cached ones.
+
+    The LM head is applied at `logits` positions, and `fed` of the inputs are latents made from hidden states.
+    """
 
     phase: Phase
     new: int
@@ -67,19 +69,19 @@ class AnswerFlops:
         return sum(self.by.values())
 
     def of(self, name: str) -> int:
-        """The FLOPs of a phase or of a part."""
+        """Return the FLOPs of a phase or of a part."""
         return sum(flops for key, flops in self.by.items() if name in key)
 
 
 def passes(decoding: GenerationSpec | None, prompt: int, generated: int, cached: int = 0) -> Iterator[Pass]:
-    """The passes of one greedy answer of `generated` tokens (at least 1) after `prompt` tokens, of which the
-    first `cached` are in the cache already.
+    """Yield the passes of one greedy answer of `generated` tokens (at least 1) after `prompt` tokens.
 
-    The prompt and the tokens before the latents go in one pass, which needs no logits where latents
-    follow; each latent needs a pass, and the last one takes the tokens after the latents along; every
-    generated token but the last one is fed back. Latents that are a learned embedding belong to the
-    prefill. Jacobi iterations read all latents with the prompt and again in every round. A thought emulator
-    reads the prompt in a pass of its own, which counts as thinking.
+    The first `cached` tokens of the prompt are in the cache already. The prompt and the tokens before the
+    latents are one pass, which needs no logits if latents follow. Each recurrent latent is one pass, and the
+    last of these includes the tokens after the latents. Every generated token but the last one is fed back.
+    Latents that are a learned embedding belong to the prefill. Jacobi iterations read all latents with the
+    prompt and again in every iteration. A thought emulator reads the prompt in a pass of its own, which
+    belongs to the phase `latent`.
     """
     before, latents, after, recurrent, iterations = 0, 0, 0, False, 0
     if decoding is not None:
@@ -111,7 +113,7 @@ def passes(decoding: GenerationSpec | None, prompt: int, generated: int, cached:
 
 
 class FlopCounter:
-    """Counts answers of one model shape; the sums over layers are made once."""
+    """FLOP counts of one model shape; the sums over layers are computed once."""
 
     def __init__(self, shape: ModelShape):
         d = shape.hidden
@@ -131,7 +133,7 @@ class FlopCounter:
         self.adapter = sum(2 * _ends(layout, d, each) for each in layers)
 
     def of_pass(self, one: Pass) -> dict[str, int]:
-        """FLOPs of one pass, by part."""
+        """Return the FLOPs of one pass, by part."""
         reached = sum(
             (one.new + (one.past if window is None else min(one.past, window - 1))) * scores
             for window, scores in self.windows.items()
@@ -145,7 +147,7 @@ class FlopCounter:
     def of_answer(
         self, decoding: GenerationSpec | None, prompt: int, generated: int, cached: int = 0
     ) -> AnswerFlops:
-        """FLOPs of one answer; `cached` of the prompt's tokens cost nothing any more."""
+        """Return the FLOPs of one answer; the first `cached` tokens of the prompt cost nothing."""
         by: dict[tuple[Phase, str], int] = dict.fromkeys(
             ((phase, part) for phase in PHASES for part in PARTS), 0
         )
@@ -169,11 +171,11 @@ class FlopCounter:
         learns: bool = True,
         lora: int | None = None,
     ) -> float:
-        """FLOPs of training on `tokens` tokens: forward, and backward where the model `learns`, all of it or
-        adapters of rank `lora`.
+        """Return the FLOPs of training on `tokens` tokens: forward, and backward if the model `learns`.
 
-        `context` is the sum over samples of length squared (each position is scored against the whole
-        of its own row), `supervised` the positions at which the LM head is read.
+        `lora` is the rank of the adapters (None: all weights are trained). `context` is the sum over samples
+        of length squared (each position is scored against its whole row), `supervised` the number of
+        positions at which the LM head is applied.
         """
         matrices = tokens * (self.projections + self.ffn)
         rest = context * self.scores + supervised * self.head + tokens * self.adapter * (lora or 0)
@@ -191,12 +193,12 @@ def of_training_work(
     *,
     backward: bool = True,
 ) -> float:
-    """FLOPs of a training from what each reader read (`copra.data.sequences.Work`): its `tokens`, `context`
-    and `supervised` positions, see `FlopCounter.of_training`.
+    """Return the FLOPs of a training, from the workload of each reader (`copra.data.sequences.Work`).
 
-    A step decoder has so many layers of the model's kind (None: the model's own). Adapters have the rank
-    `lora` (None: all of the model learns); what a method adds to a model learns in full. Without `backward`,
-    of the forward passes alone, as in validation.
+    The workload holds `tokens`, `context` and `supervised`, see `FlopCounter.of_training`. The step decoder
+    has `step_decoder` layers like the model's (None: as many as the model). Adapters have the rank `lora`
+    (None: all weights are trained); modules that a method adds are trained in full. Without `backward`, count
+    the forward passes alone, as in validation.
     """
     return sum(
         _of_reader(reader, counts, shape, step_decoder, teacher, lora, backward)
@@ -224,7 +226,7 @@ def _of_reader(
         decoder = shape.with_layers(layers)
         return FlopCounter(decoder).of_training(**counts, learns=backward)
     if reader == "emulator":
-        # What its highest block makes of the question is used by nothing, so it has no backward pass.
+        # The output of its highest block is not used, so that block has no backward pass.
         highest = FlopCounter(shape.with_layers(shape.layers[-1:])).of_training(**counts, learns=False)
         return counter.of_training(**counts, learns=backward) - (2 * highest if backward else 0)
     if reader == "teacher_projection":
@@ -238,21 +240,28 @@ def _of_reader(
 
 
 def of_typical_answer(shape: ModelShape, typical: Mapping[str, int]) -> AnswerFlops:
-    """An answer in words of a model of this shape: what plans compare shapes by. `typical` are the tokens
-    (prompt, generated) that a manifest calls its `typical_answer`."""
+    """Return the FLOPs of an answer without latents, by which plans compare shapes.
+
+    `typical` holds the token counts (prompt, generated) of a manifest's `typical_answer`.
+    """
     return FlopCounter(shape).of_answer(None, typical["prompt"], typical["generated"])
 
 
 def _emulation(d: int, below: int) -> int:
-    """FLOPs that a thought emulator computes at one layer beside its blocks, with `below` layers under it:
-    its network (2d to 4d to d), LSTM cell, key, query and attention over those below, output (2d to d)."""
+    """Return the FLOPs of a thought emulator at one layer, without its blocks, with `below` layers under it.
+
+    They are those of its network (2d to 4d to d), LSTM cell, key, query and attention over the layers below,
+    and output (2d to d).
+    """
     attention = 2 * d * d + 4 * d * below if below else 0
     return (24 + 16 + 2 + 4) * d * d + attention
 
 
 def _ends(layout: Layout, d: int, layer: LayerShape) -> int:
-    """The inputs and outputs of all matrices of a layer, counted together: each is one for adapters, though
-    q, k and v may be in it."""
+    """Return the sum of inputs and outputs over all matrices of a layer.
+
+    A fused matrix, such as q, k and v in one, counts once, since it has one adapter.
+    """
     heads = layer.query_heads * layer.head_dim
     groups = layer.kv_heads * layer.head_dim
     outputs = {"query": heads, "key": groups, "value": groups, "neuron": layer.ffn}

@@ -8,18 +8,21 @@ from copra.schema.shape import ModelShape
 
 
 def kv_cache_bytes_per_token(shape: ModelShape, bytes_per_value: int = 4) -> int:
-    """Bytes that one token adds to the key/value cache of one sequence."""
+    """Return the bytes that one token adds to the key/value cache of one sequence."""
     return sum(2 * layer.kv_heads * layer.head_dim * bytes_per_value for layer in shape.layers)
 
 
 def answering_parameters(manifest: Mapping[str, Any]) -> int:
-    """Weights that an answer needs: the language model's, and those of the parts that its decoding names."""
+    """Return the number of weights that an answer needs: the language model's and its decoding's parts'."""
     parts = (manifest.get("parts") or {}).get("parameters", {})
     return manifest["parameters"] + sum(parts[name] for name in _answering(manifest))
 
 
 def answering_bytes(manifest: Mapping[str, Any]) -> int:
-    """Bytes of those weights on the disk; parts that only training needs are left out in proportion."""
+    """Return the bytes on disk of the weights that an answer needs.
+
+    The bytes of all parts count in proportion to the weights of those that an answer needs.
+    """
     parts = manifest.get("parts")
     if not parts:
         return manifest["weights"]["bytes"]
@@ -32,9 +35,9 @@ def _answering(manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def block_parameters(shape: ModelShape) -> list[dict[str, int]]:
-    """Weights of the projections of each layer, without biases and norms: {attention, ffn}.
+    """Return the number of projection weights per layer, without biases and norms: {attention, ffn}.
 
-    Llama 3.2 1B has 10,485,760 and 50,331,648 a layer.
+    Llama 3.2 1B has 10,485,760 and 50,331,648 per layer.
     """
     return [
         {
@@ -46,5 +49,5 @@ def block_parameters(shape: ModelShape) -> list[dict[str, int]]:
 
 
 def matrix_parameters(shape: ModelShape) -> int:
-    """Weights of the projections of all layers together: what pruning can take away."""
+    """Return the number of projection weights of all layers together, which pruning can remove."""
     return sum(sum(layer.values()) for layer in block_parameters(shape))

@@ -1,1 +1,1 @@
-"""Whether an answer is right, and how sure a comparison of two models can be."""
+"""Evaluation: answers, accuracy, latency, and the statistics of comparisons."""

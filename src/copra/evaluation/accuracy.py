@@ -1,4 +1,4 @@
-"""Answer questions with a checkpoint, and compare with the gold answers."""
+"""Answering questions with a checkpoint, and comparing with the gold answers."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +24,7 @@ HARNESS: dict[str, harness.Filter] = {
     "harness-flexible": "flexible-extract",
     "harness-strict": "strict-match",
 }
-"""The filters of lm-evaluation-harness by the names of the rules that follow them."""
+"""The filters of lm-evaluation-harness by the names of copra's answer rules."""
 
 
 def predictions(
@@ -37,10 +37,10 @@ def predictions(
     keep: Keep | None = None,
     compiled: Compiled | None = None,
 ) -> pandas.DataFrame:
-    """A row a question: what was generated, whether it is right, its token counts and its FLOPs.
+    """Return one row per question: the generated text, its correctness, its token counts and its FLOPs.
 
-    Several processes share out the questions: each must call this, and each gets all rows. With `keep` a
-    batch of questions is answered once. `compiled` is the checkpoint's model in compiled form, see
+    Several processes share the questions: each must call this, and each returns all rows. With `keep` each
+    batch of questions is answered only once. `compiled` is the checkpoint's model in compiled form, see
     `compiled_for`.
 
     Raises:
@@ -93,7 +93,7 @@ def compiled_for(
     max_new_tokens: int,
     batch_size: int,
 ) -> Compiled:
-    """A checkpoint's model, compiled to answer the questions of these rows."""
+    """Return a checkpoint's model, compiled to answer the questions of these rows."""
     asked = prompts_of(checkpoint.tokenizer, rows, decoding)
     longest = decoding.longest_answer(max_new_tokens)
     length = positions(asked.prompts, decoding, asked.prefix, longest)
@@ -101,7 +101,7 @@ def compiled_for(
 
 
 def accuracy_of(table: pandas.DataFrame) -> dict[str, int | float]:
-    """n, correct, accuracy and its 95% Wilson interval (low, high) of a table of predictions."""
+    """Return n, correct, accuracy and its 95% Wilson interval (low, high) of a table of predictions."""
     return proportion(int(table["correct"].sum()), len(table))
 
 
@@ -112,14 +112,14 @@ def share_correct(
     max_new_tokens: int,
     answers: Literal["number", "text"],
 ) -> float:
-    """Accuracy alone, for choices made on the validation split; `predictions` says of several processes."""
+    """Return the accuracy alone, for choices on the validation split; all processes call it together."""
     return float(predictions(checkpoint, decoding, rows, max_new_tokens, answers)["correct"].mean())
 
 
 def _judged(
     text: str, gold: str, decoding: GenerationSpec, answers: Literal["number", "text"]
 ) -> tuple[str | None, bool]:
-    """The answer that a generated text gives (None: none), and whether it is right."""
+    """Return the answer found in a generated text (None if there is none), and True if it is right."""
     if decoding.prompting is None:
         extracted = extract_answer(text)
         return extracted, same_answer(extracted, gold, answers)
@@ -138,7 +138,7 @@ def check_length(
     asked: Prompts,
     max_new_tokens: int,
 ) -> None:
-    """Refuse answers that may become longer than the model has positions for.
+    """Check that the model has positions for the longest question and its answer.
 
     Raises:
         CopraError: the longest question leaves too few positions for `max_new_tokens`.
@@ -161,7 +161,7 @@ def check_length(
 
 
 def _counts(prompt: int, answer: Answer, decoding: GenerationSpec, mark: int | None) -> dict[str, Any]:
-    """Token counts of one answer. The chain ends where the last answer mark begins."""
+    """Return the token counts of one answer. The chain ends where the last answer mark begins."""
     generated = len(answer.tokens)
     marked = mark in answer.tokens
     chain = generated - 1 - answer.tokens[::-1].index(mark) if marked else generated
@@ -179,7 +179,7 @@ def _counts(prompt: int, answer: Answer, decoding: GenerationSpec, mark: int | N
 def _flops(
     counter: FlopCounter, prompt: int, known: int, answer: Answer, decoding: GenerationSpec
 ) -> dict[str, int]:
-    """FLOPs of one answer; `known` tokens of the prompt are the same for all questions."""
+    """Return the FLOPs of one answer; the first `known` tokens of the prompt are common to all questions."""
     flops = counter.of_answer(decoding, prompt, len(answer.tokens))
     cached = counter.of_answer(decoding, prompt, len(answer.tokens), known).total if known else flops.total
     return {

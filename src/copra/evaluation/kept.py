@@ -1,4 +1,4 @@
-"""Answers that are kept batch by batch, so that a killed evaluation goes on with those that are missing."""
+"""A cache of answers, batch by batch, so that a killed evaluation resumes with the missing ones."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class AnswerCache:
-    """Keeps the answers of a checkpoint below `state`, and says there how far their evaluation is.
+    """A cache below `state` of a checkpoint's answers; it also writes the heartbeat of their evaluation.
 
-    They belong to exactly these settings of a verb, with its `node`, on the questions of the file `data`;
-    `total` of them will be asked for.
+    The cache key holds the `settings` of a verb (with its `node`), the checkpoint, and the contents of the
+    question file `data`. `total` is the number of questions to answer.
     """
 
     def __init__(
@@ -33,22 +33,22 @@ class AnswerCache:
 
     @property
     def state(self) -> Path:
-        """The folder in which the answers are kept."""
+        """The folder of the cache."""
         return self.cache.folder
 
     def keep(self, batch: Any, answer: Callable[[], list[Answer]]) -> list[Answer]:
-        """The answers of a batch, kept or made (`copra.generation.decode.Keep`)."""
+        """Return the answers of a batch, cached or generated (`copra.generation.decode.Keep`)."""
         if not self.done:
             start_heartbeat(self.cache.folder, self.node, self.total, "questions")
         value = self.cache.get_or_compute(
             digest(batch), lambda: {"answers": [asdict(each) for each in answer()]}
         )
         answers = [Answer(**each) for each in value["answers"]]
-        # The other processes are about as far as this one.
+        # An estimate: the other processes have answered about as many as this one.
         self.done += len(answers) * processes.world_size()
         heartbeat(self.cache.folder, min(self.done, self.total))
         return answers
 
-    def forget(self) -> None:
-        """Remove what is kept, once what was made of it is safe."""
-        self.cache.forget()
+    def delete(self) -> None:
+        """Delete the cache, once the results made from it are saved."""
+        self.cache.delete()

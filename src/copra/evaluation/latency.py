@@ -1,4 +1,4 @@
-"""Seconds an answer, measured: models beside each other in one run on one device."""
+"""Measured seconds per answer: several models in one run on one device."""
 
 import itertools
 import statistics
@@ -29,14 +29,14 @@ def measure(
     repetitions: int,
     compile: bool = False,
 ) -> list[dict[str, Any]]:
-    """Median seconds an answer at batch 1 and in a full batch, of natural and of forced length.
+    """Return median seconds per answer at batch 1 and in a full batch, at natural and at forced length.
 
-    One unmeasured run warms up; the device is synchronised around every run. A forced length takes the
-    model's knowledge out of the comparison: every model writes the same number of tokens. Where worked
-    examples stand before all questions, each row comes twice, as `prompt` says: "whole", the examples read
-    anew with each question, and "cached", read before and not measured, as FLOPs are counted. `dtype` is the
-    type of the decoder layers' weights. With `compile` the pass over one token is compiled, once for each
-    size of a batch, before the measured runs.
+    One unmeasured run warms up; the device is synchronized around every run. Forced length makes the
+    comparison independent of what a model answers: every model writes the same number of tokens. If worked
+    examples precede all questions, each row comes twice, by `prompt`: "whole", the examples read anew with
+    each question, and "cached", read before and not measured, as FLOPs are counted. `dtype` is the type of
+    the decoder layers' weights. With `compile` the pass over one token is compiled, once per batch size,
+    before the measured runs.
     """
     tokenizer = checkpoint.tokenizer
     decoding = checkpoint.decoding
@@ -92,12 +92,12 @@ def measure(
 
 
 def weights_type(checkpoint: Checkpoint) -> str:
-    """The type of the decoder layers' weights, such as "bfloat16", or "int8" where they are quantized."""
+    """Return the type of the decoder layers' weights, such as "bfloat16", or "int8" if they are quantized."""
     return checkpoint.manifest.get("quantized") or str(checkpoint.model.dtype).removeprefix("torch.")
 
 
 def device_name(device: torch.device) -> str:
-    """What the figures were measured on."""
+    """Return the name of the GPU, or the CPU with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} thread(s)"

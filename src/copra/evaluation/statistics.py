@@ -2,10 +2,10 @@
 
 Two recipes that were trained with several seeds can be compared in two ways, and each has its own test:
 
-- *these checkpoints*: would the very models that were trained differ on other questions of this kind?
-  Questions are drawn, models are given. `checkpoints_test` and the interval of `paired_bootstrap`.
-- *this recipe*: would models differ that were trained anew? Trainings are drawn as well as questions.
-  `recipe_difference`: a t test and its interval. One training says nothing of others, so it needs two seeds.
+- *these checkpoints*: would these trained models differ on other questions of this kind? Questions are
+  random, models are fixed. `checkpoints_test` and the interval of `paired_bootstrap`.
+- *this recipe*: would models differ that were trained again? Trainings and questions are random.
+  `recipe_difference`: a t test and its interval. It needs two seeds, since one training gives no variance.
 
 The first is the easier claim: two trainings of one recipe differ by points, and with enough questions every
 such difference is significant. A statement about a method needs the second.
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def wilson_interval(correct: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927; Newcombe 1998, method 3).
+    """Return Wilson's score interval (low, high) of a proportion (Wilson 1927; Newcombe 1998, method 3).
 
-    `correct` of `n` questions are right; it may be a mean over several runs, hence not whole.
-    Returns (low, high), both within [0, 1].
+    `correct` of `n` questions are right; it may be a mean over several runs, hence not whole. Both bounds
+    are within [0, 1].
 
     Raises:
         CopraError: `correct` and `n` do not make a proportion.
@@ -38,23 +38,23 @@ def wilson_interval(correct: float, n: int, confidence: float = 0.95) -> tuple[f
     share = correct / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # At 0 and at n the bound is exact, which rounding in the formula would miss by a hair.
+    # At 0 and at n the bound is exact, which rounding in the formula would miss.
     low = 0.0 if correct == 0 else max(0.0, centre - half)
     high = 1.0 if correct == n else min(1.0, centre + half)
     return low, high
 
 
 def proportion(correct: int, n: int) -> dict[str, int | float]:
-    """n, correct, accuracy and its 95% Wilson interval (low, high)."""
+    """Return n, correct, accuracy and its 95% Wilson interval (low, high)."""
     low, high = wilson_interval(correct, n)
     return {"n": n, "correct": correct, "accuracy": correct / n, "low": low, "high": high}
 
 
 def mcnemar_exact(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> float:
-    """The two-sided p-value of McNemar's exact test (McNemar 1947) that two models are equally accurate.
+    """Return the two-sided p-value of McNemar's exact test that two models are equally accurate.
 
-    Row i of both says whether the model got question i right. Under the hypothesis each question that
-    only one of them got right is a fair coin. 1.0 where there is no such question.
+    Item i of both is True if the model got question i right. Under the hypothesis each question that only
+    one of them got right is a fair coin (McNemar 1947). 1.0 if there is no such question.
 
     Raises:
         CopraError: the two are not of the same length.
@@ -71,10 +71,10 @@ def mcnemar_exact(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> float
 def sign_flip_exact(correct_a: Sequence[Sequence[bool]], correct_b: Sequence[Sequence[bool]]) -> float:
     """Return the exact two-sided p-value of the sign-flip test that two groups of models are equally good.
 
-    Row s of `correct_a` [S_a, n] says which of the n questions seed s got right, and so `correct_b` [S_b, n].
-    A question's difference is that of the two shares of seeds that got it right. Under the hypothesis each
-    difference might as well have the other sign (Fisher 1935, section 21); the p-value is the part of all 2^n
-    choices of signs whose sum is at least as far from 0. With one seed each it is McNemar's exact test.
+    Row s of `correct_a` [S_a, n] and of `correct_b` [S_b, n] is True where seed s got a question right. A
+    question's difference is that of the two shares of seeds that got it right. Under the hypothesis each
+    difference might as well have the other sign (Fisher 1935, section 21); the p-value is the share of all
+    2^n choices of signs whose sum is at least as far from 0. With one seed each it is McNemar's exact test.
 
     Raises:
         CopraError: the two are not on the same number of questions.
@@ -86,8 +86,8 @@ def sign_flip_exact(correct_a: Sequence[Sequence[bool]], correct_b: Sequence[Seq
     unit = math.lcm(len(a), len(b))
     differences = a.sum(axis=0) * (unit // len(a)) - b.sum(axis=0) * (unit // len(b))
     sizes = numpy.abs(differences[differences != 0]).astype(int)
-    # chances[k] is the probability that the differences with a positive sign have the sum k. They and the
-    # others have a fixed sum in all, so one end of this distribution tells both.
+    # chances[k] is the probability that the differences with a positive sign sum to k. The total of positive
+    # and negative ones is fixed, so one tail of this distribution gives both.
     chances = numpy.ones(1)
     for size in sizes:
         longer = numpy.zeros(len(chances) + size)
@@ -101,7 +101,7 @@ def sign_flip_exact(correct_a: Sequence[Sequence[bool]], correct_b: Sequence[Seq
 def checkpoints_test(correct_a: Sequence[Sequence[bool]], correct_b: Sequence[Sequence[bool]]) -> float:
     """Return the p-value that these models, [S_a, n] and [S_b, n], are equally accurate on other questions.
 
-    McNemar's exact test for one seed each, and the sign-flip test, which is the same for several.
+    McNemar's exact test for one seed each, and the sign-flip test, its generalization, for several.
 
     Raises:
         CopraError: the two are not on the same number of questions.
@@ -121,19 +121,19 @@ def recipe_difference(
 ) -> tuple[float, float, float]:
     """Return (low, high, p) of accuracy(a) - accuracy(b) over other trainings and other questions.
 
-    Row s of `correct_a` [S_a, n] says which questions seed s got right. With `paired`, seed s of both has a
-    training in common, and differences by seed are what varies. A recipe that draws nothing (`fixed_a`,
-    `fixed_b`) has one row, which every other training would repeat. (nan, nan, nan) where a recipe that does
-    draw has a single row: then nothing is known of other trainings.
+    Row s of `correct_a` [S_a, n] is True where seed s got a question right. With `paired`, seed s of both
+    shares a training, and the differences by seed are the random sample. A recipe without randomness
+    (`fixed_a`, `fixed_b`) has one row, which every other training would repeat. (nan, nan, nan) if a recipe
+    with randomness has a single row: then the variance over trainings is unknown.
 
-    The variance of the difference is the sum of what trainings give, s^2 / S of the seeds' means (the paired
-    differences' or each recipe's), and of what questions give that recipes do not answer alike, which no
-    number of seeds averages out. It is taken as no smaller than what the questions alone would give. The test
-    is Student's t with Satterthwaite's degrees of freedom (Satterthwaite 1946): the paired t test or Welch's
-    where questions give nothing. This is the analysis of several readers who read the same cases (Obuchowski
-    and Rockette 1995; Hillis 2014, readers nested in tests). The interval leaves 0 out where p is below
-    1 - `confidence`. (A bootstrap of seeds and questions rejected equal recipes in 8% of simulated runs with
-    3 seeds whose trainings vary by 3 points, and in none where they do not vary.)
+    The variance of the difference is the sum of two parts: that of trainings, s^2 / S of the seeds' means
+    (of the paired differences or of each recipe), and that of questions which the recipes answer
+    differently, which no number of seeds averages out. It is at least the variance from questions alone. The
+    test is Student's t with Satterthwaite's degrees of freedom (Satterthwaite 1946): the paired t test or
+    Welch's if questions add nothing. This is the analysis of several readers who read the same cases
+    (Obuchowski and Rockette 1995; Hillis 2014, readers nested in tests). The interval excludes 0 if p is
+    below 1 - `confidence`. (A bootstrap of seeds and questions rejected equal recipes in 8% of simulated runs
+    with 3 seeds whose trainings vary by 3 points, and in none where they do not vary.)
 
     Raises:
         CopraError: the two are not on the same number of questions, or not on as many seeds where `paired`.
@@ -159,7 +159,7 @@ def recipe_difference(
         trainings += part
         spread += part**2 / (len(drawn) - 1)
         chance += _chance(drawn) / n
-    # Chance within a question is in the seeds' means already.
+    # The seeds' means already include chance within a question.
     variance = max(trainings + max(by_question - chance, 0.0), by_question)
     if not variance:
         return difference, difference, float(difference == 0)
@@ -171,8 +171,8 @@ def recipe_difference(
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p-values adjusted for their number by Holm's step-down method (Holm 1979).
 
-    All that stay below a level may be called significant at that level together, whatever depends on what.
-    NaN stands for no test and stays.
+    All that are below a level are significant at that level together, whatever their dependence. NaN means
+    no test and stays NaN.
     """
     order = sorted((p, index) for index, p in enumerate(p_values) if p == p)
     adjusted, highest = list(p_values), 0.0
@@ -183,8 +183,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _chance(correct: "numpy.ndarray") -> float:
-    """The variance between seeds at one question, beyond that of their means, over the number of seeds: how
-    much of the variance over questions of the mean over seeds [S, n] more seeds would take away."""
+    """Return the variance over questions of the mean over seeds [S, n] that more seeds would remove.
+
+    It is the variance between seeds at one question, minus that of their means, over the number of seeds.
+    """
     mean_variance = float(correct.var(axis=1, ddof=1).mean())
     return (mean_variance - float(correct.mean(axis=0).var(ddof=1))) / (len(correct) - 1)
 
@@ -196,10 +198,10 @@ def paired_bootstrap(
     resamples: int = 10000,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of accuracy(a) - accuracy(b), questions resampled in pairs.
+    """Return the percentile bootstrap interval of accuracy(a) - accuracy(b), questions resampled in pairs.
 
-    Row i of both is question i: right or wrong, or the share of seeds that got it right.
-    Returns (low, high) of Efron's percentile interval (Efron 1979).
+    Item i of both is question i: right or wrong, or the share of seeds that got it right. The interval
+    (low, high) is Efron's percentile interval (Efron 1979).
 
     Raises:
         CopraError: the two are empty or not of the same length.
@@ -218,7 +220,7 @@ def paired_bootstrap(
 
 
 def _groups(correct_a, correct_b) -> "tuple[numpy.ndarray, numpy.ndarray]":
-    """Both as float arrays [S, n] on the same n questions."""
+    """Return both as float arrays [S, n] on the same n questions."""
     import numpy
 
     a, b = (numpy.atleast_2d(numpy.asarray(correct, dtype=float)) for correct in (correct_a, correct_b))

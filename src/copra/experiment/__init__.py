@@ -1,1 +1,1 @@
-"""From a config file to its recipe tree and the files that it leads to. Never imports torch."""
+"""Config file -> recipe tree -> result files and rule settings. This package never imports torch."""

@@ -1,4 +1,4 @@
-"""Problems of the bases of a config, as far as their local files tell."""
+"""Check of the bases of a config against their local files."""
 
 from copra.experiment.config import Experiment
 from copra.models.base_files import base_problem
@@ -9,7 +9,7 @@ def check_bases(experiment: Experiment) -> None:
     """Check the local folders and files of all bases.
 
     Raises:
-        CopraError: a line for each base that cannot be used.
+        CopraError: one line per base that cannot be used.
     """
     problems = [
         f"bases.{name}.{problem}"

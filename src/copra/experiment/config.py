@@ -1,4 +1,4 @@
-"""The experiment: what a config file may say, with defaults, checks and a JSON schema."""
+"""The settings of an experiment: all keys of a config file, with defaults, checks and a JSON schema."""
 
 import re
 from collections.abc import Mapping
@@ -34,26 +34,26 @@ class Recipe(Settings):
     """One recipe: a base and the steps that change it, in order."""
 
     base: Name | None = None
-    """The base (null: the experiment's)."""
+    """Name of the base (null: the experiment's `base`)."""
     steps: list[Name]
-    """The steps, in the order in which they are applied."""
+    """Names of the steps, in the order in which they are applied."""
 
 
 class Product(Settings):
-    """Many recipes at once: every pruning with every method, after a common start."""
+    """A set of recipes: every pruning combined with every method, after a common start."""
 
     base: Name | None = None
-    """The base (null: the experiment's)."""
+    """Name of the base (null: the experiment's `base`)."""
     start: list[Name] = Field(default_factory=list)
-    """Steps that all of them begin with."""
+    """Names of the steps that all recipes begin with."""
     prunings: list[Steps] = Field(min_length=1)
-    """What is pruned: each entry is a step, a list of steps, or an empty list for none."""
+    """Pruning alternatives: each entry is a step, a list of steps, or an empty list for no pruning."""
     methods: list[Steps] = Field(min_length=1)
-    """What follows: each entry is a step or a list of steps."""
+    """Method alternatives after the pruning: each entry is a step or a list of steps."""
 
 
 def _form_of_recipe(value: Any) -> str:
-    """Which of the forms of a recipe is meant, so that only the problems of that form are told."""
+    """Return the tag of a recipe's form; pydantic then reports only the problems of that form."""
     if isinstance(value, Recipe | Product):
         return type(value).__name__.lower()
     if isinstance(value, Mapping):
@@ -70,125 +70,128 @@ AnyRecipe = Annotated[
 
 
 class Evaluation(Settings):
-    """How accuracy is measured."""
+    """Settings of the accuracy measurement."""
 
     split: Literal["valid", "test"] = "test"
-    """Which questions. Choices are made on valid whatever stands here."""
+    """Split whose questions are answered. Checkpoints and units are always selected without the test
+    split."""
     limit: int | None = Field(None, ge=1)
-    """Only the first so many questions (null: all)."""
+    """Number of questions to answer, from the start of the split (null: all)."""
     max_new_tokens: int = Field(256, ge=1)
-    """Longest generated text in tokens."""
+    """Maximum number of generated tokens per answer."""
     batch_size: int = Field(128, ge=1)
-    """Questions decoded together."""
+    """Number of questions decoded together."""
     compile: bool = False
-    """Compile the pass over one token (torch.compile; CUDA graphs on a GPU), in evaluations and sweeps. It
-    takes a minute or more, once a job, and pays on a GPU with many questions: there a token of a small batch
-    costs mostly what starts its thousands of operations. Memory is held for the longest possible answer."""
+    """If true, the forward pass over one token is compiled (torch.compile; CUDA graphs on a GPU) in
+    evaluations and sweeps. Compiling takes a minute or more per job. It pays on a GPU with many questions,
+    where launching thousands of operations dominates the cost of a token in a small batch. Memory is reserved
+    for the longest possible answer."""
     stages: bool = False
-    """Also evaluate after each stage of a staged method, for its curve."""
+    """If true, models are also evaluated after each stage of a staged method, for the curriculum figure."""
     latents: list[Annotated[int, Field(ge=0, le=MOST_LATENTS)]] = Field(default_factory=list)
-    """Also evaluate recipes that end with latents at each of these numbers of them, whatever they were
-    trained with."""
+    """Numbers of latents at which recipes that end with latents are also evaluated, independent of the number
+    that they were trained with."""
     lens: int = Field(0, ge=0)
-    """For so many questions, also look at what each latent would say through the LM head."""
+    """Number of questions for which each latent is also decoded through the LM head (logit lens)."""
 
 
 class Latency(Settings):
-    """How time is measured: batch 1 and a full batch, beside each other in one run."""
+    """Settings of the latency measurement, with batch size 1 and with a full batch in the same run."""
 
     questions: int = Field(16, ge=1)
-    """Questions answered one by one."""
+    """Number of questions answered one at a time."""
     batch_size: int = Field(64, ge=1)
-    """Questions in the full batch."""
+    """Number of questions in the full batch."""
     repetitions: int = Field(3, ge=1)
-    """Runs of which the median is taken, after one to warm up."""
+    """Number of timed runs, of which the median is reported. One warmup run precedes them."""
     forced_tokens: int = Field(16, ge=1)
-    """Generated tokens where the length is forced to be the same for all."""
+    """Number of generated tokens per answer in the runs that force equal lengths."""
     compile: bool = False
-    """Measure compiled code, as `evaluation.compile` has it; compiling is not measured."""
+    """If true, compiled code is timed, as in `evaluation.compile`. The time of compiling does not count."""
 
 
 class Compute(Settings):
-    """What a job may use."""
+    """Resources of a job."""
 
     threads: int = Field(1, ge=1)
-    """CPU threads of a process of a training, scoring or evaluation job. Part of a result: sums depend on
-    it."""
+    """Number of CPU threads per process of a training, scoring or evaluation job. Part of a result, as sums
+    depend on it."""
     precision: Precision = "float32"
-    """What trainings and evaluations compute in, where the device has it; elsewhere in float32. tf32: weights
-    of float32, products of TF32 (NVIDIA GPUs from Ampere on). bfloat16: a training autocasts, with weights
-    and moments as they are, and answers are computed with weights of bfloat16. Scores and prunings compute in
-    the type of the weights. Results record what was used."""
+    """Precision of trainings and evaluations; float32 on devices that do not support it. tf32: float32
+    weights, TF32 products (NVIDIA GPUs from Ampere on). bfloat16: a training autocasts and keeps the type of
+    weights and moments; answers are computed with bfloat16 weights. Scoring and pruning compute in the type
+    of the weights. Results record the precision that was used."""
     memory_mb: int = Field(4000, ge=100)
-    """Memory of such a job, for the scheduler."""
+    """Memory in MB that a training, scoring or evaluation job requests from the scheduler."""
     runtime_minutes: int = Field(240, ge=1)
-    """Longest run of such a job, for the scheduler."""
+    """Time limit in minutes that a training, scoring or evaluation job requests from the scheduler."""
     gpu: int = Field(0, ge=0)
-    """GPUs of a training or an evaluation, for the scheduler; other jobs take one at most. A GPU that is
-    there is used in any case."""
+    """Number of GPUs that a training or an evaluation requests from the scheduler; other jobs request one at
+    most. Jobs use a GPU that they find even at 0."""
     jobs_per_gpu: int = Field(1, ge=1, le=MOST_JOBS)
-    """Jobs that share one GPU of this machine, each with such a part of its memory as a limit: small models
-    leave most of a large GPU idle. Latency is measured on a GPU alone. Under SLURM and Kubernetes, which give
-    each job GPUs of its own, leave 1."""
+    """Number of jobs that share one GPU of this machine, each limited to an equal share of its memory: small
+    models leave most of a large GPU idle. Latency is always measured on a GPU without other jobs. Keep 1
+    under SLURM and Kubernetes, which give each job its own GPUs."""
     processes: int | None = Field(None, ge=1)
-    """Processes that share a training or an evaluation (null: one a GPU). The batch stays as large as it is,
-    and results agree but for rounding."""
+    """Number of processes that share a training or an evaluation (null: one per GPU). The batch size does not
+    change, and results agree up to rounding."""
     sharding: bool = False
-    """What each process of a training holds: false, the whole model (DDP); true, a part of the weights, the
-    gradients and the optimizer's moments (FSDP2), for models that do not fit one GPU."""
+    """If true, each process of a training holds a part of the weights, gradients and optimizer moments
+    (FSDP2), for models that do not fit on one GPU; if false, the whole model (DDP)."""
     save_every_seconds: int = Field(300, ge=0)
-    """How often a training saves its state (0: after every step); a killed one goes on from there."""
+    """Interval in seconds at which a training saves its state (0: after every step). A training that was
+    killed resumes from that state."""
     save_every_steps: int | None = Field(None, ge=1)
-    """Save after each so many steps as well (null: by time alone)."""
+    """Number of optimizer steps after which a training also saves its state (null: by time alone)."""
 
     @property
     def workers(self) -> int:
-        """Processes of a training or an evaluation."""
+        """The number of processes of a training or an evaluation."""
         return self.processes or max(1, self.gpu)
 
 
 class Experiment(Settings):
-    """All that a run depends on. One config file is one experiment."""
+    """All settings of an experiment. One config file is one experiment."""
 
     name: Name | None = None
-    """The folder of its results, below `results/` (null: the first config file's name without its ending).
-    Experiments under one name overwrite each other's results."""
+    """Name of the results folder below `results/` (null: the first config file's name without its suffix).
+    Experiments with the same name overwrite each other's results."""
     task: Name
-    """The task that recipes train on and are evaluated on."""
+    """Name of the task that recipes train on and are evaluated on."""
     tasks: dict[Name, AnyTask]
     """Tasks by name."""
     base: Name
-    """The base of recipes that name none."""
+    """Name of the base for recipes that name none."""
     bases: dict[Name, Base]
     """Base models by name."""
     steps: dict[Name, AnyStep]
     """Trainings, prunings, prompts and quantizations by name."""
     recipes: list[AnyRecipe] = Field(min_length=1)
-    """What is run: lists of steps, recipes with a base, or products of prunings and methods."""
+    """Recipes to run: lists of steps, recipes with a base, or products of prunings and methods."""
     reference: str | None = None
-    """The recipe that all others are compared with, such as `llama+cot`."""
+    """Recipe that all others are compared with, such as `llama+cot`."""
     primary: str | None = None
-    """The recipe whose comparison with `reference` the experiment is made for, named before anything is
-    measured: its p-value stands as it is, and only the other comparisons are corrected for their number
-    (null: all are)."""
+    """Recipe whose comparison with `reference` is the purpose of the experiment, to be named before anything
+    is measured. Its p-value is not corrected; the p-values of the other comparisons are corrected for their
+    number (null: all are corrected)."""
     seeds: list[Seed] = Field(default_factory=lambda: [0], min_length=1)
-    """Every recipe is run once a seed, from where randomness first enters."""
+    """Random seeds. Every recipe runs once per seed, from its first random step on."""
     importance: Importance = Importance()
-    """How units are scored."""
+    """Settings of importance scoring."""
     curves: dict[Name, Curve] = Field(default_factory=dict)
-    """Pruning curves by name: accuracy and loss as units go, before any fine-tuning."""
+    """Pruning curves by name: accuracy and loss as more and more units are removed, without fine-tuning."""
     evaluation: Evaluation = Evaluation()
-    """How accuracy is measured."""
+    """Settings of the accuracy measurement."""
     latency: Latency | None = Latency()
-    """How time is measured (null: not at all)."""
+    """Settings of the latency measurement (null: latency is not measured)."""
     compute: Compute = Compute()
-    """What a job may use."""
+    """Resources of a job."""
     tracking: Literal["tensorboard", "trackio", "wandb"] | None = None
-    """Also hand training lines on to this tracker, which must be installed and then writes to
-    results/<name>/tracking/<model>/ (null: to none). Nothing leaves the machine: W&B runs offline unless
-    WANDB_MODE says otherwise. No part of a result."""
+    """Experiment tracker that also receives the training metrics (null: none). It must be installed, and
+    writes to results/<name>/tracking/<model>/. Nothing is uploaded: W&B runs offline unless WANDB_MODE is
+    set. Not part of a result."""
     code_fingerprint: bool = True
-    """Whether a change of copra's own code reruns what depends on it."""
+    """If true, a change of copra's own code reruns the jobs that depend on it."""
 
     @model_validator(mode="after")
     def _references(self) -> "Experiment":
@@ -218,7 +221,7 @@ class Experiment(Settings):
 
 
 def _unshardable(method: Method) -> list[str]:
-    """What a training asks for that sharded weights do not allow."""
+    """Return the problems of a training whose settings do not work with sharded weights."""
     trainings = [method.training_of(stage) for stage in method.stages()]
     problems = []
     if any(training.select_best_by == "accuracy" for training in trainings):
@@ -234,10 +237,10 @@ def _unshardable(method: Method) -> list[str]:
 
 
 def parse(config: Mapping[str, Any], source: str = "config.yaml") -> Experiment:
-    """Check a config.
+    """Return the experiment of a config, after all checks.
 
     Raises:
-        CopraError: a line for every problem, with the path of its key.
+        CopraError: one line per problem, with the path of its key.
     """
     check_plain(config, source)
     try:
@@ -249,10 +252,10 @@ def parse(config: Mapping[str, Any], source: str = "config.yaml") -> Experiment:
 
 
 def name_of(file: str) -> str:
-    """The name of an experiment whose config, in `file`, gives none: the file's name without its ending.
+    """Return the default name of an experiment: the name of its config file without the suffix.
 
     Raises:
-        CopraError: it cannot name a folder of results.
+        CopraError: the file's name is not legal as the name of a results folder.
     """
     stem = Path(file).stem
     try:
@@ -266,12 +269,12 @@ def name_of(file: str) -> str:
 
 @cache
 def _bare_schema() -> dict[str, Any]:
-    """The JSON schema of a config without descriptions, which take most of its time."""
+    """Return the JSON schema of a config without descriptions, which take most of the time to make."""
     return TypeAdapter(Experiment).json_schema()
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a config file, for editors."""
+    """Return the JSON schema of a config file, for editors."""
     schema = TypeAdapter(Experiment).json_schema()
     describe(schema)
     return schema

@@ -1,4 +1,4 @@
-"""Whether the pruning curves of a config can be measured on the models of its recipes."""
+"""Check of the pruning curves of a config against the models of its recipes."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ def check_curves(experiment: Experiment, tree: Tree) -> None:
     """Check the curves of a config against its recipes.
 
     Raises:
-        CopraError: a line for every problem, with the path of its key.
+        CopraError: one line per problem, with the path of its key.
     """
     recipes = {node.recipe: node for node in tree.nodes.values()}
     problems = []
@@ -32,7 +32,7 @@ def check_curves(experiment: Experiment, tree: Tree) -> None:
 
 
 def _problems(curve: Curve, experiment: Experiment, path: list[Node]) -> Iterator[str]:
-    """What keeps a curve from being measured on the last model of a path from a base."""
+    """Yield the problems of measuring a curve on the last model of `path`, which begins with a base."""
     importance, node = experiment.importance, path[-1]
     learned = next((each.method for each in reversed(path) if each.kind == "train"), None)
     objectives = {line.table.split("/")[0] for line in curve.lines() if line.table}

@@ -1,4 +1,4 @@
-"""Steps and curves of a config that their bases do not allow, known from the bases' configs."""
+"""Check of the steps and curves of a config against the model configs of their bases."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,12 +18,13 @@ from copra.utils.errors import CopraError
 
 
 def check_families(experiment: Experiment, tree: Tree) -> None:
-    """Check the bases of a config, and the units that its steps and curves remove, as far as configs tell.
+    """Check the bases of a config, and the units that its steps and curves remove, by the bases' configs.
 
-    A step that a base does not allow is impossible after other steps too: these only make models smaller.
+    A step that is impossible on a base is impossible after other steps too, as steps only make models
+    smaller.
 
     Raises:
-        CopraError: a line for every problem, with the path of its key.
+        CopraError: one line per problem, with the path of its key.
     """
     bases = {_base(name): None for name in tree.nodes}
     configs = {name: config for name in bases if (config := config_of(experiment.bases[name])) is not None}
@@ -48,12 +49,12 @@ def check_families(experiment: Experiment, tree: Tree) -> None:
 
 
 def _base(node: str) -> str:
-    """The name of the base that a node or recipe begins with."""
+    """Return the name of the base that a node or recipe begins with."""
     return without_seed(node).split("+")[0]
 
 
 def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
-    """The problem of a base that copra cannot work with."""
+    """Yield the problem of a base that copra does not support."""
     try:
         limits_of(config)
         shape_of(config)
@@ -75,8 +76,7 @@ def _step_problems(step: Any, base: str, config: Mapping[str, Any]) -> Iterator[
 def _greedy_problems(
     experiment: Experiment, tree: Tree, configs: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Problems of greedy searches that cannot remove, from the models that they score, as many layers as they
-    have to."""
+    """Yield the problems of greedy searches whose models have too few removable layers."""
     importance = experiment.importance
     for name, key, count in _searches(experiment, tree):
         if (base := _base(name)) not in configs:
@@ -84,7 +84,7 @@ def _greedy_problems(
         gone = _layers_gone(experiment, tree, name)
         layers = len(shape_of(configs[base]).layers) - gone
         model = f"{base} without {gone} layers" if gone else base
-        if layers < 1:  # A problem of the prunings before.
+        if layers < 1:  # Reported as a problem of the earlier prunings.
             continue
         if strangers := [layer for layer in importance.greedy_protect if layer >= layers]:
             yield (
@@ -101,8 +101,7 @@ def _greedy_problems(
 
 
 def _searches(experiment: Experiment, tree: Tree) -> Iterator[tuple[str, str, int]]:
-    """Each model that is searched, with the key and the number of layers that are to go (1 where a budget is
-    no count)."""
+    """Yield (model, key, number of layers to remove) per greedy search; 1 if the budget is not a count."""
     for node in tree.nodes.values():
         if node.kind == "prune" and (step := experiment.steps[node.step]).metric in GREEDY:
             key = f"steps.{node.step}.budget{'.count' if step.budget.count else ''}"
@@ -114,7 +113,7 @@ def _searches(experiment: Experiment, tree: Tree) -> Iterator[tuple[str, str, in
 
 
 def _layers_gone(experiment: Experiment, tree: Tree, name: str) -> int:
-    """The layers that are gone for certain from a node: those that prunings on its path count."""
+    """Return the number of layers that the prunings on a node's path remove by count, a lower bound."""
     steps = [experiment.steps[node.step] for node in tree.path_to(name) if node.kind == "prune"]
     return sum(step.budget.count or 0 for step in steps if step.units == ("layers",))
 
@@ -127,7 +126,7 @@ def _removal_problems(
     base: str,
     config: Mapping[str, Any],
 ) -> Iterator[str]:
-    """Problems of a selection of units that a model of this config does not have; `key` names their count."""
+    """Yield the problems of removing units from a model of this config; `key` is the key of their count."""
     impossible = [problem for unit in units if (problem := cannot_lose(config, unit))]
     yield from (f"unit: {problem}" for problem in impossible)
     shape = shape_of(config)
@@ -149,7 +148,7 @@ def _removal_problems(
 
 
 def _most(selection: Selection, unit: str, shape: ModelShape) -> int:
-    """The most units of a kind that can go from a model of this shape."""
+    """Return the maximum number of units of a kind that can be removed from a model of this shape."""
     free = [layer for index, layer in enumerate(shape.layers) if index not in selection.protect]
     if unit == "layers":
         return min(len(free), len(shape.layers) - 1)

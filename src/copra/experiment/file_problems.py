@@ -1,4 +1,4 @@
-"""Files that a config names and that are not there."""
+"""Check that the files that a config names exist."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,11 +11,11 @@ from copra.utils.problems import shown_path
 
 
 def check_files(experiment: Experiment) -> None:
-    """Check that the files of all tasks, prompts, texts and local bases are there.
+    """Check that the files of all tasks, prompts, texts and local bases exist.
 
     Raises:
-        CopraError: a line for each file or folder that is missing, or whose path needs a variable that is not
-            set.
+        CopraError: one line per file or folder that is missing, or whose path contains an environment
+            variable that is not set.
     """
     if problems := list(_problems(experiment)):
         raise CopraError("\n".join(problems))
@@ -38,10 +38,10 @@ def _problems(experiment: Experiment) -> Iterator[str]:
 
 
 def _missing(where: str, files_of: Callable[[], Iterable[Path | None]]) -> Iterator[str]:
-    """The problems of the files that a part of the config names."""
+    """Yield the problems of the files that one part of the config names; `where` is its key."""
     try:
         files = files_of()
-    except CopraError as error:  # a variable that is not set, with the key
+    except CopraError as error:  # an environment variable is not set; the message begins with the key
         yield f"{where}.{error}"
         return
     for file in files:

@@ -1,4 +1,4 @@
-"""What Snakemake says of the user's files while it plans."""
+"""Plain error messages for problems of the user's files while Snakemake plans."""
 
 from typing import Any
 
@@ -8,16 +8,17 @@ from copra.utils.errors import CopraError
 
 
 def tell_problems_plainly(experiment: Experiment) -> None:
-    """Let Snakemake print copra's words alone where a function of a rule finds a file missing or bad rows.
+    """Patch Snakemake to print only copra's message if an input function finds a missing file or bad rows.
 
-    Snakemake would set them between a rule, wildcards and a traceback, which say nothing of the problem. If
-    files are missing, all of the experiment that are get a line each.
+    Snakemake would print it between a rule, wildcards and a traceback, which do not help. If files are
+    missing, the message has one line per missing file of the experiment.
     """
     from snakemake import rules
     from snakemake.exceptions import InputFunctionException, WorkflowError
 
     class Error(InputFunctionException):
-        """Snakemake prints the name of the class above the message."""
+        """An input error with a plain message; the class is named so as Snakemake prints its name above
+        it."""
 
         def __init__(self, error: Any, *arguments: Any, **where: Any):
             if not isinstance(error, CopraError):

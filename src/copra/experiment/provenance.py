@@ -1,9 +1,8 @@
-"""What results say of how they were made, for Snakemake to compare with the config.
+"""Comparison of the provenance records in results with the config, as a trigger for Snakemake.
 
-Each result holds, in its own file, the settings that its rule passed and checksums of the small files that
-it was made of (`copra.commands.common.made_by`). Snakemake has records of settings too, in .snakemake, but
-none of results that were copied, fetched or archived without that folder, and none of a result that was put
-in another one's place.
+Each result holds, in its own file, the settings that its rule passed and checksums of its small input files
+(`copra.commands.common.made_by`). Snakemake records settings too, in .snakemake, but not for results that
+were copied, fetched or archived without that folder, and not for a result that replaced another one.
 """
 
 import html
@@ -16,11 +15,11 @@ from typing import Any
 from copra.utils.files import MADE_BY, MANIFEST, canonical_json, file_sha256
 
 SVG_HEAD = 100_000
-"""Bytes of an SVG file that its metadata are in."""
+"""Number of characters at the start of an SVG file that contain its metadata."""
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The record in a JSON, Parquet or SVG file; None if it has none or cannot be read."""
+    """Return the provenance record in a JSON, Parquet or SVG file; None if it has none or is unreadable."""
     try:
         if path.suffix == ".json":
             value = json.loads(path.read_bytes())
@@ -28,7 +27,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
             from pyarrow import parquet
 
             value = json.loads((parquet.read_schema(path).metadata or {}).get(b"copra", b"{}"))
-            if MADE_BY not in value:  # A split's is in the small file that stands for it.
+            if MADE_BY not in value:  # The record of a split is in the JSON file beside it.
                 return read_record(path.with_suffix(".json"))
         elif path.suffix == ".svg":
             with open(path, encoding="utf-8") as file:
@@ -42,10 +41,10 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def disagreement(settings: str, outputs: Iterable[str], inputs: Iterable[str]) -> str | None:
-    """How the outputs of a job say that they were made, if not with these settings (JSON) and inputs.
+    """Return the recorded provenance of a job's outputs if it differs from these settings (JSON) and inputs.
 
-    None where they agree or say nothing. A manifest that says nothing was made nobody knows how. The code
-    counts only if `settings` name it.
+    None if they agree, or if there is no record. A manifest without a record counts as different. The code
+    fingerprint is compared only if `settings` contain one.
     """
     wanted = json.loads(settings)
     there = [output for output in map(Path, outputs) if output.is_file()]
@@ -69,9 +68,9 @@ def disagreement(settings: str, outputs: Iterable[str], inputs: Iterable[str]) -
 
 
 def _has_proxy(file: Path) -> bool:
-    """True for large files, which records name by the small file beside them.
+    """True for large files, for which records hold the checksum of the small file beside them.
 
-    Reading gigabytes of weights for each job would make planning slow.
+    Reading gigabytes of weights per job would make planning slow.
     """
     return file.suffix in (".safetensors", ".tar") or (
         file.suffix == ".parquet" and file.with_suffix(".json").is_file()
@@ -79,9 +78,9 @@ def _has_proxy(file: Path) -> bool:
 
 
 def compare_records() -> None:
-    """Let Snakemake run a job again whose results say that they were made otherwise.
+    """Patch Snakemake to rerun jobs whose results record other settings or inputs.
 
-    It takes that for a change of params, and gives it as the reason.
+    Snakemake handles this as a change of params, and prints it as the reason.
     """
     from snakemake.persistence import NO_PARAMS_CHANGE, ParamsChange, PersistenceBase
 
@@ -91,7 +90,7 @@ def compare_records() -> None:
         settings = job.params.get("settings")
         if settings is None or not job.output:
             return NO_PARAMS_CHANGE
-        # Large files are ancient(): others stand for them.
+        # Large files are ancient(): the small files beside them trigger reruns.
         inputs = [file for file in job.input if not file.is_ancient]
         made_otherwise = disagreement(settings, job.output, inputs)
         if made_otherwise is None:
@@ -99,7 +98,7 @@ def compare_records() -> None:
         return ParamsChange({made_otherwise}, {settings}, set(job.output))
 
     def has_any(self: PersistenceBase, job: Any) -> bool:
-        # Only then does Snakemake compare anything.
+        # Snakemake compares params only if this is true.
         return has_metadata(self, job) or bool(difference(job))
 
     def changed(self: PersistenceBase, job: Any, file: str | None = None) -> ParamsChange:

@@ -1,4 +1,4 @@
-"""What is wrong with the recipes of a config: steps that cannot follow what is before them."""
+"""Problems of the recipes of a config: steps that cannot follow the steps before them."""
 
 from collections.abc import Iterable, Iterator
 
@@ -14,15 +14,15 @@ from copra.tasks.task import Task, read_worked_examples
 from copra.utils.problems import hint, shown
 
 MOST_TEACHERS = 20
-"""Teachers that learn one from the other."""
+"""Maximum length of a chain of teachers, each of which learns from the next."""
 TOO_MANY_TEACHERS = (
     f"more than {MOST_TEACHERS} teachers learn one from the other; name one that was taught by fewer"
 )
 Teachers = dict[str, int | list[str]]
-"""Teachers that were checked: the length of the chain of teachers that one ends, or its first problem. They
-are not checked again, since nothing that they learn from learns from them, or that would have been found."""
+"""Checked teachers: the length of the chain of teachers behind each, or its first problem. They are not
+checked again: their own teachers do not learn from them, or the first check would have found the cycle."""
 WRITING = ("cot", "scratchpad")
-"""Methods whose models write their chain of thought, from which others can learn."""
+"""Methods whose models write their chain of thought, so that they can teach others."""
 
 
 def recipe_problems(
@@ -32,10 +32,10 @@ def recipe_problems(
     pupils: tuple[str, ...] = (),
     known: Teachers | None = None,
 ) -> Iterator[str]:
-    """Yield the problems of one recipe, or of one whose model teaches the steps `pupils`.
+    """Yield the problems of one recipe, whose model teaches the steps `pupils` if there are any.
 
-    The last of them is `TOO_MANY_TEACHERS` where a chain of teachers has no end in sight: what else would be
-    found behind each of its links doubles with every link. `known` collects the teachers that were checked.
+    If a chain of teachers is too long, the last problem is `TOO_MANY_TEACHERS`, and the search ends: the
+    number of recipes to check can double with each teacher. `known` collects the checked teachers.
     """
     known = {} if known is None else known
     if len(pupils) > MOST_TEACHERS:
@@ -51,7 +51,8 @@ def recipe_problems(
     for step in sorted({step for step in steps if steps.count(step) > 1}):
         yield f"comes back to step {step!r}; to do the same again, declare it under a second name"
     scratch = experiment.bases[base].from_scratch
-    # How the model answers, and what it was last trained for: a prompt changes the first alone.
+    # `method` is how the model answers, `learned` the method of its last training. A prompt changes only the
+    # former.
     task, method, learned = experiment.task, None, None
     quantized, pruned = None, False
     for name in steps:
@@ -118,8 +119,10 @@ def _prompt_problems(name: str, step: FewShot, task: str, kind: type[Task]) -> I
 def _scoring_problems(
     experiment: Experiment, name: str, step: Prune, method: str | None, learned: str | None
 ) -> Iterator[str]:
-    """What a pruning cannot be scored on, of a model that answers by `method` and was last trained for
-    `learned` (None: not yet)."""
+    """Yield the problems of scoring a model for a pruning.
+
+    `method` is the method by which the model answers, `learned` that of its last training; None: none yet.
+    """
     if step.scoring is None:
         return
     if method is None and step.metric in NEEDS_ANSWERS:
@@ -145,7 +148,10 @@ def _teacher_problems(
     pupils: tuple[str, ...],
     known: Teachers,
 ) -> Iterator[str]:
-    """What is wrong with the teacher of a step, before which the model was last trained for `learned`."""
+    """Yield the problems of the teacher of an iCoT-KD step.
+
+    `learned` is the method of the last training before the step.
+    """
     if step.teacher is None:
         if learned not in WRITING:
             yield (
@@ -169,7 +175,7 @@ def _distil_problems(
     pupils: tuple[str, ...],
     known: Teachers,
 ) -> Iterator[str]:
-    """What is wrong with the teacher whose predictions a step learns, after a base and steps `before`."""
+    """Yield the problems of a distillation step's teacher; `before` holds the base and earlier steps."""
     named = step.distil.teacher
     problems = [] if named is None else _named_problems(experiment, name, named, pupils, known)
     if problems:
@@ -202,7 +208,7 @@ def _distil_problems(
 def _named_problems(
     experiment: Experiment, name: str, teacher: str, pupils: tuple[str, ...], known: Teachers
 ) -> list[str]:
-    """What is wrong with the recipe of the teacher that the step `name` names."""
+    """Return the problems of the recipe `teacher` that the step `name` names as its teacher."""
     if isinstance(length := known.get(teacher), int):
         return [TOO_MANY_TEACHERS] if len(pupils) + length > MOST_TEACHERS + 1 else []
     base, *steps = teacher.split("+")
@@ -210,7 +216,7 @@ def _named_problems(
         return [f"{own[0]!r} has itself for a teacher: {shown(teacher)}"]
     problems = known.get(teacher) or list(recipe_problems(experiment, base, steps, pupils, known))
     if TOO_MANY_TEACHERS in problems:
-        # This depends on who is taught; whatever else is wrong is so for all pupils.
+        # This depends on the pupils, so it is not cached; all other problems are the same for all pupils.
         return [TOO_MANY_TEACHERS]
     if problems:
         known[teacher] = problems[:1]
@@ -221,13 +227,13 @@ def _named_problems(
 
 
 def named_teacher(step: AnyStep) -> str | None:
-    """The recipe of the teacher that a step names."""
+    """Return the recipe of the teacher that a step names, or None."""
     if isinstance(step, IcotKd):
         return step.teacher
     return step.distil.teacher if isinstance(step, Method) and step.distil else None
 
 
 def _last_training(experiment: Experiment, steps: list[str]) -> Method | None:
-    """The last training of these steps."""
+    """Return the last training of these steps, or None."""
     found = [step for step in map(experiment.steps.get, steps) if isinstance(step, Method)]
     return found[-1] if found else None

@@ -1,9 +1,9 @@
-"""Config -> recipe tree: which model nodes there are and what each one needs.
+"""Config -> recipe tree: all model nodes, with the settings and ancestors of each.
 
-A node is what a prefix of a recipe yields. Its name is its path: `llama@0+cot+layers-1+coconut.2` is the
-base `llama` drawn with seed 0, trained by step `cot`, pruned by `layers-1`, after stage 2 of `coconut`. The
-last stage of a step bears the step's plain name, so a recipe's name is the name of the node that it ends
-at, without the seed. Recipes that begin alike share nodes.
+A node is the model that a prefix of a recipe yields. Its name is its path: `llama@0+cot+layers-1+coconut.2`
+is the base `llama` initialized with seed 0, trained by step `cot`, pruned by `layers-1`, after stage 2 of
+`coconut`. The last stage of a step has the step's plain name, so a recipe's name is the name of its last node
+without the seed. Recipes with a common prefix share its nodes.
 """
 
 import re
@@ -32,12 +32,12 @@ Kind = Literal["base", "train", "prune", "prompt", "quantize"]
 class Node:
     """A model of the tree.
 
-    `settings` is what the node's own rule depends on, resolved. `method` is how it answers: the kind of
-    the last training, or None. `trained` names the node itself if it was trained or is a base, and
-    otherwise the nearest ancestor before the prunings that made it. `teacher` names the node that it learns
-    from, `pretrained` the one whose weights a part of it starts with, `latents` is the number of latents
-    with which it answers, `has_recurrent_latents` says whether those are hidden states, and `answers` whether
-    it can answer at all.
+    `settings` are the resolved settings that the node's own rule depends on. `method` is the method by which
+    it answers, or None. `trained` is the name of the node itself if it was trained or is a base, otherwise of
+    its nearest ancestor before the prunings. `teacher` is the name of the node that it learns from,
+    `pretrained` that of the node whose weights initialize one of its extra modules. `latents` is the number
+    of latents with which it answers; `has_recurrent_latents` is true if these are hidden states; `answers` is
+    true if it can answer.
     """
 
     name: str
@@ -58,13 +58,13 @@ class Node:
 
     @property
     def recipe(self) -> str:
-        """The name without seeds."""
+        """The name of the node without seeds."""
         return without_seed(self.name)
 
 
 @dataclass(frozen=True)
 class RecipeEnd:
-    """A recipe and the nodes that it ends at, one a seed; the words that tables use for it."""
+    """A recipe, its last nodes (one per seed), and its labels in tables."""
 
     recipe: str
     base: str
@@ -76,9 +76,9 @@ class RecipeEnd:
 
 @dataclass(frozen=True)
 class Training:
-    """A stage of a training step: what all nodes that it makes have in common.
+    """A stage of a training step, shared by all nodes that it yields.
 
-    `label` is what it adds to a node's name, and `number` is None where the step has no other stage.
+    `label` is appended to a node's name. `number` is None if the step has only one stage.
     """
 
     label: str
@@ -91,36 +91,36 @@ class Training:
 class Tree:
     """All nodes by name, parents before children, and the recipes in the order of the config.
 
-    `trainings` are the stages of each training step, worked out once however many recipes have the step.
+    `trainings` are the stages of each training step, computed once for all recipes with that step.
     """
 
     nodes: dict[str, Node] = field(default_factory=dict)
     recipes: list[RecipeEnd] = field(default_factory=list)
     trainings: dict[str, list[Training]] = field(default_factory=dict)
     grown: dict[tuple[str | int, ...], str] = field(default_factory=dict, compare=False)
-    """The last node of each recipe that was grown, by its base, steps and seed: teachers have teachers."""
+    """The last node of each recipe by base, steps and seed; a cache, as teachers have teachers."""
 
     def pruned(self) -> list[Node]:
-        """Nodes made by pruning a model that can answer."""
+        """Return the nodes made by pruning a model that can answer."""
         return [node for node in self.nodes.values() if node.kind == "prune" and node.method]
 
     def path_to(self, name: str) -> list[Node]:
-        """The node and its ancestors, base first."""
+        """Return the node and its ancestors, base first."""
         node = self.nodes[name]
         return [*(self.path_to(node.parent) if node.parent else []), node]
 
 
 def without_seed(name: str) -> str:
-    """The recipe's name behind a node's name."""
+    """Return a node's name without seeds."""
     return re.sub(r"@-?\d+", "", name)
 
 
 def build_tree(experiment: Experiment) -> Tree:
-    """The recipe tree of an experiment.
+    """Return the recipe tree of an experiment.
 
     Raises:
-        CopraError: an unknown step or base, a recipe given twice, a recipe that comes back to a step, or a
-            step that cannot follow what is before it. All problems at once, a line each.
+        CopraError: an unknown step or base, a recipe given twice, a recipe that repeats a step, or a step
+            that cannot follow the steps before it. All problems at once, one line per problem.
     """
     tree, wrong, ends, known = Tree(), {}, set(), {}
     for number, (base, steps) in enumerate(_listed(experiment)):
@@ -160,18 +160,18 @@ def build_tree(experiment: Experiment) -> Tree:
 
 
 def training_notes(experiment: Experiment, tree: Tree) -> list[str]:
-    """What the settings of the tree's training steps bring that a user may not expect, a line each."""
+    """Return notes on unexpected effects of the settings of the tree's training steps, one line per note."""
     return [f"steps.{name}: {note}" for name in tree.trainings for note in experiment.steps[name].notes()]
 
 
 def _together(recipes: list[str]) -> str:
-    """The recipes that have one problem in common, in words."""
+    """Return a phrase for the recipes that have the same problem."""
     first = cut(recipes[0])
     return first if len(recipes) == 1 else f"{len(recipes)} of them, the first is {first}"
 
 
 def _listed(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
-    """The recipes one by one as (base, steps), products multiplied out."""
+    """Yield all recipes as (base, steps), with products expanded."""
     for entry in experiment.recipes:
         if isinstance(entry, list):
             yield experiment.base, entry
@@ -186,7 +186,7 @@ def _listed(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
 
 
 def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed: int) -> str:
-    """Add the nodes of one recipe and seed that are not there yet; returns the name of the last."""
+    """Add the missing nodes of one recipe and seed to the tree; return the name of the last node."""
     if (done := tree.grown.get((base, *steps, seed))) is not None:
         return done
     node = _add(tree, _base_node(experiment, base, seed))
@@ -211,18 +211,18 @@ def _grow(tree: Tree, experiment: Experiment, base: str, steps: list[str], seed:
 
 
 def _teacher(tree: Tree, experiment: Experiment, step: Method, before: Node, seed: int) -> str:
-    """The node that teaches a training after the node `before`, where the training has a teacher at all."""
+    """Return the name of the node that teaches a training after node `before`, if it needs a teacher."""
     if (named := named_teacher(step)) is not None:
         base, *steps = named.split("+")
         return _grow(tree, experiment, base, steps, seed)
-    # States are read of a model of the same shape, predictions of the one before the prunings.
+    # Hidden states need a teacher of the same shape; predictions come from the model before the prunings.
     while step.distil is not None and before.kind in ("prune", "prompt"):
         before = tree.nodes[before.parent]
     return before.name
 
 
 def _pretrained(tree: Tree, node: Node) -> str:
-    """The first node of the recipe that has the shape of `node`: the base, or that of its last pruning."""
+    """Return the first node with the shape of `node`: the node of its last pruning, or the base."""
     while node.parent is not None and node.kind != "prune":
         node = tree.nodes[node.parent]
     return node.name
@@ -241,7 +241,7 @@ def _base_node(experiment: Experiment, base: str, seed: int) -> Node:
 
 
 def _trainings(experiment: Experiment, step: str, method: Method) -> list[Training]:
-    """The stages of a training step."""
+    """Return the stages of a training step."""
     stages = stages_of(method)
     numbers = list(stages)
     return [
@@ -285,7 +285,7 @@ def _train_node(
         name,
         {**training.settings, "seed": seed},
         teacher=teacher if stage.needs_teacher else None,
-        # Later stages go on with the part of the first one.
+        # Later stages inherit the module from the first stage.
         pretrained=pretrained if stage.copies_pretrained and parent.step != step else None,
         latents=stage.layouts[-1].latents,
         has_recurrent_latents=stage.has_recurrent_latents,
@@ -298,7 +298,7 @@ def _prompt_node(experiment: Experiment, parent: Node, step: str, prompt: FewSho
     settings: dict[str, Any] = {"prompt": prompt.canonical()}
     kind = experiment.tasks[parent.task].kind
     if (worked := prompt.worked(TASKS[kind])) is not None:
-        # Other examples in another version of copra make another prompt.
+        # Another version of copra may ship other examples, which is another prompt.
         settings["worked"] = {"task": kind, "sha256": file_sha256(worked)}
     return Node(
         name, "prompt", parent.name, step, None, parent.seed, parent.task, prompt.kind, name, settings
@@ -306,7 +306,7 @@ def _prompt_node(experiment: Experiment, parent: Node, step: str, prompt: FewSho
 
 
 def _first_seed(parent: Node, step: str) -> bool:
-    """Whether the seed enters with this step: each of its stages then bears it."""
+    """True if this step is the first random one, so that the names of its stages have the seed."""
     if parent.step == step:
         return "@" in parent.name.rsplit("+", 1)[1]
     return parent.seed is None

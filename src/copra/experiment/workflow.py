@@ -1,9 +1,9 @@
-"""What the Snakefile asks: which files there are, and the settings of each rule.
+"""The interface of the Snakefile: result files, and the settings of each rule.
 
-Every rule gets its settings as one canonical JSON value, since Snakemake compares params as a set of
-values without their names. The value holds what the stage depends on and the fingerprint of its code. Local
-files that a stage reads stand in it by their content: neither their times nor their places make anything run
-again. What a job must know but not run again for, such as those places, it gets beside that value.
+Every rule gets its settings as one canonical JSON value, since Snakemake compares params as a set of values
+without their names. The value holds the settings that the rule depends on and the fingerprint of its code.
+Local input files are identified by their content, so that neither their times nor their paths cause a rerun.
+Values that a job needs but must not rerun for, such as those paths, are passed separately.
 """
 
 import os
@@ -36,18 +36,19 @@ from copra.utils.fingerprint import fingerprint
 
 
 def put_copra_on_path() -> None:
-    """Let the rules' shell lines find `copra`, which stands beside the Python that runs Snakemake."""
+    """Put the folder of the Python that runs Snakemake on PATH, so that the rules' shell lines find
+    `copra`."""
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 class Workflow:
-    """An experiment with its recipe tree, seen from the rules."""
+    """An experiment with its recipe tree, as the rules use it."""
 
     def __init__(self, config: Mapping[str, Any], *files: str):
         """Check a config that was merged from `files`, at least one.
 
         Raises:
-            CopraError: a line for every problem.
+            CopraError: one line per problem.
         """
         source = ", ".join(files)
         self.experiment: Experiment = parse(config, source)
@@ -60,11 +61,11 @@ class Workflow:
         except CopraError as error:
             raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
 
-    # Names, as regular expressions: the last step of a node's name tells which rule makes it.
+    # Names, as regular expressions: the last step of a node's name determines the rule that makes it.
 
     def steps_pattern(self, kind: type) -> str:
-        """Nodes whose last step is a training (`Method`), a pruning (`Prune`), a prompt (`FewShot`) or a
-        quantization (`Quantize`)."""
+        """Return the pattern of nodes whose last step is of a kind: `Method` (a training), `Prune`, `FewShot`
+        or `Quantize`."""
         names = [re.escape(name) for name, step in self.experiment.steps.items() if isinstance(step, kind)]
         return rf"[^/]+\+({'|'.join(names) or 'none'})(\.\d+)?(@-?\d+)?"
 
@@ -87,14 +88,14 @@ class Workflow:
     # Files.
 
     def within(self, kind: str, path: str) -> str:
-        """A path below the folder of a kind of results, such as llama@0/cot/passes.parquet below scores."""
+        """Return a path relative to a results folder, such as llama@0/cot/passes.parquet below scores."""
         return path.removeprefix(f"{self.folder}/{kind}/")
 
     def node(self, name: str) -> Node:
-        """A node by its name.
+        """Return a node by its name.
 
         Raises:
-            CopraError: no recipe of the config leads there.
+            CopraError: no recipe of the config has this node.
         """
         if name not in self.tree.nodes:
             raise CopraError(f"no recipe of this config leads to the model {name!r}")
@@ -104,22 +105,22 @@ class Workflow:
         return f"{self.folder}/models/{self.node(name).parent}"
 
     def teacher(self, name: str) -> list[str]:
-        """The manifest of the model that a node learns from, if there is one."""
+        """Return the manifest of a node's teacher, if there is one."""
         teacher = self.node(name).teacher
         return [f"{self.folder}/models/{teacher}/copra.json"] if teacher else []
 
     def pretrained(self, name: str) -> list[str]:
-        """The manifest of the model whose weights a part of a node starts with, if there is one."""
+        """Return the manifest of the model whose weights initialize an extra module of a node, if any."""
         pretrained = self.node(name).pretrained
         return [f"{self.folder}/models/{pretrained}/copra.json"] if pretrained else []
 
     def data(self, name: str, *splits: Split) -> list[str]:
-        """The prepared splits of a node's task, each by the small file that holds its checksum."""
+        """Return the prepared splits of a node's task, as the small files with their checksums."""
         return [f"{self.folder}/data/{self.node(name).task}/{split}.json" for split in splits]
 
     def scores(self, name: str) -> list[str]:
-        """The scores that the pruning of a node needs, by the small file that holds their checksum: one, or
-        none."""
+        """Return the scores that the pruning of a node needs, if any, as the small file with their
+        checksum."""
         node = self.node(name)
         prune = self.experiment.steps[node.step]
         if prune.scoring is None:
@@ -128,44 +129,44 @@ class Workflow:
         return [f"{self.folder}/scores/{node.parent}/{objective}/{prune.scoring}.json"]
 
     def curve(self, name: str) -> Curve:
-        """A pruning curve by its name, with its objectives."""
+        """Return a resolved pruning curve by its name."""
         return self.experiment.curves[name].resolved(self.experiment.importance)
 
     def curve_scores(self, curve: str, node: str) -> list[str]:
-        """The scores that a curve of a node needs, each by the small file that holds their checksum."""
+        """Return the scores that a curve on a node needs, as the small files with their checksums."""
         tables = self.curve(curve).tables()
         return [f"{self.folder}/scores/{node}/{summary_beside(Path(table))}" for table in tables]
 
-    # Files of the user's, which lie anywhere on this machine.
+    # The user's files, anywhere on this machine.
 
     @cached_property
     def digests(self) -> Digests:
         return Digests(Path(self.folder) / "digests.json")
 
     def base_source(self, name: str) -> Path | None:
-        """The folder or GGUF file of a base, if it is a local one."""
+        """Return the folder or GGUF file of a local base, or None."""
         base = self.experiment.bases[name.split("@")[0]]
         return base.gguf or base.folder
 
     def prompt_source(self, name: str) -> Path | None:
-        """The file of a prompt's examples, if it has one."""
+        """Return the file of a prompt's examples, if it has one."""
         return self.experiment.steps[self.node(name).step].path
 
     def text_source(self, objective: str) -> Path | None:
-        """The file of the text that an objective reads, if it reads one."""
+        """Return the text file that an objective reads, if it reads one."""
         text = self.experiment.importance.text
         return text.path if objective == "text" and text else None
 
     def place_of(self, source: Path | None) -> str:
-        """Where the contents are that settings name, as the value of `--files`."""
+        """Return the value of `--files`: the path of a local file by the address of its content."""
         return canonical_json({self.digests.address(source): str(source.absolute())} if source else {})
 
     def by_content(self, settings: Mapping[str, Any], key: str, source: Path | None) -> dict[str, Any]:
-        """Settings with the address of a local file's or folder's content in the place of its path."""
+        """Return settings with the path of a local file or folder replaced by the address of its content."""
         return {**settings, **({key: self.digests.address(source)} if source else {})}
 
     def rows_sha256(self, task: str) -> dict[Split, str]:
-        """The sha256 of the rows of each split of a task whose rows can be known before the run.
+        """Return the sha256 of the rows of each split of a local task, whose rows are known before the run.
 
         Raises:
             CopraError: a file cannot be read, or rows cannot be used.
@@ -179,7 +180,7 @@ class Workflow:
 
     @cached_property
     def curved(self) -> dict[str, list[str]]:
-        """The nodes of each pruning curve, one a seed."""
+        """The nodes of each pruning curve, one per seed."""
         return {
             name: [node.name for node in self.tree.nodes.values() if node.recipe == curve.model]
             for name, curve in self.experiment.curves.items()
@@ -187,24 +188,25 @@ class Workflow:
 
     @cached_property
     def measured(self) -> list[str]:
-        """All pairs of a pruning curve and a node, as in layers/llama@0+cot."""
+        """All pairs of a pruning curve and a node, such as layers/llama@0+cot."""
         return [f"{name}/{node}" for name, nodes in self.curved.items() for node in nodes]
 
     @cached_property
     def ordered(self) -> list[str]:
-        """Pruning curves of layers with metrics that have an order in which layers go."""
+        """Pruning curves of layers with at least one metric that orders the layers, that is, not random
+        alone."""
         curves = self.experiment.curves.items()
         return [name for name, curve in curves if curve.unit == "layers" and curve.metrics != ["random"]]
 
     @cached_property
     def ordered_scores(self) -> list[str]:
-        """The scores behind the orders of those curves, each by the small file that holds their checksum."""
+        """The scores behind the orders of `ordered` curves, as the small files with their checksums."""
         pairs = [(curve, node) for curve in self.ordered for node in self.curved[curve]]
         return [path for curve, node in pairs for path in self.curve_scores(curve, node)]
 
     @cached_property
     def scored(self) -> list[str]:
-        """All scores that some pruning or pruning curve needs, each by the small file with their checksum."""
+        """All scores that prunings and pruning curves need, as the small files with their checksums."""
         prunings = [node.name for node in self.tree.nodes.values() if node.kind == "prune"]
         paths = {path for name in prunings for path in self.scores(name)}
         for name, nodes in self.curved.items():
@@ -213,9 +215,9 @@ class Workflow:
 
     @cached_property
     def searched(self) -> dict[str, int | None]:
-        """The layers that the greedy search behind each table of scores removes: the largest number that a
-        pruning or curve takes from the table; None, all that can go, where a budget is no count.
-        A table goes by the small file that stands for it."""
+        """The number of layers that the greedy search behind each score table removes: the largest number
+        that a pruning or curve takes from the table; None, all removable layers, if a budget is not a count.
+        The keys are the small files beside the tables."""
         wanted: dict[str, list[int | None]] = {}
         for node in self.tree.nodes.values():
             if node.kind == "prune" and self.experiment.steps[node.step].metric in GREEDY:
@@ -230,24 +232,24 @@ class Workflow:
         return {table: None if None in counts else max(counts) for table, counts in wanted.items()}
 
     def greedy_removals(self, node: str, objective: str, scoring: str) -> int | None:
-        """The layers that one greedy search removes, by `importance` or by those who need it."""
+        """Return the number of layers that a greedy search removes, by `importance` or else `searched`."""
         given = self.experiment.importance.greedy_removals
         table = f"{self.folder}/scores/{node}/{objective}/{scoring}.json"
         return self.searched[table] if given is None else given
 
     @cached_property
     def ends(self) -> list[str]:
-        """Nodes that recipes end at."""
+        """The last nodes of all recipes."""
         return [name for end in self.tree.recipes for name in end.nodes]
 
     @cached_property
     def before_and_after(self) -> list[str]:
-        """Nodes right after a pruning, and what they were pruned from."""
+        """Nodes right after a pruning, and the nodes that they were pruned from."""
         return list(dict.fromkeys(name for node in self.tree.pruned() for name in (node.trained, node.name)))
 
     @cached_property
     def timed(self) -> list[str]:
-        """Nodes whose latency is measured: the ends of recipes, one seed each."""
+        """Nodes whose latency is measured: the last node of each recipe, for one seed."""
         return [end.nodes[0] for end in self.tree.recipes] if self.experiment.latency else []
 
     @cached_property
@@ -256,20 +258,20 @@ class Workflow:
 
     @cached_property
     def staged(self) -> list[str]:
-        """Nodes after each stage of a staged step, where they are evaluated and can answer."""
+        """Nodes after each stage of a staged step that are evaluated and can answer."""
         if not self.experiment.evaluation.stages:
             return []
         return [node.name for node in self.tree.nodes.values() if node.stage is not None and node.answers]
 
     @cached_property
     def swept(self) -> list[str]:
-        """Ends of recipes that are evaluated with other numbers of latents too."""
+        """Last nodes of recipes that are also evaluated with other numbers of latents."""
         asked = self.experiment.evaluation.latents
         return [name for name in dict.fromkeys(self.ends) if asked and self.node(name).latents]
 
     @cached_property
     def seen_through(self) -> list[str]:
-        """Ends of recipes, one seed each, whose latents are looked at."""
+        """Last nodes of recipes, for one seed, whose latents are decoded by the logit lens."""
         asked = self.experiment.evaluation.lens
         return [
             end.nodes[0]
@@ -278,7 +280,7 @@ class Workflow:
         ]
 
     def artifacts(self) -> list[str]:
-        """What a run makes on the way. A run asks for these too, so that one that is gone comes back."""
+        """Return the intermediate results. They are targets of a run too, so that deleted ones are remade."""
         models = [f"{self.folder}/models/{name}/copra.json" for name in self.tree.nodes]
         weights = [f"{self.folder}/models/{name}/model.safetensors" for name in self.tree.nodes]
         evaluated = dict.fromkeys([*self.ends, *self.before_and_after, *self.staged])
@@ -314,12 +316,12 @@ class Workflow:
     # Settings.
 
     def settings(self, verb: str, value: Mapping[str, Any]) -> str:
-        """The one params value of a rule."""
+        """Return the single params value of a rule."""
         code = {"code": fingerprint(verb)} if self.experiment.code_fingerprint else {}
         return canonical_json({**value, **code})
 
     def recorded(self, name: str) -> dict[str, Any]:
-        """The settings of a node as its manifest records them: with local files by their content."""
+        """Return the settings of a node as in its manifest, with local files identified by their content."""
         settings = self.node(name).settings
         if "base" in settings:
             return {**settings, "base": self.by_content(settings["base"], "path", self.base_source(name))}
@@ -329,11 +331,13 @@ class Workflow:
         return settings
 
     def split_settings(self, task: str, split: Split) -> dict[str, Any]:
-        """What a split is: its rows, or, where only the Hub has them, what they are drawn from."""
+        """Return the settings that identify a split: the sha256 of its rows, or its sources if the Hub has
+        the rows.
+        """
         settings = self.experiment.tasks[task]
         if settings.is_local:
             return {"split": split, "rows_sha256": self.rows_sha256(task)[split]}
-        # Questions of later splits are left out of a split.
+        # A split's rows depend on later splits, whose questions are left out of it.
         later = SPLITS[SPLITS.index(split) :]
         files = {key: self.digests.address(path) for key, path in settings.files().items() if key in later}
         return {"split": split, "settings": settings.concerning(split), "files": files}
@@ -342,11 +346,11 @@ class Workflow:
         return self.settings("data", self.split_settings(task, split))
 
     def task_settings(self, task: str) -> str:
-        """All settings of a task, which the job of each split needs and does not depend on."""
+        """Return all settings of a task. The job of each split needs them, but does not rerun for them."""
         return canonical_json(self.experiment.tasks[task].canonical())
 
     def base_settings(self, name: str) -> str:
-        # A path that is not there could be taken for the Hub's.
+        # transformers could read the path of a missing folder as a Hub id.
         where = name.split("@")[0]
         if problem := absence_problem(self.experiment.bases[where]):
             raise CopraError(f"bases.{where}.{problem}")
@@ -463,11 +467,11 @@ class Workflow:
         return {"name": name, "curve": self.curve(name).canonical(), "nodes": self.curved[name]}
 
     def _staged_recipe(self, name: str) -> str:
-        """The name of the step's end, without seed and stage."""
+        """Return the name of a node without seed and stage."""
         return re.sub(r"\.\d+$", "", self.node(name).recipe)
 
     def _decoded(self, *keys: str) -> dict[str, Any]:
-        """These settings of the evaluation, and what it computes in."""
+        """Return these settings of the evaluation, and the precision."""
         value = self.experiment.evaluation.canonical()
         return {key: value[key] for key in keys} | {"precision": self.experiment.compute.precision}
 

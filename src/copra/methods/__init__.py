@@ -1,4 +1,4 @@
-"""Reasoning methods: one file each, listed here."""
+"""The registry of reasoning methods, one file per method."""
 
 from typing import Annotated, Union
 

@@ -13,14 +13,15 @@ from copra.schema.settings import MOST_LATENTS, MOST_STAGES
 
 
 class CoconutStage(ExplainedStage):
-    """A stage of Coconut, which may draw any other stage for a row, and may explain its latents."""
+    """A stage of Coconut, which may use the layout of any other stage for a row, and may explain its
+    latents."""
 
     uniform: tuple[Layout, ...] = ()
-    """The layouts of all stages, where some are drawn whatever the stage."""
+    """The layouts of all stages, if `uniform_prob` draws from them; otherwise empty."""
     uniform_prob: float = 0.0
-    """How likely a row is laid out as a stage from 0..m for its m steps, each as likely as the others."""
+    """Probability that a row of m steps takes the layout of a stage drawn uniformly from 0..m."""
     latents_per_step: int = 1
-    """c: so many latents stand for a step."""
+    """c: number of latents per step."""
 
     def layout_of(self, row: TokenRow, draw: Random | None) -> Layout:
         if draw is not None and self.uniform_prob and draw.random() < self.uniform_prob:
@@ -46,42 +47,47 @@ class CoconutStage(ExplainedStage):
 
 
 class Coconut(Method):
-    """Replace the steps by latents, one more step a stage (section 3, "Training procedure").
+    """Replace the steps by latents, one more step per stage (section 3, "Training procedure").
 
-    Stages 0 to K (`max_latent_stage`) leave out as many steps and put `latents_per_step` latents a step
-    in their place; a last stage leaves out every step. That makes K+2 stages, each with an optimizer
-    of its own. Ablations (section 4.4): `curriculum: false` trains the last stage alone;
-    `thought: none` keeps the curriculum without latents and markers; `thought: embedding` feeds the
-    learned `<|latent|>` embedding in place of the hidden state ("pause as thought").
+    Stage k of 0 to K (`max_latent_stage`) replaces the first k steps by `latents_per_step` latents per step;
+    a last stage leaves out every step. That makes K+2 stages, each with its own optimizer. Ablations
+    (section 4.4): `curriculum: false` trains only the last stage; `thought: none` keeps the curriculum
+    without latents and markers; `thought: embedding` feeds the learned `<|latent|>` embedding in place of
+    the hidden state ("pause as thought").
     """
 
     stage_type: ClassVar[type[Stage]] = CoconutStage
 
     kind: Literal["coconut"]
-    """Which method this is."""
+    """Name of the method."""
     latents_per_step: int = Field(1, ge=1, le=MOST_LATENTS)
-    """c: latents for each step that is left out."""
+    """c: number of latents per left-out step."""
     max_latent_stage: int = Field(3, ge=1, le=MOST_STAGES)
-    """K: the last stage that leaves out one step more; after it all go."""
+    """K: number of the last stage that leaves out one more step; the stage after it leaves out all steps."""
     first_stage: int = Field(0, ge=0, le=MOST_STAGES)
-    """Where the curriculum begins; 1 when the step before has trained on the whole chain already."""
+    """Number of the first stage of the curriculum; 1 if the step before has already trained on the whole
+    chain."""
     pad_latent_to_max: bool = True
-    """Whether a row with fewer than K steps gets K*c latents in the last stage all the same. If not, a row of
-    m steps trains on min(m, K)*c latents, and is still answered with K*c, since m is not known then (the
-    reference code looks it up in the test set): short answers then have more latents than were trained."""
+    """If true, a row with fewer than K steps also gets K*c latents in the last stage. If false, a row of m
+    steps trains on min(m, K)*c latents and is still answered with K*c, since m is not known then (the
+    reference code reads it from the test set): short rows are then answered with more latents than they
+    trained on."""
     thought: Literal["hidden", "embedding", "none"] = "hidden"
-    """What a latent reads: the hidden state before it (the method), or one of the two controls."""
+    """Input of a latent position. hidden: the hidden state before it (the method). embedding: the learned
+    `<|latent|>` embedding (control). none: no latents and markers at all (control)."""
     latent_input: LatentInput = "raw"
-    """How a hidden state becomes an input embedding: as it is (the paper), scaled to the mean norm of the
-    embeddings, which a hidden state may exceed a hundred times, or through a learned projection (CODI's)."""
+    """Conversion of a hidden state to an input embedding. raw: none (the paper). scaled: to the mean norm of
+    the embeddings, which a hidden state may exceed a hundred times. projected: a learned projection
+    (CODI's)."""
     curriculum: bool = True
-    """False: straight to the last stage, the only one then."""
+    """If false, the last stage is the only one."""
     stage_mixing: bool = False
-    """Draw each sample of stage k from the stages 0..k with weight 1..k+1 (arXiv 2602.22441)."""
+    """If true, each sample of stage k takes the layout of a stage drawn from 0..k with weights 1..k+1 (arXiv
+    2602.22441)."""
     uniform_prob: float = Field(0.0, ge=0, le=1)
-    """With this probability a row of m steps is laid out as a stage drawn evenly from 0..m instead."""
+    """Probability that a row of m steps instead takes the layout of a stage drawn uniformly from 0..m."""
     explaining: Explaining | None = None
-    """Also train a decoder to tell each step from its latents (SIM-CoT; null: do not)."""
+    """Auxiliary decoder that is trained to predict each step from its latents (SIM-CoT; null: none)."""
 
     @model_validator(mode="after")
     def _explains_latents(self) -> "Coconut":

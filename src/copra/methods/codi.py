@@ -30,17 +30,18 @@ if TYPE_CHECKING:
 
 
 class CodiStage(ExplainedStage):
-    """The one stage: student and teacher are the same weights on two sequences."""
+    """The only stage of CODI: student and teacher are the same weights on two sequences."""
 
     iterations: int | None = None
-    """Jacobi iterations over the latents (null: one latent after another)."""
+    """Number of Jacobi iterations over the latents (null: one latent after another)."""
     distillation: float
-    """gamma: weight of the distillation."""
+    """gamma: weight of the self-distillation."""
     drop_last_step: bool
-    """Whether the teacher's chain lacks its last step."""
+    """If true, the teacher's chain omits its last step."""
 
     def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
-        """The student's sample and the teacher's; both read at the last token before the answer itself."""
+        """Return the student's sample with the teacher's; both are read at the last token before the
+        answer."""
         student = super().lay_out(row, markers, draw)
         steps = row.steps[:-1] if self.drop_last_step else row.steps
         teacher = lay_out(replace(row, steps=steps), 0, 0, None)
@@ -74,7 +75,8 @@ class CodiStage(ExplainedStage):
         yield from super().flop_workload(sample.teacher)
 
     def loss(self, reasoner: "ReasoningModel", batch: "Batch") -> "LossTerms":
-        """Cross-entropy of both (equations 2 and 4), and the distance of their states (equation 5)."""
+        """Return the cross-entropy of both (equations 2 and 4), and the distance of their states (equation
+        5)."""
         from copra.methods.losses import cross_entropy
 
         hidden, student = _read(reasoner, batch, lambda: self.hidden_states(reasoner, batch))
@@ -89,28 +91,29 @@ class CodiStage(ExplainedStage):
 
 
 def _last_of_mark(sample: Sample, row: TokenRow) -> int:
-    """The position of the last token of `### `, from which the answer itself is predicted."""
+    """Return the position of the last token of `### `, from which the answer itself is predicted."""
     return len(sample.tokens) - len(row.answer) + row.mark - 1
 
 
 def _read(reasoner: "ReasoningModel", batch: "Batch", run: Any) -> tuple[Any, list[Any]]:
-    """What `run` returns, hidden states [B, N, d], and the states [B, d] of every layer at `batch.read`:
-    the input of each block, and the final one."""
+    """Return the hidden states [B, N, d] that `run` computes, and the states [B, d] of every layer at
+    `batch.read`: the input of each block, and the final one."""
     from copra.models.hooks import before_blocks, taken
 
     inputs: dict[int, Any] = {}
     with before_blocks(reasoner.model, inputs.__setitem__):
         hidden = run()
-    # With latents there are several passes, and what is read lies in the last one.
+    # With latents there are several passes; the positions of `batch.read` are in the last one.
     column, width = batch.read[:, 0], hidden.shape[1]
     states = [taken(state, column - (width - state.shape[1])) for _, state in sorted(inputs.items())]
     return hidden, [*states, taken(hidden, column)]
 
 
 def _distance(student: Any, teacher: Any) -> Any:
-    """Smooth L1 in units of the teacher's standard deviation; the teacher gets no gradient from it.
+    """Return the smooth L1 distance in units of the teacher's standard deviation, without gradient to the
+    teacher.
 
-    The deviation is that over the rows at hand, so with `micro_batch_size` it is a micro-batch's.
+    The deviation is that of the rows given, so with `micro_batch_size` it is a micro-batch's.
     """
     from torch.nn import functional
 
@@ -119,30 +122,31 @@ def _distance(student: Any, teacher: Any) -> Any:
 
 
 class Codi(Method):
-    """Answer after n latents that must bring the model to where its own chain of thought would.
+    """Train to answer after n latents, distilling the model's own chain of thought into them.
 
-    The weights learn two things at once: the chain of thought as a teacher, and as a student the
-    answer after latents, each of which is a projection of the hidden state before it. At the token
-    before the answer the student's states, layer by layer, are drawn to the teacher's.
+    The same weights are trained for two tasks at once: as a teacher to write the chain of thought, and as a
+    student to answer after latents, each of which is a projection of the hidden state before it. At the
+    token before the answer, the loss pulls the student's states towards the teacher's in every layer.
     """
 
     stage_type: ClassVar[type[Stage]] = CodiStage
 
     kind: Literal["codi"]
-    """Which method this is."""
+    """Name of the method."""
     latents: int = Field(6, ge=1, le=MOST_LATENTS)
-    """n: latents between the markers."""
+    """n: number of latents between the markers."""
     latent_input: LatentInput = "projected"
-    """How a hidden state becomes an input embedding (the paper: projected)."""
+    """Conversion of a hidden state to an input embedding: raw, scaled or projected (the paper: projected)."""
     distillation: float = Field(1.0, ge=0)
-    """gamma: weight of the distillation (GPT-2: 1, Llama 3.2 1B: 20)."""
+    """gamma: weight of the self-distillation (GPT-2: 1, Llama 3.2 1B: 20)."""
     drop_last_step: bool = True
-    """Leave the last step out of the teacher's chain: it holds the answer, which would merely be copied."""
+    """If true, the teacher's chain omits its last step, which contains the answer: the teacher would merely
+    copy it."""
     iterations: int | None = Field(None, ge=0, le=MOST_LATENTS)
-    """T: feed all latents at once, T times over, as PCCoT does. n of them are the sequential chain, 0 are
-    pause tokens (null: the sequential chain)."""
+    """T: number of Jacobi iterations, each of which feeds all latents at once (PCCoT). n iterations equal the
+    sequential chain; 0 makes the latents pause tokens (null: the sequential chain)."""
     explaining: Explaining | None = None
-    """Also train a decoder to tell step k from latent k (SIM-CoT; null: do not)."""
+    """Auxiliary decoder that is trained to predict step k from latent k (SIM-CoT; null: none)."""
 
     @model_validator(mode="after")
     def _explains_latents(self) -> "Codi":

@@ -6,10 +6,10 @@ from copra.methods.method import Layout, Method, Stage
 
 
 class Cot(Method):
-    """Train to write the steps and the answer; also the start of every latent curriculum."""
+    """Train to write the steps and the answer. Every latent curriculum also starts with this method."""
 
     kind: Literal["cot"]
-    """Which method this is."""
+    """Name of the method."""
 
     def stages(self) -> dict[int, Stage]:
         return {0: Stage(layouts=(Layout(skip=0),))}

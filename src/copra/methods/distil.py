@@ -1,4 +1,5 @@
-"""Healing: any stage may learn what a frozen teacher predicts (Hinton et al. 2015, arXiv 1503.02531)."""
+"""Healing: distillation of a frozen teacher's predictions in any stage (Hinton et al. 2015, arXiv
+1503.02531)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,23 +21,23 @@ if TYPE_CHECKING:
 
 
 TEACHER_READERS = {"model": "teacher", "projection": "teacher_projection"}
-"""What of the teacher reads as the student's reader does."""
+"""The teacher's reader that corresponds to each of the student's readers (`Work.reader`)."""
 
 
 class DistilledStage(Stage):
-    """What a teacher changes in a stage. It stands before the stage's own class, see `_distilled`.
+    """A mixin that adds distillation to a stage. It precedes the stage's own class, see `_distilled`.
 
     The loss is task_weight * the stage's own + weight * T^2 KL(teacher || student), the latter at the
-    positions before labels. With task_weight 0 what is left of the stage's own loss is the cross-entropy of
-    the labels, for the log.
+    positions before labels. With task_weight 0, only the cross-entropy of the labels is computed of the
+    stage's own loss, for the log.
     """
 
     distil: Distillation
-    """What the loss is made of."""
+    """The weights and the temperature of the loss."""
 
     @property
     def alone(self) -> bool:
-        """Whether the teacher's predictions are all that is learned."""
+        """True if the loss is the distillation alone."""
         return not self.distil.task_weight
 
     @property
@@ -62,7 +63,8 @@ class DistilledStage(Stage):
         return Stage.loss(self, reasoner, batch) if self.alone else super().loss(reasoner, batch)
 
     def label_terms(self, reasoner: "ReasoningModel", batch: "Batch", hidden: "Tensor") -> "LossTerms":
-        """The divergence from the teacher too, who reads the same tokens and thinks latents of its own."""
+        """Return cross-entropy and divergence from the teacher, which reads the same tokens and computes its
+        own latents."""
         import torch
 
         from copra.methods.losses import label_loss, supervised_logits
@@ -72,15 +74,15 @@ class DistilledStage(Stage):
             taught = self.hidden_states(reasoner.teacher, batch)
             teacher = supervised_logits(reasoner.teacher.model, batch, taught)
         distance = divergence(logits, teacher, self.distil.temperature)
-        # The same logits serve both terms.
+        # Both terms use the same logits.
         own = label_loss(batch, logits.detach() if self.alone else logits)
         return {"cross_entropy": own, "distillation": (distance, len(logits))}
 
 
 def divergence(student: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":
-    """T^2 KL(teacher || student) of logits [S, V], summed over S.
+    """Return T^2 KL(teacher || student) of logits [S, V], summed over S.
 
-    The gradients of softened predictions shrink with T^2 (1503.02531, section 2), which the factor undoes.
+    The gradients of softened predictions shrink with 1/T^2 (1503.02531, section 2); the factor compensates.
     """
     from torch.nn import functional
 
@@ -89,10 +91,11 @@ def divergence(student: "Tensor", teacher: "Tensor", temperature: float) -> "Ten
 
 
 def stages_of(method: Method) -> dict[int, Stage]:
-    """The stages of a method by number, resolved, with what they learn from a teacher's predictions."""
+    """Return the resolved stages of a method by number, with distillation if the method has `distil`."""
     if method.distil is None:
         return dict(method.stages())
-    # Who teaches is the recipe's matter: a stage that is taught the same way is the same stage.
+    # The teacher's name belongs to the recipe: stages with the same weights and temperature are the same
+    # stage.
     weights = method.distil.model_dump(include=set(Distillation.model_fields))
     return {
         number: _distilled(type(stage)).model_validate({**stage.canonical(), "distil": weights})
@@ -101,16 +104,16 @@ def stages_of(method: Method) -> dict[int, Stage]:
 
 
 def stage_of(method: Method, number: int) -> Stage:
-    """A stage of a method, resolved."""
+    """Return one resolved stage of a method."""
     return stages_of(method)[number]
 
 
 def read_stage(kind: type[Stage], settings: Mapping[str, Any]) -> Stage:
-    """A stage of a method whose stages are of a `kind`, from its JSON settings."""
+    """Return a stage of class `kind`, with distillation if its JSON settings have `distil`."""
     return (_distilled(kind) if "distil" in settings else kind).model_validate(settings)
 
 
 @cache
 def _distilled(kind: type[Stage]) -> type[Stage]:
-    """The class of such stages with a teacher."""
+    """Return the subclass of a stage class that adds distillation."""
     return create_model(f"Distilled{kind.__name__}", __base__=(DistilledStage, kind))

@@ -16,40 +16,42 @@ from copra.utils.errors import CopraError
 
 
 class FewShot(Settings):
-    """Ask a model as it is, after worked examples. A step of a recipe that changes no weight.
+    """Prompt a model with worked examples before the question. A step of a recipe that changes no weight.
 
     With the defaults the prompt has the form of lm-evaluation-harness' task `gsm8k_cot`: blocks
-    `Q: question`, `A: solution The answer is 24.`, parted by blank lines; an answer ends at the same texts.
-    For its verdicts too, set `answer` to one of its two filters, and `max_new_tokens: 256`. Its own eight
-    examples (those of the paper) are not copra's: give them as a `file`.
+    `Q: question`, `A: solution The answer is 24.`, separated by blank lines; an answer ends at the same
+    texts. To reproduce its verdicts too, set `answer` to one of its two filters, and `max_new_tokens: 256`.
+    Its own eight examples (those of the paper) are not included in copra: give them as a `file`.
     """
 
     kind: Literal["few_shot"]
-    """Which kind of step this is."""
+    """Name of the kind of step."""
     num_fewshot: int = Field(8, ge=1, le=MOST_ROWS)
-    """k: worked examples before the question."""
+    """k: number of worked examples before the question."""
     examples: Literal["worked", "train"] = "worked"
-    """Where the examples come from: the first k of those that copra has for the task, in sentences (GSM8K: 8;
-    for other tasks the train split), whatever steps the training uses; or rows drawn from the train split."""
+    """Source of the examples. worked: the first k of the examples that copra includes for the task (GSM8K: 8;
+    other tasks: rows of the train split), in sentences whatever steps the training uses. train: rows drawn
+    from the train split."""
     file: FilePath | None = None
-    """JSON lines with `question` and `solution`, of which the first k are the examples instead. Environment
-    variables are filled in."""
+    """Path of a file of JSON lines with `question` and `solution`, whose first k are the examples instead
+    (null: `examples`). Environment variables are expanded."""
     seed: Seed = 0
-    """Draws the rows."""
+    """Seed of the draw of rows from the train split."""
     question: str = "Q: {question}\nA:"
-    """The form of a question."""
+    """Template of a question."""
     solution: str = " {steps} The answer is {answer}."
-    """The form of a row's solution."""
+    """Template of a train row's solution."""
     separator: str = "\n\n"
-    """What stands after each example."""
+    """Text after each example."""
     stops: tuple[Annotated[str, Field(min_length=1)], ...] = ("Q:", "</s>", "<|im_end|>")
     """Texts at which the generated answer ends."""
     answer: AnswerRule = "flexible"
-    """How the answer is found: the last number, or what follows the first "The answer is", read as all
-    answers are ("$1,000." is 1000); or by lm-evaluation-harness' filters `flexible-extract` and
-    `strict-match`, with its comparison of texts ("24.0" is not 24), verdict by verdict."""
+    """Rule that extracts the answer. flexible: the last number. strict: the text after the first "The answer
+    is". Both are parsed as all answers are ("$1,000." is 1000). harness-flexible and harness-strict:
+    lm-evaluation-harness' filters `flexible-extract` and `strict-match`, with its comparison of texts
+    ("24.0" is not 24) and its verdicts."""
     max_new_tokens: int | None = Field(None, ge=1)
-    """Longest answer in tokens (null: `evaluation.max_new_tokens`; lm-evaluation-harness: 256)."""
+    """Maximum number of tokens per answer (null: `evaluation.max_new_tokens`; lm-evaluation-harness: 256)."""
 
     @field_validator("question")
     @classmethod
@@ -60,7 +62,7 @@ class FewShot(Settings):
 
     @property
     def path(self) -> Path | None:
-        """The local file that the examples are read from.
+        """The path of the local file that the examples are read from, or None.
 
         Raises:
             CopraError: a variable in it is not set.
@@ -68,11 +70,12 @@ class FewShot(Settings):
         return None if self.file is None else expand_path("file", self.file)
 
     def worked(self, task: type[Task]) -> Path | None:
-        """The file of copra's own examples that the prompt shows for a task, if it does."""
+        """Return the path of the task's worked examples if the prompt uses them, else None."""
         return task.worked_examples if self.file is None and self.examples == "worked" else None
 
     def decoding(self, rows: Sequence[Row], latent_token: int, worked: Path | None = None) -> GenerationSpec:
-        """How the model is asked; `rows` are those of the train split, `worked` is a task's own examples.
+        """Return the generation spec; `rows` are those of the train split, `worked` is the file of a task's
+        worked examples.
 
         Raises:
             CopraError: there are fewer than k rows, or the file cannot be used.
@@ -97,7 +100,7 @@ class FewShot(Settings):
         return Random(f"few_shot {self.seed}").sample(rows, min(self.num_fewshot, len(rows)))
 
     def _written(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
-        """Questions and solutions in their form."""
+        """Return questions and solutions of rows, the solutions by the template."""
         return [
             (
                 row.question,
@@ -109,7 +112,7 @@ class FewShot(Settings):
     def _read(self, path: Path) -> list[tuple[str, str]]:
         text = read_text_file("few_shot", path).rstrip()
         pairs = []
-        # Other line separators, which splitlines() knows too, may stand in JSON text.
+        # JSON text may contain other line separators, at which splitlines() would split too.
         for number, line in enumerate(text.split("\n") if text else [], start=1):
             try:
                 record = json.loads(line)

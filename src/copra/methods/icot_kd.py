@@ -19,11 +19,11 @@ READING, EMULATING, COUPLED = range(3)
 
 
 class KdStage(Stage):
-    """Mind-reading student, thought emulator, or both coupled."""
+    """One of three trainings: the mind-reading student, the thought emulator, or both coupled."""
 
     layouts: tuple[Layout, ...] = (Layout(skip=None),)
     training: Literal[0, 1, 2]
-    """Which of the three trainings."""
+    """Number of the training: 0 mind-reading student, 1 thought emulator, 2 both coupled."""
 
     dropout: ClassVar[bool] = False
     reads_minds: ClassVar[bool] = True
@@ -34,11 +34,14 @@ class KdStage(Stage):
 
     @property
     def answers(self) -> bool:
-        """The student alone reads its teacher's mind, and there is no teacher when it answers."""
+        """False for the student alone: it reads its teacher's states, and answering has no teacher."""
         return self.training != READING
 
     def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
-        """Question and answer for the student; question and chain for the teacher, read at its ends."""
+        """Return question and answer for the student, question and chain for the teacher.
+
+        The student is read at the end of its question, the teacher there and at the end of its chain.
+        """
         sample = super().lay_out(row, markers, draw)
         first = len(row.question) - 1
         chain = [token for step in row.steps for token in step]
@@ -50,7 +53,8 @@ class KdStage(Stage):
         return replace(super().decoding(markers), emulated=True) if self.answers else None
 
     def parts(self) -> dict[str, dict[str, Any]]:
-        """The emulator is made in the first training already, of the model that the step starts from."""
+        """Return mind reader and emulator: the emulator is created in training 0, from the step's initial
+        model."""
         return {"mind_reader": {}, "emulator": {}}
 
     def frozen(self) -> tuple[str, ...]:
@@ -73,7 +77,7 @@ class KdStage(Stage):
             yield Work("teacher", len(sample.teacher.tokens))
 
     def loss(self, reasoner: "ReasoningModel", batch: "Batch") -> "LossTerms":
-        """Equations of section 3.1 to 3.3: cross-entropy of the answer, or the emulator's squared error."""
+        """Return the cross-entropy of the answer, or the emulator's squared error (sections 3.1 to 3.3)."""
         if self.training == READING:
             return _answer(reasoner, batch, teacher_states(reasoner, batch.teacher))
         predicted = _emulate(reasoner, batch)
@@ -84,8 +88,8 @@ class KdStage(Stage):
 
 
 def teacher_states(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
-    """z [L, B, d]: for layer l the input of block l, normalized, at the l-th of L places that are spread
-    evenly over the chain of each row (section 3.1)."""
+    """Return z [L, B, d]: for layer l the normalized input of block l at the l-th of L positions that are
+    spread evenly over the chain of each row (section 3.1)."""
     import torch
     from torch.nn import functional
 
@@ -113,7 +117,7 @@ def teacher_states(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
 
 
 def _emulate(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
-    """f [L, B, d]: the emulator's predictions. It reads no further than the question."""
+    """Return f [L, B, d], the emulator's predictions. It reads only the question."""
     column = batch.read[:, 0]
     stop = int(column.max()) + 1
     return reasoner.parts["emulator"](
@@ -122,7 +126,8 @@ def _emulate(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
 
 
 def _answer(reasoner: "ReasoningModel", batch: "Batch", states: "Tensor") -> "LossTerms":
-    """Cross-entropy of the student with what it makes of the states [L, B, d] put into its blocks."""
+    """Return the cross-entropy of the student, whose block inputs are replaced by the mind reader's output
+    for the states [L, B, d]."""
     from copra.methods.losses import cross_entropy
     from copra.models.hooks import before_blocks, put
 
@@ -133,10 +138,11 @@ def _answer(reasoner: "ReasoningModel", batch: "Batch", states: "Tensor") -> "Lo
 
 
 class IcotKd(Method):
-    """Let the states of a teacher that writes its chain stand in for the chain, in three trainings.
+    """Replace the chain by hidden states of a teacher that writes the chain, in three trainings.
 
-    0: a student answers while it reads, in each layer, a state of the teacher. 1: an emulator learns to
-    predict those states from the question alone. 2: both are coupled, and answer without a teacher.
+    0: a student is trained to answer while it reads, in each layer, a state of the teacher. 1: an emulator is
+    trained to predict those states from the question alone. 2: both are trained together and answer without
+    a teacher.
     """
 
     stage_type: ClassVar[type[Stage]] = KdStage
@@ -144,10 +150,10 @@ class IcotKd(Method):
     distils: ClassVar[bool] = False
 
     kind: Literal["icot_kd"]
-    """Which method this is."""
+    """Name of the method."""
     teacher: str | None = None
-    """The recipe whose model teaches, one trained with chain of thought, such as `llama+cot` (null: the model
-    that the step starts from). It must have the student's shape."""
+    """Name of the recipe whose model is the teacher, one trained with chain of thought, such as `llama+cot`
+    (null: the model that the step starts from). It must have the student's shape."""
 
     def stages(self) -> dict[int, Stage]:
         return {number: KdStage(training=number) for number in (READING, EMULATING, COUPLED)}

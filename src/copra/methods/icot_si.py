@@ -13,17 +13,19 @@ from copra.schema.settings import MOST_STAGES
 
 
 class Removal(Stage):
-    """A chunk of the removal: from `first` to `last` tokens of the chain go, one more after each part."""
+    """A stage of the removal: it leaves out `first` to `last` tokens of the chain, one more in each equal
+    part of its training."""
 
     layouts: tuple[Layout, ...] = (Layout(skip=0),)
     first: int
-    """Tokens that are left out when the stage begins."""
+    """Number of tokens left out when the stage begins."""
     last: int | None
-    """Tokens that are left out when it ends (null: all of them, all the time)."""
+    """Number of tokens left out when the stage ends (null: all tokens in the whole stage)."""
     side: Literal["left", "right"] = "left"
-    """From which end of the chain they go."""
+    """End of the chain at which tokens are removed."""
     smoothing: float | None = None
-    """lambda: o more tokens go with probability (1 - exp(-lambda)) exp(-lambda o); null: no more go."""
+    """lambda: o additional tokens are removed with probability (1 - exp(-lambda)) exp(-lambda o) (null:
+    none)."""
 
     is_scheduled: ClassVar[bool] = True
 
@@ -38,14 +40,14 @@ class Removal(Stage):
         return self.model_copy(update={"first": now, "last": now})
 
     def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
-        """The sample of a row, as at the beginning of the stage if there is a `draw`, else as at its end.
+        """Return the sample of a row: at the beginning of the stage if there is a `draw`, else at its end.
 
-        Smoothing is a matter of a moment of the stage, see `at`.
+        Smoothing applies only to a stage at one optimizer step, see `at_step`.
         """
         chain = [token for step in row.steps for token in step]
         gone = len(chain) if self.last is None else (self.last if draw is None else self.first)
         if draw is not None and self.first == self.last and self.smoothing is not None:
-            # The inverse of the geometric distribution of o.
+            # Inverse transform sampling of the geometric distribution of o.
             gone += math.floor(-math.log(1.0 - draw.random()) / self.smoothing)
         gone = min(gone, len(chain))
         kept = chain[gone:] if self.side == "left" else chain[: len(chain) - gone]
@@ -53,33 +55,33 @@ class Removal(Stage):
 
 
 class IcotSi(Method):
-    """Remove the chain token by token while training, until the answer comes at once (section 3).
+    """Remove the chain token by token during training, until the model answers without it (section 3).
 
-    The schedule is cut into stages of `tokens_per_stage` tokens, so that each has a checkpoint: stage i
-    goes from i * `tokens_per_stage` tokens left out to one fewer than the next stage begins with, in equal
-    parts of its training, whose length `training` gives. With `tokens_per_stage: 8` and `epochs: 1` that is
-    the published delta = 8 tokens an epoch. Each time one more goes while chain is left, the optimizer starts
-    anew. In the last stage everything is out.
+    The schedule is split into stages of `tokens_per_stage` tokens, so that each has a checkpoint. Stage i
+    begins with i * `tokens_per_stage` tokens left out and ends with one fewer than the next stage begins
+    with, in equal parts of its training, whose length `training` gives. With `tokens_per_stage: 8` and
+    `epochs: 1` that is the published delta = 8 tokens per epoch. Each removal while chain is left resets the
+    optimizer state. The last stage leaves out the whole chain.
     """
 
     stage_type: ClassVar[type[Stage]] = Removal
 
     kind: Literal["icot_si"]
-    """Which method this is."""
+    """Name of the method."""
     tokens_per_stage: int = Field(8, ge=1)
-    """Tokens that go in one stage."""
+    """Number of tokens removed per stage."""
     remove_all_beyond: int = Field(39, ge=1)
-    """Once so many tokens are out, everything goes."""
+    """Number of removed tokens after which the whole chain is removed."""
     side: Literal["left", "right"] = "left"
-    """From which end of the chain tokens go."""
+    """End of the chain at which tokens are removed."""
     smoothing: float | None = Field(4.0, gt=0)
-    """lambda of removal smoothing: o more tokens go with probability (1 - exp(-lambda)) exp(-lambda o)
-    (null: no smoothing)."""
+    """lambda of removal smoothing: o additional tokens are removed with probability
+    (1 - exp(-lambda)) exp(-lambda o) (null: no smoothing)."""
 
     @field_validator("remove_all_beyond")
     @classmethod
     def _not_too_many_stages(cls, value: int, info: ValidationInfo) -> int:
-        # Before any check of the whole method, which would make the stages.
+        # Runs before any check of the whole method, which would create the stages.
         if value > MOST_STAGES * info.data.get("tokens_per_stage", 1):
             raise ValueError(f"makes more than {MOST_STAGES} stages. Lower it, or raise tokens_per_stage")
         return value

@@ -1,4 +1,4 @@
-"""The loss at the labels, from hidden states, and sums of loss terms."""
+"""Compute the loss at the labels from hidden states, and weighted sums of loss terms."""
 
 from collections.abc import Mapping
 
@@ -14,30 +14,32 @@ from copra.models.logits import read_logits
 from copra.utils import processes
 
 LossTerms = dict[str, tuple[Tensor, Tensor | int]]
-"""The terms of a loss by name, each as a sum and the number of things that were summed."""
+"""The terms of a loss by name, each as a sum and the number of summands."""
 LOGITS_TOGETHER = 2**26
-"""Logits that a loss holds at once, 256 MiB in float32; their softmax and their gradient are as large."""
+"""Maximum number of logits in memory at once: 256 MiB in float32. Softmax and gradient are as large."""
 
 
 def supervised_logits(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> Tensor:
-    """Logits [S, V] in float32 at the S positions of `hidden` [B, N, d] whose next token is a label."""
+    """Return logits [S, V] in float32 at the S positions of `hidden` [B, N, d] whose next token is a
+    label."""
     return read_logits(model, hidden.flatten(0, 1)[batch.supervised]).float()
 
 
 def label_loss(batch: Batch, logits: Tensor) -> tuple[Tensor, int]:
-    """Sum of next-token cross-entropy over the supervised positions, from their logits [S, V], and S."""
+    """Return the summed next-token cross-entropy of the supervised positions' logits [S, V], and S."""
     targets = batch.labels.flatten()[batch.supervised + 1]
     return functional.cross_entropy(logits, targets, reduction="sum"), len(logits)
 
 
 def cross_entropy(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> tuple[Tensor, int]:
-    """Sum of next-token cross-entropy over the supervised positions of `hidden` [B, N, d], and their number.
+    """Return the summed next-token cross-entropy at the supervised positions of `hidden` [B, N, d], and their
+    number.
 
-    Logits are computed at the supervised positions only, the loss in float32. Where they are many
-    (`LOGITS_TOGETHER`), they are computed chunk by chunk, and again in the backward pass.
+    Logits are computed only at the supervised positions, the loss in float32. More logits than
+    `LOGITS_TOGETHER` are computed in chunks, and recomputed in the backward pass.
     """
     rows = max(1, LOGITS_TOGETHER // model.get_output_embeddings().out_features)
-    # Sharded weights are not whole any more in the backward pass.
+    # Sharded weights are freed before the backward pass, so chunks cannot be recomputed there.
     if len(batch.supervised) <= rows or processes.world_size() > 1:
         return label_loss(batch, supervised_logits(model, batch, hidden))
 
@@ -55,7 +57,7 @@ def cross_entropy(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> tuple
 
 @torch.no_grad()
 def latent_norms(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> LossTerms:
-    """Norms for the log: of the hidden states that latents are made from, and of the embeddings."""
+    """Return norms for the log: of the hidden states that latents are made from, and of the embeddings."""
     if not batch.max_latents:
         return {}
     before = hidden[:, :-1][batch.latent[:, 1:]].float().norm(dim=-1)
@@ -63,5 +65,8 @@ def latent_norms(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> LossTe
 
 
 def weighted(terms: LossTerms, weights: Mapping[str, float], counts: Mapping[str, float]) -> Tensor:
-    """The loss: each weighted term divided by its count in the whole batch, of which this may be a part."""
+    """Return the loss: the weighted sum of the terms, each divided by its count in the whole batch.
+
+    The terms may be those of a micro-batch.
+    """
     return sum(weight * terms[name][0] / (counts[name] or 1) for name, weight in weights.items())

@@ -1,11 +1,11 @@
-"""What a reasoning method is.
+"""The base classes of reasoning methods: `Method`, `Stage` and `Layout`.
 
-A method is a step of the config that trains. It is a class of settings that says of which stages its
-training consists; a stage says how a row is laid out, how the loss is taken and how the trained
-checkpoint answers. Everything else (the loop, decoding, evaluation, cost) is shared.
+A method is a step of the config that trains. It is a class of settings that lists the stages of its
+training; a stage defines how a row is laid out, how the loss is computed and how the trained checkpoint
+answers. Everything else (the loop, decoding, evaluation, cost) is shared.
 
-To add a method: one file with a `Method` (and a `Stage` of its own where `Stage` does not do), one line
-in `copra/methods/__init__.py`, and a test. A part of its own takes one line more, in
+To add a method: one file with a `Method` (and a subclass of `Stage` where `Stage` does not suffice), one
+line in `copra/methods/__init__.py`, and a test. An extra module takes one more line, in
 `copra/models/parts.py`.
 """
 
@@ -39,21 +39,22 @@ if TYPE_CHECKING:
 
 
 class Layout(Settings):
-    """Which steps are left out of a sample and how many latents stand in their place."""
+    """The number of steps that a sample leaves out, and the number of latents that replace them."""
 
     skip: int | None = None
-    """So many steps from the front are left out (null: all)."""
+    """Number of steps left out at the front (null: all)."""
     latents: int = 0
-    """Latents in their place."""
+    """Number of latents that replace the left-out steps."""
     latents_per_step: int | None = None
-    """When set, a row of m steps has at most so many latents times m."""
+    """If set, a row of m steps has at most m times this number of latents (null: no such limit)."""
     markers: bool = False
-    """Whether the markers stand around the latents."""
+    """If true, the start and end markers enclose the latents."""
     supervised: int | None = None
-    """So many of the remaining steps, the last ones, are supervised, and the others given (null: all)."""
+    """Number of remaining steps, counted from the end, that are supervised; the others are given (null: all
+    are supervised)."""
 
     def lay_out(self, row: TokenRow, markers: Markers) -> Sample:
-        """The sample of a row."""
+        """Return the sample of a row."""
         latents = self.latents
         if self.latents_per_step is not None:
             latents = min(latents, self.latents_per_step * len(row.steps))
@@ -63,61 +64,62 @@ class Layout(Settings):
 
 
 class Stage(Settings):
-    """One stage of a method, resolved: all that its training depends on besides the optimization.
+    """One resolved stage of a method: everything that its training depends on except the optimization.
 
-    A method with a loss, parts or samples of its own overrides the functions below that differ.
+    A method with its own loss, extra modules or samples overrides the functions below that differ.
     """
 
     layouts: tuple[Layout, ...]
-    """One layout, or several that the rows of an epoch are drawn from; the last one is what is learned."""
+    """The layouts that the rows of an epoch draw from; the last one is the layout to be learned, used in
+    validation and decoding."""
     weights: tuple[float, ...] = (1.0,)
-    """How likely each layout is, up to a common factor."""
+    """Unnormalized probability of each layout."""
     thought: Thought = "hidden"
-    """What a latent position reads."""
+    """Input of a latent position: the hidden state before it, or the latent token's embedding."""
     latent_input: LatentInput = "raw"
-    """How a hidden state becomes an input embedding."""
+    """Conversion of a hidden state to an input embedding."""
 
     dropout: ClassVar[bool] = True
-    """Whether the dropout that a model has is on in training."""
+    """True if the model's dropout is on in training."""
     is_scheduled: ClassVar[bool] = False
-    """Whether `at` gives other stages as training goes on."""
+    """True if `at_step` returns different stages during the training."""
     reads_minds: ClassVar[bool] = False
-    """Whether the loss reads a teacher's hidden states, so that it must have the student's shape."""
+    """True if the loss reads a teacher's hidden states, so that the teacher must have the student's shape."""
 
     @property
     def least_steps(self) -> int:
-        """The fewest optimizer steps in which the stage does all that it is to do."""
+        """The fewest optimizer steps in which the stage goes through all its parts."""
         return 1
 
     def at_step(self, step: int, total: int) -> "Stage":
-        """The stage at optimizer step `step` of 1..`total`.
+        """Return the stage at optimizer step `step` of 1..`total`.
 
-        The optimizer starts anew where it changes and the batch before had chain left (`has_chain`); weights
-        are chosen among the validations after its last change.
+        The optimizer state is reset where the stage changes and the batch before had chain left
+        (`has_chain`). The best weights are selected among the validations after the last change.
         """
         return self
 
     def has_chain(self, row: TokenRow, sample: Sample) -> bool:
-        """True if some of a row's steps are left in its sample, for stages that move."""
+        """True if a row's sample still contains some of its steps, for scheduled stages."""
         return len(sample.tokens) > len(row.question) + len(row.answer)
 
     def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
-        """The sample of a row; `draw` decides where several layouts are mixed (None: the last one)."""
+        """Return the sample of a row; `draw` samples one of several mixed layouts (None: the last one)."""
         return self.layout_of(row, draw).lay_out(row, markers)
 
     def layout_of(self, row: TokenRow, draw: Random | None) -> Layout:
-        """The layout of a row."""
+        """Return the layout of a row, sampled with `draw` where there are several."""
         if draw is None or len(self.layouts) == 1:
             return self.layouts[-1]
         return draw.choices(self.layouts, self.weights)[0]
 
     @property
     def draws(self) -> bool:
-        """Whether a row's sample is drawn anew each epoch."""
+        """True if a row's sample is drawn again in each epoch."""
         return len(self.layouts) > 1
 
     def decoding(self, markers: Markers) -> GenerationSpec | None:
-        """How the trained checkpoint answers (None: it cannot yet)."""
+        """Return the generation spec of the trained checkpoint (None: it cannot answer yet)."""
         layout = self.layouts[-1]
         return GenerationSpec(
             prefix_ids=(markers.start,) if layout.markers else (),
@@ -130,50 +132,50 @@ class Stage(Settings):
 
     @property
     def jacobi_iterations(self) -> int:
-        """Iterations over all latents at once; 0 where they are fed one after another."""
+        """The number of Jacobi iterations over all latents; 0 if they are fed one after another."""
         return 0
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether the loss reads a frozen teacher model."""
+        """True if the loss reads a frozen teacher model."""
         return False
 
     @property
     def copies_pretrained(self) -> bool:
-        """True if a part starts as a copy of the pretrained model."""
+        """True if an extra module starts as a copy of the pretrained model."""
         return False
 
     @property
     def has_recurrent_latents(self) -> bool:
-        """Whether the trained checkpoint answers with latents that are hidden states."""
+        """True if the trained checkpoint answers with latents that are hidden states."""
         return self.thought == "hidden" and self.layouts[-1].latents > 0
 
     @property
     def answers(self) -> bool:
-        """Whether the trained checkpoint can answer."""
+        """True if the trained checkpoint can answer."""
         return True
 
     def parts(self) -> dict[str, dict[str, Any]]:
-        """Modules that are trained beside the model: their names (`copra.models.parts`) and settings."""
+        """Return the settings of the extra modules trained with the model, by name (`copra.models.parts`)."""
         return {"projection": {}} if self.latent_input == "projected" else {}
 
     def frozen(self) -> tuple[str, ...]:
-        """What is not trained, of "model" and the names of parts."""
+        """Return which of "model" and the extra modules' names are not trained."""
         return ()
 
     def loss_weights(self) -> dict[str, float]:
-        """The terms that make the loss, with their weights; other terms are only logged."""
+        """Return the weight of each term of the loss; terms without a weight are only logged."""
         return {"cross_entropy": 1.0}
 
     def normalizers(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """By how much each weighted term's sum over these samples is divided."""
+        """Return the divisor of each weighted term's sum over these samples."""
         return {"cross_entropy": sum(label != IGNORED for sample in samples for label in sample.labels)}
 
     def flop_workload(self, sample: Sample) -> Iterator[Work]:
         """Yield the work that a sample's loss computes, for the FLOPs of the training.
 
-        Every Jacobi iteration reads the latents once more. Latents that are projected are so each time that
-        they are fed.
+        Every Jacobi iteration reads the latents once more. Projected latents are projected each time they
+        are fed.
         """
         yield Work("model", len(sample.tokens), sum(label != IGNORED for label in sample.labels))
         if sample.n_latents:
@@ -182,24 +184,25 @@ class Stage(Settings):
                 yield Work("projection", sample.n_latents * max(self.jacobi_iterations, 1))
 
     def loss(self, reasoner: "ReasoningModel", batch: "Batch") -> "LossTerms":
-        """The terms of the loss on a batch, each as a sum and a count."""
+        """Return the terms of the loss on a batch, each as a sum and a count."""
         return self.answer_terms(reasoner, batch, self.hidden_states(reasoner, batch))
 
     def hidden_states(self, reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
-        """Final-norm hidden states [B, N, d] of a reasoner, latents fed as the stage says."""
+        """Return final-norm hidden states [B, N, d] of a reasoner, with latents fed as the stage defines."""
         return reasoner.hidden_states(batch, self.thought, self.latent_input, self.jacobi_iterations)
 
     def answer_terms(self, reasoner: "ReasoningModel", batch: "Batch", hidden: "Tensor") -> "LossTerms":
-        """What is taken at the labels, from hidden states [B, N, d], and norms of latents for the log."""
+        """Return the terms at the labels, from hidden states [B, N, d], and in validation the latent
+        norms."""
         from copra.methods.losses import latent_norms
 
         terms = self.label_terms(reasoner, batch, hidden)
-        # In validation only: reading all embeddings in every step would cost more than a small model.
+        # In validation only: reading all embeddings in every step would cost more than a small model does.
         watched = self.thought == "hidden" and not reasoner.training
         return terms | (latent_norms(reasoner.model, batch, hidden) if watched else {})
 
     def label_terms(self, reasoner: "ReasoningModel", batch: "Batch", hidden: "Tensor") -> "LossTerms":
-        """Cross-entropy over the labels, from hidden states [B, N, d]."""
+        """Return the cross-entropy over the labels, from hidden states [B, N, d]."""
         from copra.methods.losses import cross_entropy
 
         return {"cross_entropy": cross_entropy(reasoner.model, batch, hidden)}
@@ -210,31 +213,32 @@ class Method(Settings):
 
     stage_type: ClassVar[type[Stage]] = Stage
     prunable: ClassVar[bool] = True
-    """Whether a pruning may follow: not where parts belong to single layers of the model."""
+    """False if the method adds per-layer modules, which pruning would invalidate."""
     distils: ClassVar[bool] = True
-    """Whether it may learn from a teacher's predictions: not where it reads a teacher in its own way."""
+    """False if the method reads a teacher in its own way, which rules out the setting `distil`."""
 
     kind: str
-    """Which method this is."""
+    """Name of the method."""
     task: Name | None = None
-    """The task that it trains on (null: the experiment's)."""
+    """Name of the task to train on (null: the experiment's)."""
     training: Training
-    """How each stage is optimized."""
+    """Optimization settings of each stage."""
     overrides: dict[int, dict[str, Any]] = Field(default_factory=dict)
-    """Keys of `training` that differ in single stages, by stage number."""
+    """Values of `training` keys that differ in single stages, by stage number."""
     distil: Distil | None = None
-    """Learn from a teacher's predictions (null: do not)."""
+    """Distillation of a teacher's predictions into the model (null: none)."""
 
     def stages(self) -> Mapping[int, Stage]:
-        """The stages by their number, in order; a method that is not staged has the stage 0 alone."""
+        """Return the stages by number, in order; a method without stages has only stage 0."""
         raise TypeError(f"method {self.kind!r} does not say what its stages are")
 
     def notes(self) -> list[str]:
-        """What its settings bring that a user may not expect, a line each, for `copra check` and `plan`."""
+        """Return effects of the settings that a user may not expect, one per line, for `copra check` and
+        `plan`."""
         return []
 
     def training_of(self, stage: int) -> Training:
-        """The optimization of one stage: `training` with the stage's overrides."""
+        """Return the optimization settings of one stage: `training` with the stage's overrides."""
         changes = self.overrides.get(stage, {})
         lengths = {"steps": None, "epochs": None} if {"steps", "epochs"} & set(changes) else {}
         return Training.model_validate({**self.training.canonical(), **lengths, **changes})

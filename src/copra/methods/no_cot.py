@@ -6,10 +6,10 @@ from copra.methods.method import Layout, Method, Stage
 
 
 class NoCot(Method):
-    """Train to answer at once; the loss is on the answer."""
+    """Train to answer without steps; the loss is on the answer."""
 
     kind: Literal["no_cot"]
-    """Which method this is."""
+    """Name of the method."""
 
     def stages(self) -> dict[int, Stage]:
         return {0: Stage(layouts=(Layout(skip=None),))}

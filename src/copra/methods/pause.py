@@ -9,15 +9,15 @@ from copra.schema.settings import MOST_LATENTS
 
 
 class Pause(Method):
-    """Answer after n copies of one learned token; the loss is on the answer.
+    """Train to answer after n copies of one learned token; the loss is on the answer.
 
-    The token is `<|latent|>`, whose embedding is trained; no markers stand around the copies.
+    The token is `<|latent|>`, whose embedding is trained; no markers enclose the copies.
     """
 
     kind: Literal["pause"]
-    """Which method this is."""
+    """Name of the method."""
     pauses: int = Field(6, ge=1, le=MOST_LATENTS)
-    """n: copies of the token between question and answer."""
+    """n: number of copies of the token between question and answer."""
 
     def stages(self) -> dict[int, Stage]:
         return {0: Stage(layouts=(Layout(skip=None, latents=self.pauses),), thought="embedding")}

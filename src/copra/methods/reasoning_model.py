@@ -1,4 +1,4 @@
-"""A language model with what a method adds to it."""
+"""A language model with the extra modules that a method adds to it."""
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,11 @@ from copra.methods.rollout import hidden_states
 
 
 class ReasoningModel(nn.Module):
-    """The language model, the parts that are trained beside it, and a frozen teacher.
+    """The language model, the extra modules trained with it, and a frozen teacher.
 
-    `parts` maps names of `copra.models.parts` to modules. `teacher` is a reasoner with parts of its own, and
-    no submodule: it is neither trained nor saved, and always in evaluation mode.
+    `parts` maps names of `copra.models.parts` to modules. `teacher` is a reasoning model with its own extra
+    modules. It is not registered as a submodule: it is neither trained nor saved, and always in evaluation
+    mode.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class ReasoningModel(nn.Module):
     def hidden_states(
         self, batch: Batch, thought: Thought, latent_input: LatentInput = "raw", iterations: int = 0
     ) -> Tensor:
-        """Final-norm hidden states [B, N, d] of the language model, latents fed as the method says."""
+        """Return final-norm hidden states [B, N, d] of the language model, with latents fed as given."""
         return hidden_states(
             self.model,
             batch,

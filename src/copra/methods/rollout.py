@@ -1,4 +1,4 @@
-"""The latent rollout: hidden states of a batch whose latents are fed back as input embeddings."""
+"""The latent rollout: compute hidden states of a batch, feeding latents back as input embeddings."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,16 +23,16 @@ def hidden_states(
     projection: nn.Module | None = None,
     iterations: int = 0,
 ) -> Tensor:
-    """Final-norm hidden states at every position, [B, N, d], differentiable through all latents.
+    """Return final-norm hidden states at every position, [B, N, d], differentiable through all latents.
 
-    With `thought` "hidden" (2412.06769, section 3): one cached pass over everything before the first
+    With `thought` "hidden" (2412.06769, section 3): one cached pass covers everything before the first
     latent; each latent's input embedding is the hidden state of the position before it; the last latent
-    goes together with the rest. n latents take n+1 passes over N positions in total. Rows with fewer
-    latents than the longest go along with their text in the same columns.
+    shares a pass with all columns after it. n latents take n+1 passes over N positions in total. Rows with
+    fewer latents than the row with the most feed their text in the same columns.
 
     With `iterations` T > 0 all latents are fed at once, T times (Jacobi iterations, 2506.18582): first
-    as their token's embedding, then each as the hidden state that the pass before gave the position
-    before it. The first T of them then are what the sequential chain makes them.
+    as their token's embedding, then each as the hidden state that the previous pass computed at the
+    position before it. The first T latents then equal those of the sequential chain.
     """
     embeddings = model.get_input_embeddings()(batch.tokens)
     masks = _Masks(model, batch, embeddings)
@@ -41,7 +41,8 @@ def hidden_states(
     feed = latent_feed(model, latent_input, projection)
     cache = DynamicCache(config=model.config)
     if iterations:
-        # A layer with a window forgets what lies before it, and each iteration takes positions back.
+        # A sliding-window layer drops positions before its window, and each iteration removes positions
+        # again.
         cache.activate_past_recording()
         return _jacobi(model, batch, embeddings, feed, cache, masks, iterations)
     parts = [_body(model, embeddings[:, : batch.first_latent], batch, 0, cache, masks)]
@@ -65,7 +66,7 @@ def _jacobi(
     masks: "_Masks",
     iterations: int,
 ) -> Tensor:
-    """Hidden states [B, N, d] where the latents are iterated side by side."""
+    """Return hidden states [B, N, d] after Jacobi iterations over all latents in parallel."""
     first, stop = batch.first_latent, batch.first_latent + batch.max_latents
     latent = batch.latent[:, first:stop, None]
     hidden = _body(model, embeddings[:, :stop], batch, 0, cache, masks)
@@ -83,8 +84,8 @@ def _jacobi(
 
 @torch.no_grad()
 def embedding_norm(model: PreTrainedModel) -> Tensor:
-    """The mean norm of the input embeddings, a scalar without gradient: of what enters the first layer, where
-    the embedding scales its rows."""
+    """Return the mean norm [] of the input embeddings, without gradient, scaled by `embed_scale` if the
+    family scales its embeddings."""
     embedding = model.get_input_embeddings()
     norm = embedding.weight.float().norm(dim=-1).mean()
     return norm * embedding.embed_scale if family_of(model.config.model_type).scaled_embedding else norm
@@ -93,7 +94,7 @@ def embedding_norm(model: PreTrainedModel) -> Tensor:
 def latent_feed(
     model: PreTrainedModel, latent_input: LatentInput, projection: nn.Module | None = None
 ) -> Callable[[Tensor], Tensor]:
-    """How a hidden state [..., d] becomes a latent's input embedding [..., d]."""
+    """Return the function from a hidden state [..., d] to a latent's input embedding [..., d]."""
     if latent_input == "projected":
         if projection is None:
             raise ValueError("projected latents need their projection")
@@ -105,8 +106,11 @@ def latent_feed(
 
 
 class Uncached(DynamicCache):
-    """A cache that keeps nothing, for a single pass. Given a cache, transformers takes a batch without a mask
-    for plain sequences; without one it asks the device whether their positions jump."""
+    """A cache that stores nothing, for a single pass.
+
+    With a cache, transformers treats a batch without a mask as plain sequences; without one it synchronizes
+    with the device to check whether their positions are consecutive.
+    """
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -115,10 +119,11 @@ class Uncached(DynamicCache):
 
 
 class _Masks:
-    """The attention masks of the passes over a batch, of which the device is asked nothing.
+    """The attention masks of the passes over a batch, computed without synchronizing with the device.
 
-    From a mask [B, N] transformers would make each pass its own, once it has seen whether anything is
-    masked. Only where layers attend within windows shorter than the batch it has to.
+    From a mask [B, N] transformers builds a new mask for each pass and synchronizes to check whether anything
+    is masked. That is needed only if layers have windows shorter than the batch; otherwise one causal mask
+    is built and sliced.
     """
 
     def __init__(self, model: PreTrainedModel, batch: Batch, embeddings: Tensor):
@@ -131,8 +136,8 @@ class _Masks:
             )
 
     def of(self, start: int, stop: int) -> Tensor | None:
-        """The mask of a pass over columns `start` to `stop` that attends to all before: [B, 1, T, stop], or
-        [B, stop] (see above), or None without padding."""
+        """Return the mask of a pass over columns `start` to `stop` that attends to all columns before them:
+        [B, 1, T, stop], or [B, stop] if the window is shorter, or None without padding."""
         if stop <= self.full_columns:
             return None
         return self.padding[:, :stop] if self.whole is None else self.whole[:, :, start:stop, :stop]
@@ -141,7 +146,8 @@ class _Masks:
 def _body(
     model: PreTrainedModel, inputs: Tensor, batch: Batch, start: int, cache: DynamicCache, masks: _Masks
 ) -> Tensor:
-    """One pass of the decoder stack over the columns from `start` on whose embeddings are given."""
+    """Return final-norm hidden states [B, T, d] of one cached pass over embeddings [B, T, d] from column
+    `start`."""
     stop = start + inputs.shape[1]
     return model.base_model(
         inputs_embeds=inputs,

@@ -9,25 +9,25 @@ from copra.schema.settings import MOST_STAGES
 
 
 class Scratchpad(Method):
-    """Write the steps and the answer, learned from the end backwards.
+    """Train to write the steps and the answer, from the end of the chain backwards.
 
-    In stage j the steps but the last `j * steps_per_stage` are a part of the prompt, and the loss is on what
-    remains and the answer: stage 0 gives the whole chain and asks for the answer alone, and every stage
-    takes more from the end of the given chain. The last stage gives the question alone. Nye et al. train
-    on the whole scratchpad at once, which is `curriculum: false`. The checkpoint of any stage answers from
-    the question alone.
+    In stage j, all steps but the last `j * steps_per_stage` are part of the prompt, and the loss is on the
+    remaining steps and the answer. Stage 0 gives the whole chain and supervises only the answer; every
+    further stage gives fewer steps, and the last one gives only the question. Nye et al. train on the whole
+    scratchpad at once, which is `curriculum: false`. The checkpoint of any stage answers from the question
+    alone.
     """
 
     kind: Literal["scratchpad"]
-    """Which method this is."""
+    """Name of the method."""
     max_stage: int = Field(3, ge=1, le=MOST_STAGES)
-    """J: the last stage, which gives the question alone."""
+    """J: number of the last stage, which gives only the question."""
     steps_per_stage: int = Field(1, ge=1)
-    """How many steps more each stage asks for."""
+    """Number of additional steps that each stage supervises."""
     first_stage: int = Field(0, ge=0, le=MOST_STAGES)
-    """Where the curriculum begins."""
+    """Number of the first stage of the curriculum."""
     curriculum: bool = True
-    """False: straight to the last stage, the only one then."""
+    """If false, the last stage is the only one."""
 
     def stages(self) -> dict[int, Stage]:
         first = min(self.first_stage, self.max_stage) if self.curriculum else self.max_stage

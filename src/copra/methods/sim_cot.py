@@ -1,4 +1,5 @@
-"""SIM-CoT: latents must tell the steps that they stand for (arXiv 2509.20317, section 3); an option."""
+"""SIM-CoT, an option: an auxiliary decoder predicts steps from their latents (arXiv 2509.20317, section
+3)."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 def told(
     steps: Sequence[Sequence[int]], groups: int, spare: Sequence[int] = ()
 ) -> tuple[tuple[int, ...], ...]:
-    """The text that each of `groups` groups of latents must tell: a step each, the last one all that remain.
+    """Return the target text of each of `groups` groups of latents: one step per group, and all remaining
+    steps for the last one.
 
-    Groups beyond the steps tell `spare`, or nothing where that is empty.
+    Groups beyond the steps have the target `spare`, or none if that is empty.
     """
     if not groups:
         return ()
@@ -34,33 +36,34 @@ def told(
 
 
 class Explaining(Settings):
-    """An auxiliary decoder that reads the latents of a step and must write the step.
+    """An auxiliary decoder that is trained to write a step from the step's latents.
 
-    It is trained beside the model and dropped at inference, where it costs nothing. The authors' code
-    (InternLM/SIM-CoT) on Coconut is `decoder: pretrained, step_loss: sum, spare_latents: answer`, and on CODI
-    `decoder: pretrained, step_loss: mean_per_latent, next_latent: true`. There an end token ends a step, here
-    its line break.
+    It is trained with the model and dropped at inference, where it costs nothing. The settings of the
+    authors' code (InternLM/SIM-CoT) are `decoder: pretrained, step_loss: sum, spare_latents: answer` for
+    Coconut, and `decoder: pretrained, step_loss: mean_per_latent, next_latent: true` for CODI. There an end
+    token ends a step, here its line break.
     """
 
     decoder: Literal["small", "shared", "pretrained"] = "small"
-    """A decoder of its own, of a few layers of the model's kind, with random weights at first; or the model
-    itself; or a second model, which starts as the pretrained one (the authors'): as the last model of the
-    recipe that no training precedes, or none since the last pruning. It reads the model's embeddings and has
-    an LM head of its own. Training it takes as much memory as training the model: 16 bytes per weight,
-    20 GB more for a model of 1.2 billion weights."""
+    """Kind of auxiliary decoder. small: a separate decoder of `layers` layers of the model's kind, with
+    random initial weights. shared: the model itself. pretrained (the authors'): a second model with its own
+    LM head, which reads the model's embeddings and starts as a copy of the last model of the recipe before
+    its first training, or before the first training since the last pruning. Training it takes as much memory
+    as training the model: 16 bytes per weight, 20 GB more for a model of 1.2 billion weights."""
     layers: int = Field(1, ge=1, le=MOST_LAYERS)
-    """Layers of a small decoder."""
+    """Number of layers of a small decoder."""
     weight: float = Field(1.0, gt=0)
-    """lambda: the weight of this loss beside the language model's."""
+    """lambda: weight of this loss relative to the language model's."""
     step_loss: Literal["mean", "sum", "mean_per_latent"] = "mean"
-    """What is made of the tokens' losses: their mean; the sum over each step's tokens, of which the mean over
-    steps is taken (the authors' on Coconut; 8 to 10 times as much for GSM8K's equations); or the mean over
-    the tokens of all steps that the same latent tells, of which the mean over latents is taken (the authors'
-    on CODI)."""
+    """Reduction of the tokens' losses. mean: the mean over all tokens. sum: the sum over each step's tokens,
+    averaged over steps (the authors' on Coconut; 8 to 10 times as much for GSM8K's equations).
+    mean_per_latent: the mean over the tokens of all steps with the same latent, averaged over latents (the
+    authors' on CODI)."""
     spare_latents: Literal["nothing", "answer"] = "nothing"
-    """What latents tell in a row with fewer steps: nothing, or the answer (the authors' on Coconut)."""
+    """Target text of latents beyond a row's steps: nothing, or the answer (the authors' on Coconut)."""
     next_latent: bool = False
-    """Whether what the last latent would feed to one more tells a step too (the authors' on CODI)."""
+    """If true, a step is also predicted from the latent that would follow the last one (the authors' on
+    CODI)."""
 
     def parts(self) -> dict[str, dict[str, Any]]:
         layers = {"small": self.layers, "pretrained": None}
@@ -69,12 +72,13 @@ class Explaining(Settings):
     def told(
         self, steps: Sequence[Sequence[int]], groups: int, answer: Sequence[int]
     ) -> tuple[tuple[int, ...], ...]:
-        """The texts that so many groups of latents, and the next one where asked, must tell of a row."""
+        """Return the target texts of a row's `groups` groups of latents, and of the next one with
+        `next_latent`."""
         spare = answer if self.spare_latents == "answer" else ()
         return told(steps, groups + (self.next_latent and groups > 0), spare)
 
     def loss_weights(self, groups: int) -> dict[str, float]:
-        """The terms with their weights, where rows have at most so many groups of latents."""
+        """Return the weight of each term, where rows have at most `groups` groups of latents."""
         names = self._names(groups)
         return {name: self.weight / len(names) for name in names}
 
@@ -89,7 +93,7 @@ class Explaining(Settings):
             sum(len(sample.explained[k]) for sample in samples if k < len(sample.explained))
             for k in range(len(names))
         ]
-        # The mean is over latents that tell something in this batch.
+        # The mean is over latents that have a target text in this batch.
         share = sum(map(bool, sizes)) / max(len(names), 1)
         return {name: size * share for name, size in zip(names, sizes, strict=True)}
 
@@ -99,7 +103,7 @@ class Explaining(Settings):
             yield Work(reader, sample.latents_per_text + len(text) - 1, len(text))
 
     def _names(self, groups: int) -> list[str]:
-        """The terms: one, or one per group of latents."""
+        """Return the names of the terms: one, or one per group of latents."""
         if self.step_loss != "mean_per_latent":
             return ["explanation"]
         return [f"explanation_{k}" for k in range(1, groups + (self.next_latent and groups > 0) + 1)]
@@ -112,11 +116,12 @@ class Explaining(Settings):
         latent_input: LatentInput,
         groups: int,
     ) -> "LossTerms":
-        """Sums of -log p(step k | its latents) over tokens of explained steps, and what `step_loss` counts.
+        """Return sums of -log p(step k | its latents) over tokens of explained steps, each with the count
+        that `step_loss` divides by.
 
-        `hidden` [B, N, d] are the final-norm hidden states, `groups` the most groups of latents that a row
-        may have. The decoder reads the latents as they were fed (after Jacobi iterations: as one more would
-        feed them), then the step; its line break ends it.
+        `hidden` [B, N, d] are the final-norm hidden states, `groups` is the largest number of groups of
+        latents that a row may have. The decoder reads the latents as they were fed (after Jacobi iterations:
+        as one more iteration would feed them), then the step, which ends with its line break.
         """
         import torch
         from torch.nn import functional
@@ -130,7 +135,8 @@ class Explaining(Settings):
         if not places:
             reached = hidden
             if processes.world_size() > 1:
-                # Others may have steps to tell, and where weights are shared out all must pass through them.
+                # Other processes may have steps to predict, and with sharded weights all must run the same
+                # passes.
                 reached = self._read(reasoner, hidden[:, :1], torch.ones_like(batch.mask[:, :1]))
             return {name: (reached.sum() * 0.0, 0) for name in self._names(groups)}
         rows = torch.tensor([row for row, _ in places], device=hidden.device)
@@ -159,7 +165,7 @@ class Explaining(Settings):
         return {name: (sums[k], numbers.count(k)) for k, name in enumerate(names)}
 
     def _read(self, reasoner: "ReasoningModel", inputs: "Tensor", mask: "Tensor") -> "Tensor":
-        """The decoder's hidden states [B, T, d] of input embeddings [B, T, d]."""
+        """Return the decoder's hidden states [B, T, d] of input embeddings [B, T, d]."""
         if self.decoder != "shared":
             return reasoner.parts["step_decoder"](inputs, mask)
         return reasoner.model.base_model(
@@ -168,7 +174,7 @@ class Explaining(Settings):
 
 
 def check_weighed(explaining: Explaining | None, distil: Distil | None) -> None:
-    """Refuse an explanation that the loss would leave out.
+    """Check that the loss does not leave out the explanation term.
 
     Raises:
         ValueError: its weight is 0.
@@ -181,14 +187,14 @@ def check_weighed(explaining: Explaining | None, distil: Distil | None) -> None:
 
 
 class ExplainedStage(Stage):
-    """A stage whose latents may have to tell their steps: what that adds to parts, loss and work."""
+    """A stage that may train an auxiliary decoder on its latents; adds its modules, loss terms and work."""
 
     explaining: Explaining | None = None
-    """How steps are told from latents (null: they are not)."""
+    """Auxiliary decoder that predicts steps from latents (null: none)."""
 
     @property
     def groups(self) -> int:
-        """The most groups of latents, each of which tells a text, that a row may have."""
+        """The largest number of groups of latents, each with a target text, that a row may have."""
         return max(layout.latents for layout in self.layouts)
 
     @property

@@ -1,1 +1,1 @@
-"""What a run will cost, told before it is paid for: jobs, FLOPs, hours, disk."""
+"""The cost of a run before it starts: jobs, FLOPs, hours, disk."""

@@ -1,4 +1,4 @@
-"""How near the prunings of an experiment come to their budgets, before anything is scored."""
+"""Checks of pruning budgets before anything is scored: whether legal cuts can meet them."""
 
 from copra.cost.flops import of_typical_answer
 from copra.cost.parameters import matrix_parameters
@@ -13,22 +13,22 @@ from copra.utils.files import read_json
 
 
 def budget_warnings(estimate: Estimate) -> list[str]:
-    """A line for each pruning whose nearest legal cut is far from its budget (see `copra.schema.pruning`).
+    """Return one line per pruning whose nearest legal cut is far from its budget (`copra.schema.pruning`).
 
-    Legal cuts are taken to go evenly through the layers, which is exact where all layers are alike. Prunings
-    of a base whose sizes are not known are left out, and those with too many cuts to go through. FLOPs are
-    those of a typical answer as far as it is known.
+    Cuts are assumed to be even over the layers, which is exact if all layers are alike. Prunings of a base of
+    unknown size are left out, and those with more than `MOST_CUTS` cuts. FLOPs are those of a typical answer,
+    estimated if it is not recorded.
 
     Raises:
-        CopraError: a pruning of layers that are alike would remove nothing, or its budget cannot be met; or
-            a budget is out of reach whatever the scores are. A line for each.
+        CopraError: a pruning of like layers would remove nothing, or its budget cannot be met; or a budget is
+            out of reach for any scores. One line per problem.
     """
     tree, steps = estimate.workflow.tree, estimate.experiment.steps
     warnings, problems, seen = [], [], set()
     for node in tree.nodes.values():
         if node.kind != "prune" or estimate.size(node.parent) is None:
             continue
-        # Grids prune models of one shape hundreds of times over.
+        # Grids repeat a pruning of the same shape hundreds of times.
         alike = (node.step, node.task, estimate.base_of(node.name), estimate.shape(node.parent))
         if alike in seen and f"choose/{node.name}" not in estimate.made:
             continue
@@ -63,7 +63,7 @@ def _warning(estimate: Estimate, node: Node, prune: Prune) -> str | None:
         return measures[measure](left) / measures[measure](dense)
 
     if len(prune.units) > 1:
-        # The order is one of scores, but what is left in the end is not, and no step takes more than a layer.
+        # The order depends on scores, but the smallest shape does not, and no step removes more than a layer.
         measure = "flops" if prune.budget.flops is not None else "parameters"
         now, least = share_of(measure, shape), share_of(measure, shapes[max(shapes)])
         layer = now - share_of(measure, shape.with_layers(shape.layers[1:]))
@@ -79,12 +79,12 @@ def _warning(estimate: Estimate, node: Node, prune: Prune) -> str | None:
 
 
 def _prunings(estimate: Estimate, node: Node) -> list[Node]:
-    """The prunings before a node, the first one first."""
+    """Return the prunings before a node, first one first."""
     return [each for each in estimate.workflow.tree.path_to(node.parent) if each.kind == "prune"]
 
 
 def _is_certain(estimate: Estimate, node: Node) -> bool:
-    """True if all layers are alike before a pruning, whatever the scores of those before it are."""
+    """True if all layers are alike before a pruning, for any scores of earlier prunings."""
     for each in [*_prunings(estimate, node), node]:
         prune = estimate.experiment.steps[each.step]
         if len(set(estimate.shape(each.parent).layers)) > 1:
@@ -96,10 +96,10 @@ def _is_certain(estimate: Estimate, node: Node) -> bool:
 
 
 def _check_count(estimate: Estimate, node: Node, prune: Prune, units: str) -> None:
-    """Check the count of a pruning of unlike layers, where those before it tell how many units are left.
+    """Check the count of a pruning of unlike layers, if the earlier prunings determine how many units are left.
 
     Raises:
-        CopraError: more are to go than can go from any layers.
+        CopraError: the count is larger than the number of units that can be removed.
     """
     steps = estimate.experiment.steps
     shape, unit = estimate.shape(node.parent), prune.units[0]
@@ -113,7 +113,7 @@ def _check_count(estimate: Estimate, node: Node, prune: Prune, units: str) -> No
     for before in _prunings(estimate, node):
         if steps[before.step].budget.count is None:
             return
-        # Of unlike layers, which ones went decides how much went with them.
+        # If layers differ, the number of units removed with them depends on which layers were removed.
         is_of_layers = steps[before.step].units == ("layers",)
         if unit != "layers" and is_of_layers and not _is_certain(estimate, before):
             return

@@ -1,4 +1,4 @@
-"""What each job of an experiment computes and leaves on the disk, as far as it can be told."""
+"""Estimates of the FLOPs of each job of an experiment and of the bytes that it writes to disk."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,12 +26,12 @@ from copra.utils.files import MANIFEST, canonical_json, read_json
 
 BYTES = {"float32": 4, "bfloat16": 2}
 TOKENIZER_BYTES = 3e6
-"""A published tokenizer beside the weights: from 1 MB (GPT-2) to 17 MB (Llama 3), little beside them."""
+"""Bytes of a published tokenizer: from 1 MB (GPT-2) to 17 MB (Llama 3), little compared to the weights."""
 PROOF_ROWS = 8
 
 
 class Estimate:
-    """Work and bytes of jobs. `made` are the keys of jobs whose results are there, and are looked into."""
+    """Work and bytes of jobs. `made` are the keys of jobs whose results exist; their records are read."""
 
     def __init__(self, workflow: Workflow, results: Path, made: set[str]):
         self.workflow = workflow
@@ -43,38 +43,38 @@ class Estimate:
         self._courses: dict[str, TrainingSchedule] = {}
         self._answers: dict[tuple, Work] = {}
 
-    # What is known of models and rows.
+    # Sizes of models and rows of tasks.
 
     def size(self, name: str) -> Size | None:
-        """The size of a node; None where its base is not known yet."""
+        """Return the size of a node; None if the size of its base is not known yet."""
         if name not in self._sizes:
             self._sizes[name] = self._size(self.workflow.node(name))
         return self._sizes[name]
 
     def rows(self, name: str) -> TaskRows:
-        """The rows of a node's task, as its base reads them."""
+        """Return the rows of a node's task, tokenized as by its base."""
         base, task = self.base_of(name), self.workflow.node(name).task
         if (task, base) not in self._rows:
             self._rows[task, base] = self._read_rows(task, base)
         return self._rows[task, base]
 
     def base_of(self, name: str) -> str:
-        """The node of the base that a node comes from."""
+        """Return the name of the base node that a node descends from."""
         return self.workflow.tree.path_to(name)[0].name
 
     def unknown(self) -> dict[str, str]:
-        """Bases whose sizes are not known, each with its path."""
+        """Return the bases whose sizes are not known, each with its path."""
         bases = [node.name for node in self.workflow.tree.nodes.values() if node.kind == "base"]
         return {name: self._base(name).path for name in bases if self.size(name) is None}
 
     def assumed(self) -> list[str]:
-        """What was assumed about rows; ask after all jobs."""
+        """Return the assumptions about rows. Complete only after the work of all jobs was computed."""
         return list(dict.fromkeys(line for rows in self._rows.values() for line in rows.assumed))
 
-    # What a job does.
+    # Work and bytes of a job.
 
     def work(self, job: Job) -> Work | None:
-        """The work of a job; None where it depends on a base that is not known."""
+        """Return the work of a job; None if it depends on a base of unknown size."""
         if job.verb in ("data", "choose", "table", "export", "figure"):
             return Work()
         nodes = self.workflow.timed if job.verb == "latency" else [self._node_of(job)]
@@ -88,7 +88,7 @@ class Estimate:
         return moved + (self._latency() if job.verb == "latency" else self._computed(job, nodes[0]))
 
     def _computed(self, job: Job, name: str) -> Work:
-        """What a job computes with a model whose size is known."""
+        """Return the computing work of a job with a model of known size."""
         if job.verb in ("base", "prompt"):
             return Work()
         if job.verb == "train":
@@ -109,15 +109,18 @@ class Estimate:
         return self.answers(name, self._questions(name))
 
     def learning(self, name: str) -> Work:
-        """The training of a node whose size is known, as its manifest will count it."""
+        """Return the training work of a node of known size, as its manifest will count it."""
         return self._course(name).learning(self.shape(name), self._teacher(name))
 
     def optimizer_steps(self, name: str) -> int:
-        """The optimizer steps of a training node, epochs resolved."""
+        """Return the number of optimizer steps of a training node, epochs resolved."""
         return self._course(name).steps
 
     def answers(self, name: str, questions: int, latents: int | None = None) -> Work:
-        """Answers to so many questions, as long as right ones; `latents` is another number of them."""
+        """Return the work of answering `questions` questions, with answers as long as right ones.
+
+        `latents` overrides the node's number of latents.
+        """
         evaluation = self.experiment.evaluation
         asked = self._asking(name)
         if latents is not None:
@@ -128,12 +131,12 @@ class Estimate:
         return self._answers[key]
 
     def bytes_of(self, job: Job) -> float:
-        """What a job leaves on the disk, if that is a model; 0 for other jobs and where it is not known."""
+        """Return the bytes on disk of the model that a job makes; 0 for other jobs and for unknown sizes."""
         known = job.verb in MODELS and self.size(job.name) is not None
         return self._weights(job.name) if known else 0.0
 
     def _weights(self, name: str) -> float:
-        """Bytes of a checkpoint."""
+        """Return the bytes of a checkpoint."""
         node, size, base = self.workflow.node(name), self.size(name), self._base(self.base_of(name))
         each = BYTES[base.dtype]
         weights = size.parameters * each
@@ -143,8 +146,10 @@ class Estimate:
         return weights + parts * each + (TOKENIZER_BYTES if base.from_scratch is None else 0.0)
 
     def state_bytes(self, job: Job) -> float:
-        """The state of a training under way, at most: weights and two moments, of which two are kept while a
-        third is written, and the best weights."""
+        """Return the largest size in bytes of the state of a running training.
+
+        It is three copies of weights and two moments, two kept and one being written, and the best weights.
+        """
         known = job.verb == "train" and self.size(job.name) is not None
         return 10 * self._weights(job.name) if known else 0.0
 
@@ -173,11 +178,11 @@ class Estimate:
         return task_rows(task, self.experiment.tasks[task], self._base(base), made, self.results)
 
     def _base(self, node: str) -> Base:
-        """The settings of a base by the name of its node."""
+        """Return the settings of a base by the name of its node."""
         return self.experiment.bases[node.split("@")[0]]
 
     def _parts(self, node: Node) -> Mapping[str, Mapping]:
-        """The parts in a checkpoint: those of the last training, and of them after a pruning what answers."""
+        """Return the parts in a checkpoint: those of the last training or, after a later step, of its decoding."""
         last = self._last(node)
         if last is None or last.kind != "train":
             return {}
@@ -190,7 +195,7 @@ class Estimate:
         return {name: settings for name, settings in parts.items() if name in kept}
 
     def _last(self, node: Node) -> Node | None:
-        """The training or the prompt that says how a node answers."""
+        """Return the training or prompt that determines how a node answers; None if there is none."""
         path = reversed(self.workflow.tree.path_to(node.name))
         return next((each for each in path if each.kind in ("train", "prompt")), None)
 
@@ -229,7 +234,7 @@ class Estimate:
         return self.shape(teacher) if teacher else None
 
     def _looking(self, name: str) -> Work:
-        """The validations of a training."""
+        """Return the work of the validations of a training."""
         node, course = self.workflow.node(name), self._course(name)
         looking, settings = course.looking(self.shape(name), self._teacher(name)), node.settings["training"]
         if settings["select_best_by"] != "accuracy" or not node.answers:
@@ -243,7 +248,7 @@ class Estimate:
         return work.reading(rows, self.shape(name), number, batch_size, learns=learns)
 
     def _scoring(self, name: str, objective: str, scoring: str) -> Work:
-        """A scoring run; a text counts as if its passages were as long as the task's rows."""
+        """Return the work of a scoring run; passages of a text are assumed as long as the task's rows."""
         importance, sizes, shape = self.experiment.importance, self.rows(name).sizes, self.shape(name)
         if scoring == "passes":
             number = min(importance.rows, sizes["train"])
@@ -264,7 +269,7 @@ class Estimate:
         return self._reading(name, number, importance.batch_size) * candidates
 
     def _curve(self, curve: str, name: str) -> Work:
-        """A pruning curve: at each point all questions answered, and their loss, as if no unit were gone."""
+        """Return the work of a pruning curve: at each point all answers and their loss, as if unpruned."""
         settings = self.workflow.curve(curve)
         points = 1 + len(list(settings.lines())) * len(settings.remove)
         number = self._questions(name)
@@ -273,8 +278,11 @@ class Estimate:
         return (reading + asked) * points
 
     def _latency(self) -> Work:
-        """Answers one by one and in a batch, of their own length and of one that is the same for all; worked
-        examples read anew with each question, and before all of them."""
+        """Return the work of measuring latency.
+
+        Questions are answered one by one and in a batch, at natural and at forced length; worked examples are
+        read anew with each question, and once before all questions.
+        """
         latency, total = self.experiment.latency, Work()
         for name in self.workflow.timed:
             asked = self._asking(name)
@@ -285,19 +293,19 @@ class Estimate:
         return total
 
     def _node_of(self, job: Job) -> str:
-        """The node that a job works on."""
+        """Return the node that a job works on."""
         if job.verb == "score":
             return job.name.split("/")[0]
         return job.name.split("/")[1] if job.verb == "curve" else job.name
 
 
 def _stage(node: Node) -> Stage:
-    """The stage of a training node."""
+    """Return the stage of a training node."""
     return read_stage(METHODS[node.method].stage_type, node.settings["stage"])
 
 
 def _part(name: str, settings: Mapping, size: Size) -> float:
-    """About the weights of a part that a method adds to a model, see `copra.models.parts`."""
+    """Return the approximate number of weights of a part that a method adds, see `copra.models.parts`."""
     d, layers = size.shape.hidden, len(size.shape.layers)
     inside = size.parameters - size.outside
     told_by = settings.get("layers", 0)

@@ -1,4 +1,4 @@
-"""A forecast: each job of an experiment with its work, its time and its bytes, and what follows from them."""
+"""The forecast of an experiment: work, time and bytes of each job, and the longest chain of jobs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,10 +16,13 @@ from copra.plan.work import Work
 
 @dataclass(frozen=True)
 class Line:
-    """What is known of one job. `made`: its result is there. `work` and `seconds` are None where they depend
-    on a base that is not known; of `seconds`, what a finished job took if that was measured. `learning` are
-    the FLOPs that a manifest counts as training, `bytes` those of a checkpoint, `state` those of a training
-    under way, and `steps` the optimizer steps of a training."""
+    """The forecast of one job.
+
+    `made` is True if its result is up to date. `work` and `seconds` are None if they depend on a base of
+    unknown size; `seconds` are measured if the job has finished and was measured, otherwise estimated.
+    `learning` are the FLOPs that a manifest counts as training, `bytes` the size of a checkpoint, `state` the
+    bytes of a running training's state, and `steps` the optimizer steps of a training.
+    """
 
     job: Job
     made: bool
@@ -37,9 +40,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Forecast:
-    """All jobs by their keys, each after those that it needs; the clock; what was assumed of rows; the
-    paths of bases whose sizes are not known; a line for each pruning that misses its budget; and one for
-    stages of few optimizer steps."""
+    """The forecast of all jobs by key, each after the jobs that it needs, and the time model.
+
+    `assumed` lists the assumptions about rows, `unknown` the paths of bases of unknown size. `warnings` has
+    one line per pruning that misses its budget, `short` one line per reason for stages of few optimizer steps.
+    """
 
     lines: Mapping[str, Line]
     clock: TimeModel
@@ -49,12 +54,14 @@ class Forecast:
     short: tuple[str, ...]
 
     def device_seconds(self, lines: Iterable[Line]) -> float:
-        """Seconds times CPU threads, or GPUs where the config asks for any."""
+        """Return seconds times CPU threads, or times GPUs if the config requests any."""
         return sum((line.seconds or 0.0) * self.clock.machine.devices_of(line.job.verb) for line in lines)
 
     def longest_chain(self, counts: Callable[[Line], bool]) -> tuple[float, list[Job]]:
-        """The chain of jobs that takes longest if all others have room beside it, and its seconds; only jobs
-        that `counts` says take time."""
+        """Return the seconds of the longest chain of dependent jobs, and the chain.
+
+        Only jobs for which `counts` is true take time and are in the chain.
+        """
         ends: dict[str, tuple[float, str | None]] = {}
         for key, line in self.lines.items():
             before = max(line.job.needs, key=lambda need: ends[need][0], default=None)
@@ -75,11 +82,13 @@ def forecast(
     flops_per_second: float | None = None,
     utilization: float | None = None,
 ) -> Forecast:
-    """What the jobs of an experiment will compute and take. With one of the last two given, the machine is
-    taken at that, and otherwise measured jobs correct what is assumed of it.
+    """Return the forecast of an experiment.
+
+    With `flops_per_second` or `utilization` given, the machine has that speed; otherwise measured jobs correct
+    its assumed speed.
 
     Raises:
-        CopraError: a base is of a kind that copra does not know, a record of a result cannot be read, or a
+        CopraError: copra does not support the kind of a base, the record of a result cannot be read, or a
             pruning would remove nothing.
     """
     jobs = jobs_of(workflow)

@@ -1,4 +1,4 @@
-"""The jobs of an experiment and what each waits for, as the rules of the workflow have them."""
+"""The jobs of an experiment and their dependencies, as in the rules of the workflow."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from copra.schema.metrics import split_of
 from copra.tasks.task import SPLITS, Split
 
 MODELS = ("base", "train", "prune", "prompt", "quantize")
-"""Rules that make a model of the recipe tree: a node's kind."""
+"""The rules that make a model of the recipe tree, by the node's kind."""
 
 READ_BY: dict[str, tuple[Split, ...]] = {
     "base": ("train", "valid"),
@@ -18,7 +18,7 @@ READ_BY: dict[str, tuple[Split, ...]] = {
     "prompt": ("train",),
     "quantize": ("valid",),
 }
-"""The splits that such a rule reads."""
+"""The splits that each of these rules reads."""
 
 PRODUCTS = {
     "data": "data/{}.json",
@@ -34,10 +34,10 @@ PRODUCTS = {
     "export": "tables/{}.csv",
     "figure": "figures/{}.svg",
 }
-"""What each verb's rules make, below the experiment's folder; verbs in the order of the work."""
+"""The output of each verb's rules, relative to the experiment's folder; verbs in the order of the workflow."""
 
 FOLDERS = ("data", *MODELS)
-"""Verbs whose results are all that is in the folder of the product."""
+"""Verbs whose results are the whole folder that holds the output."""
 
 MORE_PRODUCTS = {
     "train": ["tracking/{}"],
@@ -46,12 +46,12 @@ MORE_PRODUCTS = {
     "export": ["tables/{}.md", "tables/{}.tex"],
     "figure": ["figures/{}.png"],
 }
-"""What else they make there."""
+"""Further outputs of these verbs, relative to the experiment's folder."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job: its verb, its name as in the names of its log and benchmark, and the jobs that it needs."""
+    """A job: its verb, its name as in the paths of its log and benchmark, and the keys of jobs it needs."""
 
     verb: str
     name: str
@@ -65,7 +65,7 @@ class Job:
         return results / PRODUCTS[self.verb].format(self.name)
 
     def results(self, results: Path) -> list[Path]:
-        """All files and folders that the job makes for itself, its log and its benchmark among them."""
+        """Return all files and folders that only this job writes, including its log and its benchmark."""
         product = self.output(results)
         more = [results / path.format(self.name) for path in MORE_PRODUCTS.get(self.verb, [])]
         first = product.parent if self.verb in FOLDERS else product
@@ -79,10 +79,10 @@ class Job:
 
 
 def jobs_of(workflow: Workflow) -> dict[str, Job]:
-    """All jobs of a whole run by their keys, each after those that it needs.
+    """Return all jobs of a whole run by key, each after the jobs that it needs.
 
-    They are the jobs of `rule all` but for itself. What tables and figures need is told as far as it bears
-    on the longest chain.
+    They are the jobs of `rule all`, without `all` itself. The needs of tables and figures are listed only as
+    far as they affect the longest chain.
     """
     jobs: dict[str, Job] = {}
     for job in _listed(workflow):
@@ -122,7 +122,7 @@ def _listed(workflow: Workflow) -> Iterator[Job]:
 
 
 def _model(workflow: Workflow, name: str) -> Job:
-    """The job that makes a node."""
+    """Return the job that makes a node."""
     node = workflow.node(name)
     before = [other for other in (node.parent, node.teacher, node.pretrained) if other]
     needs = [_data(workflow, name, split) for split in READ_BY[node.kind]]
@@ -131,13 +131,13 @@ def _model(workflow: Workflow, name: str) -> Job:
 
 
 def _answering(workflow: Workflow) -> dict[str, list[str]]:
-    """The nodes that each verb lets answer questions."""
+    """Return the nodes that answer questions, by verb."""
     evaluated = [*workflow.ends, *workflow.before_and_after, *workflow.staged]
     return {"evaluate": evaluated, "sweep": workflow.swept, "lens": workflow.seen_through}
 
 
 def _pages(workflow: Workflow) -> Iterator[Job]:
-    """Tables and figures."""
+    """Yield the jobs of tables and figures."""
     evaluated = {
         "accuracy_vs_flops": [f"evaluate/{node}" for node in workflow.ends],
         "before_fine_tuning": [f"evaluate/{node}" for node in workflow.before_and_after],
@@ -187,7 +187,7 @@ def _key_of_score(workflow: Workflow, path: str) -> str:
 
 
 def _in_order(jobs: Mapping[str, Job]) -> Iterator[tuple[str, Job]]:
-    """The jobs, each after those that it needs."""
+    """Yield the jobs by key, each after the jobs that it needs."""
     done: set[str] = set()
 
     def visit(keys: Iterable[str]) -> Iterator[tuple[str, Job]]:

@@ -1,4 +1,4 @@
-"""Results in an experiment's folder that nothing in its configs leads to any more."""
+"""Leftovers: results in an experiment's folder that its configs no longer produce."""
 
 import re
 import shutil
@@ -26,15 +26,15 @@ KINDS = (
     "benchmarks",
     "tracking",
 )
-"""What copra makes in an experiment's folder, beside `state`. Anything else there is left alone."""
+"""Files and folders that copra writes in an experiment's folder, besides `state`. Nothing else is touched."""
 
 PLAN_LOG = "logs/plan.log"
-"""The log of a rule that is no part of a whole run."""
+"""The log of a rule that is not part of a whole run."""
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file or a folder that no recipe leads to. `size` is in bytes, all files of a folder together."""
+    """A file or folder that no recipe produces. `size` is in bytes, all files of a folder together."""
 
     kind: str
     path: Path
@@ -42,9 +42,10 @@ class Leftover:
 
 
 def leftovers(workflows: Sequence[Workflow]) -> list[Leftover]:
-    """What no recipe of these experiments, which share one folder, leads to, by kind and path.
+    """Return the results that no recipe of these experiments produces, by kind and path.
 
-    A folder of which nothing is needed is one leftover. A link may be one itself, never what is behind it.
+    The experiments share one folder. A folder without any needed file is one leftover. A link can be a
+    leftover, its target never.
     """
     (folder,) = {Path(workflow.folder) for workflow in workflows}
     jobs = {key: job for workflow in workflows for key, job in jobs_of(workflow).items()}
@@ -59,7 +60,7 @@ def leftovers(workflows: Sequence[Workflow]) -> list[Leftover]:
 
 
 def remove(leftover: Leftover) -> None:
-    """Remove a leftover; the state of a job only if none has begun to use it meanwhile.
+    """Remove a leftover; the state of a job only if no job has begun to use it since.
 
     Raises:
         CopraError: it cannot be removed.
@@ -79,7 +80,7 @@ def remove(leftover: Leftover) -> None:
 
 
 def _unneeded(path: Path, needed: set[Path], above: set[Path]) -> Iterator[Path]:
-    # What a killed job left of a result that it was writing belongs to that result.
+    # The temporary files of a killed job belong to the result that it was writing.
     result = path.with_name(re.sub(r"^\.(.+)\.tmp-\d+(-old)?$", r"\1", path.name))
     if result in needed:
         return
@@ -91,10 +92,11 @@ def _unneeded(path: Path, needed: set[Path], above: set[Path]) -> Iterator[Path]
 
 
 def _abandoned(folder: Path, jobs: dict[str, Job]) -> Iterator[Path]:
-    """States of trainings and evaluations that will not go on: no job uses them, and either no recipe leads
-    to their model any more, or its result is there, so that the state is that of other settings.
+    """Yield the states of trainings and evaluations that will not be resumed.
 
-    States that name no model, such as what searches have measured, are kept.
+    No job uses such a state, and either no recipe produces its model any more, or the result exists, so the
+    state belongs to other settings. States that name no model, such as the measurements of searches, are
+    kept.
     """
     for job in running(folder):
         verbs = ("train",) if job.unit == "steps" else ("evaluate", "sweep")

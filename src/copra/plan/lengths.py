@@ -1,4 +1,4 @@
-"""How many optimizer steps each training stage takes, epochs resolved, before anything is run."""
+"""The number of optimizer steps of each training stage, epochs resolved, before anything runs."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -10,15 +10,15 @@ from copra.schema.training import Training
 from copra.utils.errors import CopraError
 
 FEW_STEPS = 300
-"""Shorter stages are warned of. Published numbers on GSM8K come from 3,000 and more; SmolLM2 135M, trained by
-CoT on GSM8K, answered 13.0 percent after 327 steps and 14.4 after 654."""
+"""Shorter stages cause a warning. Published numbers on GSM8K come from 3,000 steps and more; SmolLM2 135M,
+trained by CoT on GSM8K, answered 13.0 percent after 327 steps and 14.4 after 654."""
 
 
 @dataclass(frozen=True)
 class TrainingLength:
-    """Optimizer steps of each stage of a step, of `stages` that are alike and follow one another.
+    """The number of optimizer steps per stage, for consecutive `stages` of a step that are alike.
 
-    `stages` is empty where a step has one only. `rows` is the size of the train split, `counted` is False if
+    `stages` is empty for a step without stages. `rows` is the size of the train split, `counted` is False if
     that is a guess, and `pretrained` is False for a base from scratch.
     """
 
@@ -36,9 +36,9 @@ class TrainingLength:
         return f"{self.step}{which}: {self.steps:,} optimizer steps, {self._epochs()}"
 
     def shortness(self) -> str | None:
-        """What makes each stage short, None if it is not or if it is meant to be.
+        """Return why each stage is short; None if it is not, or if that is intended.
 
-        A model from scratch with explicit `steps` is left alone: toys learn in a hundred.
+        A model from scratch with explicit `steps` is not checked: toy models learn in a hundred.
         """
         key = "epochs" if self.training.steps is None else "steps"
         if self.steps >= FEW_STEPS or (key == "steps" and not self.pretrained):
@@ -51,7 +51,7 @@ class TrainingLength:
         )
 
     def endless_warmup(self) -> str | None:
-        """A problem of stages that end before their warm-up does, None of others."""
+        """Return the problem of stages that end before their warm-up does; None for other stages."""
         if self.training.warmup_steps <= self.steps or not self.counted:
             return None
         return (
@@ -67,7 +67,7 @@ class TrainingLength:
 
 
 def training_lengths(estimate: Estimate) -> list[TrainingLength]:
-    """The lengths of all trainings in the order of the recipe tree, however many models train alike."""
+    """Return the lengths of all trainings in the order of the recipe tree; models that train alike count once."""
     first = {}
     for node in estimate.workflow.tree.nodes.values():
         if node.kind == "train":
@@ -91,10 +91,10 @@ def training_lengths(estimate: Estimate) -> list[TrainingLength]:
 
 
 def check_warmups(lengths: Iterable[TrainingLength]) -> None:
-    """Check that each stage is as long as its `warmup_steps`, epochs resolved.
+    """Check that each stage is at least as long as its `warmup_steps`, epochs resolved.
 
     Raises:
-        CopraError: a line for each way in which stages are shorter, with the steps that have them.
+        CopraError: stages are shorter. One line per problem, with the steps that have it.
     """
     problems = [f"steps.{steps}: {why}" for why, steps in _together(lengths, TrainingLength.endless_warmup)]
     if problems:
@@ -102,7 +102,7 @@ def check_warmups(lengths: Iterable[TrainingLength]) -> None:
 
 
 def length_warnings(lengths: Iterable[TrainingLength]) -> list[str]:
-    """A line for each way in which steps have short stages, with the steps that have them."""
+    """Return one warning line per reason for short stages, with the steps that have them."""
     found = _together(lengths, TrainingLength.shortness)
     return [f"steps.{steps}: {why}. Give {FEW_STEPS} 'steps' or more." for why, steps in found]
 
@@ -110,7 +110,7 @@ def length_warnings(lengths: Iterable[TrainingLength]) -> list[str]:
 def _together(
     lengths: Iterable[TrainingLength], said: Callable[[TrainingLength], str | None]
 ) -> Iterator[tuple[str, str]]:
-    """Group lengths by the text that `said` gives for them: each text with the names of its steps."""
+    """Yield each text that `said` returns for some lengths, with the names of their steps."""
     steps: dict[str, dict[str, None]] = {}
     for length in lengths:
         if why := said(length):

@@ -1,7 +1,4 @@
-"""From work to seconds: by what finished jobs took in this folder, or by what a machine is said to do.
-
-Nothing here is torch's: a machine is a few numbers.
-"""
+"""Estimates of seconds from work, by measured jobs of this folder or by the nominal speed of a machine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,32 +9,34 @@ from copra.plan.jobs import Job
 from copra.plan.work import Work
 
 PEAK = {"CPU": 1e11, "GPU, float32": 19.5e12, "GPU, tf32": 156e12, "GPU, bfloat16": 312e12}
-"""FLOPs a second: of a core with AVX2 at 3 GHz, 32 a cycle; of an A100 without its tensor cores, and with
+"""Peak FLOPs per second: of a core with AVX2 at 3 GHz, 32 per cycle; of an A100 without tensor cores, and with
 them in TF32 and bfloat16, by NVIDIA's data sheet."""
 UTILIzATION = {"CPU": 0.2, "GPU, float32": 0.3, "GPU, tf32": 0.3, "GPU, bfloat16": 0.3}
-"""How much of the peak is reached: from runs of the presets on two shared cores, which gave 0.13 to 0.26; on
-a GPU a guess for batches of short sequences."""
+"""Fraction of the peak that is reached: on a CPU from runs of the presets on two shared cores, which gave 0.13
+to 0.26; on a GPU a guess for batches of short sequences."""
 WRITING = 3.0
-"""So many times as long a FLOP takes that goes into an answer: tokens come one by one, and caches grow."""
+"""Time factor of a FLOP in writing answers: tokens are generated one by one, and caches grow."""
 SECONDS_A_LAYER = {"CPU": 8e-4, "GPU, float32": 1e-3, "GPU, tf32": 1e-3, "GPU, bfloat16": 1e-3}
-"""A pass through a layer takes at least so long, whatever it computes: Python and the launch of kernels."""
+"""Least seconds of a pass through a layer, for any FLOPs: Python and the launch of kernels."""
 
 BYTES_A_SECOND = 5e8
-"""Of weights that are read or saved, with their checksum."""
+"""Bytes per second of weights that are read or saved, including their checksum."""
 
 COMPUTING = ("train", "prune", "quantize", "score", "curve", "evaluate", "sweep", "lens", "latency")
-"""Verbs that compute with a model, on a GPU where a job has one."""
+"""Verbs that compute with a model, on a GPU if the job has one."""
 SHARED = ("train", "evaluate", "sweep")
-"""And those of them that several processes share, each with a GPU or threads of its own."""
+"""Verbs that several processes share, each with its own GPU or threads."""
 START = {**dict.fromkeys((*COMPUTING, "base", "prompt"), 7.0), "figure": 3.0}
-"""Seconds of a job before and after its work: importing torch and transformers above all."""
+"""Seconds of a job before and after its work, mostly importing torch and transformers."""
 START_OF_OTHERS = 1.5
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a job runs on: CPU threads or GPUs, each of so many FLOPs a second at its peak. A job that several
-    processes share has `together` of them, another one `alone`."""
+    """The devices of a job: CPU threads or GPUs, each with a peak of `flops_per_second`.
+
+    A job that several processes share has `together` devices, any other job `alone` devices.
+    """
 
     kind: str
     together: int
@@ -50,13 +49,13 @@ class Machine:
         return self.kind != "CPU"
 
     def devices_of(self, verb: str) -> int:
-        """CPU threads, or GPUs, of a job; 0 GPUs where it computes nothing."""
+        """Return the number of CPU threads or GPUs of a job; 0 GPUs if it does not compute with a model."""
         if verb in COMPUTING:
             return self.together if verb in SHARED else self.alone
         return 0 if self.on_gpu else 1
 
     def seconds(self, verb: str, work: Work) -> float:
-        """Seconds of a job's work, its start not among them."""
+        """Return the seconds of a job's work, without its start."""
         flops = work.flops + (WRITING - 1) * work.written
         rate = self.flops_per_second * self.utilization * max(1, self.devices_of(verb))
         computing = max(flops / rate, work.layers * SECONDS_A_LAYER[self.kind])
@@ -66,7 +65,7 @@ class Machine:
 def machine_of(
     compute: Compute, flops_per_second: float | None = None, utilization: float | None = None
 ) -> Machine:
-    """The machine that a config asks for; what is not given is assumed."""
+    """Return the machine that a config requests; peak and utilization have defaults."""
     kind = f"GPU, {compute.precision}" if compute.gpu else "CPU"
     return Machine(
         kind,
@@ -78,9 +77,9 @@ def machine_of(
 
 
 def measured_seconds(jobs: Mapping[str, Job], made: set[str], results: Path) -> dict[str, float]:
-    """The seconds that finished jobs took, as far as they were measured.
+    """Return the measured seconds of finished jobs, from their benchmark files.
 
-    Of a job that went on after an interruption this is its last part.
+    For a job that was resumed these are the seconds since its last start.
     """
     found = {}
     for key in made:
@@ -94,15 +93,18 @@ def measured_seconds(jobs: Mapping[str, Job], made: set[str], results: Path) -> 
 
 @dataclass(frozen=True)
 class TimeModel:
-    """Seconds of jobs. `factors` say how many times as long finished jobs of a verb took as the machine is
-    said to take; under "" stands that of all together, for verbs of which none has finished."""
+    """Seconds of jobs, measured or estimated.
+
+    `factors` holds, by verb, the ratio of measured to nominal seconds of finished jobs; the key "" is the
+    ratio over all verbs, for verbs without a finished job.
+    """
 
     machine: Machine
     measured: Mapping[str, float]
     factors: Mapping[str, float]
 
     def seconds(self, job: Job, work: Work) -> float:
-        """What a job took, or will take."""
+        """Return the measured seconds of a job or, without a measurement, an estimate."""
         if job.key in self.measured:
             return self.measured[job.key]
         factor = self.factors.get(job.verb, self.factors.get("", 1.0))
@@ -117,8 +119,7 @@ def clock_of(
     *,
     trusted: bool = True,
 ) -> TimeModel:
-    """The clock after some jobs were measured; with `trusted` false the machine is taken as it is said to
-    be for the others."""
+    """Return the time model from measured jobs; if `trusted` is false, other jobs take their nominal seconds."""
     said: dict[str, float] = {}
     took: dict[str, float] = {}
     for key, seconds in measured.items():
@@ -131,5 +132,5 @@ def clock_of(
 
 
 def nominal_seconds(machine: Machine, verb: str, work: Work) -> float:
-    """Seconds of a job on a machine as it is said to be, with its start."""
+    """Return the seconds of a job at the machine's nominal speed, including its start."""
     return START.get(verb, START_OF_OTHERS) + machine.seconds(verb, work)

@@ -1,7 +1,7 @@
-"""Which results are there already, as far as their own records tell.
+"""Detection of cached results, from the settings that they record.
 
-Snakemake has the last word: it also compares a change of copra's code, of input files, and of settings that
-are written down nowhere, such as `compute.precision` or how answers are decoded. `snakemake -n` asks it.
+Snakemake decides: it also detects changes of copra's code, of input files, and of settings that no result
+records, such as `compute.precision` or how answers are decoded. `snakemake -n` shows its decision.
 """
 
 import json
@@ -17,12 +17,15 @@ from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, canonical_json
 
 TRAINING = ("method", "stage", "training", "seed")
-"""What a manifest records of a training's settings."""
+"""The settings of a training that a manifest records."""
 
 
 def made_jobs(jobs: Mapping[str, Job], workflow: Workflow, results: Path) -> set[str]:
-    """The keys of jobs whose result is there, was made with the present settings as far as it records them,
-    and needs nothing that is to be made. `jobs` come each after those that it needs."""
+    """Return the keys of jobs whose results are up to date.
+
+    Such a result exists, records the present settings, and needs only results that are up to date. In `jobs`
+    each job comes after the jobs that it needs.
+    """
     found: set[str] = set()
     for key, job in jobs.items():
         there = all(need in found for need in job.needs) and job.output(results).is_file()
@@ -32,7 +35,7 @@ def made_jobs(jobs: Mapping[str, Job], workflow: Workflow, results: Path) -> set
 
 
 def _agrees(job: Job, workflow: Workflow, results: Path) -> bool:
-    """Whether what is there records the settings that the config has now."""
+    """True if the settings that a result records are those of the config."""
     experiment = workflow.experiment
     if job.verb == "data":
         return _same_split(_read(job.output(results)), workflow, *job.name.split("/"))
@@ -68,7 +71,7 @@ def _same_choice(plan: Mapping[str, Any], experiment: Experiment, step: str) -> 
 
 
 def _same_split(summary: Mapping[str, Any], workflow: Workflow, task: str, split: Split) -> bool:
-    """True if a prepared split has the rows that it would have now, as far as these can be known."""
+    """True if a prepared split has the rows that its present settings give, as far as these are known."""
     try:
         wanted = workflow.split_settings(task, split)
     except CopraError:
@@ -77,7 +80,7 @@ def _same_split(summary: Mapping[str, Any], workflow: Workflow, task: str, split
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON file; empty where it is gone or cut short."""
+    """Return the contents of a JSON file; empty if it is missing or truncated."""
     try:
         value = json.loads(file.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""A forecast as a person reads it."""
+"""A forecast as text."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ UNKNOWN = "?"
 
 
 def page(forecast: Forecast, workflow: Workflow, source: str) -> str:
-    """The whole page: counts, a line a step, a line a verb, sums, and what they rest on."""
+    """Return the whole page: counts, one line per step, one line per verb, sums, and assumptions."""
     lines = list(forecast.lines.values())
     to_run = [line for line in lines if not line.made]
     kinds = [line.job.verb for line in lines if line.job.verb in MODELS]
@@ -45,7 +45,7 @@ def _listed(heading: str, lines: Iterable[str]) -> str:
 
 
 def amount(number: float, unit: str = "") -> str:
-    """A number with its unit, as in 15.9 TFLOPs."""
+    """Return a number with its unit and an SI prefix, as in 15.9 TFLOPs."""
     scale, prefix = next((pair for pair in SCALES if number >= pair[0]), (1.0, ""))
     scaled = number / scale
     text = f"{scaled:.0f}" if scaled >= 100 else f"{scaled:.3g}"
@@ -53,7 +53,7 @@ def amount(number: float, unit: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in its largest fitting unit."""
+    """Return a time in its largest fitting unit."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.{1 if seconds < 10 * length else 0}f} {unit}"
@@ -61,7 +61,7 @@ def duration(seconds: float) -> str:
 
 
 def _steps(forecast: Forecast, workflow: Workflow) -> str:
-    """A line for each step and stage, over all models that it makes, cached or not."""
+    """Return a table with one row per step and stage, over all models that it makes, cached or not."""
     groups: dict[str, list[Line]] = {}
     for line in forecast.lines.values():
         if line.job.verb in (*MODELS, *ANSWERS):
@@ -86,7 +86,7 @@ def _steps(forecast: Forecast, workflow: Workflow) -> str:
 
 
 def _verbs(forecast: Forecast) -> str:
-    """A line for each verb, over the jobs that are to run."""
+    """Return a table with one row per verb; FLOPs and time are those of the jobs to run."""
     rows = []
     for verb in PRODUCTS:
         lines = [line for line in forecast.lines.values() if line.job.verb == verb]
@@ -103,7 +103,7 @@ def _verbs(forecast: Forecast) -> str:
 
 
 def _sums(forecast: Forecast, folder: str, lines: Sequence[Line], to_run: Sequence[Line]) -> Iterator[str]:
-    """What all of it comes to; of bases that are not known what to do about them."""
+    """Yield the totals or, if sizes of bases are unknown, the commands that make them known."""
     if forecast.unknown:
         yield from _unknown(forecast.unknown, folder)
         return
@@ -161,12 +161,12 @@ def _assumed(forecast: Forecast) -> Iterator[str]:
 
 
 def _label(name: str) -> str:
-    """The step and stage that make a node; the base's name for a base."""
+    """Return the step and stage that make a node, or the name of a base."""
     return without_seed(name.rsplit("+", 1)[-1])
 
 
 def _short(verb: str, name: str) -> str:
-    """A job in a chain: models by their step, others by their verb."""
+    """Return the label of a job in a chain: the step of a model, the verb of other jobs."""
     return _label(name) if verb in MODELS else verb
 
 

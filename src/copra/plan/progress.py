@@ -1,4 +1,4 @@
-"""How far a run is: what runs, what is there, and what has failed, from what jobs leave behind."""
+"""The progress of a run: running, finished and failed jobs, from their results, logs and heartbeats."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +11,12 @@ from copra.utils.heartbeat import JobStatus
 TAIL_BYTES = 8192
 TRACEBACK = "Traceback (most recent call last):"
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-"""Colors and movements of a terminal."""
+"""Terminal escape sequences (colors and cursor movements)."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A job that has left an error in its log and no result."""
+    """A job with an error in its log and no result."""
 
     key: str
     log: Path
@@ -24,7 +24,7 @@ class Failed:
 
 
 def counted(jobs: Mapping[str, Job], results: Path) -> dict[str, tuple[int, int]]:
-    """For each verb the jobs whose result is there, and all jobs."""
+    """Return, by verb, the number of jobs whose result exists, and of all jobs."""
     found: dict[str, tuple[int, int]] = {}
     for verb in PRODUCTS:
         there = [job.output(results).is_file() for job in jobs.values() if job.verb == verb]
@@ -34,9 +34,9 @@ def counted(jobs: Mapping[str, Job], results: Path) -> dict[str, tuple[int, int]
 
 
 def failed(results: Path, jobs: Mapping[str, Job] | None = None) -> list[Failed]:
-    """Jobs with an error in their log and without a result, of an experiment or (None) of whatever ran here.
+    """Return jobs with an error in their log and no result: of `jobs`, or of all logs if that is None.
 
-    A job that was killed says nothing in its log, so it is not among them.
+    A killed job writes no error to its log, so it is not among them.
     """
     found = []
     for job in _logged(results) if jobs is None else jobs.values():
@@ -49,7 +49,7 @@ def failed(results: Path, jobs: Mapping[str, Job] | None = None) -> list[Failed]
 
 
 def lines_of(running: Sequence[JobStatus]) -> list[list[str]]:
-    """A row of a table for each job: what, how far, how well, how fast, and how long it will take."""
+    """Return one table row per job: node, steps, percentage, loss, learning rate and speed."""
     return [
         [
             job.node,
@@ -64,16 +64,16 @@ def lines_of(running: Sequence[JobStatus]) -> list[list[str]]:
 
 
 def _logged(results: Path) -> Iterator[Job]:
-    """All jobs that have a log."""
+    """Yield all jobs that have a log."""
     for log in sorted((results / "logs").rglob("*.log")):
         verb, _, name = str(log.relative_to(results / "logs").with_suffix("")).partition("/")
-        # A node's name may have dots in it, so only the last suffix goes.
+        # A node's name may contain dots, so only the last suffix is removed.
         if verb in PRODUCTS:
             yield Job(verb, name)
 
 
 def _reason(verb: str, log: Path) -> str | None:
-    """The error that a log ends in: copra's own message, or a traceback's last line."""
+    """Return the error at the end of a log: copra's own message or a traceback's last line; None without one."""
     try:
         with open(log, "rb") as handle:
             handle.seek(max(0, log.stat().st_size - TAIL_BYTES))

@@ -1,6 +1,6 @@
-"""Typical rows of a task, in tokens: from its prepared data, drawn anew, or assumed.
+"""Typical rows of a task, in tokens: from its prepared data, newly drawn, or assumed.
 
-Only their lengths count, so a token is always 0 here.
+Only their lengths matter, so every token is 0 here.
 """
 
 import re
@@ -20,24 +20,24 @@ from copra.utils.errors import CopraError
 from copra.utils.files import read_json
 
 READ, DRAWN = 8192, 128
-"""So many rows of each split are looked at: of prepared data, and of rows that are drawn for this."""
+"""Largest number of rows per split to read: of prepared data, and of newly drawn rows."""
 KEPT = 64
-"""And so many of them, of all lengths, stand for them."""
+"""Number of rows, of all lengths, that represent a split."""
 SPOKEN = 1024
-"""In so many rows words are looked for."""
+"""Number of training rows in which different words are counted."""
 
 R = TypeVar("R")
 
 Tokenizer = Literal["words", "bpe", "trained"]
-"""The two tokenizers that copra trains, or one that came with a base."""
+"""The two tokenizers that copra trains, or the one that a published base has."""
 
 PIECES: dict[Tokenizer, str] = {
     "words": r"\n|\d+|[^\W\d_]+|#+|<<|>>|[^\w\s]|_",
     "bpe": r"\n|\d|[^\W\d_]{1,4}|[^\w\s]+|_",
     "trained": r"\n|\d{1,3}|[^\W\d_]+|[^\w\s]+|_",
 }
-"""What a token is. Of the first this is exact, see `copra.data.tokenization`; of the others it is a rule of
-thumb that a base's own record corrects, once that was made."""
+"""Pattern of a token by tokenizer. The first is exact, see `copra.data.tokenization`; the others are rules of
+thumb, which the record of a base corrects once the base is made."""
 GSM8K = (
     (24, (10, 8), (13, 14)),
     (33, (8, 8), (30, 20)),
@@ -56,8 +56,8 @@ GSM8K = (
     (65, (8, 8, 8, 8, 8, 8, 8), (12, 13, 15, 15, 14, 14, 18)),
     (115, (8, 10, 8), (24, 24, 18, 17)),
 )
-"""Every 467th of GSM8K's 7,473 training rows in the order of their length: pieces of the question, of each
-equation, of each sentence. Their means are 55, 26 and 66; those of all rows are 54, 27 and 67."""
+"""Every 467th of GSM8K's 7,473 training rows in order of length: pieces of the question, of each equation, of
+each sentence. Their means are 55, 26 and 66; those of all rows are 54, 27 and 67."""
 GSM8K_ANSWER = 3
 GSM8K_BPE = {"prompt": 73, "generated": 43}
 """Tokens of a typical answer with equations, with a byte-level BPE of 2,048 tokens (measured)."""
@@ -67,21 +67,21 @@ PUBLISHED: dict[str, dict[Split, int]] = {
     "prosqa": {"train": 17886, "valid": 300, "test": 500},
     "multiplication": {"train": 808000, "valid": 1000, "test": 1000},
 }
-"""Rows of published files, for those that are not there yet (arXiv 2110.14168, 2412.06769, 2405.14838)."""
+"""Rows of published files, for files that are missing (arXiv 2110.14168, 2412.06769, 2405.14838)."""
 HUB: dict[str, dict[Split, int]] = {
     "openai/gsm8k": PUBLISHED["gsm8k"],
     "whynlp/gsm8k-aug": {"train": 385620, "valid": 500, "test": 1319},
     "zen-e/gsm8k-aug": {"train": 385620, "valid": 0, "test": 1319},
 }
-"""Rows of data sets on the Hub, by their names in small letters."""
+"""Rows of data sets on the Hub, by lowercase name."""
 
 
 @dataclass(frozen=True)
 class TaskRows:
-    """How many rows each split of a task has, and a sample of them in tokens.
+    """The number of rows of each split of a task, and a sample of them in tokens.
 
-    `words` is the number of different words in the sample of train, where that gives a base its vocabulary;
-    `assumed` says what was not read from prepared data.
+    `words` is the number of different words in the sample of train, if that sets the vocabulary of the base;
+    `assumed` lists assumptions in place of prepared data.
     """
 
     sizes: dict[Split, int]
@@ -90,17 +90,17 @@ class TaskRows:
     assumed: tuple[str, ...]
 
     def typical(self) -> dict[str, int]:
-        """A typical answer, as a base's manifest would record it."""
+        """Return the token counts of a typical answer, as a base's manifest would record them."""
         return {name: round(mean) for name, mean in _typical(self.rows["valid"]).items()}
 
 
 def tokenizer_of(base: Base) -> Tokenizer:
-    """Which tokenizer a base has."""
+    """Return the kind of tokenizer of a base."""
     return "trained" if base.from_scratch is None else base.from_scratch.tokenizer
 
 
 def task_rows(name: str, task: Task, base: Base, made: Path | None, results: Path) -> TaskRows:
-    """The rows of a task as a base reads them; `made` is the manifest of that base, once it is made."""
+    """Return the rows of a task as tokenized by a base; `made` is the base's manifest, None if not made yet."""
     kind = tokenizer_of(base)
     texts, sizes, assumed = _texts(name, task, results)
     words = None
@@ -125,12 +125,12 @@ def task_rows(name: str, task: Task, base: Base, made: Path | None, results: Pat
 
 
 def worked_rows(file: Path, base: Base) -> list[TokenRow]:
-    """A task's worked examples as a base reads them, guessed from words, numbers and signs."""
+    """Return a task's worked examples in tokens of a base, guessed from words, numbers and signs."""
     return [_tokens(row, tokenizer_of(base)) for row in read_worked_examples(file)]
 
 
 def thinned(rows: Sequence[R], number: int, length: Callable[[R], int]) -> list[R]:
-    """So many rows, evenly spaced in the order of their length."""
+    """Return `number` rows, evenly spaced in order of length, or all rows if there are fewer."""
     ordered = sorted(rows, key=length)
     if len(ordered) <= number:
         return ordered
@@ -138,14 +138,14 @@ def thinned(rows: Sequence[R], number: int, length: Callable[[R], int]) -> list[
 
 
 def tokens_of(row: TokenRow) -> int:
-    """The tokens of a whole row."""
+    """Return the number of tokens of a whole row."""
     return len(row.question) + sum(map(len, row.steps)) + len(row.answer)
 
 
 def _texts(
     name: str, task: Task, results: Path
 ) -> tuple[dict[Split, list[Row]] | None, dict[Split, int], list[str]]:
-    """A sample of each split (None: there is none), the sizes, and what is assumed."""
+    """Return a sample of each split (None: there is none), the sizes, and the assumptions."""
     folder = results / "data" / name
     if all((folder / f"{split}.parquet").is_file() for split in SPLITS):
         read = {split: _read(folder / f"{split}.parquet") for split in SPLITS}
@@ -165,7 +165,7 @@ def _texts(
 
 
 def _read(file: Path) -> tuple[list[Row], int]:
-    """The first rows of a prepared split, and the split's size."""
+    """Return the first rows of a prepared split, and the split's size."""
     from pyarrow import parquet
 
     # Not read_table, which imports much more.
@@ -178,12 +178,12 @@ def _read(file: Path) -> tuple[list[Row], int]:
 
 
 def has_known_size(task: Task) -> bool:
-    """False of data sets of the Hub that copra does not know: their rows are counted once they are there."""
+    """False for data sets of the Hub that `HUB` does not list; their rows are counted after preparation."""
     return not (isinstance(task, Gsm8k) and task.source == "hub" and task.hub_name.lower() not in HUB)
 
 
 def _sizes(name: str, task: Task) -> tuple[dict[Split, int], list[str]]:
-    """The sizes of a task's splits before anything is left out as bad or doubled, and what is assumed."""
+    """Return the sizes of a task's splits before bad or duplicate rows are dropped, and the assumptions."""
     sizes, assumed = {}, []
     published = PUBLISHED.get(task.kind, {})
     if isinstance(task, Gsm8k) and task.source == "hub":
@@ -210,7 +210,7 @@ def _sizes(name: str, task: Task) -> tuple[dict[Split, int], list[str]]:
 
 def _tokens(row: Row, kind: Tokenizer) -> TokenRow:
     count = _counter(kind)
-    # A tokenizer of others puts a begin token in front; the answer ends in an end token.
+    # A published tokenizer adds a begin token; the answer ends in an end token.
     begin = 1 if kind == "trained" else 0
     return TokenRow(
         id=row.id,
@@ -244,12 +244,12 @@ def _published_rows(task: Gsm8k) -> list[TokenRow]:
 def _scaled(
     rows: Mapping[Split, Sequence[TokenRow]], typical: Mapping[str, int]
 ) -> dict[Split, list[TokenRow]]:
-    """The rows with the mean lengths that a base's manifest tells of the validation split."""
+    """Return the rows scaled to the mean lengths that a base's manifest records for the validation split."""
     guessed = _typical(rows["valid"])
     prompt, generated = (typical[name] / guessed[name] for name in ("prompt", "generated"))
 
     def scaled(row: TokenRow) -> TokenRow:
-        # Ends are rounded, not lengths: short steps would all be rounded the same way.
+        # Ends are rounded, not lengths: the lengths of short steps would all be rounded in one direction.
         ends = accumulate(map(len, [*row.steps, row.answer]))
         lengths = [b - a for a, b in pairwise([0, *(round(end * generated) for end in ends)])]
         *steps, answer = ([0] * length for length in lengths)
@@ -260,7 +260,7 @@ def _scaled(
 
 
 def _shuffled(rows: Sequence[TokenRow]) -> list[TokenRow]:
-    """Rows in no order of length: a training may change with its steps."""
+    """Return the rows in random order, since layouts may change over the steps of a training."""
     shuffled = list(rows)
     Random(0).shuffle(shuffled)
     return shuffled
@@ -271,7 +271,7 @@ def _letters(row: Row) -> int:
 
 
 def _typical(rows: Sequence[TokenRow]) -> dict[str, float]:
-    """Mean tokens of a prompt, and of a chain of thought with its answer."""
+    """Return the mean tokens of a prompt, and of a chain of thought with its answer."""
     prompt = sum(len(row.question) for row in rows)
     generated = sum(sum(map(len, row.steps)) + len(row.answer) for row in rows)
     return {"prompt": prompt / len(rows), "generated": generated / len(rows)}

@@ -1,4 +1,4 @@
-"""The shape and the size of every model of a recipe tree, made or not."""
+"""Shapes and sizes of the models of a recipe tree, before they are made."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,23 +15,23 @@ from copra.schema.shape import LayerShape, ModelShape
 from copra.schema.units import group_size, units_of
 
 SPECIAL, MARKERS = 3, 3
-"""Tokens of a trained tokenizer beside its words: padding, end and unknown; and the latent markers."""
+"""Numbers of special tokens (padding, end and unknown) and of latent markers of a tokenizer that copra trains."""
 
 
 MOST_CUTS = 2**14
-"""Cuts of a model that are gone through one by one; where there are more, steps are larger."""
+"""Largest number of cuts that are enumerated one by one; for more, steps are larger."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """A model's shape, and the weights that do not belong to its layers."""
+    """A model's shape, and the number of weights outside its layers."""
 
     shape: ModelShape
     outside: int
 
     @property
     def parameters(self) -> int:
-        """All weights; of GPT-2 and Llama exact, biases and norms included."""
+        """Number of all weights; exact for GPT-2 and Llama, biases and norms included."""
         return self.outside + sum(map(sum, _layers(self.shape)))
 
     def pruned(self, shape: ModelShape) -> "Size":
@@ -39,12 +39,12 @@ class Size:
 
 
 def base_size(base: Base, words: int | None) -> Size | None:
-    """The size of a base by its settings, its folder or the Hub's cache; None where none of them tells.
+    """Return the size of a base from its settings, its folder or the Hub's cache; None if none has it.
 
     `words` is the number of different tokens in its text, if that is known.
 
     Raises:
-        CopraError: the model type is one that copra does not know.
+        CopraError: copra does not support the model type.
     """
     if base.from_scratch is not None:
         return _from_scratch(base.from_scratch, words)
@@ -53,14 +53,14 @@ def base_size(base: Base, words: int | None) -> Size | None:
 
 
 def size_of(config: Mapping[str, Any]) -> Size:
-    """The size of a model by its config.json."""
+    """Return the size of a model from its config.json."""
     shape = shape_of(config)
     tied = config.get("tie_word_embeddings", family_of(shape.family).tied)
     return _size(shape, tied, config.get("n_positions", 0))
 
 
 def recorded_size(manifest: Mapping[str, Any]) -> Size:
-    """The size that a checkpoint's manifest records."""
+    """Return the size that a checkpoint's manifest records."""
     shape = ModelShape.from_json(manifest["shape"])
     return Size(shape, manifest["parameters"] - sum(map(sum, _layers(shape))))
 
@@ -68,10 +68,9 @@ def recorded_size(manifest: Mapping[str, Any]) -> Size:
 def estimated_cut(
     prune: Prune, shape: ModelShape, dense: ModelShape, typical: Mapping[str, int]
 ) -> ModelShape:
-    """About the shape that a pruning leaves, before any score is known: what goes is spread over the layers.
+    """Return the estimated shape after a pruning, before any score is known: an even cut over the layers.
 
-    Counts and fractions come out right to a unit; of budgets in FLOPs or weights the nearest of these even
-    cuts is taken.
+    Counts and fractions are exact to a unit; for budgets of FLOPs or parameters the nearest even cut is taken.
     """
     total = sum(len(units_of(kind, shape)) for kind in prune.units)
     budget = prune.budget
@@ -96,7 +95,7 @@ def estimated_cut(
 def _from_scratch(spec: FromScratch, words: int | None) -> Size:
     heads = spec.kv_heads or spec.heads
     layer = LayerShape(spec.heads, heads, spec.hidden_size // spec.heads, spec.intermediate_size)
-    # A byte-level BPE of a text of some size is as large as it may be; of words there are often few.
+    # A byte-level BPE reaches its allowed vocabulary on most texts; a word vocabulary is often smaller.
     learned = words + SPECIAL if words is not None and spec.tokenizer == "words" else spec.vocabulary
     vocabulary = min(learned, spec.vocabulary) + MARKERS
     matrices = 3 if spec.architecture == "llama" else 2
@@ -113,7 +112,7 @@ def _size(shape: ModelShape, tied: bool, positions: int) -> Size:
 
 
 def _layers(shape: ModelShape) -> Iterator[tuple[int, int]]:
-    """The weights of each layer: those of its matrices, and its norms and biases."""
+    """Yield the numbers of weights of each layer: of its matrices, and of its norms and biases."""
     d = shape.hidden
     for layer, matrices in zip(shape.layers, block_parameters(shape), strict=True):
         small = 2 * d
@@ -123,9 +122,11 @@ def _layers(shape: ModelShape) -> Iterator[tuple[int, int]]:
 
 
 def even_cuts(prune: Prune, shape: ModelShape) -> Iterator[tuple[int, ModelShape]]:
-    """Units removed and the shape that is left, one more step each time: from every layer in turn, and of
-    several kinds together. Of a model with more than `MOST_CUTS` all layers take a step at once, of a
-    thousandth of their neurons."""
+    """Yield the number of removed units and the remaining shape after each step.
+
+    Steps go through the layers in turn, and alternate between kinds of unit. With more than `MOST_CUTS` cuts,
+    all layers take a step at once, of a thousandth of their neurons.
+    """
     by_layer = prune.scope == "global" or len(prune.units) > 1
     if number_of_cuts(prune, shape) > MOST_CUTS:
         by_layer = False
@@ -141,7 +142,7 @@ def even_cuts(prune: Prune, shape: ModelShape) -> Iterator[tuple[int, ModelShape
             if kind == "layers":
                 inside = [index for index in free if index in layers]
                 if inside and len(layers) > 1:
-                    # One from the middle: which one does not change the count.
+                    # One from the middle: the count does not depend on the choice.
                     del layers[inside[len(inside) // 2]]
                     gone += 1
                     yield gone, shape.with_layers(tuple(layers.values()))
@@ -158,7 +159,7 @@ def even_cuts(prune: Prune, shape: ModelShape) -> Iterator[tuple[int, ModelShape
 
 
 def number_of_cuts(prune: Prune, shape: ModelShape) -> int:
-    """The number of steps in which all that a pruning may take goes, layer by layer."""
+    """Return the number of steps that remove all removable units, layer by layer."""
     free = [layer for index, layer in enumerate(shape.layers) if index not in prune.protect]
     steps = {
         "layers": lambda layer: 1,
@@ -170,7 +171,7 @@ def number_of_cuts(prune: Prune, shape: ModelShape) -> int:
 
 
 def _less(kind: str, layer: LayerShape, whole: LayerShape, prune: Prune) -> tuple[LayerShape, int] | None:
-    """A layer with one step less of a kind of unit, and the number of units of that step; None: no less."""
+    """Return a layer after one more step and the number of units it removes; None if no step is possible."""
     size = group_size(layer)
     if kind == "kv_groups" and layer.kv_heads > 1:
         groups = layer.kv_heads - 1

@@ -1,4 +1,4 @@
-"""What jobs compute: FLOPs by copra's own counter, and how many layers run one after the other."""
+"""The work of jobs: FLOPs by copra's own counter, and the number of sequential passes through a layer."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -14,17 +14,20 @@ from copra.schema.training import Training
 
 MARKERS = Markers(0, 0, 0)
 ASKED = 20
-"""So many questions are gone through to their last token; their lengths stand for all."""
+"""Number of sampled questions whose lengths represent all questions."""
 
 Sums = dict[str, dict[str, float]]
-"""For each reader its tokens, context and supervised positions, as in a manifest."""
+"""Tokens, context and supervised positions by reader, as in a manifest."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs, of which `written` go into answers, token by token; `layers`, passes through a single layer that
-    wait for one another, since a small model does not get faster by more FLOPs a second; and `moved`, bytes
-    of weights that are read or saved."""
+    """FLOPs, sequential passes through a layer, and bytes of a job.
+
+    `written` are those of the `flops` that write answers, token by token. `layers` is the number of
+    sequential passes through a single layer, which bound the time of a small model at any FLOPs per second.
+    `moved` are the bytes of weights that are read or saved.
+    """
 
     flops: float = 0.0
     layers: float = 0.0
@@ -40,10 +43,12 @@ class Work:
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """What a training stage reads, whatever the model's shape: optimizer steps of `parts` batches each, and
-    `looks` at the validation split of `batches` each. Each batch takes `depth` passes of the model that wait
-    for one another. A step decoder has `decoder` layers (None: those of the model), adapters the rank `lora`
-    (None: all weights learn)."""
+    """The workload of a training stage, for any model shape.
+
+    There are `steps` optimizer steps of `parts` batches each, and `looks` validations of `batches` batches
+    each. Each batch takes `depth` sequential passes of the model. A step decoder has `decoder` layers (None:
+    as many as the model), adapters have the rank `lora` (None: all weights are trained).
+    """
 
     steps: int
     parts: int
@@ -56,20 +61,22 @@ class TrainingSchedule:
     lora: int | None = None
 
     def learning(self, shape: ModelShape, teacher: ModelShape | None = None) -> Work:
-        """What manifests count as training."""
+        """Return the training work, as manifests count it."""
         flops = of_training_work(shape, self.learned, self.decoder, teacher, self.lora)
         return Work(flops, 3 * self.steps * self.parts * self.depth * len(shape.layers))
 
     def looking(self, shape: ModelShape, teacher: ModelShape | None = None) -> Work:
-        """The validations, which have no backward pass."""
+        """Return the work of the validations, which have no backward pass."""
         flops = of_training_work(shape, self.looked, self.decoder, teacher, self.lora, backward=False)
         return Work(flops, self.batches * self.depth * len(shape.layers)) * self.looks
 
 
 @dataclass(frozen=True)
 class PromptStats:
-    """How questions are asked: the decoding, and for each of some questions the tokens of its prompt and of
-    its answer. `known` tokens of all prompts are read once."""
+    """The decoding, and the lengths of sampled questions: tokens of the prompt and of the answer.
+
+    The first `known` tokens of all prompts are read once.
+    """
 
     decoding: GenerationSpec | None
     lengths: tuple[tuple[int, int], ...]
@@ -82,7 +89,7 @@ def course(
     rows: Mapping[str, Sequence[TokenRow]],
     sizes: Mapping[str, int],
 ) -> TrainingSchedule:
-    """A training stage on a sample of rows (train, valid) of splits of these sizes."""
+    """Return the schedule of a training stage, from a sample of rows (train, valid) and the sizes of splits."""
     fitting = [row for row in rows["train"] if stage.lay_out(row, MARKERS).length <= settings.max_tokens]
     number = max(1, round(sizes["train"] * len(fitting) / len(rows["train"])))
     each_epoch = ceil(number / settings.batch_size)
@@ -105,7 +112,7 @@ def course(
 
 
 def asking(stage: Stage, rows: Iterable[TokenRow], max_new_tokens: int) -> PromptStats:
-    """How a model is asked after a training stage, if its answers are as long as right ones."""
+    """Return the prompt statistics of a model after a training stage, with answers as long as right ones."""
     lengths = []
     for row in rows:
         sample = stage.lay_out(row, MARKERS)
@@ -118,14 +125,14 @@ def asking(stage: Stage, rows: Iterable[TokenRow], max_new_tokens: int) -> Promp
 def asking_by_examples(
     prompt: FewShot, rows: Sequence[TokenRow], max_new_tokens: int, worked: Sequence[TokenRow] = ()
 ) -> PromptStats:
-    """How a model is asked by worked examples, or by some that are as long as the rows.
+    """Return the prompt statistics with the worked examples `worked`, or with examples as long as the rows.
 
-    Answers are as long as those of the examples: of the rows themselves, where these are the examples.
+    Answers are as long as the mean answer of `worked`, or, without it, as each row's own.
     """
     shown = worked[: prompt.num_fewshot] or rows
     chains = [sum(map(len, row.steps)) + len(row.answer) for row in shown]
     questions = [len(row.question) for row in rows]
-    # "Q:", "A:", "The answer is" and blank lines take some ten tokens.
+    # "Q:", "A:", "The answer is" and blank lines take about ten tokens.
     example = (sum(chains) + sum(len(row.question) for row in shown)) / len(shown) + 10
     known = round(prompt.num_fewshot * example)
     written = [round(sum(chains) / len(chains))] * len(rows) if worked else chains
@@ -137,13 +144,12 @@ def asking_by_examples(
 
 
 def with_latents(asked: PromptStats, number: int) -> PromptStats:
-    """The same with another number of latents."""
+    """Return the prompt statistics with another number of latents."""
     return replace(asked, decoding=replace(asked.decoding, latents=number))
 
 
 def answering(asked: PromptStats, shape: ModelShape, questions: int, batch_size: int) -> Work:
-    """Greedy answers to so many questions, side by side in batches; what all prompts begin with is read once
-    a batch."""
+    """Return the work of `questions` greedy answers in batches; the common prefix is read before, at no cost."""
     counter = FlopCounter(shape)
     flops = sum(
         counter.of_answer(asked.decoding, prompt, generated, asked.known).total
@@ -159,7 +165,10 @@ def answering(asked: PromptStats, shape: ModelShape, questions: int, batch_size:
 def reading(
     rows: Sequence[TokenRow], shape: ModelShape, number: float, batch_size: int, *, learns: bool = False
 ) -> Work:
-    """One pass over so many whole rows, with the loss on steps and answer; `learns`: and backward."""
+    """Return the work of a pass over `number` whole rows with the loss on steps and answer.
+
+    If `learns`, the backward pass is included.
+    """
     tokens = [len(row.question) + sum(map(len, row.steps)) + len(row.answer) for row in rows]
     labels = [length - len(row.question) for length, row in zip(tokens, rows, strict=True)]
     sums = (sum(tokens), sum(length**2 for length in tokens), sum(labels))
@@ -168,7 +177,7 @@ def reading(
 
 
 def _sums(stage: Stage, rows: Sequence[TokenRow], steps: int | None) -> Sums:
-    """Means a row of what is read; in training (`steps` of them) layouts are drawn and may move on."""
+    """Return the mean workload per row, by reader; in training (`steps` given) layouts are drawn and scheduled."""
     draw = None if steps is None else Random(0)
     sums: Sums = {}
     for index, row in enumerate(rows):
@@ -186,6 +195,6 @@ def _times(number: float, sums: Sums) -> Sums:
 
 
 def _depth(stage: Stage) -> int:
-    """Passes of a training sequence that wait for one another: one for each latent or round, and the last."""
+    """Return the sequential passes of a training sequence: one per latent or Jacobi iteration, and the last."""
     decoding = stage.decoding(MARKERS)
     return 1 if decoding is None else sum(1 for _ in passes(decoding, 1, 1))

@@ -1,1 +1,1 @@
-"""Pruning: budget and legality, the plan, the surgery and its proof."""
+"""Pruning: budgets, legal removal steps, the plan, the surgery and its proof."""

@@ -1,4 +1,4 @@
-"""What stays of a model when units go, as plain numbers."""
+"""The units that a pruning keeps, as plain numbers."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +12,10 @@ from copra.utils.errors import CopraError
 
 @dataclass(frozen=True)
 class KeptUnits:
-    """The layers that stay, and for each layer of the model before the cut what stays in it.
+    """The kept layers, and the kept query heads and FFN neurons of each layer of the model before the cut.
 
-    `heads` are query heads and `neurons` those of the FFN, by index and rising; None stands for all of a
-    layer. A KV group stays as long as one of its query heads does.
+    Indices rise. None in `heads` or `neurons` means that the layer keeps all of them. A KV group is kept as
+    long as one of its query heads is.
     """
 
     layers: tuple[int, ...]
@@ -24,12 +24,12 @@ class KeptUnits:
 
     @staticmethod
     def whole(shape: ModelShape) -> "KeptUnits":
-        """The cut that removes nothing."""
+        """Return the cut that removes nothing."""
         none = (None,) * len(shape.layers)
         return KeptUnits(tuple(range(len(shape.layers))), none, none)
 
     def without(self, shape: ModelShape, units: Iterable[Unit]) -> "KeptUnits":
-        """The cut of a model of `shape` that removes these units as well."""
+        """Return the cut of a model of `shape` that removes `units` as well."""
         gone: dict[tuple[str, int], set[int]] = {}
         layers = set(self.layers)
         for kind, layer, index in units:
@@ -51,24 +51,25 @@ class KeptUnits:
         return KeptUnits(tuple(sorted(layers)), tuple(heads), tuple(neurons))
 
     def heads_of(self, shape: ModelShape, layer: int) -> tuple[int, ...]:
-        """The query heads that stay in a layer."""
+        """Return the indices of the query heads kept in a layer."""
         return _of(self.heads[layer], shape.layers[layer].query_heads)
 
     def neurons_of(self, shape: ModelShape, layer: int) -> tuple[int, ...]:
-        """The FFN neurons that stay in a layer."""
+        """Return the indices of the FFN neurons kept in a layer."""
         return _of(self.neurons[layer], shape.layers[layer].ffn)
 
     def kv_groups_of(self, shape: ModelShape, layer: int) -> tuple[int, ...]:
-        """The KV groups that stay in a layer."""
+        """Return the indices of the KV groups kept in a layer."""
         size = group_size(shape.layers[layer])
         return tuple(dict.fromkeys(head // size for head in self.heads_of(shape, layer)))
 
     def shape(self, shape: ModelShape) -> ModelShape:
-        """The shape that is left of `shape`.
+        """Return the shape of the pruned model, from `shape` before the cut.
 
         Raises:
-            CopraError: nothing is left of something, groups of one layer keep unequal numbers of query heads,
-                which no attention kernel can run, or the indices are not those of a model of this shape.
+            CopraError: no layer is kept, or a kept layer has no query head or no neuron; KV groups of one
+                layer keep unequal numbers of query heads, which no attention kernel can run; or the indices
+                do not fit a model of this shape.
         """
         if not self.layers:
             raise CopraError("pruning: no layer would be left; at least one has to stay.")
@@ -117,7 +118,7 @@ def _check_indices(where: str, what: str, indices: Sequence[int], total: int) ->
 
 
 def _nearest_legal(counts: Mapping[int, int]) -> str:
-    """The equal number of heads in some of the groups that changes the fewest heads, in words."""
+    """Return, as text, the legal choice that changes the fewest heads: equally many heads in some groups."""
     each = min(
         range(1, max(counts.values()) + 1),
         key=lambda each: (sum(min(abs(count - each), count) for count in counts.values()), -each),

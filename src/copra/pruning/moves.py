@@ -1,7 +1,7 @@
-"""In which order units may go: legal moves, one after the other, from the scores of a model.
+"""The removal sequence: legal removal steps, ordered by the scores of a model.
 
-After any number of moves from the front the model is legal: groups of one layer have equally many query
-heads, widths are multiples, and something is left of every layer that stays.
+The model is legal after every prefix of the sequence: KV groups of one layer have equally many query heads,
+FFN widths are multiples of `multiple_of`, and each kept layer keeps at least one unit of each kind.
 """
 
 import itertools
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     import pandas
 
 Ranking = dict[tuple[int, int], float]
-"""Scores of one kind of unit by layer and index."""
+"""Scores of one kind of unit by (layer, index)."""
 
 
 @dataclass(frozen=True)
 class RemovalStep:
-    """Units of one kind in one layer that go together, and the sum of their scores."""
+    """Units of one kind in one layer that are removed together, and the sum of their scores."""
 
     kind: UnitKind
     layer: int
@@ -46,13 +46,13 @@ def choices(
     flops_of: Callable[[ModelShape], float],
     seed: int | None,
 ) -> list[list[RemovalStep]]:
-    """What may be added to what goes already, in order: each entry is one more step down.
+    """Return the removal steps in order; each entry lists the steps that are taken together.
 
-    Of angular distances, where a longer block need not hold a shorter one, see `blocks`.
+    Angular distances give no such sequence: a longer block need not contain a shorter one, see `blocks`.
 
     Raises:
-        CopraError: the table does not score a model of this shape, or a greedy search removed what is
-            protected.
+        CopraError: the table does not score a model of this shape, or a greedy search removed a protected
+            layer.
     """
     free = [layer for layer in range(len(shape.layers)) if layer not in settings.protect]
     chains = [
@@ -73,7 +73,7 @@ def choices(
 def blocks(
     settings: Prune, shape: ModelShape, scores: "pandas.DataFrame | None"
 ) -> dict[int, list[RemovalStep]]:
-    """For each length the block of least angular distance that touches no protected layer (2403.17887)."""
+    """Return, by length, the unprotected block with the least angular distance (arXiv 2403.17887)."""
     layers = len(shape.layers)
     expected = [(start, length) for length in range(1, layers + 1) for start in range(layers - length + 1)]
     rows = _rows(settings, "block", scores)
@@ -99,7 +99,7 @@ def blocks(
 def _chains(
     settings: Prune, kind: UnitKind, shape: ModelShape, ranking: Ranking, free: Sequence[int]
 ) -> Iterator[list[RemovalStep]]:
-    """For each free layer its moves from the lowest score up, of which the last ones stay undone."""
+    """Yield the removal steps of each free layer by rising score, without the ones that would empty it."""
     for layer in free:
         scored = sorted((score, index) for (each, index), score in ranking.items() if each == layer)
         ordered = [index for _, index in scored]
@@ -119,14 +119,14 @@ def _chains(
 
 
 def _one_a_group(ordered: Sequence[int], sizes: LayerShape) -> list[list[int]]:
-    """The lowest query head of every group, then the second lowest of every group, without the last ones."""
+    """Return the lowest query head of every group, then the second lowest, and so on, but not the last."""
     size = group_size(sizes)
     groups = [[head for head in ordered if head // size == group] for group in range(sizes.kv_heads)]
     return [list(heads) for heads in zip(*groups, strict=True)][:-1]
 
 
 def _chunks(ordered: Sequence[int], multiple: int) -> list[list[int]]:
-    """Neurons by chunks that leave widths of whole multiples, the last chunk not among them."""
+    """Return neurons in chunks whose removal leaves a width that is a multiple; without the last chunk."""
     first = len(ordered) % multiple
     starts = [0, *range(first or multiple, len(ordered) - multiple + 1, multiple)]
     return [list(ordered[start:stop]) for start, stop in itertools.pairwise(starts)]
@@ -135,7 +135,7 @@ def _chunks(ordered: Sequence[int], multiple: int) -> list[list[int]]:
 def _keyed(
     chains: Iterable[Sequence[RemovalStep]], value: Callable[[RemovalStep], float] = lambda move: move.score
 ) -> Iterator[tuple[tuple[float, int, int], RemovalStep]]:
-    """Moves with their place in the order: never before the moves that come earlier in their chain."""
+    """Yield each removal step with its sort key, which never places it before earlier steps of its chain."""
     for chain in chains:
         least = -math.inf
         for position, move in enumerate(chain):
@@ -149,7 +149,10 @@ def _competing(
     shape: ModelShape,
     flops_of: Callable[[ModelShape], float],
 ) -> Iterator[RemovalStep]:
-    """Moves of several kinds by score per FLOP that they save in the model as it is; of random, by rank."""
+    """Yield removal steps of several kinds by score per FLOP saved in the unpruned model.
+
+    With the metric `random` the order is by rank.
+    """
     before, saved = flops_of(shape), {}
 
     def value(move: RemovalStep) -> float:
@@ -162,7 +165,7 @@ def _competing(
 
     gone: set[int] = set()
     for _, move in sorted(_keyed(chains, value), key=lambda pair: pair[0]):
-        # A layer that has gone takes its heads and neurons along; the last layer stays.
+        # A removed layer has no heads or neurons left to remove. The last layer is kept.
         if move.layer in gone or (move.kind == "layers" and len(gone) == len(shape.layers) - 1):
             continue
         if move.kind == "layers":
@@ -171,8 +174,7 @@ def _competing(
 
 
 def shapes_along(shape: ModelShape, steps: Iterable[Iterable[RemovalStep]]) -> Iterator[ModelShape]:
-    """The shape after each step, by counting: much quicker than a `KeptUnits`, which says which units
-    stay."""
+    """Yield the shape after each step, by counting units: much faster than building a `KeptUnits`."""
     layers: dict[int, LayerShape] = dict(enumerate(shape.layers))
     for step in steps:
         for move in step:
@@ -184,7 +186,7 @@ def shapes_along(shape: ModelShape, steps: Iterable[Iterable[RemovalStep]]) -> I
 
 
 def _less(sizes: LayerShape, move: RemovalStep, before: LayerShape) -> LayerShape:
-    """The sizes of a layer after one more move; `before` are those before all of them."""
+    """Return the sizes of a layer after one more removal step; `before` are its sizes before all steps."""
     if move.kind == "kv_groups":
         groups = sizes.kv_heads - len(move.indices)
         return replace(sizes, query_heads=group_size(sizes) * groups, kv_heads=groups)
@@ -201,7 +203,7 @@ def _ranking(
     scores: "pandas.DataFrame | None",
     seed: int | None,
 ) -> Ranking:
-    """The scores of all units of a kind; of a greedy search those of the layers that it removed."""
+    """Return the scores of all units of a kind; of a greedy search, those of the layers that it removed."""
     if settings.metric == "deepest":
         scores = score_table(baselines.deepest(len(shape.layers)))
     elif settings.metric == "random":
@@ -223,7 +225,7 @@ def _ranking(
 
 
 def normalized(ranking: Ranking) -> Ranking:
-    """The scores divided by the L2 norm of their layer (Michel et al. 2019; Molchanov et al. 2017)."""
+    """Return the scores divided by the L2 norm of their layer (Michel et al. 2019; Molchanov et al. 2017)."""
     squares: dict[int, float] = {}
     for (layer, _), score in ranking.items():
         squares[layer] = squares.get(layer, 0.0) + score * score
@@ -239,7 +241,11 @@ def _rows(settings: Prune, unit: str, scores: "pandas.DataFrame | None") -> "pan
 def _whole(
     metric: str, rows: Iterable[tuple[Any, Any, Any]], expected: Iterable[tuple[int, int]]
 ) -> Mapping[tuple[int, int], float]:
-    """The scores by unit, after a check that every unit has a finite one, and nothing else does."""
+    """Return the scores by unit.
+
+    Raises:
+        CopraError: the scored units are not exactly the expected ones, or a score is not finite.
+    """
     ranking = {(int(layer), int(index)): float(score) for layer, index, score in rows}
     strangers = set(ranking) ^ set(expected)
     undefined = {unit for unit, score in ranking.items() if not math.isfinite(score)}

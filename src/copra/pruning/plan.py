@@ -1,4 +1,4 @@
-"""The plan: which units a prune step removes, as JSON that a person can read."""
+"""The plan: the units that a prune step removes, as readable JSON."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -27,11 +27,12 @@ def make_plan(
     flops_of: Callable[[ModelShape], float],
     seed: int | None,
 ) -> dict[str, Any]:
-    """What the step removes from a model of `shape`.
+    """Return the plan of a prune step for a model of `shape`.
 
-    `dense` is the shape that a budget of FLOPs or parameters is a part of, `flops_of` gives the FLOPs of
-    one answer, `scores` is a table of `copra.pruning.scoring.scores` (None for metrics that look at no data),
-    `seed` draws the random order. Units with equal scores go in the order of their layers and indices.
+    Budgets of FLOPs or parameters are fractions of those of the shape `dense`. `flops_of` returns the FLOPs
+    per answer of a shape, `scores` is a table of `copra.pruning.scoring.scores` (None for metrics that use no
+    data), and `seed` draws the random order. Units with equal scores are removed in the order of their layers
+    and indices.
 
     Raises:
         CopraError: the budget cannot be met, nothing would be removed, a protected layer does not exist, or
@@ -93,7 +94,7 @@ def _removals(
     flops_of: Callable[[ModelShape], float],
     seed: int | None,
 ) -> tuple[dict[int, ModelShape], Callable[[int], list[RemovalStep]]]:
-    """The legal numbers of units to remove with the shape that each leaves, and the moves behind a number."""
+    """Return the shape left by each legal number of removed units, and a function from number to steps."""
     if settings.metric in OF_BLOCKS:
         found = {0: [], **blocks(settings, shape, scores)}
         shapes = {number: next(shapes_along(shape, [moves])) for number, moves in found.items()}
@@ -105,7 +106,10 @@ def _removals(
 
 
 def _summary(removed: Sequence[RemovalStep]) -> list[dict[str, Any]]:
-    """What goes from each layer, with the sum of its scores; single neurons are told by what is kept."""
+    """Return the units removed from each layer and the sum of their scores.
+
+    Neurons are counted, not listed: `kept` in the plan lists the kept ones.
+    """
     together: dict[tuple[int, int], list[RemovalStep]] = {}
     for move in removed:
         together.setdefault((move.layer, KINDS.index(move.kind)), []).append(move)

@@ -1,4 +1,4 @@
-"""The proof of a surgery: the cut model computes what the dense one does with the same units masked."""
+"""The proof of a surgery: the cut model has the same logits as the dense model with those units masked."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,22 +16,23 @@ from copra.pruning.surgery import check_fits
 from copra.utils.errors import CopraError
 
 LIMIT = 1e-3
-"""The largest difference of two logits in float64 that rounding is believed to make.
+"""Largest difference of two logits in float64 that is attributed to rounding.
 
-transformers rounds the input of an RMS norm to float32, which hides what float64 leaves (1e-13) in nearly all
-cuts: of SmolLM2 135M, with logits up to 38, all differ by exactly 0. Where such a rounding flips, later ones
-follow, and logits differ by 1e-5. A single wrong neuron or head changes them by 0.5 to 30. In float32 right
-cuts differ by up to 5e-3."""
+transformers rounds the input of an RMS norm to float32, which hides float64 differences (1e-13) in nearly all
+cuts: on SmolLM2 135M, with logits up to 38, all differences are exactly 0. Where such a rounding flips, later
+roundings follow, and logits differ by 1e-5. A single wrong neuron or head changes them by 0.5 to 30. In
+float32, correct cuts differ by up to 5e-3."""
 
 CHUNK = 256
-"""Tokens whose logits are compared together."""
+"""Number of tokens whose logits are compared at once."""
 
 
 @contextlib.contextmanager
 def masked(model: PreTrainedModel, cut: KeptUnits) -> Iterator[None]:
-    """The whole model with what goes masked: a layer passes its input on, heads and neurons give 0.
+    """Mask the removed units of the whole model within this context: heads and neurons give 0, and a removed
+    layer returns its input.
 
-    Any heads can be masked, those too that no cut can remove alone.
+    Any heads can be masked, also those that no cut can remove alone.
     """
     shape = shape_of(model.config.to_dict())
     hooks = []
@@ -59,7 +60,7 @@ def _gone(kept: Sequence[int], total: int) -> Tensor:
 
 
 def _silence(projection: nn.Module, gone: Tensor) -> RemovableHandle:
-    """Set the channels `gone` of a projection's input to 0."""
+    """Register a hook that sets the channels `gone` of a projection's input to 0."""
     return projection.register_forward_pre_hook(lambda _, args: (args[0].masked_fill(gone, 0),))
 
 
@@ -71,15 +72,15 @@ def verify(
     input_ids: Tensor,
     attention_mask: Tensor,
 ) -> float:
-    """The largest difference between logits of the cut and the masked model, over all tokens, in float64.
+    """Return the largest difference between logits of the cut and the masked model, over all tokens.
 
-    `input_ids` and `attention_mask` are [B, T]; padding is on the right and left out. Both models run in
-    evaluation mode and stay as they are. No model is copied: beside the two the memory holds the largest
-    matrix in float64 and the logits of `CHUNK` tokens. For Llama 3.2 1B these are 2.1 GB, of the LM head, and
-    0.5 GB, where a copy in float64 would take 9.9 GB.
+    `input_ids` and `attention_mask` are [B, T]; padding is on the right and not compared. Both models run in
+    float64 and evaluation mode and are left unchanged. No model is copied: beside the two, memory holds the
+    largest matrix in float64 and the logits of `CHUNK` tokens. For Llama 3.2 1B these are 2.1 GB (LM head)
+    and 0.5 GB, where a copy in float64 would take 9.9 GB.
 
     Raises:
-        CopraError: the difference is above `LIMIT` or not a number, or the plan is of another model.
+        CopraError: the difference is above `LIMIT` or not a number, or the plan is for another model.
     """
     check_fits(dense, plan)
     tokens, mask = input_ids.to(dense.device), attention_mask.to(dense.device).bool()
@@ -100,22 +101,24 @@ def verify(
 
 
 def _hidden(model: PreTrainedModel, tokens: Tensor) -> Tensor:
-    """Final-norm hidden states [B, T, d] in float64: nothing reads padding on the right but itself."""
+    """Return final-norm hidden states [B, T, d] in float64; no token attends to the padding on its right."""
     with _in_float64(model):
-        # With a cache, two layers of one number would read each other's keys and values.
+        # With a cache, two layers of the same index would read each other's keys and values.
         return model.base_model(input_ids=tokens, use_cache=True).last_hidden_state
 
 
 def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Logits [N, V] in float64 from hidden states [N, d]."""
+    """Return logits [N, V] in float64 from hidden states [N, d]."""
     with _in_float64(model):
         return model.get_output_embeddings()(hidden)
 
 
 @contextlib.contextmanager
 def _in_float64(model: PreTrainedModel) -> Iterator[None]:
-    """The model in evaluation mode and computing in float64, with the weights of one module at a time in
-    float64: each module's are replaced while it runs."""
+    """Run the model in evaluation mode and in float64 within this context.
+
+    The weights of one module at a time are in float64: hooks replace them while the module runs.
+    """
     training, hooks = model.training, []
     for module in model.modules():
         if isinstance(module, nn.Embedding):

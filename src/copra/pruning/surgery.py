@@ -1,4 +1,4 @@
-"""Applying a plan: the weights of removed units really go."""
+"""Surgery: applying a plan by removing the weights of its units."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -28,28 +28,28 @@ from copra.schema.shape import ModelShape
 from copra.schema.units import group_size
 from copra.utils.errors import CopraError
 
-# What a config says about its own class and file, and what only copra's own classes have: both differ
-# after a change of class.
+# Keys that name the config's class and file, and keys that only copra's own classes have: both differ after
+# a change of class.
 _IDENTITY = ("model_type", "architectures", "auto_map", "transformers_version")
 _OWN = ("head_dim", "layer_overrides")
 
 
 def prune(model: PreTrainedModel, plan: Mapping[str, Any]) -> PreTrainedModel:
-    """The model that is left when the plan's units are gone; see `cut_model`.
+    """Return the model without the units that the plan removes; see `cut_model`.
 
     Raises:
-        CopraError: the plan is of another model, or no model class can hold the result.
+        CopraError: the plan is for another model, or no model class can hold the result.
     """
     check_fits(model, plan)
     return cut_model(model, KeptUnits.from_json(plan["kept"]))
 
 
 def cut_model(model: PreTrainedModel, cut: KeptUnits) -> PreTrainedModel:
-    """The model that is left after a cut.
+    """Return the model after a cut.
 
-    It is of the plain class where that accepts the shape. Where layers come to differ, or the heads no
-    longer divide a Llama's width or fill a GPT-2's, it is of the family's class in `per_layer`. Weights that
-    the cut does not touch are shared with `model`, not copied: use one of the two from then on.
+    It has the plain class where that accepts the shape. Where layers differ, or the heads no longer divide a
+    Llama's width or fill a GPT-2's, it has the family's class in `per_layer`. Weights that the cut does not
+    touch are shared with `model`, not copied: use only one of the two afterwards.
 
     Raises:
         CopraError: the cut is illegal, or models of this family cannot lose such units.
@@ -62,7 +62,7 @@ def cut_model(model: PreTrainedModel, cut: KeptUnits) -> PreTrainedModel:
 
 
 def check_fits(model: PreTrainedModel, plan: Mapping[str, Any]) -> None:
-    """Refuse a plan that was made for a model of another shape.
+    """Check that a plan was made for a model of this shape.
 
     Raises:
         CopraError: the shapes differ.
@@ -81,10 +81,10 @@ def assemble(
     config: PreTrainedConfig,
     state: Mapping[str, Tensor],
 ) -> PreTrainedModel:
-    """A model around the tensors of `state`, without copying them.
+    """Return a model that holds the tensors of `state`, without copying them.
 
-    Device, mode and generation settings are those of `like`. What is not in the state, as the frequencies
-    of the rotary embedding, is computed from the config.
+    Device, mode and generation settings are those of `like`. Buffers that are not in the state, such as the
+    frequencies of the rotary embedding, are computed from the config.
     """
     with init_empty_weights(include_buffers=False):
         model = model_class(config)
@@ -95,13 +95,13 @@ def assemble(
 
 
 def _prefix(model: PreTrainedModel) -> str:
-    """What the names of the layers' weights begin with, such as `model.layers.`."""
+    """Return the prefix of the names of the layers' weights, such as `model.layers.`."""
     layers = blocks(model)
     return next(name for name, module in model.named_modules() if module is layers) + "."
 
 
 def _state(model: PreTrainedModel, cut: KeptUnits) -> dict[str, Tensor]:
-    """The state that stays: layers renumbered from 0, and all that is not in a layer."""
+    """Return the state dict after the cut: kept layers renumbered from 0, and all tensors outside layers."""
     prefix, shape = _prefix(model), shape_of(model.config.to_dict())
     layout = family_of(model.config.model_type).layout
     slices = {layer: _slices(layout, shape, cut, layer) for layer in cut.layers}
@@ -121,7 +121,7 @@ def _state(model: PreTrainedModel, cut: KeptUnits) -> dict[str, Tensor]:
 
 
 def _slices(layout: Layout, shape: ModelShape, cut: KeptUnits, layer: int) -> dict[str, tuple[int, Tensor]]:
-    """For each weight of a layer that loses something: along which dimension, and the channels that stay."""
+    """Return, for each weight of a layer that loses channels, the dimension and the kept channels."""
     sizes = shape.layers[layer]
     heads, groups = cut.heads_of(shape, layer), cut.kv_groups_of(shape, layer)
     stay = {"query": heads, "key": groups, "value": groups, "neuron": cut.neurons_of(shape, layer)}
@@ -145,7 +145,7 @@ def _slices(layout: Layout, shape: ModelShape, cut: KeptUnits, layer: int) -> di
 def _class_and_config(
     model: PreTrainedModel, shape: ModelShape, kept_layers: Sequence[int]
 ) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
-    """The class that holds a model of this shape, and its config."""
+    """Return the class that holds a model of this shape, and its config."""
     old, family = model.config, family_of(model.config.model_type)
     values = {name: value for name, value in old.to_dict().items() if name not in (*_IDENTITY, *_OWN)}
     for name in family.by_layer:
@@ -167,7 +167,7 @@ def _class_and_config(
 
 
 def _sizes(family: Family, shape: ModelShape) -> dict[str, int]:
-    """The sizes of the largest layer, as the config calls them, and the number of layers."""
+    """Return the sizes of the largest layer and the number of layers, by the config's keys."""
     layers = shape.layers
     return {
         family.layers: len(layers),
@@ -178,7 +178,7 @@ def _sizes(family: Family, shape: ModelShape) -> dict[str, int]:
 
 
 def _plain_config(family: Family, shape: ModelShape, values: Mapping[str, Any]) -> PreTrainedConfig | None:
-    """The config of the plain class, if that can hold a model of this shape."""
+    """Return the config of the plain class, or None if that cannot hold a model of this shape."""
     first = shape.layers[0]
     if len({replace(layer, window=None) for layer in shape.layers}) > 1:
         return None
@@ -192,7 +192,11 @@ def _plain_config(family: Family, shape: ModelShape, values: Mapping[str, Any]) 
 
 
 def _check_can_lose(config: Mapping[str, Any], shape: ModelShape, cut: KeptUnits) -> None:
-    """Refuse a cut that removes what models of this family cannot lose."""
+    """Check that models of this family can lose the units that a cut removes.
+
+    Raises:
+        CopraError: they cannot.
+    """
     lost = {"layers"} if len(cut.layers) < len(shape.layers) else set()
     for layer in cut.layers:
         sizes, heads = shape.layers[layer], len(cut.heads_of(shape, layer))

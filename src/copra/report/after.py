@@ -1,4 +1,4 @@
-"""The figure of what smaller models are worth after fine-tuning, against what is left of them."""
+"""The figure of accuracy after fine-tuning against model size, for pruned and quantized models."""
 
 import itertools
 import math
@@ -24,18 +24,18 @@ PANELS = {
     "checkpoint_bytes": "checkpoint (bytes)",
     "seconds_batch_1": "latency at batch 1 (s)",
 }
-"""The x axes. Those that count units show only the models that were pruned of them."""
+"""The x axes by column. Axes that count units show only models with pruned units of that kind."""
 
 PRUNE, QUANTIzED = "prune", "quantized"
 CHANGED_BY_QUANTIzING = ("checkpoint_bytes", "seconds_batch_1")
-"""The x axes that show quantized models: on the others they stand where their parents do."""
+"""The x axes that show quantized models; on the others these have the same x as their parents."""
 
 STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
 @dataclass(frozen=True, eq=False)
 class _Line:
-    """The dense model of a method and its versions with the same kinds of unit pruned, quantized or not."""
+    """The dense model of a method, and its versions with the same kinds of unit pruned, quantized or not."""
 
     label: str
     kinds: tuple[str, ...]
@@ -43,7 +43,7 @@ class _Line:
 
     @property
     def changed(self) -> str:
-        """What was done to the models, in words."""
+        """The changes made to the models, as text."""
         units = " + ".join(NAMES[kind] for kind in self.kinds if kind in NAMES)
         words = [f"{units} pruned"] if units else []
         words += [QUANTIzED] if QUANTIzED in self.kinds else []
@@ -52,11 +52,11 @@ class _Line:
 
 @styled
 def after_fine_tuning(table: "pandas.DataFrame") -> "Figure":
-    """Accuracy with its interval against what is left, from `tables.accuracy_vs_flops`.
+    """Draw accuracy with its interval against model size and cost, from `tables.accuracy_vs_flops`.
 
-    A color a method, and a line style for each kind of pruning and for quantized weights; every line begins
-    at the dense model. Where one method has recipes that prune in other places, each such order has a color.
-    Rows of single seeds are left out, and so is every panel in which nothing varies.
+    One color per method, and one line style per kind of pruning and for quantized weights; every line begins
+    at the dense model. If recipes of one method prune at different places, each order of steps has its own
+    color. Rows of single seeds are left out, and so are panels without variation.
     """
     from matplotlib.figure import Figure
 
@@ -85,7 +85,7 @@ def after_fine_tuning(table: "pandas.DataFrame") -> "Figure":
 
 
 def _lines(rows: "pandas.DataFrame") -> Iterator[_Line]:
-    """The lines: changed recipes by the order of their steps and what was done, each with its dense one."""
+    """Yield the lines: changed recipes by order of steps and kinds of change, each with its dense model."""
     import pandas
 
     whole = {base: _sizes(group) for base, group in rows.groupby("base")}
@@ -102,8 +102,10 @@ def _lines(rows: "pandas.DataFrame") -> Iterator[_Line]:
 
 
 def _order(row: "pandas.Series") -> str:
-    """The steps after the base, with one word in the place of prunings that follow each other, and without a
-    quantization, which is always the last step."""
+    """Return the steps after the base, consecutive prunings as one word, without a quantization.
+
+    A quantization is always the last step.
+    """
     prunings = row["pruning"].split(" + ")
     words: list[str] = []
     for step in row["order"].split(" > ")[1 : -1 if QUANTIzED in row["kinds"] else None]:
@@ -114,25 +116,27 @@ def _order(row: "pandas.Series") -> str:
 
 
 def _trained(steps: str) -> str:
-    """An order of steps without the prunings."""
+    """Return an order of steps without the prunings."""
     return " > ".join(step for step in steps.split(" > ") if step != PRUNE)
 
 
 def _alike(rows: "pandas.DataFrame") -> bool:
-    """Whether these recipes have the same trainings and are pruned in one place, those that are."""
+    """True if these recipes have the same trainings, and the pruned ones are pruned at the same place."""
     return rows["trained"].nunique() == 1 and len(set(rows["steps"]) - set(rows["trained"])) <= 1
 
 
 def _sizes(rows: "pandas.DataFrame") -> dict[str, float]:
-    """What a base has of everything: its dense model's counts, or the largest where none was evaluated."""
+    """Return the sizes of a base: those of its dense model, or the largest ones if none was evaluated."""
     dense = rows[rows["pruning"] == "dense"]
     chosen = dense if len(dense) else rows
     return chosen[list(NAMES)].max().to_dict() | {"bytes": bytes_a_parameter(chosen).max()}
 
 
 def _kinds(row: "pandas.Series", whole: dict[str, float]) -> tuple[str, ...]:
-    """The kinds of unit of which a model has less than its base had, not counting what went with a layer, and
-    whether its weights have fewer bytes each."""
+    """Return the kinds of change of a model from its base: the pruned kinds of unit, and "quantized".
+
+    Units that were removed with a layer do not count as pruned. Weights with fewer bytes are quantized.
+    """
     within = {"kv_groups": "layers", "heads": "kv_groups", "neurons": "layers"}
     fewer = ["layers"] if row["layers"] < whole["layers"] else []
     fewer += [kind for kind, outer in within.items() if row[kind] * whole[outer] < whole[kind] * row[outer]]

@@ -1,8 +1,8 @@
-"""A recipe against a reference on the same questions: the numbers that stand in a row of a table.
+"""Comparisons of a recipe with a reference on the same questions: the values in a row of a table.
 
-Two questions are asked, see `copra.evaluation.statistics`, and each has its columns: `checkpoints_*` of these
-very models, `recipe_*` of models that would be trained anew. Seeds are compared in pairs where the two models
-of each seed descend from one that was drawn with that seed: what that one is worth is in both.
+Each of the two questions of `copra.evaluation.statistics` has its columns: `checkpoints_*` for these trained
+models, `recipe_*` for models that would be trained again. Seeds are compared in pairs if the two models of
+each seed descend from one model drawn with that seed, since its quality affects both.
 """
 
 import math
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 QUESTIONS = ("checkpoints", "recipe")
 NUMBERS = ("low", "high", "p")
 ALL = "all"
-"""What stands for the seed in the row of a whole recipe."""
+"""The value of the column `seed` in the row of a whole recipe."""
 
 
 def seed_of(node: str) -> str:
-    """Return the seed in a node's name, as in "llama@0+cot"; empty where it has none."""
+    """Return the seed in a node's name, as in "llama@0+cot"; empty if it has none."""
     found = re.search(r"@([^+]+)", node)
     return found[1] if found else ""
 
 
 def without_seed(node: str) -> str:
-    """Return a node's name less its seed: the name of what all seeds have in common."""
+    """Return a node's name without its seed."""
     return re.sub(r"@[^+]+", "", node)
 
 
 def share_seeds(nodes: Sequence[str], others: Sequence[str]) -> bool:
-    """Return True if the n-th of both descend from one model that was drawn with their seed, for each n."""
+    """True if, for each n, the n-th nodes of both descend from one model that was drawn with their seed."""
     return len(nodes) == len(others) and all(map(_share_draw, nodes, others))
 
 
@@ -49,7 +49,7 @@ def _share_draw(node: str, other: str) -> bool:
 
 
 def correct_by_seed(members: Sequence[Evaluation]) -> "numpy.ndarray":
-    """Return which questions each seed got right, [S, n].
+    """Return the correctness of each question by seed, [S, n]: 1.0 is right.
 
     Raises:
         CopraError: they were evaluated on different questions.
@@ -69,11 +69,10 @@ def compare(
     *,
     anew: bool = True,
 ) -> dict[str, float]:
-    """Return the difference in accuracy of the models `nodes` from the models `others`, for each of the two
-    questions with its 95% interval and p-value.
+    """Return the difference in accuracy between `nodes` and `others`, and two 95% intervals and p-values.
 
-    All are NaN without a reference; `recipe_*` are where a recipe that draws anything has one seed, or where
-    they are not asked for (`anew`).
+    There is one interval and one p-value for each of the two questions. All are NaN without a reference.
+    `recipe_*` are NaN if `anew` is false, or if a recipe with randomness has only one seed.
 
     Raises:
         CopraError: the evaluations are of different questions.
@@ -89,7 +88,7 @@ def compare(
     of_recipe = (math.nan,) * 3
     fixed, other_fixed = (len(each) == 1 and not seed_of(each[0]) for each in (nodes, others))
     if fixed and other_fixed:
-        # Nothing was drawn: trained anew they would be the same models.
+        # No randomness: training again would give the same models.
         of_recipe = of_checkpoints
     elif anew:
         paired = share_seeds(nodes, others)
@@ -103,7 +102,7 @@ def compare(
 def with_holm(table: "pandas.DataFrame", primary: str | None = None) -> "pandas.DataFrame":
     """Return the table with p-values adjusted for the number of recipes that it compares, `*_p_holm`.
 
-    The recipe `primary` was named before anything was measured: its p-values stand as they are, and Holm's
+    The recipe `primary` was named before anything was measured: its p-values are not adjusted, and Holm's
     method runs over the others. Rows of single seeds repeat a comparison and have none.
     """
     adjusted = {}

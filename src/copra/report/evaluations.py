@@ -1,4 +1,4 @@
-"""Reading the evaluation of one model node, and checking that it has not been edited."""
+"""Reading the evaluation of one model node, and checking that metrics and predictions agree."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from copra.utils.files import METRICS, PREDICTIONS, read_json, read_parquet
 if TYPE_CHECKING:
     import pandas
 
-# Where metrics.json keeps the mean of each column of predictions.parquet.
+# The place in metrics.json of the mean of each column of predictions.parquet.
 MEANS = {
     "flops": ("flops", "total"),
     "flops_prefill": ("flops", "prefill"),
@@ -43,7 +43,7 @@ ONCE = (
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One evaluated node: its metrics and its predictions, a row a question."""
+    """One evaluated node: its metrics and its predictions, one row per question."""
 
     folder: Path
     metrics: dict[str, Any]
@@ -52,18 +52,18 @@ class Evaluation:
 
     @property
     def correct(self) -> "pandas.Series":
-        """Right (1.0) or wrong (0.0), a row a question."""
+        """Right (1.0) or wrong (0.0), one row per question."""
         return self.predictions["correct"].astype(float)
 
     def mean(self, column: str) -> float:
-        """The mean of a column of the predictions, an answer."""
+        """Return the mean per answer of a column of the predictions."""
         return float(self.predictions[column].mean())
 
     @property
     def flops_per_token(self) -> float:
-        """FLOPs of the passes that read a generated token and predict the next, per such pass: they depend on
-        the model, and hardly on the prompt and on how long the model goes on. NaN where answers have one
-        token.
+        """FLOPs per pass that reads a generated token and predicts the next; NaN if answers have one token.
+
+        They depend on the model, and hardly on the prompt and the length of the answer.
         """
         passes = int((self.predictions["n_generated"] - 1).sum())
         return float(self.predictions["flops_decode"].sum()) / passes if passes > 0 else math.nan
@@ -73,7 +73,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     """Read `metrics.json` and `predictions.parquet` of one node.
 
     Raises:
-        CopraError: a file is missing or cut short, or the metrics are not those of the predictions.
+        CopraError: a file is missing or truncated, or the metrics are not those of the predictions.
     """
     folder = Path(folder)
     metrics = read_json(folder / METRICS)
@@ -90,10 +90,10 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def check_same_questions(first: Evaluation, second: Evaluation) -> None:
-    """Two evaluations can be compared only on the same questions.
+    """Check that two evaluations hold the same questions.
 
     Raises:
-        CopraError: they hold different questions, naming both folders.
+        CopraError: they do not; the message names both folders.
     """
     if not first.predictions.index.equals(second.predictions.index):
         raise CopraError(

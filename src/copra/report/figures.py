@@ -1,4 +1,4 @@
-"""The figures of a report. Each function takes data and returns a Figure; `save` writes it."""
+"""The figures of a report. Each function takes data and returns a Figure, which `save` writes."""
 
 import math
 import re
@@ -19,10 +19,10 @@ __all__ = ["curriculum", "head_importance", "layer_distances", "pareto", "save",
 
 @styled
 def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
-    """Loss against optimizer step, one panel a recipe's step, so that many nodes stay legible.
+    """Draw loss against optimizer step, one panel per step of a recipe, to keep many nodes legible.
 
-    `curves` maps a node to the lines of its training.jsonl. Seeds share a panel; the stages of a
-    staged step follow each other along its x axis, with a dotted line where a stage begins.
+    `curves` maps a node to the lines of its training.jsonl. Seeds share a panel; the stages of a staged step
+    follow each other along its x axis, with a dotted line where a stage begins.
     """
     from matplotlib.figure import Figure
 
@@ -51,7 +51,7 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figur
 
 
 def _place(node: str) -> tuple[str, str, float]:
-    """(panel, seed, stage) of a node: "llama@0+cot+coconut.2" is stage 2 of llama + cot + coconut."""
+    """Return (panel, seed, stage) of a node: "llama@0+cot+coconut.2" is stage 2 of llama + cot + coconut."""
     path, plus, last = node.rpartition("+")
     seed = re.search(r"@([^+]+)", path)
     stage = re.fullmatch(r"(.+)\.(\d+)", last)
@@ -60,7 +60,7 @@ def _place(node: str) -> tuple[str, str, float]:
 
 
 def _training_panel(axes: "Axes", seeds: Mapping[str, list]) -> bool:
-    """Draw one panel; returns whether it holds validation accuracy."""
+    """Draw one panel; return True if it holds validation accuracy."""
     import pandas
 
     lowest, highest, right = math.inf, 0.0, None
@@ -72,7 +72,7 @@ def _training_panel(axes: "Axes", seeds: Mapping[str, list]) -> bool:
             losses = pandas.DataFrame(
                 [(start + line["step"], line["loss"]) for line in lines if "loss" in line], columns=["x", "y"]
             )
-            # One step's loss is noise: the eye wants the median over a twentieth of the stage.
+            # The loss of one step is noisy, so the median over a twentieth of the stage is drawn over it.
             smooth = losses["y"].rolling(max(1, len(losses) // 20), center=True, min_periods=1).median()
             axes.plot(losses["x"], losses["y"], color=color, alpha=0.25, linewidth=0.7)
             axes.plot(losses["x"], smooth, color=color, linewidth=1.2)
@@ -125,7 +125,7 @@ def _training_legend(figure: "Figure", accuracy: bool) -> None:
 
 @styled
 def curriculum(points: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Accuracy with its interval after each stage, one line a staged recipe.
+    """Draw accuracy with its interval after each stage, one line per staged recipe.
 
     Each point has recipe, stage, accuracy, low and high (shares). Several seeds of a stage are averaged,
     bounds too: the seeds answer the same questions, so they do not narrow the interval.
@@ -147,8 +147,8 @@ def curriculum(points: Sequence[Mapping[str, Any]]) -> "Figure":
         rows = frame[frame["recipe"] == recipe]
         stages = 100 * rows.groupby("stage")[["accuracy", "low", "high"]].mean()
         below, above = stages["accuracy"] - stages["low"], stages["high"] - stages["accuracy"]
-        # Moved apart by points of the page, not of the axis, so that intervals at the same stage do not hide
-        # each other and every point still reads as its stage.
+        # Shifted by points of the page, not of the axis, so that intervals at the same stage do not overlap
+        # and every point can still be read as its stage.
         apart = ScaledTranslation((index - (len(recipes) - 1) / 2) * 3 / 72, 0, figure.dpi_scale_trans)
         axes.errorbar(
             stages.index,

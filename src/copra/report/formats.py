@@ -13,9 +13,9 @@ from copra.utils.files import replacing
 if TYPE_CHECKING:
     import pandas
 
-# What Markdown would take for the end of a cell, emphasis, code, mathematics or a tag.
+# Characters that Markdown reads as the end of a cell, emphasis, code, mathematics or a tag.
 MARKDOWN = re.compile(r"[|*`$]|<(?=[a-zA-Z/!?])|\\(?=[^\w\s])")
-# What the fonts that LaTeX begins with do not have.
+# Characters that LaTeX's default fonts do not have.
 NO_LATEX = re.compile(r"[^\x00-\xff]|[«»ÐÞðþ]")
 LATEX = str.maketrans(
     {
@@ -30,17 +30,17 @@ LATEX = str.maketrans(
     }
 )
 ONE_SEED = "one seed"
-"""What people read where a difference between recipes cannot be told from one between trainings."""
+"""The cell text if a difference between recipes cannot be distinguished from one between trainings."""
 SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def write_formats(frame: "pandas.DataFrame", csv: Path, md: Path, tex: Path) -> None:
     """Write a table three times, each file complete or absent.
 
-    The CSV holds every column at full precision. Markdown and LaTeX hold what a person reads: percent
-    with the interval, FLOPs with the unit in the column's head, columns without any value left out.
-    The LaTeX is one `tabular` and needs the package booktabs; characters far from the Latin alphabet stand
-    as their code, as in U+4E2D.
+    The CSV holds every column at full precision. Markdown and LaTeX hold the columns of `for_people`: percent
+    with the interval, FLOPs with the unit in the column's head, without columns that have no value. The LaTeX
+    is one `tabular` and needs the package booktabs; characters that its default fonts lack are written as
+    their code, as in U+4E2D.
     """
     view = for_people(frame)
     align = ["left" if _is_text(column) else "right" for column in view]
@@ -55,7 +55,7 @@ def write_formats(frame: "pandas.DataFrame", csv: Path, md: Path, tex: Path) -> 
 
 
 def for_people(frame: "pandas.DataFrame") -> "pandas.DataFrame":
-    """The columns that a person reads, as rounded text under a heading that names the unit."""
+    """Return the columns for people, as rounded text under a heading that names the unit."""
     import pandas
 
     view = {}
@@ -73,12 +73,12 @@ def _is_empty(frame: "pandas.DataFrame", column: str) -> bool:
 
 
 def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
-    if column == "recipe":  # base and order of steps say the same in a readable way
+    if column == "recipe":  # base and order of steps hold the same in a readable form
         return "order" in frame
-    if column == "checkpoint_bytes":  # without quantized weights the parameters say the same
+    if column == "checkpoint_bytes":  # without quantized weights, proportional to the parameters
         widths = bytes_a_parameter(frame)
         return widths.min() >= SMALLER * widths.max()
-    if column.startswith("cached_prompt_"):  # without worked examples the others say the same
+    if column.startswith("cached_prompt_"):  # without worked examples, equal to the other columns
         return frame[column].equals(frame[column.replace("cached_prompt_", "", 1)])
     if column.endswith("length_limit"):
         return not frame[column].any()
@@ -95,12 +95,12 @@ def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
 
 
 def _text(frame, column) -> tuple[list[str], str]:
-    # A cell is one line, which line breaks would end.
+    # A line break would end the cell.
     return ["" if v is None or v != v else " ".join(str(v).split()) for v in frame[column]], ""
 
 
 def _flag(frame, column) -> tuple[list[str], str]:
-    # A seed's row repeats its recipe's flag, which is said once.
+    # A seed's row repeats its recipe's flag, which is written once.
     shown = frame[column] & (frame["seed"] == "all") if "seed" in frame else frame[column]
     return ["yes" if value else "" for value in shown], ""
 
@@ -126,7 +126,7 @@ def _accuracy(frame, column) -> tuple[list[str], str]:
 
 
 def _difference(question: str) -> Callable:
-    """The difference with the interval that answers a question of `copra.report.comparisons`."""
+    """Return a writer of differences, with the interval for a question of `copra.report.comparisons`."""
 
     def write(frame, column) -> tuple[list[str], str]:
         rows = frame[["difference", column, f"{question}_high"]].itertuples(index=False)
@@ -142,7 +142,7 @@ def _difference(question: str) -> Callable:
 
 
 def _unanswered(frame: "pandas.DataFrame") -> "pandas.Series":
-    """Rows of whole recipes whose difference may be that of two trainings: there was one of each."""
+    """Return a mask of the rows of whole recipes that have too few trainings for an interval."""
     return (frame["seed"] == "all") & frame["difference"].notna() & frame["recipe_low"].isna()
 
 
@@ -182,13 +182,13 @@ def _seconds(frame, column) -> tuple[list[str], str]:
 
 
 def scale(values: "pandas.Series") -> tuple[float, str]:
-    """The power of 1000 that a column is divided by, and its SI prefix, chosen by the median."""
+    """Return the power of 1000 that a column is divided by and its SI prefix, chosen by the median."""
     middle = float(values.median())
     return next(((size, prefix) for size, prefix in SCALES if middle >= size), (1.0, ""))
 
 
 def three_digits(value: float) -> str:
-    """Three significant digits without an exponent; whole numbers from 100 on, grouped by thousands."""
+    """Return a number with three significant digits; from 100 on whole, grouped by thousands."""
     if value == 0:
         return "0"
     if abs(value) >= 99.95:
@@ -202,7 +202,7 @@ def _or_dash(value: float, write: Callable[[float], str]) -> str:
     return "-" if value != value else write(value)
 
 
-# Column of the table: heading for people, and what writes its cells.
+# Column of the table: heading for people, and the function that writes its cells.
 COLUMNS: dict[str, tuple[str, Callable]] = {
     "recipe": ("Recipe", _text),
     "base": ("Base", _text),

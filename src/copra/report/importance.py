@@ -1,4 +1,4 @@
-"""Figures of the scores that one pass over the calibration set gives: of layers and blocks, and of heads."""
+"""Figures of the scores from one pass over the calibration set: of layers and blocks, and of heads."""
 
 import math
 from collections.abc import Sequence
@@ -14,17 +14,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEAD_METRICS = ("gradient", "activation", "contribution", "taylor", "magnitude")
-"""What is drawn of heads."""
+"""The metrics drawn for heads."""
 
 
 @styled
 def layer_distances(scores: "pandas.DataFrame") -> "Figure":
-    """Angular distances of every block (length n, first layer l), and the cosine score of every layer.
+    """Draw angular distances of every block (length n, first layer l) and the cosine score of every layer.
 
-    `scores` is a scores table. Blocks have the color of their rank among those of their length, since longer
-    ones are further everywhere, and those with the first layer many times as far as the rest. A frame marks
-    the block with the least distance, the one that is deleted (Gromov 2024, arXiv 2403.17887, section 3), and
-    the distance stands beside the row. Scores of layers have a log axis, for the sake of the first layer's.
+    `scores` is a scores table. Blocks are colored by their rank among those of their length, since distances
+    grow with length, and those of blocks with the first layer are many times larger than the rest. A frame
+    marks the block with the least distance, which is the one to remove (Gromov 2024, arXiv 2403.17887,
+    section 3); the distance is written beside the row. Scores of layers have a log axis, because that of the
+    first layer is far larger.
 
     Raises:
         CopraError: the table holds none of these metrics.
@@ -48,7 +49,7 @@ def layer_distances(scores: "pandas.DataFrame") -> "Figure":
 
 
 def _distances(axes: "Axes", blocks: "pandas.DataFrame", metric: str) -> None:
-    """Draw the distances of all blocks by their lengths and first layers."""
+    """Draw the distances of all blocks by length and first layer."""
     from matplotlib.patches import Rectangle
 
     table = blocks.pivot(index="length", columns="layer", values="score")
@@ -80,10 +81,10 @@ def _influence(axes: "Axes", layers: "pandas.DataFrame") -> None:
 
 @styled
 def head_importance(scores: "pandas.DataFrame", group_sizes: Sequence[int]) -> "Figure":
-    """Layer x head importance, a panel a metric; lines part the KV groups.
+    """Draw layer x head importance, one panel per metric; lines separate the KV groups.
 
-    `group_sizes` holds for each layer the query heads that share a key/value head. Layers with fewer heads
-    than the widest stay blank there; where the table scores no heads, the picture says so.
+    `group_sizes` holds, per layer, the number of query heads that share a key/value head. Cells beyond a
+    layer's heads are blank. If the table scores no heads, the figure shows a note.
     """
     from matplotlib.figure import Figure
 
@@ -109,7 +110,7 @@ def head_importance(scores: "pandas.DataFrame", group_sizes: Sequence[int]) -> "
 
 
 def _heat_map(axes: "Axes", table: "pandas.DataFrame", label: str) -> None:
-    """Draw a table, its first row at the bottom; missing cells are blank."""
+    """Draw a table as a heat map, its first row at the bottom; missing cells are blank."""
     image = axes.imshow(table, cmap="cividis", origin="lower", aspect="auto", interpolation="nearest")
     axes.grid(False)
     for spine in axes.spines.values():

@@ -1,4 +1,4 @@
-"""Tables and figures that look into latents: accuracy against their number, and what each would say."""
+"""Tables and figures of latents: accuracy against their number, and the logit lens on each latent."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = 3
-"""Tokens of each latent in tables and figures."""
+"""Number of tokens per latent in tables and figures."""
 
 
 def accuracy_vs_latents(swept: Sequence[Mapping[str, str]], evaluations: Path) -> "pandas.DataFrame":
-    """A row a recipe and number of latents, means over its seeds (intervals are those of one seed).
+    """Return one row per recipe and number of latents: means over seeds (intervals are those of one seed).
 
-    `swept` lists recipe and node; `evaluations` holds a folder a node with latents.parquet.
+    `swept` lists recipe and node; `evaluations` holds one folder per node with latents.parquet.
     """
     import pandas
 
@@ -36,7 +36,7 @@ def accuracy_vs_latents(swept: Sequence[Mapping[str, str]], evaluations: Path) -
 
 
 def latent_lens(nodes: Sequence[str], evaluations: Path) -> "pandas.DataFrame":
-    """A row a node, question and latent, with the likeliest tokens and their probabilities in percent."""
+    """Return one row per node, question and latent: its likeliest tokens and their percentages."""
     import pandas
 
     rows = []
@@ -68,7 +68,7 @@ def _said(said: "pandas.DataFrame") -> list[str]:
 
 
 def _visible(token: str) -> str:
-    """A token with its line breaks, tabs and the like, and its outer spaces made visible."""
+    """Return a token with its control characters escaped and, if it has outer spaces, its spaces visible."""
     written = [sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in token]
     text = "".join(written)
     return text.replace(" ", "\u2423") if text.strip() != text else text
@@ -76,8 +76,10 @@ def _visible(token: str) -> str:
 
 @styled
 def latents_figure(table: "pandas.DataFrame") -> "Figure":
-    """Accuracy with its interval against the number of latents, a line a recipe; a ring marks the number that
-    it was trained with."""
+    """Draw accuracy with its interval against the number of latents, one line per recipe.
+
+    A ring marks the number of latents in training.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -87,7 +89,7 @@ def latents_figure(table: "pandas.DataFrame") -> "Figure":
     colors, markers = assign(recipes, COLORS), assign(recipes, MARKERS)
     for index, recipe in enumerate(recipes):
         rows = table[table["recipe"] == recipe].sort_values("latents")
-        # Moved apart a little, so that intervals at the same number do not hide each other.
+        # Shifted a little, so that intervals at the same number do not overlap.
         x = rows["latents"] + 0.24 * ((index + 0.5) / len(recipes) - 0.5)
         y, low, high = (100 * rows[name] for name in ("accuracy", "low", "high"))
         axes.errorbar(
@@ -112,8 +114,11 @@ def latents_figure(table: "pandas.DataFrame") -> "Figure":
 
 @styled
 def lens_figure(frame: "pandas.DataFrame") -> "Figure":
-    """What the latents of a node would say: a panel a question, a row a latent, its likeliest tokens shaded
-    by probability, under the question, its gold steps and the answer that was given."""
+    """Draw the logit lens of a node: one panel per question, one row per latent with its likeliest tokens.
+
+    Tokens are shaded by probability. The title of a panel holds the question, its gold steps and answer, and
+    the generated answer.
+    """
     from matplotlib.figure import Figure
 
     questions = [rows for _, rows in frame.groupby("id", sort=False)]

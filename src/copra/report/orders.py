@@ -1,4 +1,4 @@
-"""In which order the metrics of a pruning curve would remove units, and how alike these orders are."""
+"""The orders in which the metrics of a pruning curve remove units, and their rank correlations."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 
 def ranks(curve: Curve, shape: ModelShape, scores: Path) -> "pandas.DataFrame":
-    """A row a line of the curve other than random, a column a unit (layer, index): 1 for what goes first.
+    """Return ranks of removal, 1 first: one row per line of the curve except random, one column per unit.
 
-    `scores` is the folder of the model's scores. Protected layers are left out. Of angular distances, whose
-    blocks need not hold each other, the rank of a layer is the length of the first block that holds it, and
-    blocks' layers share it. What a greedy search did not reach is NaN.
+    A unit is (layer, index). `scores` is the folder of the model's scores. Protected layers are left out. For
+    angular distances, whose blocks need not contain each other, the rank of a layer is the length of the
+    shortest block that contains it, and layers of one block can share it. Layers that a greedy search did not
+    reach are NaN.
     """
     import pandas
 
@@ -61,10 +62,10 @@ def _ranks(
 def drop_orders(
     ordered: list[NamedCurve], models: Mapping[str, ModelShape], scores: Path
 ) -> "pandas.DataFrame":
-    """A row a curve of layers, model and metric, with the layers in the order in which they go.
+    """Return one row per curve of layers, model and metric, with the layers in the order of their removal.
 
-    Layers that go together, as those of a block may, are joined by "&"; those that a greedy search did not
-    reach are missing.
+    Layers of equal rank, as in a block, are joined by "&"; those that a greedy search did not reach are
+    missing.
     """
     import pandas
 
@@ -86,16 +87,18 @@ def _orders(curve: Curve, table: "pandas.DataFrame") -> Iterator[dict[str, Any]]
 
 
 def rank_correlation(table: "pandas.DataFrame") -> "pandas.DataFrame":
-    """Spearman's rank correlation of each two rows of `ranks`; what a search did not reach shares the last
-    rank."""
+    """Return Spearman's rank correlation of each two rows of `ranks`; units without a rank share the last."""
     last = table.T.fillna(table.max(axis=1) + 1)
     return last.corr(method="spearman")
 
 
 @styled
 def orders_figure(named: NamedCurve, shape: ModelShape, scores: Path) -> "Figure":
-    """Left, of layers alone: the rank at which each metric removes each layer. Right: the rank correlation of
-    each two metrics over all units. Of the first of the curve's models."""
+    """Draw the ranks at which each metric removes each layer, and the rank correlation of each two metrics.
+
+    The left panel (ranks) exists only for curves of layers; correlations are over all units. Both are those
+    of the first of the curve's models.
+    """
     from matplotlib.figure import Figure
 
     table = ranks(named.curve, shape, scores)
@@ -121,7 +124,7 @@ def orders_figure(named: NamedCurve, shape: ModelShape, scores: Path) -> "Figure
 def _matrix(
     axes: "Axes", table: "pandas.DataFrame", text: str, colors: str, limits: tuple[float, float]
 ) -> None:
-    """Draw a matrix with its values written in; missing ones are blank."""
+    """Draw a matrix with its values written in the cells; missing ones are blank."""
     image = axes.imshow(table, cmap=colors, vmin=limits[0], vmax=limits[1], aspect="auto")
     for y, x in [(y, x) for y in range(table.shape[0]) for x in range(table.shape[1])]:
         value = table.iloc[y, x]

@@ -1,4 +1,4 @@
-"""The figure of a pruning curve: accuracy and loss as units go, a line a metric."""
+"""The figure of a pruning curve: accuracy and loss against removed units, one line per metric."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# A metric looks the same in every figure; what asks for loss and for accuracy are pairs of one hue.
+# A metric has the same color and marker in every figure; its loss and accuracy variants share a hue.
 LOOKS = {
     "cosine": ("#0072B2", "o"),
     "angular": ("#56B4E9", "s"),
@@ -41,7 +41,7 @@ LOSSES = {
 
 @dataclass(frozen=True, eq=False)
 class _Line:
-    """A line of the figure: the rows behind it, and how it looks."""
+    """A line of the figure: its rows of the table, and its style."""
 
     name: str
     rows: "pandas.DataFrame"
@@ -49,8 +49,8 @@ class _Line:
     marker: str
     style: str
     size: float
-    """Of its markers in points. Each line is thinner, with smaller markers, than those before it, so that of
-    lines which go the same way all are seen."""
+    """Size of the markers in points. Each line is thinner, with smaller markers, than those before it, so
+    that lines with the same values remain visible."""
 
     @property
     def width(self) -> float:
@@ -59,12 +59,12 @@ class _Line:
 
 @styled
 def pruning_figure(table: "pandas.DataFrame") -> "Figure":
-    """Accuracy and loss against the number of units removed, from the rows of one curve.
+    """Draw accuracy and loss against the number of removed units, from the rows of one curve.
 
-    A color and marker a metric, a line style an objective; of random orders the band from worst to best with
-    their mean. Several seeds of a model are averaged. The broken line is the whole model, on the grey of its
-    95% interval. Names stand where the lines end. Points stand at the numbers that they are of, however near
-    to each other.
+    One color and marker per metric, one line style per objective; random orders are drawn as a band from
+    worst to best with their mean. Several seeds of a model are averaged. The dashed line is the whole model,
+    on the gray of its 95% interval. Names are written where the lines end. Points are not shifted, however
+    near to each other.
     """
     from matplotlib.figure import Figure
 
@@ -98,7 +98,7 @@ def _lines(table: "pandas.DataFrame") -> list[_Line]:
 
 
 def _dress(axes: "Axes", table: "pandas.DataFrame", column: str) -> None:
-    """The axes, and the whole model."""
+    """Set up the axes, and draw the level of the whole model."""
     from matplotlib.ticker import MaxNLocator
 
     whole = table[table["removed"] == 0]
@@ -146,7 +146,7 @@ def _draw(axes: "Axes", line: _Line, column: str) -> None:
 
 
 def _name(axes: "Axes", lines: Sequence[_Line], column: str) -> None:
-    """Write the name of each line to the right of the axes, joined to where the line ends."""
+    """Write the name of each line to the right of the axes, joined to the end of the line."""
     axes.set_xlim(axes.get_xlim())
     axes.set_ylim(axes.get_ylim())
     place = axes.transScale + axes.transLimits
@@ -161,11 +161,10 @@ def _name(axes: "Axes", lines: Sequence[_Line], column: str) -> None:
 
 
 def apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Heights between 0 and 1 moved by as little as it takes for each two to be `gap` apart, in their order;
-    the gap shrinks where there is no room.
+    """Return heights between 0 and 1, moved as little as possible to be `gap` apart, in their order.
 
-    Least squares: without the gaps below each height, it is a regression whose result must not fall, which
-    pools neighbours that would (Ayer et al. 1955).
+    The gap shrinks if there is no room. Least squares: after subtracting the gaps below each height, this is
+    isotonic regression by pooling adjacent violators (Ayer et al. 1955).
     """
     gap = min(gap, 1 / max(1, len(heights) - 1))
     order = sorted(range(len(heights)), key=lambda index: heights[index])

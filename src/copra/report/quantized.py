@@ -1,12 +1,12 @@
-"""How a table tells that weights were quantized."""
+"""Detecting quantized weights from the columns of a table."""
 
 from typing import Any
 
 SMALLER = 0.9
-"""Bytes a parameter, as a part of the largest ones', below which weights were quantized. Without that they
-differ by what a file says beside its weights, a few hundredths in tiny models."""
+"""Bytes per parameter, relative to the largest, below which weights count as quantized. Otherwise they differ
+only by the headers of the files, a few hundredths in tiny models."""
 
 
 def bytes_a_parameter(rows: Any) -> Any:
-    """Of one row of a table or of each."""
+    """Return the bytes per parameter of one row of a table or of each row."""
     return rows["checkpoint_bytes"] / rows["parameters"]

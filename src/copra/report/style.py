@@ -1,4 +1,4 @@
-"""How every figure looks, how it is saved, and where a label fits."""
+"""The style of figures, writing them to files, and placing labels."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
-# Okabe and Ito's palette and a part of Tol's, which color-blind people can tell apart; the dense model is
+# Okabe and Ito's palette and a part of Tol's, which color-blind people can distinguish; the dense model is
 # near-black.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8C564B")
 COLORS += ("#332288", "#882255", "#117733", "#DDCC77")
@@ -48,7 +48,7 @@ STYLE = {
 
 
 def styled(function: Callable) -> Callable:
-    """Draw with the house style, whatever the user's matplotlibrc says."""
+    """Return the function, run with copra's style in place of the user's matplotlibrc."""
 
     @functools.wraps(function)
     def wrapper(*arguments, **options):
@@ -66,8 +66,8 @@ def styled(function: Callable) -> Callable:
 def save(figure: "Figure", svg: Path, png: Path, record: dict[str, Any] | None = None) -> None:
     """Write a figure as SVG and as PNG (200 dots per inch), each complete or absent.
 
-    Equal figures give equal bytes: no date, no random ids. `record` goes into the SVG file's own metadata as
-    JSON.
+    Equal figures give equal bytes: no date, no random ids. `record` is written as JSON into the metadata of
+    the SVG file.
     """
     settle(figure)
     text = None if record is None else canonical_json(record)
@@ -78,13 +78,13 @@ def save(figure: "Figure", svg: Path, png: Path, record: dict[str, Any] | None =
 
 
 def settle(figure: "Figure") -> None:
-    """Lay the figure out once and for all: a later drawing moves nothing."""
+    """Compute the layout of the figure and freeze it: later drawing moves nothing."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
 
 def assign(names: Iterable[str], choices: Sequence[Any]) -> dict[str, Any]:
-    """One choice for each distinct name, in order of appearance; choices repeat when they run out."""
+    """Return one choice per distinct name, in order of appearance; choices repeat when they run out."""
     return {name: choices[index % len(choices)] for index, name in enumerate(dict.fromkeys(names))}
 
 
@@ -100,7 +100,7 @@ def prefixed_ticks(axes: "Axes") -> None:
 
 
 def note(axes: "Axes", text: str) -> None:
-    """Say in an empty panel why it is empty."""
+    """Write in an empty panel why it is empty."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
     axes.set_axis_off()
 
@@ -108,11 +108,11 @@ def note(axes: "Axes", text: str) -> None:
 def label_where_free(
     axes: "Axes", points: Sequence[tuple[float, float]], texts: Sequence[str], obstacles: Sequence
 ) -> list["Annotation"]:
-    """Write each text beside its point where it covers nothing, and leave it out where nothing is free.
+    """Write each text beside its point at the first free place, if there is one; return the labels.
 
-    `points` are in data coordinates; `obstacles` are boxes in pixels that a label must not cover.
-    The figure has been settled.
-    Places are tried in order: right, left, above, below and the four diagonals. Returns the labels.
+    `points` are in data coordinates; `obstacles` are boxes in pixels that a label must not cover. Call
+    `settle` on the figure before. Places are tried in order: right, left, above, below and the four
+    diagonals.
     """
     from matplotlib.patheffects import withStroke
 

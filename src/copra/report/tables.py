@@ -4,12 +4,12 @@ In a recipe's row over all seeds
 
 - the accuracy is the mean over seeds, and its interval is Wilson's for that mean and the number of questions
   of one seed: an interval over questions, for these checkpoints. Several seeds answer the same questions, so
-  pooling them into one sample would make it too narrow. Averaging over seeds never adds variance, so it errs
-  on the wide side;
-- the spread over seeds is a column of its own, the standard deviation (with n - 1);
+  pooling them into one sample would make it too narrow. Averaging over seeds never adds variance, so the
+  interval is rather too wide;
+- the spread over seeds has its own column, the standard deviation (with n - 1);
 - the difference from the reference is that of the two means, with an interval and a p-value for each of the
-  two questions of `copra.report.comparisons`: these checkpoints, and this recipe. With one seed there is no
-  answer to the second, which is NaN in data and "one seed" for people.
+  two questions of `copra.report.comparisons`: these checkpoints, and this recipe. With one seed the second
+  has no answer: NaN in data, "one seed" for people.
 """
 
 import math
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
 __all__ = ["accuracy_vs_flops", "before_fine_tuning", "pareto_front", "write_formats"]
 
 PROMPTS = {"": "whole", "cached_prompt_": "cached"}
-"""Beginnings of columns, and what latency.parquet calls the way in which they were measured."""
+"""Prefixes of columns, and the value of `prompt` in latency.parquet that each comes from."""
 RATIOS = ("flops", "flops_per_token", "attention_flops")
-"""What the table before fine-tuning also has as a part of the parent's."""
+"""Columns that the table before fine-tuning also holds as a ratio to the parent's."""
 
 
 def accuracy_vs_flops(
     evaluations: Mapping[str, Path], latency: Path | None, settings: Mapping[str, Any]
 ) -> "pandas.DataFrame":
-    """One row a recipe (seed "all"), and one a seed below it where there are several.
+    """Return one row per recipe (seed "all"), and one per seed below it if there are several.
 
     `evaluations` maps each node to the folder of its evaluation, `latency` is latency.parquet, and `settings`
-    names the reference recipe, the primary one where there is one, and lists the recipes, each with its
-    nodes, one a seed. Accuracies and differences are shares (0 to 1), FLOPs are means an answer, seconds are
-    medians an answer at natural length; seconds_batched is at the largest batch measured. `cached_prompt_*`
-    are with what all prompts begin with read before; the others read it anew for each answer, so each time
-    has FLOPs of its kind. What there is nothing to compare or measure for is NaN. `pareto` compares recipes;
-    a seed's row repeats its recipe's.
+    names the reference recipe, the primary one if there is one, and lists the recipes, each with its nodes,
+    one per seed. Accuracies and differences are shares (0 to 1), FLOPs are means per answer, seconds are
+    medians per answer at natural length; seconds_batched is at the largest batch measured. `cached_prompt_*`
+    columns hold values with the common prefix of all prompts cached; the other columns include reading it for
+    each answer, so each latency has FLOPs of its kind. Values without a comparison or a measurement are NaN.
+    `pareto` compares recipes; a seed's row repeats its recipe's.
 
     Raises:
         CopraError: an evaluation is missing, was changed by hand, or holds other questions than the
@@ -86,16 +86,16 @@ def accuracy_vs_flops(
 
 
 def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, Any]) -> "pandas.DataFrame":
-    """Each pruned recipe right after surgery, before any healing, against its unpruned parent.
+    """Return a comparison of each pruned recipe right after surgery, before fine-tuning, with its parent.
 
-    One row a recipe (seed "all"), and one a seed below it where there are several. `settings["rows"]` lists
-    recipe, pruning, parent_node and node, a line a seed; a row over several seeds names node and parent
-    without them. Units as in `accuracy_vs_flops`; differences and ratios are to the parent. `budget_missed`
-    is that of the plan.
+    One row per recipe (seed "all"), and one per seed below it if there are several. `settings["rows"]` lists
+    recipe, pruning, parent_node and node, one line per seed; a row over several seeds names node and parent
+    without seeds. Units are as in `accuracy_vs_flops`; differences and ratios are to the parent.
+    `budget_missed` is that of the plan.
 
-    A pruned model may ramble to the length limit, so FLOPs of an answer tell of more than the surgery:
+    A pruned model may write up to the length limit, so FLOPs per answer reflect more than the surgery:
     `flops_per_token` are those of the passes that write one token, and `length_limit` is the share of answers
-    that were cut off.
+    that were truncated.
 
     Raises:
         CopraError: an evaluation is missing, was changed by hand, or holds other questions than its
@@ -135,7 +135,7 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
 
 
 def pareto_front(accuracy: Sequence[float], flops: Sequence[float]) -> "numpy.ndarray":
-    """Which points no other beats: none is at least as accurate with at most the FLOPs, one strictly."""
+    """Return a mask of the Pareto front: no other point is at least as good in both, and better in one."""
     import numpy
 
     accuracy, flops = numpy.asarray(accuracy, float), numpy.asarray(flops, float)
@@ -151,7 +151,7 @@ def _evaluation(evaluations: Mapping[str, Path], node: str) -> Evaluation:
 
 
 def _in_whole_numbers(table: "pandas.DataFrame") -> "pandas.DataFrame":
-    """The table with rounded sizes: means over seeds, which may differ in a cut."""
+    """Return the table with sizes rounded: they are means over seeds, whose cuts may differ."""
     sizes = (*NAMES, "parameters", "kv_cache_bytes_per_token", "checkpoint_bytes")
     return table.assign(**{name: table[name].round().astype("int64") for name in sizes if name in table})
 
@@ -161,7 +161,7 @@ def _both(row: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _groups(nodes: list[str], reference: list[str]):
-    """(seed, nodes, the reference's nodes) of each row of one recipe."""
+    """Yield (seed, nodes, the reference's nodes) of each row of one recipe."""
     yield ALL, nodes, reference
     if len(nodes) > 1:
         for position, node in enumerate(nodes):
@@ -170,14 +170,14 @@ def _groups(nodes: list[str], reference: list[str]):
 
 
 def _partner(reference: list[str], position: int) -> str | None:
-    """The reference's node that seed number `position` is compared with: its own, or the only one."""
+    """Return the reference's node that seed number `position` is compared with: its own, or the only one."""
     if len(reference) == 1:
         return reference[0]
     return reference[position] if position < len(reference) else None
 
 
 def _accuracy(members: list[Evaluation]) -> dict[str, float]:
-    """Accuracy over one or several seeds (see the module)."""
+    """Return the accuracy over one or several seeds (see the module)."""
     import numpy
 
     correct = correct_by_seed(members)
@@ -193,7 +193,7 @@ def _accuracy(members: list[Evaluation]) -> dict[str, float]:
 
 
 def _cost(members: list[Evaluation], reference: list[Evaluation]) -> dict[str, Any]:
-    """FLOPs, tokens and sizes: means over the questions, then over the seeds."""
+    """Return FLOPs, tokens and sizes: means over the questions, then over the seeds."""
     mean = partial(_mean_of, members)
 
     def once(key: str) -> float:
@@ -233,15 +233,17 @@ def _mean_of(evaluations: list[Evaluation], column: str) -> float:
 
 
 def _mean(values: Sequence[float | None]) -> float:
-    """The mean, and NaN of nothing or where there is no value."""
+    """Return the mean, or NaN if there are no values or one of them is missing."""
     numbers = [math.nan if value is None else float(value) for value in values]
     return math.fsum(numbers) / len(numbers) if numbers else math.nan
 
 
 def _seconds(times: "pandas.DataFrame | None", nodes: list[str]) -> dict[str, Any]:
-    """Latency at batch 1 and at the largest batch, natural length, with the device that it holds for; the
-    prompt read anew for each answer, and what all prompts begin with read before (the same where that is
-    nothing)."""
+    """Return the device and the latency at natural length, at batch 1 and at the largest batch.
+
+    Each is given with the prompt read anew for each answer, and with the common prefix of all prompts read
+    before; the two are equal if there is no such prefix.
+    """
     values = {f"{kind}seconds_{batch}": math.nan for kind in PROMPTS for batch in ("batch_1", "batched")}
     if times is None:
         return {**values, "device": None}

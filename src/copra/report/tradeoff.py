@@ -1,4 +1,4 @@
-"""The figure that the project is about: accuracy against FLOPs, with the Pareto front."""
+"""The figure of accuracy against FLOPs, with the Pareto front."""
 
 import itertools
 from typing import TYPE_CHECKING
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 
 @styled
 def pareto(table: "pandas.DataFrame") -> "Figure":
-    """Accuracy (percent, 95% interval over questions) against FLOPs an answer, from
-    `tables.accuracy_vs_flops`.
+    """Draw accuracy (percent, 95% interval over questions) against FLOPs per answer.
 
-    One shape a method, one color a pruning, one filling a base; the front as a step line: the best
-    accuracy to be had for so many FLOPs. Rows of single seeds are left out. Points of the front, and
-    then the others, are named where their name covers nothing.
+    The table is that of `tables.accuracy_vs_flops`. One marker per method, one color per pruning, one filling
+    per base; a step line shows the front, the best accuracy at or below each number of FLOPs. Rows of single
+    seeds are left out. Points of the front, and then the others, are labeled where a label covers nothing.
     """
     from matplotlib.figure import Figure
 
@@ -87,9 +86,9 @@ def _point(axes: "Axes", row, color: str, marker: str, fill: str) -> None:
 
 
 def _front(axes: "Axes", rows: "pandas.DataFrame") -> list[tuple[float, float]]:
-    """Draw the step line through the front; returns its corners at the points and its end.
+    """Draw the step line through the front; return its corners at the points and its end.
 
-    It goes on to the right edge: more FLOPs never cost accuracy.
+    The line extends to the right edge: with more FLOPs allowed, the best model is still available.
     """
     corners = list(zip(rows["flops"], 100 * rows["accuracy"], strict=True))
     corners.append((axes.get_xlim()[1], corners[-1][1]))
@@ -110,7 +109,7 @@ def _legend(figure: "Figure", rows: "pandas.DataFrame", colors: dict, markers: d
 
     handles = [head("Method"), *(point(name, marker=marker) for name, marker in markers.items())]
     handles.append(head("Pruning"))
-    # The dense model first, then the prunings as they come.
+    # The dense model first, then the prunings in order of appearance.
     for name in sorted(dict.fromkeys(rows["pruning"]), key=lambda name: name != "dense"):
         handles.append(point(name, marker="o", color=colors[name]))
     if len(fills) > 1:
@@ -130,7 +129,7 @@ def _legend(figure: "Figure", rows: "pandas.DataFrame", colors: dict, markers: d
 
 
 def _labels(axes: "Axes", rows: "pandas.DataFrame", front: list[tuple[float, float]]) -> None:
-    """Name the points by their order of steps: those of the front and the reference first."""
+    """Label the points with their order of steps, those of the front and the reference first."""
     from matplotlib.transforms import Bbox
 
     settle(axes.figure)

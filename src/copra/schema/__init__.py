@@ -1,1 +1,1 @@
-"""The settings of a config file, as pydantic classes. Never imports torch."""
+"""Pydantic classes for the settings of a config file. This package never imports torch."""

@@ -1,4 +1,4 @@
-"""The settings of a base model, and of the number of bits in its weights."""
+"""Settings of a base model and of weight quantization."""
 
 import os
 from pathlib import Path
@@ -13,15 +13,15 @@ class FromScratch(Settings):
     """A small model with random weights, and a tokenizer trained on the task's train split."""
 
     architecture: Literal["llama", "gpt2"] = "llama"
-    """Which model class."""
+    """Model architecture."""
     hidden_size: int = Field(ge=8, le=MOST_CHANNELS)
     """Width of the residual stream."""
     layers: int = Field(ge=1, le=MOST_LAYERS)
-    """Decoder layers."""
+    """Number of decoder layers."""
     heads: int = Field(ge=1, le=MOST_HEADS)
-    """Query heads."""
+    """Number of query heads per layer."""
     kv_heads: int | None = Field(None, ge=1, le=MOST_HEADS)
-    """Key/value heads (llama only; null: as many as query heads)."""
+    """Number of key/value heads per layer (llama only; null: as many as query heads)."""
     intermediate_size: int = Field(ge=8, le=MOST_CHANNELS)
     """Width of the feed-forward network."""
     initializer_range: float = Field(0.02, gt=0)
@@ -29,15 +29,16 @@ class FromScratch(Settings):
     rope_theta: float = Field(10000.0, gt=0)
     """Base of the rotary embedding (llama only)."""
     max_position_embeddings: int = Field(512, ge=16)
-    """Longest sequence in tokens."""
+    """Maximum sequence length in tokens."""
     tie_word_embeddings: bool = True
-    """Whether the LM head shares the weights of the embedding."""
+    """If true, the LM head shares the weights of the embedding."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout of GPT-2 (llama has none)."""
+    """Dropout probability (gpt2 only; llama has no dropout)."""
     tokenizer: Literal["words", "bpe"] = "words"
-    """Words and whole numbers as tokens (closed vocabulary), or byte-level BPE with single digits."""
+    """Kind of tokenizer. words: words and whole numbers as tokens, closed vocabulary; bpe: byte-level BPE
+    with single digits."""
     vocabulary: int = Field(4096, ge=64, le=MOST_CHANNELS)
-    """Largest vocabulary of the tokenizer."""
+    """Maximum vocabulary size of the tokenizer."""
 
     @model_validator(mode="after")
     def _divisible(self) -> "FromScratch":
@@ -60,16 +61,16 @@ class Base(Settings):
     """A starting model: exactly one of `path` and `from_scratch`."""
 
     path: FilePath | None = None
-    """A Hub id, or a local folder or GGUF file (environment variables such as ${MODELS} are filled in). The
-    weights of a GGUF file are dequantized; that needs the package gguf."""
+    """Hub id, or path of a local folder or GGUF file; environment variables such as ${MODELS} are expanded.
+    The weights of a GGUF file are dequantized, which needs the package gguf."""
     revision: str | None = None
-    """Branch, tag or commit of a Hub model; give a commit to pin it."""
+    """Branch, tag or commit of a Hub model. A commit pins the model."""
     from_scratch: FromScratch | None = None
-    """A model made here."""
+    """Sizes and tokenizer of a small model with random weights."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights, in memory and in checkpoints. Training in pure bfloat16 loses small updates."""
     trust_remote_code: bool = False
-    """Run code that comes with a Hub model. Only for models that you trust."""
+    """If true, Python code that comes with a Hub model is executed. Only for models that you trust."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "Base":
@@ -79,7 +80,7 @@ class Base(Settings):
 
     @property
     def local(self) -> Path | None:
-        """`path` as a local path, which need not exist, or None for a model made here."""
+        """`path` as a local path, which need not exist; None for a model from scratch."""
         return None if self.path is None else Path(os.path.expandvars(self.path)).expanduser()
 
     @property
@@ -89,19 +90,20 @@ class Base(Settings):
 
     @property
     def gguf(self) -> Path | None:
-        """The local GGUF file behind `path`, or None for all else."""
+        """The local GGUF file behind `path`, or None for any other base."""
         is_gguf = self.local is not None and self.local.suffix == ".gguf" and self.local.is_file()
         return self.local if is_gguf else None
 
 
 class Quantize(Settings):
-    """Keep the weights in fewer bits. The last step of a recipe: only evaluation follows it.
+    """A step that stores the weights in fewer bits. It must be the last step of a recipe.
 
-    The matrices of the decoder layers are quantized, not the embedding and the LM head. GPT-2 cannot be.
+    The matrices of the decoder layers are quantized; the embedding and the LM head are not. GPT-2 models
+    cannot be quantized.
     """
 
     kind: Literal["quantize"]
-    """Which kind of step this is."""
+    """Kind of step."""
     weights: Literal["int8"]
-    """int8: whole numbers of 8 bits, symmetric, one scale an output channel; activations stay as they are.
-    Needs torchao."""
+    """Format of the weights. int8: symmetric 8-bit integers, one scale per output channel; activations are
+    not quantized. Needs torchao."""

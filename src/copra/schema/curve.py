@@ -1,4 +1,4 @@
-"""Pruning curves: a model with fewer and fewer units, by several metrics, without fine-tuning."""
+"""Settings of pruning curves: a model with more and more units removed, without fine-tuning."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from copra.schema.settings import Seed, Settings
 from copra.schema.units import UnitKind
 
 READS_NOTHING: tuple[Metric, ...] = ("accuracy", "greedy_accuracy", "magnitude")
-"""Metrics whose scores are the same on every objective, so that they have one line."""
+"""Metrics whose scores are the same on every objective, so that a curve has one line for each."""
 LOSS_FREE: tuple[Metric, ...] = ("cosine", *OF_BLOCKS, "activation", "contribution")
-"""Metrics without a loss, whose scores are the same on objectives that read the same: cot and answer."""
+"""Metrics without a loss. Their scores are the same on cot and answer, which read the same tokens."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a curve: a metric, the objective that its scores depend on, its table of scores from the
-    folder of a model's scores on, and the seed of a random order; None where there is no such thing."""
+    """One line of a curve: a metric, the objective that its scores depend on, the path of its score table
+    below the model's scores folder, and the seed of a random order. None: not applicable."""
 
     metric: Metric
     objective: Objective | None = None
@@ -30,25 +30,26 @@ class Line:
 
 
 class Curve(Selection):
-    """One model with fewer and fewer units of a kind, chosen by several metrics."""
+    """One model with more and more units of one kind removed, selected by several metrics."""
 
     model: str
-    """The model: a recipe of the config or the beginning of one, such as `llama+cot`."""
+    """Model to prune: a recipe of the config or the beginning of one, such as `llama+cot`."""
     unit: UnitKind
-    """What is removed, as in a prune step."""
+    """Kind of unit to remove, as in a prune step."""
     metrics: list[Metric] = Field(min_length=1)
-    """The metrics that choose, a line each."""
+    """Metrics that select the units; the curve has one line per metric."""
     remove: list[PositiveInt] = Field(min_length=1)
-    """Numbers of units removed. The whole model is always measured too."""
+    """Numbers of units to remove, one point each. The unpruned model is always measured too."""
     scope: Literal["uniform", "global"] = "global"
-    """The same number from every layer, or the lowest scores wherever they are."""
+    """uniform: remove the same number of units from every layer; global: remove the units with the lowest
+    scores of all layers."""
     normalize: bool | None = None
-    """Divide scores in each layer by their L2 norm, as in a prune step, whose default for null depends on the
-    metric."""
+    """If true, the scores in each layer are divided by their L2 norm. The default (null) depends on the
+    metric, as in a prune step."""
     objectives: list[Objective] | None = Field(None, min_length=1)
-    """What the scores are taken on, a line of each metric for each (null: `importance.objective` alone)."""
+    """Scoring objectives; each metric has one line per objective (null: `importance.objective` alone)."""
     random_seeds: list[Seed] = Field(default_factory=lambda: [0, 1, 2, 3, 4], min_length=1)
-    """Orders of metric random; the figure shows them as one band."""
+    """Seeds of the removal orders of metric random. The figure shows these orders as one band."""
 
     @model_validator(mode="after")
     def _legal_combination(self) -> "Curve":
@@ -66,11 +67,11 @@ class Curve(Selection):
         return self
 
     def resolved(self, importance: Importance) -> "Curve":
-        """The curve with its objectives written out."""
+        """Return the curve with null objectives replaced by the default."""
         return self.model_copy(update={"objectives": self.objectives or [importance.objective]})
 
     def lines(self) -> Iterator[Line]:
-        """The lines of a resolved curve; the random orders are one each."""
+        """Yield the lines of a resolved curve, one per random order."""
         for metric in self.metrics:
             scoring = scoring_of(self.unit, metric)
             if scoring is None:
@@ -82,11 +83,11 @@ class Curve(Selection):
                     yield Line(metric, named, f"{objective}/{scoring}.parquet")
 
     def tables(self) -> list[str]:
-        """The tables of scores that the lines of a resolved curve need, as `Line.table` has them."""
+        """Return the score tables that the lines of a resolved curve need, as in `Line.table`."""
         return list(dict.fromkeys(line.table for line in self.lines() if line.table))
 
     def _different(self, metric: Metric) -> list[Objective]:
-        """The objectives on which a metric's scores differ."""
+        """Return the objectives on which a metric's scores differ."""
         if metric in READS_NOTHING:
             return self.objectives[:1]
         if metric in LOSS_FREE and {"cot", "answer"} <= set(self.objectives):
@@ -94,12 +95,12 @@ class Curve(Selection):
         return self.objectives
 
     def name_of(self, line: Line) -> str:
-        """What a line is called: its metric, and its objective where the curve has several."""
+        """Return the label of a line: its metric, and its objective if the curve has several."""
         several = line.objective is not None and len(self.objectives) > 1
         return f"{line.metric} ({line.objective})" if several else line.metric
 
     def step(self, line: Line, number: int = 1) -> Prune:
-        """The prune step behind a point: so many units removed by a line's metric."""
+        """Return the prune step of one point: `number` units removed by the metric of `line`."""
         same = {name: getattr(self, name) for name in Selection.model_fields}
         return Prune(
             kind="prune",
@@ -112,11 +113,11 @@ class Curve(Selection):
 
 
 class NamedCurve(Settings):
-    """A resolved curve with its name, and the nodes that it is measured on, one a seed."""
+    """A resolved curve with its name and the model nodes that it is measured on, one per seed."""
 
     name: str
-    """Its name in the config."""
+    """Name of the curve in the config."""
     curve: Curve
-    """What is removed, and by what."""
+    """Resolved settings of the curve."""
     nodes: list[str]
-    """The models."""
+    """Names of the model nodes."""

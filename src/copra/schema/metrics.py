@@ -1,4 +1,4 @@
-"""Which metric scores which kind of unit, and which scoring run makes it."""
+"""The metrics that score each kind of unit, and the scoring run that computes each metric."""
 
 from typing import Literal
 
@@ -28,7 +28,7 @@ BACKWARD_METRICS: dict[UnitKind, tuple[Metric, ...]] = {
     "heads": ("gradient", "activation", "contribution", "taylor", "magnitude"),
     "neurons": ("gradient", "activation", "taylor", "magnitude"),
 }
-"""What one forward and backward pass over the calibration set gives."""
+"""Metrics that one forward and backward pass over the calibration set computes."""
 
 SEARCH_METRICS: dict[UnitKind, tuple[Metric, ...]] = {
     "layers": ("loss", "accuracy", "greedy_loss", "greedy_accuracy"),
@@ -36,7 +36,7 @@ SEARCH_METRICS: dict[UnitKind, tuple[Metric, ...]] = {
     "heads": ("loss", "accuracy", "gates"),
     "neurons": (),
 }
-"""What takes a run of its own."""
+"""Metrics that each need a scoring run of their own."""
 
 WITHOUT_DATA: dict[UnitKind, tuple[Metric, ...]] = {
     "layers": ("deepest", "random"),
@@ -44,22 +44,23 @@ WITHOUT_DATA: dict[UnitKind, tuple[Metric, ...]] = {
     "heads": ("random",),
     "neurons": ("random",),
 }
-"""What looks at no data and needs no scoring."""
+"""Metrics that read no data and need no scoring run."""
 
 COMPARABLE_ACROSS_UNITS: tuple[Metric, ...] = ("taylor", "magnitude", "random")
-"""What scores all kinds of unit on one scale, so that they can compete: sums over weights, by which the heads
-and neurons of a layer add up to the layer (0.98 of it on SmolLM2 135M). Not `gradient`, which takes the
-absolute value once for each unit: there they add up to 21 times the layer, nearly all of it neurons."""
+"""Metrics that score all kinds of unit on one scale, so that kinds can compete. They are sums over weights:
+the scores of a layer's heads and neurons add up to the layer's score (0.98 of it on SmolLM2 135M). `gradient`
+takes the absolute value once per unit: there the sum is 21 times the layer's score, nearly all of it
+neurons."""
 
 NORMALIzED: tuple[Metric, ...] = ("activation", "contribution")
-"""What grows with the residual stream from layer to layer, so that scores of different layers compare only
-after a division by each layer's norm."""
+"""Metrics that grow with the residual stream from layer to layer. Scores of different layers are comparable
+only after division by each layer's norm."""
 
 OF_BLOCKS = ("angular", "angular_mean")
-"""Metrics that score blocks of neighbouring layers: exactly one block goes."""
+"""Metrics that score blocks of neighboring layers: a pruning removes exactly one block."""
 GREEDY = ("greedy_loss", "greedy_accuracy")
 NEEDS_ANSWERS = ("accuracy", "greedy_accuracy")
-"""Metrics for which the model has to answer questions."""
+"""Metrics for which the model must answer questions."""
 
 SCORED_AS: dict[UnitKind, str] = {
     "layers": "layer",
@@ -67,30 +68,33 @@ SCORED_AS: dict[UnitKind, str] = {
     "heads": "head",
     "neurons": "neuron",
 }
-"""What a kind of unit is called in a table of scores."""
+"""Name of each kind of unit in a score table."""
 
 
 def metrics_of(kind: UnitKind) -> tuple[Metric, ...]:
-    """All metrics that score a kind of unit."""
+    """Return all metrics that score a kind of unit."""
     return BACKWARD_METRICS[kind] + SEARCH_METRICS[kind] + WITHOUT_DATA[kind]
 
 
 def scoring_of(kind: UnitKind, metric: Metric) -> str | None:
-    """The scoring run behind a metric: "passes", one of its own such as "layers.loss", or none."""
+    """Return the scoring run of a metric: "passes", a run of its own such as "layers.loss", or None."""
     if metric in BACKWARD_METRICS[kind]:
         return "passes"
     return f"{kind}.{metric}" if metric in SEARCH_METRICS[kind] else None
 
 
 def split_of(scoring: str) -> Literal["train", "valid"]:
-    """The split whose rows a scoring run reads: what is left out is judged on rows that no score has seen."""
+    """Return the split that a scoring run reads.
+
+    Searches measure removals on validation rows, which no calibration pass has read.
+    """
     return "train" if scoring == "passes" or scoring.endswith(".gates") else "valid"
 
 
 def counts_answers(scoring: str) -> bool:
-    """Whether the model has to answer questions in a scoring run."""
+    """True if the model must answer questions in a scoring run."""
     return scoring.split(".")[-1] in NEEDS_ANSWERS
 
 
 SCORINGS = ("passes", *(f"{kind}.{metric}" for kind, metrics in SEARCH_METRICS.items() for metric in metrics))
-"""All scoring runs."""
+"""Names of all scoring runs."""

@@ -1,24 +1,23 @@
-"""Names that are legal for `copra.schema.settings.Name` and still cannot be the names of files or of
-Snakemake's wildcards."""
+"""Check for names that match `copra.schema.settings.Name` but cannot be file names or Snakemake wildcards."""
 
 import re
 from collections.abc import Iterable, Iterator
 
 MOST_BYTES = 220
-"""Bytes of a model's name. File systems allow 255 in a file's name, of which up to 26 go into a suffix such
-as `.parquet` and into the name of an unfinished file (`copra.utils.files.replacing`)."""
+"""Maximum length of a model's name in bytes. File systems allow 255 per file name, of which a suffix such as
+`.parquet` and the name of an unfinished file (`copra.utils.files.replacing`) need up to 26."""
 
 RESERVED = ("none", "null")
-"""What YAML and tables write for nothing."""
+"""Words that YAML and tables write for a missing value."""
 SUFFIXES = (".json", ".parquet")
-"""A path that ends so is taken for a file in the folder that is meant."""
+"""Suffixes of result files. A folder with such a suffix would be read as a file in its parent folder."""
 PERIODIC = re.compile(r"(.+?)\1{19,}$")
-"""Snakemake takes a value whose end repeats a piece 20 times for a rule that makes its own input
-(`snakemake.io.PeriodicityDetector`)."""
+"""Names that Snakemake refuses: if the end of a wildcard repeats a piece 20 times, it assumes a rule that
+produces its own input (`snakemake.io.PeriodicityDetector`)."""
 
 
 def name_problems(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Names among those of one kind that cannot be used, each with what is wrong and what to do."""
+    """Yield each unusable name of `names`, all of one kind, with its problem and a remedy."""
     seen: dict[str, str] = {}
     for name in names:
         if name.casefold() in RESERVED:

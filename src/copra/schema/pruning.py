@@ -1,4 +1,4 @@
-"""What a prune step removes and how much of it."""
+"""Settings of a prune step: the units that it removes, and how many."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,23 +23,24 @@ from copra.utils.errors import CopraError
 from copra.utils.problems import shown
 
 MISS = 0.05
-"""A cut that removes so much more or less than was asked, as a part of what was asked, is warned of."""
+"""Relative deviation from the requested removal above which a warning is given."""
 
 NOT_FOR_LAYERS = "normalize: it compares units within a layer, so it is not for layers themselves"
 
 
 class Budget(Settings):
-    """How much is removed: exactly one of `count`, `fraction`, `parameters` and `flops`."""
+    """Amount to remove: exactly one of `count`, `fraction`, `parameters` and `flops`."""
 
     count: int | None = Field(None, ge=1)
-    """So many units, exactly."""
+    """Exact number of units to remove."""
     fraction: float | None = Field(None, gt=0, lt=1)
-    """This part of all units of the model before the step, met to the nearest legal number."""
+    """Fraction of the units before this step to remove, rounded to the nearest legal number."""
     parameters: float | None = Field(None, gt=0, lt=1)
-    """The weights of all layers' matrices afterwards, as a part of the dense model's, met to the nearest
-    legal number. Embeddings do not count: no pruning touches them."""
+    """Target number of weights in all layers' matrices after this step, as a fraction of the dense model's;
+    met by the nearest legal number of units. Embeddings do not count, as no pruning changes them."""
     flops: float | None = Field(None, gt=0, lt=1)
-    """The FLOPs of one answer afterwards, as a part of the dense model's, met to the nearest legal number."""
+    """Target FLOPs per answer after this step, as a fraction of the dense model's; met by the nearest legal
+    number of units."""
 
     @model_validator(mode="after")
     def _one_of_three(self) -> "Budget":
@@ -54,16 +55,16 @@ class Budget(Settings):
         return self
 
     def choose(self, legal: Sequence[int], total: int, share: Callable[[str, int], float], units: str) -> int:
-        """The number of units to remove.
+        """Return the number of units to remove.
 
-        `legal` holds the numbers that may be removed, rising from 0, of `total` units that are called
-        `units`; `share` gives the "flops" or "parameters" after such a removal as a part of the dense
-        model's. Of two numbers that are equally near the smaller one is taken.
+        `legal` holds the numbers that may be removed, in ascending order from 0, out of `total` units with
+        the plural name `units`. `share` returns the "flops" or "parameters" after a removal as a fraction of
+        the dense model's. Of two numbers that are equally near, the smaller one is returned.
 
         Raises:
-            CopraError: the count is not legal, the nearest legal number is 0, or it is the largest one and
-                further from the target than half its distance from the one before; the message says what is
-                possible.
+            CopraError: the count is not legal, the nearest legal number is 0, or the target is beyond the
+                largest legal number by more than half the distance between the two largest. The message lists
+                what is possible.
         """
         if len(legal) == 1:
             raise CopraError(
@@ -73,15 +74,18 @@ class Budget(Settings):
         if self.count is not None:
             return self._exact_count(legal, total, units)
         if self.fraction is not None:
-            # By way of its decimal text, so that 0.07 of 50 is the tie 3.5 and not a bit more.
+            # Converted from its decimal text, so that 0.07 of 50 is the tie 3.5 and not slightly more.
             return self._nearest_number(Fraction(str(self.fraction)) * total, legal, total, units)
         measure, target = self._target
         return self._nearest_share(measure, target, legal, {n: share(measure, n) for n in legal}, units)
 
     def missed(self, number: int, total: int, share: Callable[[str, int], float]) -> float:
-        """How much more than asked goes with so many units, as a part of what was asked: -0.25 where three
-        quarters of it go. Of FLOPs and parameters what was asked is the way from before the step to the
-        target. The arguments are those of `choose`."""
+        """Return the excess of a removal of `number` units, relative to the requested removal.
+
+        -0.25 means that three quarters of the requested removal are met. For FLOPs and parameters, the
+        requested removal is the difference between the value before the step and the target. For the other
+        arguments see `choose`.
+        """
         if self.count is not None:
             return number / self.count - 1
         if self.fraction is not None:
@@ -91,7 +95,7 @@ class Budget(Settings):
         return (now - share(measure, number)) / (now - target) - 1
 
     def warning(self, number: int, total: int, share: Callable[[str, int], float], units: str) -> str | None:
-        """A sentence about a cut that misses its budget by more than `MISS`; None of one that does not."""
+        """Return a warning if removing `number` units misses the budget by more than `MISS`, else None."""
         missed = self.missed(number, total, share)
         if abs(missed) <= MISS:
             return None
@@ -106,10 +110,10 @@ class Budget(Settings):
     def check_reach(
         self, now: float, least: float, last_step: float, units: str, most: int | str = "all that can go"
     ) -> None:
-        """Check that a target of FLOPs or parameters lies between what a model has and what removals leave.
+        """Check that a target of FLOPs or parameters can be reached.
 
-        `now` and `least` are the parts of the dense model's before the step and with `most` units removed,
-        `last_step` is what the last removal takes.
+        `now` and `least` are the fractions of the dense model's value before the step and with `most` units
+        removed. `last_step` is the fraction that the last removal accounts for.
 
         Raises:
             CopraError: the target is above `now`, or further below `least` than half of the last step.
@@ -130,7 +134,7 @@ class Budget(Settings):
 
     @property
     def _target(self) -> tuple[str, float]:
-        """The measure of a budget that counts no units, and the part of it that is to be left."""
+        """The measure ("flops" or "parameters") of a budget that counts no units, and its target fraction."""
         return ("flops", self.flops) if self.flops is not None else ("parameters", self.parameters)
 
     def _exact_count(self, legal: Sequence[int], total: int, units: str) -> int:
@@ -181,61 +185,63 @@ def _of_dense(measure: str) -> str:
 
 
 class Selection(Settings):
-    """Which units a choice by scores may take, and how they are compared."""
+    """Settings for selecting units by their scores."""
 
     scope: Literal["uniform", "global"] = "uniform"
-    """Heads, groups and neurons: the same number from every layer, or the lowest scores wherever they are,
-    with something left in each layer. Layers, and several kinds together, are always compared globally."""
+    """For heads, KV groups and neurons. uniform: remove the same number from every layer; global: remove the
+    lowest scores of all layers, keeping at least one unit per layer. Layers, and several kinds together, are
+    always compared globally."""
     protect: list[NonNegativeInt] = Field(default_factory=list)
-    """Layers, counted from 0 in the model as this step finds it, that are never touched."""
+    """Indices of layers that are never pruned, counted from 0 in the model before this step."""
     multiple_of: int = Field(64, ge=1)
-    """Neurons: the FFN widths that are left are multiples of this."""
+    """For neurons: every FFN width after pruning is a multiple of this number."""
     abs_over: Literal["token", "example", "batch"] = "example"
-    """Metric gradient: where the absolute value is taken: each token, each example (as in arXiv 1905.10650),
-    or once, after the sum over all calibration rows."""
+    """For metric gradient: the sum inside the absolute value runs over one token, one example (as in arXiv
+    1905.10650), or the batch of all calibration rows."""
 
 
 class Prune(Selection):
     """A step that removes decoder layers, KV groups, query heads or FFN neurons, or several of these."""
 
     kind: Literal["prune"]
-    """Which step this is."""
+    """Kind of step."""
     unit: Annotated[
         Annotated[UnitKind, Tag("one")] | Annotated[list[UnitKind], Tag("list")], Discriminator(one_or_list)
     ]
-    """Decoder layers; KV groups (a key/value head with all query heads that read it); query heads, the same
-    number from every group of a layer; or FFN neurons. Of a list, the kinds compete on score per FLOP."""
+    """Kind of unit to remove: decoder layers; KV groups (a key/value head with all query heads that read it);
+    query heads, the same number from every group of a layer; or FFN neurons. The kinds of a list compete on
+    score per FLOP."""
     metric: Metric
-    """Which scores decide; the README says which metric scores what."""
+    """Metric by whose scores units are selected. The README lists the units that each metric scores."""
     budget: Budget
-    """How much is removed."""
+    """Amount to remove."""
     normalize: bool | None = Field(None, validate_default=True)
-    """Divide the scores of a kind of unit in each layer by their L2 norm (null: true for `activation` and
-    `contribution` where layers compete, that is with scope global, and otherwise false)."""
+    """If true, the scores of each kind of unit in each layer are divided by their L2 norm (null: true for
+    `activation` and `contribution` with scope global, where layers compete; otherwise false)."""
     objective: Objective | None = None
-    """What the scores are taken on (null: as in `importance`)."""
+    """Objective that the scores are computed on (null: `importance.objective`)."""
 
     @field_validator("normalize")
     @classmethod
     def _resolved(cls, value: bool | None, info: ValidationInfo) -> bool:
-        """The value that null stands for, so that the canonical settings hold what is done."""
+        """Replace null by its value, so that the canonical settings hold the value in use."""
         if value is not None:
             return value
         return info.data.get("metric") in NORMALIzED and info.data.get("scope") == "global"
 
     @property
     def units(self) -> tuple[UnitKind, ...]:
-        """The kinds of unit."""
+        """The kinds of unit to remove."""
         return (self.unit,) if isinstance(self.unit, str) else tuple(self.unit)
 
     @property
     def scoring(self) -> str | None:
-        """The scoring run that the step needs; None for metrics that look at no data."""
+        """The scoring run that the step needs; None for metrics that read no data."""
         return scoring_of(self.units[0], self.metric)
 
     @property
     def scored_as(self) -> str:
-        """What the metric is called in a table of scores."""
+        """The name of the metric in a score table."""
         plain = self.metric != "gradient" or self.abs_over == "example"
         return self.metric if plain else f"gradient_{self.abs_over}"
 

@@ -1,4 +1,4 @@
-"""The settings of scoring."""
+"""Settings of importance scoring."""
 
 import os
 from pathlib import Path
@@ -13,22 +13,22 @@ Objective = Literal["answer", "cot", "latent", "text"]
 
 
 class Text(Settings):
-    """A plain text to score on: exactly one of `file` and `dataset`."""
+    """Plain text for scoring: exactly one of `file` and `dataset`."""
 
     file: FilePath | None = None
-    """A text file, one passage a line (environment variables such as ${TEXTS} are filled in)."""
+    """Path of a text file, one passage per line; environment variables such as ${TEXTS} are expanded."""
     dataset: str | None = None
-    """A data set of the Hub."""
+    """Name of a data set on the Hub."""
     subset: str | None = None
-    """Its configuration, where it has several."""
+    """Configuration (subset) of the data set, if it has several."""
     split: str = "train"
-    """Its split."""
+    """Split of the data set."""
     column: str = "text"
-    """Its column of texts."""
+    """Column of the data set that holds the texts."""
     revision: str | None = None
-    """Branch, tag or commit; give a commit to pin it."""
+    """Branch, tag or commit of the data set. A commit pins the data."""
     max_tokens: int = Field(256, ge=2)
-    """Passages are cut off after so many tokens."""
+    """Maximum length of a passage in tokens; longer ones are truncated."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "Text":
@@ -38,25 +38,25 @@ class Text(Settings):
 
     @property
     def path(self) -> Path | None:
-        """The local file."""
+        """The local file with environment variables expanded, or None for a data set."""
         return None if self.file is None else Path(os.path.expandvars(self.file)).expanduser()
 
 
 class Gates(Settings):
-    """How hard-concrete gates on heads are trained (arXiv 1905.09418; stabilizers of arXiv 2110.03252)."""
+    """Training of hard-concrete gates on heads (arXiv 1905.09418; stabilizers of arXiv 2110.03252)."""
 
     steps: int = Field(300, ge=1)
-    """Optimizer steps; the weights of the model stay as they are."""
+    """Number of optimizer steps. Only the gates are trained; the weights of the model are frozen."""
     batch_size: int = Field(16, ge=1)
-    """Calibration rows a step."""
+    """Number of calibration rows per optimizer step."""
     learning_rate: float = Field(0.1, gt=0)
-    """Of the gates; they have no weight decay."""
+    """Learning rate of the gates, which have no weight decay."""
     target_sparsity: float = Field(0.5, gt=0, lt=1)
-    """The part of the gates that is to close."""
+    """Target fraction of closed gates."""
     warmup_steps: int = Field(100, ge=0)
-    """Steps in which the weight of the sparsity loss rises from 0."""
+    """Number of steps in which the weight of the sparsity loss rises from 0."""
     seed: Seed = 0
-    """Of the gates' noise and the order of rows."""
+    """Seed of the gates' noise and of the order of rows."""
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> "Gates":
@@ -69,33 +69,34 @@ class Gates(Settings):
 
 
 class Importance(Settings):
-    """How units are scored."""
+    """Settings of importance scoring."""
 
     rows: int = Field(128, ge=1)
-    """Calibration rows, from the start of the train split, or passages of the text."""
+    """Number of calibration rows, from the start of the train split, or of passages of the text."""
     batch_size: int = Field(16, ge=1)
-    """Rows a forward pass."""
+    """Number of rows per forward pass."""
     objective: Objective = "cot"
-    """What is read and where the loss is: on the answer given the steps, on steps and answer, on the answer
-    after the model's own latents, or on every token of a text. A pruning can name another one."""
+    """Input and supervised tokens of the scoring loss. answer: the answer, given the steps; cot: steps and
+    answer; latent: the answer after the model's own latents; text: every token of a text. A prune step can
+    set its own."""
     text: Text | None = None
-    """The text behind objective text."""
+    """Text for objective text."""
     validation_rows: int = Field(200, ge=1)
-    """Rows of the valid split on which loss and accuracy without a unit are measured."""
+    """Number of rows of the valid split on which loss and accuracy without a unit are measured."""
     greedy_removals: int | None = Field(None, ge=1)
-    """So many layers the greedy searches remove, one after the other (null: as many as the prunings and
-    curves that use a search ask for; all that can go where one of them has a budget that is no count)."""
+    """Number of layers that a greedy search removes, one at a time (null: the largest number that a pruning
+    or curve takes from the search; all removable layers if one of their budgets is not a count)."""
     greedy_protect: list[NonNegativeInt] = Field(default_factory=list)
-    """Layers, counted from 0, that they never remove."""
+    """Indices of layers, counted from 0, that greedy searches never remove."""
     gates: Gates = Gates()
-    """How gates are trained."""
+    """Settings of the training of gates."""
 
     def objective_of(self, own: Objective | None) -> Objective:
-        """The objective of a pruning that names its own, or none."""
+        """Return the objective of a pruning: its own, or the default if it sets none."""
         return own or self.objective
 
     def needed_by(self, scoring: str, objective: Objective) -> dict[str, Any]:
-        """The settings that one scoring run depends on."""
+        """Return the settings that one scoring run depends on, as JSON values."""
         split = split_of(scoring)
         keys = ["batch_size"]
         if split == "train" or objective == "text":

@@ -1,4 +1,4 @@
-"""The base class of everything that a user can set."""
+"""The base class of all settings, and the types and bounds that they share."""
 
 import ast
 import inspect
@@ -21,14 +21,14 @@ Name = Annotated[
 
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-"""A seed that every generator of random numbers takes (NumPy's takes 32 bits)."""
+"""A seed that every random number generator accepts (NumPy's accepts 32 bits)."""
 
 LONGEST_FILE_NAME, LONGEST_PATH = 255, 4095
-"""Bytes that Linux and macOS allow, of which macOS allows fewer in a path."""
+"""Limits of Linux in bytes. macOS allows as many per file name, but fewer per path."""
 
 
 def _possible_path(text: str) -> str:
-    """Refuse a path that no file can have: systems raise errors where such a one is only asked for."""
+    """Refuse a path that no file can have: systems raise an error even for an existence check."""
     if len(text.encode()) > LONGEST_PATH or any(
         len(part.encode()) > LONGEST_FILE_NAME for part in text.split("/")
     ):
@@ -41,9 +41,9 @@ def _possible_path(text: str) -> str:
 
 
 FilePath = Annotated[str, AfterValidator(_possible_path)]
-"""The path of a file or folder, with `~` and variables as they are written."""
+"""The path of a file or folder, with `~` and environment variables not expanded."""
 
-# Bounds of what a config may ask for, far above any use: beyond them the check alone could take minutes.
+# Upper bounds of settings, far above any use. Beyond them, checking the config alone could take minutes.
 MOST_STAGES = 100
 MOST_LATENTS = 4096
 MOST_DIGITS = 300  # Factors are drawn with float64, which holds numbers of 308 digits.
@@ -53,18 +53,18 @@ MOST_HEADS = 1024
 MOST_CHANNELS = 2**18
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-"""What matrices are multiplied in. tf32: weights of float32, products of TF32 on GPUs that have them."""
+"""Precision of matrix products. tf32: float32 weights, TF32 products on GPUs that support them."""
 
 
 def one_or_list(value: Any) -> str:
-    """Which form a value has that is one thing or a list of them: only the problems of that form are told."""
+    """Return the tag ("one" or "list") of a value; pydantic then reports only the problems of that form."""
     return "list" if isinstance(value, list | tuple) else "one"
 
 
 class Settings(BaseModel):
-    """Typed settings: unknown keys are refused, values never change after the check.
+    """Typed, immutable settings that refuse unknown keys.
 
-    A docstring under a field is its documentation, in the code and in the JSON schema.
+    The docstring under a field is its documentation, in the code and in the JSON schema.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -72,7 +72,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_booleans_for_numbers(cls, values: Any) -> Any:
-        """Refuse booleans for numbers, which pydantic takes for 1 and 0."""
+        """Refuse booleans for numbers, which pydantic converts to 1 and 0."""
         problems = []
         for key in _numbers_alone(cls) & values.keys() if isinstance(values, Mapping) else ():
             if any(isinstance(each, bool) for each in _items(values[key])):
@@ -85,32 +85,32 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _no_huge_numbers(self) -> Self:
-        """Refuse numbers beyond `LARGEST`, as text such as 1e300 may give for a whole number."""
+        """Refuse integers beyond `LARGEST`, such as pydantic makes from the text 1e300."""
         for key in _whole_numbers(type(self)):
             if any(isinstance(each, int) and abs(each) > LARGEST for each in _items(getattr(self, key))):
                 raise ValueError(f"{key}: is beyond 2^53. Give a smaller number")
         return self
 
     def canonical(self) -> dict[str, Any]:
-        """The settings as plain JSON values, defaults included."""
+        """Return the settings as plain JSON values, defaults included."""
         return self.model_dump(mode="json")
 
 
 @cache
 def _numbers_alone(kind: type[Settings]) -> frozenset[str]:
-    """The fields that may hold numbers, directly or in a list or mapping, and no booleans."""
+    """Return the fields that may hold numbers, directly or in a list or mapping, but no booleans."""
     leaves = {name: set(_leaves(field.annotation)) for name, field in kind.model_fields.items()}
     return frozenset(name for name, each in leaves.items() if each & {int, float} and bool not in each)
 
 
 @cache
 def _whole_numbers(kind: type[Settings]) -> tuple[str, ...]:
-    """The fields that may hold whole numbers, directly or in a list or mapping."""
+    """Return the fields that may hold integers, directly or in a list or mapping."""
     return tuple(name for name, field in kind.model_fields.items() if int in _leaves(field.annotation))
 
 
 def _leaves(annotation: Any) -> Iterator[type]:
-    """The plain types that an annotation is made of."""
+    """Yield the plain types that an annotation contains."""
     if isinstance(annotation, type):
         yield annotation
     for part in get_args(annotation):
@@ -118,7 +118,7 @@ def _leaves(annotation: Any) -> Iterator[type]:
 
 
 def _items(value: Any) -> Iterator[Any]:
-    """A value itself, the items of a list, or the keys and values of a mapping."""
+    """Yield the keys and values of a mapping, the items of a list, or the value itself."""
     if isinstance(value, dict):
         yield from value
         yield from value.values()
@@ -129,10 +129,10 @@ def _items(value: Any) -> Iterator[Any]:
 
 
 def describe(schema: dict[str, Any]) -> None:
-    """Put the docstring under each field into the JSON schema of settings, as the field's description.
+    """Insert the docstring under each field into a JSON schema, as the field's description.
 
-    pydantic can do so itself, but only whenever a class is made: more than half of the time that copra's own
-    modules take to import beside torch.
+    pydantic can do this itself, but only each time that a class is created, which costs more than half of the
+    import time of copra's own modules, torch aside.
     """
     for kind in _kinds(Settings):
         part = schema if kind.__name__ == schema["title"] else schema["$defs"].get(kind.__name__, {})
@@ -142,20 +142,20 @@ def describe(schema: dict[str, Any]) -> None:
 
 
 def _kinds(kind: type[Settings]) -> Iterator[type[Settings]]:
-    """All classes below one."""
+    """Yield all direct and indirect subclasses of a class."""
     for each in kind.__subclasses__():
         yield each
         yield from _kinds(each)
 
 
 def _docstrings(kind: type[Settings]) -> dict[str, str]:
-    """The texts under a class's fields, those of the classes above it included."""
+    """Return the docstrings under a class's fields, inherited fields included."""
     found = {}
     for each in reversed(kind.__mro__):
         if issubclass(each, Settings):
             try:
                 source = inspect.getsource(each)
-            except (OSError, TypeError):  # made while the program runs, so it has no fields of its own
+            except (OSError, TypeError):  # created at run time, so it has no fields of its own
                 continue
             (tree,) = ast.parse(textwrap.dedent(source)).body
             for field, text in pairwise(tree.body):

@@ -1,4 +1,4 @@
-"""The sizes of a decoder."""
+"""Sizes of a decoder and its layers."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -7,9 +7,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One decoder layer: H query heads and K key/value heads of size D, FFN of width I.
+    """Sizes of one decoder layer: H query heads and K key/value heads of size D, FFN of width I.
 
-    `window` is the number of positions that attention reaches, its own included (None: all before it).
+    `window` is the number of positions that a token attends to, its own included (None: all up to its own).
     """
 
     query_heads: int

@@ -1,4 +1,4 @@
-"""The kinds of unit that a pruning can remove."""
+"""Kinds of unit that a pruning can remove."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from copra.schema.shape import LayerShape, ModelShape
 
 UnitKind = Literal["layers", "kv_groups", "heads", "neurons"]
 Unit = tuple[UnitKind, int, int]
-"""A kind, a layer, and the index in that layer (of a layer: the layer again)."""
+"""A kind, a layer index, and the index within that layer (for kind layers: the layer index again)."""
 NAMES: dict[UnitKind, str] = {
     "layers": "layers",
     "kv_groups": "KV groups",
@@ -16,7 +16,7 @@ NAMES: dict[UnitKind, str] = {
 
 
 def units_of(kind: UnitKind, shape: ModelShape) -> list[tuple[int, int]]:
-    """All units of a kind by layer and index."""
+    """Return all units of a kind as (layer, index)."""
     if kind == "layers":
         return [(layer, layer) for layer in range(len(shape.layers))]
     size = {"kv_groups": "kv_heads", "heads": "query_heads", "neurons": "ffn"}[kind]
@@ -25,5 +25,5 @@ def units_of(kind: UnitKind, shape: ModelShape) -> list[tuple[int, int]]:
 
 
 def group_size(layer: LayerShape) -> int:
-    """Query heads that read one key/value head."""
+    """Return the number of query heads per key/value head."""
     return layer.query_heads // layer.kv_heads

@@ -1,4 +1,4 @@
-"""Tasks: one file each, one interface (`task.py`), and the registry of their kinds."""
+"""Tasks: one file per task, one interface (`task.py`), and the registry of their kinds."""
 
 from typing import Annotated, Union
 
@@ -20,4 +20,4 @@ TASKS: dict[str, type[Task]] = {
 }
 
 AnyTask = Annotated[Union[tuple(TASKS.values())], Field(discriminator="kind")]  # noqa: UP007
-"""Any registered task; its `kind` says which."""
+"""Any registered task, selected by its `kind`."""

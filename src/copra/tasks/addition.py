@@ -1,17 +1,17 @@
-"""Long addition with a scratchpad, for the question whether a skill reaches beyond its training lengths.
+"""Long addition with a scratchpad, a test of generalization beyond the training lengths.
 
 As in Nye 2021, arXiv 2112.00114, section 3.1, training has numbers of 1 to 8 digits and the test longer
-ones. A row of theirs (`hints: false`):
+ones. A row in their format (`hints: false`):
 
     2 9 + 5 7
     steps  2 9 + 5 7 , C: 0 | 2 + 5 , 6 C: 1 | , 8 6 C: 0 | 0 8 6
     answer 8 6
 
-A small model from scratch finds digits by counting positions, which fails on longer numbers. With
-`hints: true` it can look them up by name, as with the index hints of Zhou 2023, arXiv 2310.16028: letters
-that follow one another from a random place in the alphabet stand before the digits, small ones in the
-first number, capitals in the second and doubled ones in the sum. A step adds the two digits of a column,
-and the carry where there is one; its result is a carry where there is one, and a digit of the sum:
+A small model from scratch finds digits by counting positions, which fails on longer numbers. With `hints:
+true` each digit has a letter by which it can be found, as with the index hints of Zhou 2023, arXiv
+2310.16028: consecutive letters from a random start in the alphabet precede the digits, lowercase in the first
+number, uppercase in the second and doubled in the sum. A step adds the two digits of a column and the carry,
+if any; its result is the new carry, if any, and a digit of the sum:
 
     k 2 l 9 + K 5 L 7
     steps  l 9 + L 7 = 1 ll 6 | k 2 + K 5 + 1 = kk 8
@@ -33,15 +33,15 @@ from copra.utils.problems import shown
 Digits = Annotated[int, Field(ge=1, le=MOST_DIGITS)]
 LETTERS = ascii_lowercase
 BLANK = "."
-# Rows with a step of blanks stay the minority, so that greedy decoding does not write one.
+# Probability of a step of blanks. Below one half, so that greedy decoding does not write one.
 STEPS_OF_BLANKS = 0.4
-# At most so many tenths of all questions of one length go to a split, so that 1-digit numbers, with their
-# 100 questions, reach all three.
+# Maximum tenths of all questions of one length per split, so that 1-digit numbers, with their 100 questions,
+# occur in all three.
 TENTHS: dict[Split, int] = {"test": 1, "valid": 1, "train": 8}
 
 
 class Column(NamedTuple):
-    """The digits of equal weight in a written addition."""
+    """One column of a written addition: the digits of equal place value, and the carries."""
 
     a: int
     b: int
@@ -53,12 +53,12 @@ class Column(NamedTuple):
 class Addition(Task):
     """Generated additions of two numbers of the same length; no pair of numbers occurs twice.
 
-    The lengths of a split take turns until its rows are complete; one whose questions are used up, see
-    `TENTHS`, is left out from there on.
+    The rows of a split cycle through its lengths. A length whose questions are used up (see `TENTHS`) is
+    skipped from then on.
     """
 
     kind: Literal["addition"] = "addition"
-    """Which task this is."""
+    """Kind of task."""
     train: Size = 20000
     """Number of training rows. More rows never change the validation and test rows."""
     valid: Size = 500
@@ -66,20 +66,20 @@ class Addition(Task):
     test: Size = 1000
     """Number of test rows."""
     min_digits: Digits = 1
-    """Fewest digits of a number in training and validation."""
+    """Minimum number of digits per number in training and validation."""
     max_digits: Digits = 8
-    """Most digits of a number in training and validation."""
+    """Maximum number of digits per number in training and validation."""
     test_digits: list[Digits] = Field(default=[9], min_length=1)
-    """Digits of the numbers in the test."""
+    """Numbers of digits per number in the test."""
     hints: bool = True
-    """Whether letters stand before the digits."""
+    """If true, letters precede the digits as index hints."""
     blanks: int = Field(0, ge=0, le=MOST_LATENTS)
-    """With hints: training and validation rows have up to so many blanks between the columns of the
-    question, and two rows in five have a last step of up to so many. Distances between what belongs together
-    are then no longer tied to the number of digits, and those of longer numbers occur in training (as with
-    the random spaces of Shen 2023, arXiv 2311.14737). Test rows have none."""
+    """Maximum number of blanks between the columns of the question in training and validation rows; only with
+    hints. Two rows in five also have a last step of up to this number of blanks. Distances between related
+    digits then vary independently of the number of digits, and the distances of longer numbers occur in
+    training (as with the random spaces of Shen 2023, arXiv 2311.14737). Test rows have no blanks."""
     seed: Seed = 0
-    """Another seed draws other rows."""
+    """Seed of the generated rows."""
 
     answers = "text"
 
@@ -107,7 +107,7 @@ class Addition(Task):
         return self
 
     def rows(self) -> Iterator[tuple[Split, Row]]:
-        """Every row: test, valid, train, so that a split never depends on the size of a larger one."""
+        """Yield all rows in the order test, valid, train, so that no split depends on a larger one's size."""
         seen: set[tuple[int, ...]] = set()
         for split, size in self._sizes().items():
             rng = random.Random(f"addition {self.seed} {split}")
@@ -126,9 +126,9 @@ class Addition(Task):
 
 
 def write_sum(a: Sequence[int], b: Sequence[int], start: int | None = None) -> Row:
-    """The row that adds two numbers, given as digits, equally many, the most significant first.
+    """Return the row that adds two numbers of equal length, given as digits, most significant first.
 
-    `start` is the place in the alphabet of the letter before their first digits (None: no letters).
+    `start` is the index in the alphabet of the letter before their first digits (None: no letters).
     """
     columns = _columns(a, b)
     total = [columns[-1].carry_out, *(column.digit for column in reversed(columns))]
@@ -137,13 +137,13 @@ def write_sum(a: Sequence[int], b: Sequence[int], start: int | None = None) -> R
         return Row(
             f"{_spaced(a)} + {_spaced(b)}", (*_shrinking(a, b, columns), _spaced(total)), _spaced(answer)
         )
-    # One letter more than digits: the one in front is that of a final carry.
+    # One letter more than digits: the first one is for a final carry.
     letters = [LETTERS[(start - 1 + index) % len(LETTERS)] for index in range(len(total))]
     capitals = [letter.upper() for letter in letters]
     doubled = [letter * 2 for letter in letters]
     question = f"{_hinted(letters[1:], a)} + {_hinted(capitals[1:], b)}"
-    # Nothing is written where there is no carry: so the steps differ in length, and a digit's letter says
-    # where it is found, while its distance does not.
+    # A missing carry is not written: steps then differ in length, so that a digit can be found by its letter,
+    # but not by its distance.
     steps = tuple(
         f"{letter} {column.a} + {letter.upper()} {column.b}{' + 1' * column.carry_in}"
         f" ={' 1' * column.carry_out} {letter * 2} {column.digit}"
@@ -158,7 +158,7 @@ def _most_rows(split: Split, digits: int) -> int:
 
 
 def _turns(split: Split, lengths: Sequence[int], size: int) -> Iterator[int]:
-    """`size` lengths in turn, none more often than it has rows for the split."""
+    """Yield `size` lengths in turn, each at most as often as it has rows for the split."""
     left = {digits: _most_rows(split, digits) for digits in lengths}
     while True:
         for digits in lengths:
@@ -171,7 +171,7 @@ def _turns(split: Split, lengths: Sequence[int], size: int) -> Iterator[int]:
 
 
 def _new_pair(rng: random.Random, digits: int, seen: set[tuple[int, ...]]) -> tuple[int, ...]:
-    """The digits of two new numbers, one after the other; only 1-digit numbers may be 0."""
+    """Return the digits of a new pair of numbers, concatenated; only 1-digit numbers may be 0."""
     while True:
         pair = tuple(
             1 + below(rng, 9) if digits > 1 and index in (0, digits) else below(rng, 10)
@@ -182,7 +182,7 @@ def _new_pair(rng: random.Random, digits: int, seen: set[tuple[int, ...]]) -> tu
 
 
 def _with_blanks(rng: random.Random, row: Row, most: int) -> Row:
-    """The row with up to `most` blanks before letters of its question, and perhaps a last step of them."""
+    """Return the row with up to `most` blanks in its question, and at random a last step of blanks."""
     if not most:
         return row
     words = row.question.split()
@@ -195,7 +195,7 @@ def _with_blanks(rng: random.Random, row: Row, most: int) -> Row:
 
 
 def _columns(a: Sequence[int], b: Sequence[int]) -> list[Column]:
-    """The columns from the least significant on."""
+    """Return the columns, least significant first."""
     columns, carry = [], 0
     for left, right in zip(reversed(a), reversed(b), strict=True):
         carry_out, digit = divmod(left + right + carry, 10)
@@ -205,7 +205,7 @@ def _columns(a: Sequence[int], b: Sequence[int]) -> list[Column]:
 
 
 def _shrinking(a: Sequence[int], b: Sequence[int], columns: Sequence[Column]) -> Iterator[str]:
-    """Nye's lines: what is left to add, the digits of the sum so far, and the carry after "C:"."""
+    """Yield Nye's lines: the digits left to add, the digits of the sum so far, and the carry after "C:"."""
     for done in range(len(columns) + 1):
         left = len(columns) - done
         rest = f"{_spaced(a[:left])} + {_spaced(b[:left])} " if left else ""

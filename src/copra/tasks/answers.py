@@ -1,4 +1,4 @@
-"""Finding the answer in a generated text, and comparing it with the gold answer."""
+"""Extraction of the answer from a generated text, and comparison with the gold answer."""
 
 import re
 from typing import Literal
@@ -6,16 +6,16 @@ from typing import Literal
 from copra.tasks.numbers import read_number
 
 MARKER = "###"
-# The last match of lm-evaluation-harness's `gsm8k_cot` filter "flexible-extract", whose pattern is
-# (-?[$0-9.,]{2,})|(-?[0-9]+); only a denominator is added, and a whole number before it, so that "1/2" and
-# "5 1/2" are one number each.
+# The pattern of lm-evaluation-harness's `gsm8k_cot` filter "flexible-extract", which takes the last match of
+# (-?[$0-9.,]{2,})|(-?[0-9]+); extended only by a denominator and a whole number before the fraction, so that
+# "1/2" and "5 1/2" are one number each.
 NUMBER_IN_TEXT = re.compile(
     r"(?:-?[0-9][0-9,]* (?=[0-9]+/[0-9]))?(?:-?[$0-9.,]{2,}|-?[0-9]+)(?:/[0-9][0-9.,]*)?"
 )
 STATED = {
-    # Its filter "strict-match", with all that it misses: a currency sign, a number that the text ends with.
+    # Its filter "strict-match", including its misses: a currency sign, a number at the end of the text.
     "number": re.compile(r"The answer is (-?[0-9.,]+)."),
-    # What is no number is stated up to its full stop or the end of its line.
+    # An answer that is not a number ends at its full stop or at the end of its line.
     "text": re.compile(r"The answer is ([^\n]+?)(?:\.(?=\s|$)|\n|$)"),
 }
 
@@ -25,12 +25,12 @@ def extract_answer(
     prompted: Literal["strict", "flexible"] | None = None,
     kind: Literal["number", "text"] = "number",
 ) -> str | None:
-    """The answer that a generated text gives, or None where it gives none.
+    """Return the answer in a generated text, or None if there is none.
 
-    A trained model writes `### answer` (or `#### answer`, as GSM8K does): the answer is what follows
-    the last marker up to the end of its line. A model that was only prompted has learned no marker:
-    its answer is the last number of the text ("flexible"), or what the first "The answer is ...." states
-    ("strict"). Numbers are found as lm-evaluation-harness finds them.
+    A trained model writes `### answer` (or `#### answer`, as in GSM8K): the answer is the text after the last
+    marker, up to the end of its line. A prompted model has not been trained to write a marker: its answer is
+    the last number of the text ("flexible"), or the text after the first "The answer is" ("strict"). Numbers
+    are matched as in lm-evaluation-harness.
     """
     if prompted == "flexible":
         numbers = NUMBER_IN_TEXT.findall(text)
@@ -47,8 +47,8 @@ def same_answer(extracted: str | None, gold: str, kind: Literal["number", "text"
     """True if an extracted answer equals the gold answer.
 
     Numbers are compared exactly, as fractions: "$1,000." is 1000, "0.50" is 1/2; `copra.tasks.numbers`
-    lists every form. What is not a number equals no number. Texts are compared without regard to case, white
-    space and a final full stop.
+    lists every form. A text that is not a number equals no number. Texts are compared without regard to case,
+    white space and a final full stop.
     """
     if extracted is None:
         return False

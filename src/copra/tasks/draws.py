@@ -1,7 +1,6 @@
-"""Draws that tasks are generated from.
+"""Random draws for generated tasks.
 
-Only random() is promised to give the same numbers in every version of Python, so all draws are made
-from it.
+Python guarantees the same sequence in every version only for random(), so all draws are made from it.
 """
 
 import random
@@ -12,15 +11,15 @@ Item = TypeVar("Item")
 
 
 def below(rng: random.Random, limit: int) -> int:
-    """A whole number from 0 to `limit` - 1."""
+    """Return a random integer from 0 to `limit` - 1."""
     return int(rng.random() * limit)
 
 
 def pick(rng: random.Random, items: Sequence[Item]) -> Item:
-    """One of the items."""
+    """Return a random item."""
     return items[below(rng, len(items))]
 
 
 def shuffled(rng: random.Random, items: Sequence[Item]) -> list[Item]:
-    """The items in a random order."""
+    """Return the items in a random order."""
     return sorted(items, key=lambda _: rng.random())

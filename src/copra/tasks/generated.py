@@ -1,4 +1,4 @@
-"""Tasks that make their own rows, and read those of a split from a published file where one is named."""
+"""Base class of tasks that generate their rows, or read the rows of a split from a published file."""
 
 import codecs
 import random
@@ -27,17 +27,17 @@ Source = Annotated[
 
 
 class GeneratedTask(Task):
-    """Settings of the three splits; a subclass says how a row is drawn and how one is read from a file."""
+    """Settings of the three splits; a subclass defines how a row is drawn and how one is read from a file."""
 
     train: Source = 20000
-    """Number of training rows to generate (more of them never change the other splits), or the path of a
-    file to read. Environment variables such as ${COPRA_DATA} are filled in."""
+    """Number of training rows to generate, or the path of a file to read; environment variables such as
+    ${COPRA_DATA} are expanded. The number does not affect the other splits."""
     valid: Source = 500
     """Number of validation rows to generate, or the path of a file."""
     test: Source = 1000
     """Number of test rows to generate, or the path of a file."""
     seed: Seed = 0
-    """Another seed draws other rows."""
+    """Seed of the generated rows."""
 
     @model_validator(mode="after")
     def _every_split_is_meant(self) -> Self:
@@ -51,32 +51,32 @@ class GeneratedTask(Task):
 
     @abstractmethod
     def draw(self, rng: random.Random) -> Row | None:
-        """One random row; None where this draw led to none that the settings allow."""
+        """Return a random row, or None if this draw is not allowed by the settings."""
 
     @abstractmethod
     def records(self, content: bytes) -> list[Any]:
-        """The records of a file, in order.
+        """Return the records of a file, in order.
 
         Raises:
-            ValueError: the content cannot be cut into records, with the reason.
+            ValueError: the content cannot be split into records, with the reason.
         """
 
     @abstractmethod
     def read(self, record: Any) -> Row:
-        """The row that one record of a file holds.
+        """Return the row in one record of a file.
 
         Raises:
             ValueError: the record cannot be used, with the reason.
         """
 
     def paths(self) -> dict[Split, str]:
-        """Local files that rows of splits are read from, as the settings have them."""
+        """Return the configured paths of the local files of splits, not expanded."""
         return {split: getattr(self, split) for split in SPLITS if isinstance(getattr(self, split), str)}
 
     def rows(self) -> Iterator[tuple[Split, Row | BadRow]]:
-        """Every row: test, valid, train, so that a split never depends on the size of a larger one.
+        """Yield all rows in the order test, valid, train, so that no split depends on a larger one's size.
 
-        No generated row has a question that a row before it had.
+        No generated row repeats the question of an earlier row.
 
         Raises:
             CopraError: a file cannot be read, or the settings allow too few different questions.

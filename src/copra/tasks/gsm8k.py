@@ -17,41 +17,43 @@ from copra.utils.errors import CopraError
 
 ANNOTATION = re.compile(r"<<(.*?)>>", re.DOTALL)
 Steps = str | list[str]
-"""A chain of thought: a text with annotations, or steps that stand apart."""
+"""A chain of thought: one text with annotations, or a list of steps."""
 
 
 class Gsm8k(Task):
-    """Grade-school word problems: 7,473 training and 1,319 test rows, answers are numbers.
+    """Grade-school word problems: 7,473 training and 1,319 test rows, with numbers as answers.
 
-    A file is read by its suffix: `.txt` holds iCoT text (Deng 2024, arXiv 2405.14838), one
-    `question||<<a>> <<b>> #### answer` a line; any other holds rows as JSON lines, a JSON array (Coconut's
-    form) or Parquet. Files may be gzipped (`.gz`). A row has a `question` and an `answer` that ends in
-    `#### number`, OpenAI's form; or the bare number as `answer`, and its steps under `steps` (a list) or
-    `cot` (a text), GSM8k-Aug's forms.
+    The suffix of a file selects its format: `.txt` is iCoT text (Deng 2024, arXiv 2405.14838), one
+    `question||<<a>> <<b>> #### answer` per line; any other is JSON lines, a JSON array (as in Coconut) or
+    Parquet. Files may be gzipped (`.gz`). A row has a `question` and an `answer` that ends in `#### number`
+    (OpenAI's format); or the bare number as `answer`, and its steps under `steps` (a list) or `cot` (a text)
+    (the formats of GSM8k-Aug).
     """
 
     kind: Literal["gsm8k"] = "gsm8k"
-    """Which task this is."""
+    """Kind of task."""
     worked_examples: ClassVar[Path | None] = Path(__file__).with_name("gsm8k_examples.jsonl")
     source: Literal["hub", "files"] = "hub"
-    """Where the training and test rows come from: the Hugging Face Hub, or `train` and `test`."""
+    """Source of the training and test rows: the Hugging Face Hub (hub), or the files `train` and `test`
+    (files)."""
     hub_name: str = "openai/gsm8k"
-    """The data set's name on the Hub; its splits `train` and `test` are read, and `validation` if it has
-    one and no `valid` file is named."""
+    """Name of the data set on the Hub. Its splits `train` and `test` are read, and also `validation` if it
+    exists and no `valid` file is given."""
     hub_subset: str | None = None
-    """Which config (subset) of the data set on the Hub (null: `main`, or its only one)."""
+    """Configuration (subset) of the data set on the Hub (null: `main`, or its only one)."""
     train: FilePath | None = None
-    """File of the training rows. Environment variables such as ${COPRA_DATA} are filled in."""
+    """Path of the file of training rows; environment variables such as ${COPRA_DATA} are expanded."""
     valid: FilePath | None = None
-    """File of the validation rows; without it, and without a validation split on the Hub, training rows are
-    set aside (`validation_rows`)."""
+    """Path of the file of validation rows. Without it, and without a validation split on the Hub,
+    `validation_rows` training rows are used for validation instead."""
     test: FilePath | None = None
-    """File of the test rows."""
+    """Path of the file of test rows."""
     steps: Literal["equations", "sentences"] = "equations"
-    """What a step is: an annotation such as <<48/2=24>>, or a line of the solution without them."""
+    """Unit of a step. equations: an annotation such as <<48/2=24>>; sentences: a line of the solution without
+    its annotations."""
     validation_rows: NonNegativeInt = 500
-    """Without validation rows of its own, as many training rows become the validation split: those whose
-    question's hash sorts lowest, so that the choice depends on nothing but the questions."""
+    """Number of training rows that become the validation split if the data has none: the rows with the lowest
+    question hashes, so that the selection depends on the questions alone."""
 
     @model_validator(mode="after")
     def _sources_agree(self) -> Self:
@@ -73,7 +75,7 @@ class Gsm8k(Task):
         return self
 
     def paths(self) -> dict[Split, str]:
-        """Local files that rows of splits are read from, as the settings have them."""
+        """Return the configured paths of the local files of splits, not expanded."""
         paths = {"train": self.train, "valid": self.valid, "test": self.test}
         return {key: path for key, path in paths.items() if path}
 
@@ -85,18 +87,18 @@ class Gsm8k(Task):
 
     @property
     def is_local(self) -> bool:
-        """False for rows from the Hub, which are known once they are fetched."""
+        """False for rows from the Hub, which are not known before they are downloaded."""
         return self.source == "files"
 
     def concerning(self, split: Split) -> dict[str, Any]:
-        """The settings, as plain JSON values, without those of other splits alone."""
+        """Return the settings that affect a split, as plain JSON values."""
         settings = super().concerning(split)
         if split == "test":
             del settings["validation_rows"]
         return settings
 
     def rows(self) -> Iterator[tuple[Split, Row | BadRow]]:
-        """Every row with the split that it belongs to: train, valid, test, in the files' order.
+        """Yield (split, row) for all rows: train, valid, test, in the order of the files.
 
         Raises:
             CopraError: a file or the Hub cannot be read, naming the config key and the place.
@@ -116,7 +118,7 @@ class Gsm8k(Task):
             yield "test", row
 
     def _sources(self) -> dict[Split, Any]:
-        """Where each split is read from: a file, or the rows of the Hub's data set."""
+        """Return the source of each split: the path of a file, or the rows of the Hub's data set."""
         hub = _hub(self.hub_name, self.hub_subset) if self.source == "hub" else {}
         return hub | self.files()
 
@@ -139,14 +141,14 @@ def _is_icot(path: str | Path) -> bool:
 
 
 def _hub(name: str, subset: str | None) -> dict[Split, Any]:
-    """The rows of each split of a data set on the Hub."""
+    """Return the rows of each split of a data set on the Hub."""
     import datasets
 
     try:
         try:
             found = datasets.load_dataset(name, subset or "main")
         except ValueError:
-            # Copies have one config with a name of their own: ask for the only one.
+            # Copies of the data set have a single config of another name, which is loaded by default.
             if subset is not None:
                 raise
             found = datasets.load_dataset(name)
@@ -190,7 +192,7 @@ def _fields(record: Any) -> tuple[str, Steps, str]:
 
 
 def _written(key: str, steps: Any) -> Steps:
-    """The steps of a row that has them beside its answer: a list, or one text."""
+    """Return the steps of a row with a separate field for them: a list, or one text."""
     if isinstance(steps, str):
         return [steps] if steps.strip() else []
     if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
@@ -199,7 +201,7 @@ def _written(key: str, steps: Any) -> Steps:
 
 
 def _parted(solution: str) -> tuple[str, str]:
-    """The chain of a solution, and its answer."""
+    """Return the chain of thought of a solution, and its answer."""
     chain, mark, answer = solution.rpartition("####")
     if not mark:
         raise ValueError("no '####' before the answer")
@@ -235,10 +237,10 @@ def _row(question: str, chain: Steps, answer: str, kind_of_steps: Literal["equat
 
 
 def _steps(chain: Steps, kind: Literal["equations", "sentences"]) -> list[str]:
-    """The steps in a chain of thought, as equations or as sentences.
+    """Return the steps in a chain of thought, as equations or as sentences.
 
     Raises:
-        ValueError: the chain is a list, and has steps of the other kind only.
+        ValueError: the chain is a list with steps of the other kind only.
     """
     text = chain if isinstance(chain, str) else "\n".join(chain)
     if kind == "equations":

@@ -1,13 +1,13 @@
-"""Multiplication with its partial products, in the text form of iCoT (arXiv 2311.01460 and 2405.14838).
+"""Multiplication with its partial products, in the text format of iCoT (arXiv 2311.01460 and 2405.14838).
 
 A row of the published data, 2365 * 4347, least significant digits first:
 
     5 6 3 2 * 7 4 3 4||5 5 5 6 1 + 0 0 6 4 9 0 ( 5 5 1 1 1 1 ) + 0 0 5 9 0 7 0 ( 5 5 6 0 2 8 0 )
         + 0 0 0 0 6 4 9 0 #### 5 5 6 0 8 2 0 1
 
-The chain holds the first factor times each digit of the second, with as many zeros in front as the digit's
-place asks for, and in brackets the sum so far; the last sum is the answer. Numbers have the digits that the
-largest of their kind would need. A step here is one partial product with the sum that it leads to.
+The chain holds the first factor times each digit of the second, with leading zeros for the digit's place, and
+in brackets the sum so far; the last sum is the answer. Numbers are padded with zeros to the width of the
+largest of their kind. A step here is one partial product with the sum after it.
 """
 
 import random
@@ -28,19 +28,19 @@ STEP = re.compile(rf"(?:\+ )?{DIGITS}(?: \( {DIGITS} \))?")
 
 
 class Multiplication(GeneratedTask):
-    """Products of two numbers, generated, or read from files in the form `question||chain #### answer`."""
+    """Products of two numbers, generated, or read from files with lines `question||chain #### answer`."""
 
     kind: Literal["multiplication"] = "multiplication"
-    """Which task this is."""
+    """Kind of task."""
     digits: int = Field(4, ge=1, le=MOST_DIGITS)
-    """Digits of the first factor of a generated row."""
+    """Number of digits of the first factor in generated rows."""
     second_digits: int = Field(4, ge=1, le=MOST_DIGITS)
-    """Digits of the second factor: the number of steps."""
+    """Number of digits of the second factor in generated rows, which is also the number of steps."""
 
     answers = "text"
 
     def draw(self, rng: random.Random) -> Row:
-        """The row of two numbers of which all are equally likely; none begins with a zero."""
+        """Return the row of two uniformly drawn numbers without leading zeros."""
         return written_out(
             *(
                 10 ** (digits - 1) + below(rng, 9 * 10 ** (digits - 1))
@@ -49,11 +49,11 @@ class Multiplication(GeneratedTask):
         )
 
     def records(self, content: bytes) -> list[bytes]:
-        """The lines of a file."""
+        """Return the lines of a file."""
         return content.rstrip().split(b"\n") if content.strip() else []
 
     def read(self, record: bytes) -> Row:
-        """The row of one line."""
+        """Return the row in one line."""
         try:
             text = " ".join(record.decode().split())
         except UnicodeDecodeError as error:
@@ -77,7 +77,7 @@ class Multiplication(GeneratedTask):
 
 
 def written_out(a: int, b: int) -> Row:
-    """The row of a * b."""
+    """Return the row of a * b."""
     width = len(str(a))
     places = len(str(b))
     return Row(
@@ -100,5 +100,5 @@ def _steps(a: int, b: int, width: int, places: int) -> Iterator[str]:
 
 
 def _reversed(number: int, width: int) -> str:
-    """The digits from the last on, with zeros at the end up to the width."""
+    """Return the digits, least significant first, with zeros at the end up to the width."""
     return " ".join(reversed(f"{number:0{width}d}"))

@@ -1,7 +1,7 @@
-"""Reading the number that a text states: the one rule for generated answers and for those of a data set.
+"""Parser for the number that a text states, both for generated answers and for those of a data set.
 
-The text must state exactly one number. What may stand around it is listed here; nothing is picked out of
-several numbers, so a longer answer never has a better chance to be right.
+The text must state exactly one number. The table lists what may surround it. No number is picked from
+several, so that a longer answer never has a better chance to be right.
 
 | written | read as | why |
 |---|---|---|
@@ -41,7 +41,7 @@ NOT_UNITS = frozenset(
         *("and", "or", "to", "plus", "minus", "times", "over", "less", "point"),
     )
 )
-"""Words that make another number of the one before them, or are the beginning of another."""
+"""Words that change the value of the number before them, or that begin another number."""
 WRAPPERS = (
     ("\\boxed{", "}"),
     ("\\(", "\\)"),
@@ -57,24 +57,24 @@ MINUS = str.maketrans("−–", "--")
 WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)"
 DECIMAL = rf"(?:{WHOLE}(?:\.[0-9]+)?|\.[0-9]+)"
 BARE = re.compile(rf"([+-]?)(?:({WHOLE}) (?=[1-9][0-9]*/))?({DECIMAL})(?:/({DECIMAL}))?")
-"""Sign, whole number before a fraction, number or numerator, denominator."""
+"""Groups: sign, whole number before a fraction, number or numerator, denominator."""
 PLAIN = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 
 
 def read_number(text: str) -> Fraction | None:
-    """The exact value of the one number that `text` states; None if it states none or several."""
+    """Return the exact value of the one number that `text` states; None if it states none or several."""
     bare = bare_number(text)
     return None if bare is None else _value(bare)
 
 
 def bare_number(text: str) -> str | None:
-    """The one number that `text` states without what stands around it: `-1000`, `0.50`, `1/2`, `5 1/2`.
+    """Return the one number that `text` states, without the text around it: `-1000`, `0.50`, `1/2`, `5 1/2`.
 
-    Thousands separators and a plus sign are dropped, a minus is a hyphen. None as for `read_number`.
+    Thousands separators and a plus sign are removed; a minus is a hyphen. None as in `read_number`.
     """
     if len(text) > LONGEST:
         return None
-    # Nearly all answers of a data set, in a small part of the time.
+    # A fast path for nearly all answers of a data set.
     if PLAIN.fullmatch(text):
         return text
     text = _unwrapped(" ".join(text.translate(MINUS).split()))
@@ -91,7 +91,7 @@ def bare_number(text: str) -> str | None:
 
 
 def _unwrapped(text: str) -> str:
-    """The text without brackets, quotes and marks around all of it, and without punctuation at its ends."""
+    """Return the text without enclosing brackets, quotes and marks, and without punctuation at its ends."""
     text = text.lstrip(" ,;:").rstrip(" .,;:!?")
     for opening, closing in WRAPPERS:
         inside = text[len(opening) : -len(closing)]
@@ -101,7 +101,7 @@ def _unwrapped(text: str) -> str:
 
 
 def _without_unit(text: str) -> str:
-    """The text without the words at its end, unless one of them is no unit or they are too many."""
+    """Return the text without the unit at its end; unchanged if a word is no unit or there are too many."""
     words = text.split(" ")
     unit = list(takewhile(str.isalpha, reversed(words)))
     if len(unit) > UNIT_WORDS or any(word.casefold() in NOT_UNITS for word in unit):
@@ -110,13 +110,14 @@ def _without_unit(text: str) -> str:
 
 
 def _joined(text: str) -> str:
-    """The text without the spaces that a tokenizer of words leaves around signs: `1 , 000`, `- 3`, `. 5`."""
+    """Return the text without the spaces that a word tokenizer leaves around signs: `1 , 000`, `- 3`, `.
+    5`."""
     text = re.sub(r"(?<=[0-9]) ([.,/]) (?=[0-9])", r"\1", text.strip())
     return re.sub(r"^([+-]?) *(\.?) *(?=[0-9])", r"\1\2", text)
 
 
 def _value(bare: str) -> Fraction | None:
-    """The value of a bare number; None if it divides by zero, or has an improper fraction after a whole."""
+    """Return the value of a bare number; None if it divides by zero or is an improper mixed number."""
     *whole, last = bare.removeprefix("-").split(" ")
     top, _, bottom = last.partition("/")
     if bottom and Fraction(bottom) == 0:

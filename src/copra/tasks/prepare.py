@@ -1,4 +1,4 @@
-"""From a task to its three tables: every row checked, every question in one split only."""
+"""Preparation of a task's three tables: every row is checked, and every question is in one split only."""
 
 import hashlib
 import math
@@ -18,7 +18,7 @@ LISTED_BAD_ROWS = 50
 
 @dataclass(frozen=True)
 class Prepared:
-    """One split of a task as it is trained or evaluated on, and how it came about (see `data_record`)."""
+    """One prepared split of a task, with the record of its preparation (see `data_record`)."""
 
     split: Split
     rows: list[Row]
@@ -30,7 +30,7 @@ class Prepared:
         return self.record["rows_sha256"]
 
     def summary(self) -> str:
-        """One line: how many rows there are, and how many were left out for which reason."""
+        """Return one line with the number of rows, and of rows left out per reason."""
         record = self.record
         left_out = {
             "bad": len(record["dropped"]) - record["conflicts"],
@@ -47,21 +47,21 @@ class Prepared:
 
 
 def prepare(task: Task, folder: Path) -> None:
-    """Write all splits of a task as `write_split` does.
+    """Write all splits of a task by `write_split`.
 
     Raises:
-        CopraError: as `prepared` and `write_split` raise it.
+        CopraError: as in `prepared` and `write_split`.
     """
     for split in prepared(task).values():
         write_split(split, folder)
 
 
 def prepared(task: Task) -> dict[Split, Prepared]:
-    """The three splits of a task, in memory.
+    """Return the three splits of a task, in memory.
 
-    A question that occurs again in its split is left out; with another answer it is a bad row, of which
-    `bad_rows: drop` keeps the first. So is a question that a split nearer to the test has, see
-    `copra.tasks.leaks`: test questions leave valid and train, valid questions leave train.
+    A repeated question within a split is left out; with another answer it is a bad row, and `bad_rows: drop`
+    keeps the first. A question that also occurs in a split nearer to the test (by `copra.tasks.leaks`) is
+    left out too: test questions are removed from valid and train, valid questions from train.
 
     Raises:
         CopraError: rows cannot be used and `bad_rows` is "stop" (one error lists them); a split
@@ -106,9 +106,9 @@ def prepared(task: Task) -> dict[Split, Prepared]:
 def write_split(prepared: Prepared, folder: Path, more: dict[str, Any] | None = None) -> None:
     """Write a split as `folder`/{split}.parquet with columns id, question, steps (list), answer.
 
-    Its record goes into the table and, with the table's sha256, into `folder`/{split}.json: a small file
-    that stands for a large one, where `more` goes too. Both are complete or absent; files that would stay the
-    same are left alone.
+    The record is written into the table and, with the table's sha256 and `more`, into `folder`/{split}.json,
+    the small file that represents the table. Both are complete or absent; files with the same content are not
+    rewritten.
 
     Raises:
         CopraError: the folder cannot be written.
@@ -119,10 +119,11 @@ def write_split(prepared: Prepared, folder: Path, more: dict[str, Any] | None = 
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of one split, in order.
+    """Return the rows of one split, in order.
 
     Raises:
-        CopraError: the table or the small file beside it is missing, or not as `write_split` wrote it.
+        CopraError: the table or the small file beside it is missing, or differs from what `write_split`
+            wrote.
     """
     frame = files.read_sealed_parquet(path)
     return [
@@ -132,20 +133,20 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def data_record(path: Path) -> dict[str, Any]:
-    """How the table at `path` came about.
+    """Return the record of the preparation of the table at `path`.
 
-    Keys: task (its kind), settings (those that concern this split), rows_sha256 (`Prepared.digest`),
-    rows (how many), without_steps (how many of them), dropped (bad rows of this split: file, row, reason),
-    conflicts (how many of those have a question that the split had before with another answer), duplicates
-    (rows left out because the split had their question before), overlap (rows left out because a later split
-    has their question), over_limit (rows left out because of `limit`).
-    All of them are of this split alone, so that a change of another one changes nothing here.
+    Keys: task (its kind), settings (those that affect this split), rows_sha256 (`Prepared.digest`), rows
+    (their number), without_steps (number of rows without steps), dropped (bad rows of this split: file, row,
+    reason), conflicts (number of dropped rows that repeat a question of the split with another answer),
+    duplicates (number of rows that repeat a question of the split), overlap (number of rows whose question is
+    in a later split), over_limit (number of rows left out because of `limit`). All values are of this split
+    alone, so that a change of another split does not change them.
     """
     return files.parquet_record(path)
 
 
 def _sorted_out(task: Task) -> tuple[dict[Split, list[Row]], dict[Split, list[BadRow]]]:
-    """The rows of each split that can be used, and those that cannot."""
+    """Return the usable rows and the bad rows of each split."""
     found: dict[Split, list[Row]] = {split: [] for split in SPLITS}
     bad: dict[Split, list[BadRow]] = {split: [] for split in SPLITS}
     for split, row in task.rows():
@@ -163,7 +164,7 @@ def _digest(rows: Iterable[Row]) -> str:
 def _first_of_each(
     split: Split, rows: Iterable[Row], answers: Literal["number", "text"]
 ) -> tuple[list[Row], list[BadRow]]:
-    """The first row of each question, and later ones that have another answer, as bad rows."""
+    """Return the first row of each question, and as bad rows the later ones with another answer."""
     first: dict[str, tuple[int, Row]] = {}
     conflicts = []
     for number, row in enumerate(rows, start=1):
@@ -181,7 +182,7 @@ def _first_of_each(
 
 
 def _without_leaks(rows: Mapping[Split, list[Row]]) -> dict[Split, list[Row]]:
-    """The rows of each split whose question no split nearer to the test has."""
+    """Return the rows of each split whose question is in no split nearer to the test."""
     left: dict[Split, list[Row]] = {}
     later: set[str] = set()
     for split in reversed(SPLITS):
@@ -196,7 +197,7 @@ def _without_steps(rows: Iterable[Row]) -> int:
 
 
 def _check_steps(task: Task, split: Split, rows: Sequence[Row]) -> None:
-    """Refuse rows of which no chain of thought can be learned; a test needs none."""
+    """Refuse splits with too few rows that have steps to learn a chain of thought from."""
     without = _without_steps(rows)
     if without > math.ceil(task.max_rows_without_steps * len(rows)):
         raise CopraError(

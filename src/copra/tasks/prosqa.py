@@ -1,18 +1,18 @@
-"""ProsQA: which of two concepts a person belongs to, in a graph of facts (arXiv 2412.06769, appendix A.2).
+"""ProsQA: questions about a person's concept in a graph of facts (arXiv 2412.06769, appendix A.2).
 
     Every lempus is a rorpus. Tom is a lempus. Every rorpus is a gorpus. Sam is a yumpus. ...
     Is Tom a gorpus or yumpus?
     steps Tom is a lempus. | Every lempus is a rorpus. | Every rorpus is a gorpus.; answer Tom is a gorpus.
 
-A graph grows from two people: each new node gets parents among the older ones, with more weight on deeper
-nodes. Most new nodes may only go below one of the two people, so that both have a family of about the same
-size. The question is about the person whose family reaches deeper. The right concept is the deepest leaf of
-that person's family, the wrong one a leaf of the other's; both have no way to the other person. The steps are
-a shortest path.
+A graph grows from two people: each new node gets parents among the older nodes, with more weight on deeper
+ones. Most new nodes may only descend from one of the two people, so that both families have about the same
+size. The question is about the person with the deeper family. The right concept is the deepest leaf of that
+person's family, the wrong one a leaf of the other family; neither has a path to the other person. The steps
+are a shortest path.
 
-The paper's authors published rows but no generator. Sizes and shares below are fitted to the 300 published
-validation rows rather than taken from the paper: 28 nodes grown, of which those without any edge are left
-out, and shares of 0.4, 0.4 and 0.2 of new nodes for the first family, the second, and anywhere.
+The paper's authors published rows but no generator. The constants below are fitted to the 300 published
+validation rows rather than taken from the paper: graphs of 28 nodes, without those that have no edge, and
+fractions of 0.4, 0.4 and 0.2 of new nodes for the first family, the second family, and any parents.
 """
 
 import itertools
@@ -44,19 +44,20 @@ WORDINGS = {
     "sentences": ("{} is a {}.", "Every {} is a {}.", "Is {} a {} or {}?"),
     "pairs": ("{} {}.", "{} {}.", "{1} {2} {0}?"),
 }
-"""How a fact of a person, one of a concept, and the question are said. A question in pairs names the person
-last, lest it read like a fact."""
+"""Templates of a fact about a person, a fact about a concept, and the question. A question in pairs names the
+person last, so that it cannot be confused with a fact."""
 FAMILY_SHARE = 0.4
-"""Share of new nodes that may only go below the first person, and of those below the second."""
+"""Fraction of new nodes that may only descend from the first person; the same for the second person."""
 DEPTH_WEIGHT = 1.5
-"""A node of depth d becomes a parent with weight 1 + 1.5 d; the depth is the least distance from above."""
+"""Weight of depth: a node of depth d becomes a parent with weight 1 + 1.5 d. The depth is 1 more than the
+lowest depth of its parents, and 0 without parents."""
 
 
 class Graph(NamedTuple):
     """A grown graph: nodes 0 and 1 are the two people of the question.
 
-    `parents[node]` are its parents, all older; `families[node]` is 1 below node 0, 2 below node 1, 3 below
-    both, 0 below neither.
+    `parents[node]` are its parents, all older; `families[node]` is 1 for node 0 and its descendants, 2
+    for node 1 and its descendants, 3 for descendants of both, 0 for all others.
     """
 
     parents: list[list[int]]
@@ -67,24 +68,25 @@ class Prosqa(GeneratedTask):
     """Generated graphs of facts, or the published JSON lists of rows with question, steps and answer."""
 
     kind: Literal["prosqa"] = "prosqa"
-    """Which task this is."""
+    """Kind of task."""
     nodes: int = Field(28, ge=4, le=len(CONCEPTS) + 2)
-    """Nodes that a generated graph grows to; those that end without an edge are left out."""
+    """Number of nodes of a generated graph, including nodes without an edge, which are left out of the
+    question."""
     parents: float = Field(1.5, gt=0, le=10)
-    """Mean of the Poisson distribution of a new node's number of parents."""
+    """Mean number of parents of a new node (Poisson distribution)."""
     concepts: int = Field(len(CONCEPTS), ge=2, le=len(CONCEPTS))
-    """Concept names to draw from. A small model knows few of them sooner."""
+    """Number of concept names to draw from. A small model learns fewer names sooner."""
     wording: Literal["sentences", "pairs"] = "sentences"
-    """How the generator says it: in the paper's sentences, or as bare pairs (Tom lempus. lempus rorpus.
-    gorpus yumpus Tom?). In pairs what follows from a name stands right behind it, which small models find out
+    """Wording of generated rows: the paper's sentences, or bare pairs (Tom lempus. lempus rorpus. gorpus
+    yumpus Tom?). In pairs, the concept that follows from a name is the next token, which small models learn
     sooner."""
     min_steps: PositiveInt = 3
-    """Fewest steps from the person to the answer."""
+    """Minimum number of steps from the person to the answer."""
     max_steps: PositiveInt = 6
-    """Most steps from the person to the answer."""
+    """Maximum number of steps from the person to the answer."""
     min_wrong_steps: PositiveInt = 1
-    """Fewest steps from the other person to the wrong answer. In small graphs most wrong answers are said of
-    a person, and right ones never are, which gives them away; 2 steps leave such graphs out."""
+    """Minimum number of steps from the other person to the wrong answer. In small graphs, most wrong answers
+    are one step from a person and right ones never are, which reveals the answer; 2 excludes such graphs."""
 
     answers = "text"
 
@@ -110,7 +112,7 @@ class Prosqa(GeneratedTask):
         return self
 
     def draw(self, rng: random.Random) -> Row | None:
-        """The row of one graph; None where it has no path of an allowed length or no wrong answer."""
+        """Return the row of a random graph; None without a path of an allowed length or a wrong answer."""
         graph = grow(rng, self.nodes, self.parents)
         asked = _question(rng, graph, self.min_wrong_steps)
         if asked is None:
@@ -123,14 +125,14 @@ class Prosqa(GeneratedTask):
         )
 
     def records(self, content: bytes) -> list[Any]:
-        """The entries of a JSON list."""
+        """Return the entries of a JSON list."""
         records = json.loads(content)
         if not isinstance(records, list):
             raise ValueError("not a JSON list of rows")
         return records
 
     def read(self, record: Any) -> Row:
-        """The row of one entry; the graph beside it is not needed."""
+        """Return the row in one entry; its graph is ignored."""
         if not isinstance(record, dict):
             raise ValueError("not a JSON object with the keys question, steps and answer")
         for key in ("question", "steps", "answer"):
@@ -149,7 +151,7 @@ class Prosqa(GeneratedTask):
 
 
 def grow(rng: random.Random, nodes: int, mean_parents: float) -> Graph:
-    """A random graph of so many nodes (Algorithm 1)."""
+    """Return a random graph of `nodes` nodes (Algorithm 1)."""
     graph = Graph([[], []], [1, 2])
     depths = [0, 0]
     for node in range(2, nodes):
@@ -170,7 +172,7 @@ def grow(rng: random.Random, nodes: int, mean_parents: float) -> Graph:
 
 
 def _question(rng: random.Random, graph: Graph, min_wrong_steps: int) -> tuple[list[int], int] | None:
-    """The path from the person to the right answer, and the wrong answer."""
+    """Return the path from the person to the right answer, and the wrong answer; None if one is missing."""
     has_children = {parent for parents in graph.parents for parent in parents}
     leaves: dict[int, list[int]] = defaultdict(list)
     for node in range(2, len(graph.parents)):
@@ -189,7 +191,7 @@ def _question(rng: random.Random, graph: Graph, min_wrong_steps: int) -> tuple[l
 
 
 def _shortest_paths(graph: Graph, person: int) -> dict[int, list[int]]:
-    """A shortest path from `person` to each node below; a node's parents are all older than it is."""
+    """Return a shortest path from `person` to each descendant; all parents of a node precede it."""
     paths = {person: [person]}
     for node, parents in enumerate(graph.parents):
         above = [paths[parent] for parent in parents if parent in paths]
@@ -201,7 +203,8 @@ def _shortest_paths(graph: Graph, person: int) -> dict[int, list[int]]:
 def _told(
     rng: random.Random, graph: Graph, path: list[int], wrong: int, concepts: Sequence[str], wording: str
 ) -> Row | None:
-    """The graph in words: nodes without parents are people, and facts stand in any order."""
+    """Return the row for a graph, with nodes without parents as people and facts in random order; None if
+    there are too few names."""
     edges = [(parent, node) for node, parents in enumerate(graph.parents) for parent in parents]
     used = {node for edge in edges for node in edge}
     people = [node for node in sorted(used) if not graph.parents[node]]
@@ -225,7 +228,7 @@ def _told(
 
 
 def _poisson(rng: random.Random, mean: float) -> int:
-    """A draw from the Poisson distribution: how many factors in 0..1 it takes to fall below exp(-mean)."""
+    """Return a Poisson draw: the number of uniform factors whose product still exceeds exp(-mean)."""
     count, product = 0, rng.random()
     while product > math.exp(-mean):
         count += 1
@@ -234,7 +237,7 @@ def _poisson(rng: random.Random, mean: float) -> int:
 
 
 def _sample(rng: random.Random, items: Sequence[int], weights: Sequence[float], count: int) -> list[int]:
-    """At most `count` different items, each drawn from those that are left by their weights."""
+    """Return up to `count` different items, drawn by their weights without replacement."""
     items, weights, chosen = list(items), list(weights), []
     while items and len(chosen) < count:
         sums = list(itertools.accumulate(weights))

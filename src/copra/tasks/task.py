@@ -1,4 +1,4 @@
-"""What a task is: rows of (question, steps, answer), in three splits, and a rule of equality."""
+"""The interface of a task: rows of (question, steps, answer) in three splits."""
 
 import hashlib
 import json
@@ -31,13 +31,13 @@ class Row:
 
     @property
     def id(self) -> str:
-        """A name that depends on the question alone, so that splits can be compared."""
+        """An identifier that depends on the question alone, so that splits can be compared."""
         return question_id(self.question)
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used: where it is and why."""
+    """A row that cannot be used, with its place and the reason."""
 
     file: str
     row: int
@@ -48,42 +48,43 @@ class BadRow:
 
 
 class Task(Settings):
-    """The settings of a task; a subclass adds its own keys and the two methods below.
+    """Settings of a task; a subclass adds its own keys and overrides `rows`, and `paths` if it reads files.
 
     To add a task: one file with a subclass, one line in `copra/tasks/__init__.py`, and a test.
     """
 
     kind: str
-    """Which task this is."""
+    """Kind of task."""
     bad_rows: Literal["stop", "drop"] = "stop"
-    """What to do when rows cannot be used: stop and list every one, or drop and record them."""
+    """Handling of rows that cannot be used. stop: list them all in an error; drop: leave them out and record
+    them."""
     limit: dict[Split, Size] = Field(default_factory=dict)
-    """Keep only the first so many rows of a split, for quick trials; a split not named stays whole.
-    Counted after rows that are bad, repeated or in a later split are out."""
+    """Maximum number of rows per split, from its start, for quick trials. A split without an entry is not
+    limited. Bad and repeated rows, and rows in a later split, are removed before."""
     max_rows_without_steps: float = Field(0.1, ge=0, le=1)
-    """The largest share of training or validation rows that may have no steps, rounded up to a row. 95 of
-    GSM8K's 7,473 training rows have none, 0.013; of many more, CoT would only learn to answer at once."""
+    """Maximum fraction of training or validation rows without steps, rounded up to a row. GSM8K has 95 of
+    7,473 training rows without steps (0.013). With many more, CoT would only learn to answer at once."""
 
     answers: ClassVar[Literal["number", "text"]] = "number"
-    """How two answers are compared: as numbers, or as normalized text."""
+    """Comparison of two answers: as numbers, or as normalized text."""
     worked_examples: ClassVar[Path | None] = None
-    """JSON lines with `question`, `steps` (sentences) and `answer`, which prompts may show as examples."""
+    """Path of JSON lines with `question`, `steps` (sentences) and `answer`, as examples for prompts."""
 
     @property
     def steps_advice(self) -> str:
-        """What to do where too many rows have no steps, as a sentence."""
+        """A sentence of advice for an error about too many rows without steps."""
         return "Give rows with steps."
 
     def rows(self) -> Iterator[tuple[Split, Row | BadRow]]:
-        """Every row with the split that it belongs to, in a fixed order."""
+        """Yield (split, row) for all rows, in a fixed order."""
         raise TypeError(f"task {self.kind!r} does not say what its rows are")
 
     def paths(self) -> dict[Split, str]:
-        """Local files that rows of splits are read from, as the settings have them."""
+        """Return the configured paths of the local files of splits, not expanded."""
         return {}
 
     def files(self) -> dict[Split, Path]:
-        """The local files of `paths`, variables filled in.
+        """Return the local files of `paths`, with environment variables expanded.
 
         Raises:
             CopraError: a variable is not set.
@@ -92,33 +93,35 @@ class Task(Settings):
 
     @property
     def is_local(self) -> bool:
-        """True if the rows can be known without a network: they are generated, or read from local files."""
+        """True if the rows are available without a network: they are generated, or read from local files."""
         return True
 
     def concerning(self, split: Split) -> dict[str, Any]:
-        """The settings, as plain JSON values, without those of other splits alone, and without what changes
-        no row but refuses them."""
+        """Return the settings that affect the rows of a split, as plain JSON values.
+
+        `max_rows_without_steps` is left out: it refuses rows, but does not change them.
+        """
         others = [*(name for name in SPLITS if name != split), "max_rows_without_steps"]
         settings = {key: value for key, value in self.canonical().items() if key not in others}
         return settings | {"limit": {key: rows for key, rows in self.limit.items() if key == split}}
 
 
 def read_worked_examples(path: Path) -> list[Row]:
-    """The rows of a file of worked examples that a task names, in its order."""
+    """Return the rows of a file of worked examples, in its order."""
     records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     return [Row(each["question"], tuple(each["steps"]), each["answer"]) for each in records]
 
 
 def question_id(question: str) -> str:
-    """16 hexadecimal digits of the sha256 of the question, white space collapsed."""
+    """Return 16 hexadecimal digits of the sha256 of the question with white space collapsed."""
     return hashlib.sha256(" ".join(question.split()).encode()).hexdigest()[:16]
 
 
 def expand_path(key: str, path: str) -> Path:
-    """A configured path with `~` and environment variables such as ${COPRA_DATA} filled in.
+    """Return a configured path with `~` and environment variables such as ${COPRA_DATA} expanded.
 
     Raises:
-        CopraError: a variable is unset or empty, naming it and the config key.
+        CopraError: a variable is unset or empty; the message names it and the config key.
     """
     for braced, bare in re.findall(r"\$\{(\w+)\}|\$(\w+)", path):
         name = braced or bare

@@ -1,10 +1,10 @@
-"""Word sums: generated grade-school problems whose steps hang on one another.
+"""Word sums: generated grade-school problems, in which each step depends on the previous one.
 
     Ann has 7 apples. Bob has twice what Ann has. Cid got 5 fewer than Bob. How many does Cid have?
     steps 7 * 2 = 14, 14 - 5 = 9; answer 9
 
-Every fact needs the one before it, and multiplying and adding do not commute, so a chain cannot be
-worked out in one glance. No download is needed, which makes this the task of the default experiment.
+Every fact needs the one before it, and multiplication and addition do not commute, so a chain has no
+shortcut. No download is needed, which makes this the task of the default experiment.
 """
 
 import itertools
@@ -28,11 +28,11 @@ ATTEMPTS = 1000
 
 
 class Relation(NamedTuple):
-    """How somebody's number follows from somebody else's, and the ways to say so."""
+    """An operation by which one person's number follows from another's, and its wordings."""
 
     sign: Literal["+", "-", "*", "/"]
     factor: int | None
-    """The fixed second operand; None where the sentence names one."""
+    """Fixed second operand; None if the sentence states the operand."""
     sentences: tuple[str, ...]
 
 
@@ -50,11 +50,11 @@ OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": opera
 class WordSums(Task):
     """Generated word sums; the same settings give the same rows on every machine.
 
-    Split by split the numbers of steps occur equally often, and no question occurs twice.
+    In each split, all numbers of steps occur equally often, and no question occurs twice.
     """
 
     kind: Literal["word_sums"] = "word_sums"
-    """Which task this is."""
+    """Kind of task."""
     train: Size = 20000
     """Number of training rows. More rows never change the validation and test rows."""
     valid: Size = 500
@@ -62,20 +62,21 @@ class WordSums(Task):
     test: Size = 1000
     """Number of test rows."""
     min_steps: PositiveInt = 2
-    """Fewest steps from the first number to the answer."""
+    """Minimum number of steps from the first number to the answer."""
     max_steps: PositiveInt = 5
-    """Most steps from the first number to the answer."""
+    """Maximum number of steps from the first number to the answer."""
     max_number: int = Field(default=99, ge=2)
-    """Largest number that occurs; every number is whole and none is below 0."""
+    """Maximum of all numbers in a row, which are whole and not negative."""
     max_change: PositiveInt = 20
-    """Largest N in "N more than" and "N fewer than"."""
+    """Maximum N in "N more than" and "N fewer than"."""
     order: Literal["chain", "reverse", "shuffled"] = "chain"
-    """Tell each fact after the one that it needs; or before it, so that nothing can be worked out while
-    reading; or in any order."""
+    """Order of the facts. chain: each fact after the one that it needs; reverse: before it, so that nothing
+    can be computed while reading; shuffled: random order."""
     distractors: NonNegativeInt = 0
-    """At most so many further people, drawn for each row, whose numbers the answer does not need."""
+    """Maximum number of additional people per row, drawn at random, whose numbers the answer does not
+    need."""
     seed: Seed = 0
-    """Another seed draws other rows."""
+    """Seed of the generated rows."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -89,7 +90,7 @@ class WordSums(Task):
         return self
 
     def rows(self) -> Iterator[tuple[Split, Row]]:
-        """Every row: test, valid, train, so that a split never depends on the size of a larger one.
+        """Yield all rows in the order test, valid, train, so that no split depends on a larger one's size.
 
         Raises:
             CopraError: the settings allow too few different questions for the sizes.
@@ -144,7 +145,7 @@ class WordSums(Task):
         )
 
     def _relate(self, rng: random.Random, known: str, value: int, new: str) -> tuple[str, str, int]:
-        """A fact that gives `new` a number by way of `known`'s, its equation, and the number."""
+        """Return a fact that derives the number of `new` from `known`'s, its equation, and the number."""
         legal = [(relation, self._operands(relation, value)) for relation in RELATIONS]
         relation, operands = pick(rng, [choice for choice in legal if choice[1]])
         operand = pick(rng, operands)
@@ -153,7 +154,7 @@ class WordSums(Task):
         return fact, f"{value} {relation.sign} {operand} = {result}", result
 
     def _operands(self, relation: Relation, value: int) -> range:
-        """The second operands that keep the result whole and within 0..max_number, from `value` on."""
+        """Return the second operands for `value` whose result is whole and within 0..max_number."""
         if relation.sign == "+":
             return range(1, min(self.max_change, self.max_number - value) + 1)
         if relation.sign == "-":

@@ -1,1 +1,1 @@
-"""Files, locks, processes, GPUs and errors: what every other folder uses."""
+"""Files, locks, processes, GPUs and errors, for all other folders."""

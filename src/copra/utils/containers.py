@@ -1,4 +1,4 @@
-"""Records of a file in any of the containers that data sets are published in."""
+"""Readers for the file formats in which data sets are published."""
 
 import codecs
 import gzip
@@ -29,20 +29,21 @@ UNREADABLE = {
     b"<!doctype": "a web page",
     b"<html": "a web page",
 }
-"""The first bytes of files that cannot be read, and how to name them."""
+"""The first bytes of unsupported file formats, with their names for messages."""
 CSV_HEADER = re.compile(rb'\s*"?\w+"?([,;\t] *"?\w+"?)+\s*')
-"""A first line of names with nothing but commas, semicolons or tabs between them."""
+"""A first line of names separated by commas, semicolons or tabs only."""
 TAR = slice(257, 262)
 
 
 def read_records(key: str, path: Path, *, by_line: bool = False) -> list[Any]:
-    """The records of a file: of Parquet its rows, of a JSON array its elements, of other text its lines.
+    """Return the records of a file: the rows of Parquet, the elements of a JSON array, or the lines of other
+    text.
 
-    A container is known by its content, not by its name. Lines are bytes, rows and elements are JSON values.
-    `by_line`: text is lines whatever they look like.
+    The format is detected by content, not by name. Lines are bytes; rows and elements are JSON values. With
+    `by_line`, text is always split into lines.
 
     Raises:
-        CopraError: the file cannot be read, or is in a container that copra does not open; it names the key.
+        CopraError: the file cannot be read or has an unsupported format; the message names the key.
     """
     content = read_content(key, path)
     if content.startswith(PARQUET):
@@ -66,10 +67,10 @@ def read_records(key: str, path: Path, *, by_line: bool = False) -> list[Any]:
 
 
 def count_records(path: Path) -> int:
-    """About how many rows a file has, without parsing them.
+    """Return the approximate number of rows of a file, without parsing them.
 
     Raises:
-        CopraError: as `read_records` does.
+        CopraError: as in `read_content`.
     """
     content = read_content("file", path)
     if content.startswith(PARQUET):
@@ -80,10 +81,10 @@ def count_records(path: Path) -> int:
 
 
 def read_content(key: str, path: Path) -> bytes:
-    """The bytes of a file, uncompressed if it is gzip.
+    """Return the bytes of a file, decompressed if it is gzip.
 
     Raises:
-        CopraError: the file cannot be read, or its content is of a kind that copra does not open.
+        CopraError: the file cannot be read or has an unsupported format.
     """
     try:
         content = path.read_bytes()
@@ -101,10 +102,10 @@ def read_content(key: str, path: Path) -> bytes:
 
 
 def read_text_file(key: str, path: Path) -> str:
-    """The text of a file in UTF-8.
+    """Return the text of a file in UTF-8.
 
     Raises:
-        CopraError: the file cannot be read, or is something else, with what it is where that is known.
+        CopraError: the file cannot be read or is not UTF-8 text; the message names its format if it is known.
     """
     try:
         content = path.read_bytes()
@@ -118,17 +119,17 @@ def read_text_file(key: str, path: Path) -> str:
 
 
 def container_of(content: bytes) -> str | None:
-    """The name of what a file is by its bytes; None of plain text in UTF-8, and of what is not known."""
+    """Return the name of a file's format by its bytes; None for plain UTF-8 text and unknown formats."""
     if content.startswith(GZIP):
         return "a gzip file"
     return "a Parquet file" if content.startswith(PARQUET) else unreadable_kind(content)
 
 
 def unreadable_kind(content: bytes) -> str | None:
-    """The name of a container that copra does not open, by its bytes; None of others."""
+    """Return the name of an unsupported format by its bytes; None for all others."""
     if content[TAR] == b"ustar":
         return "a tar archive"
-    if b"\0\0" in (content[:4:2], content[1:4:2]):  # without a mark of its byte order
+    if b"\0\0" in (content[:4:2], content[1:4:2]):  # without a byte order mark
         return "UTF-16 text"
     return next((name for start, name in UNREADABLE.items() if content.startswith(start)), None)
 
@@ -143,7 +144,7 @@ def _parquet_rows(key: str, path: Path) -> list[Any]:
 
 
 def _array(key: str, path: Path, text: bytes) -> list[Any]:
-    """The elements of a JSON array, or the lines of a file whose first line is a JSON value of its own."""
+    """Return the elements of a JSON array, or the lines of a file whose first line is a JSON value itself."""
     try:
         return json.loads(text)
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Digests of files by their content, kept beside the results so that they need not be computed again."""
+"""Content digests of files, cached beside the results."""
 
 import contextlib
 import json
@@ -12,17 +12,17 @@ from copra.utils.files import digest, file_sha256, write_json
 
 ADDRESS = "sha256:"
 RECENT = 2_000_000_000
-"""Nanoseconds. A file that changed so recently may change again without another time: clocks of file systems
-heartbeat every few milliseconds, on some every two seconds."""
+"""Age in nanoseconds below which a file may change again without a new modification time: file system clocks
+advance every few milliseconds, some only every two seconds."""
 
 
 def address_of(path: Path, sha256: Callable[[Path], str] = file_sha256) -> str:
-    """The name of a local file or folder by its content: "sha256:" and 64 hexadecimal digits.
+    """Return the content address of a local file or folder: "sha256:" and 64 hexadecimal digits.
 
-    Of a folder count the names and the contents of all files at any depth, but not of hidden ones.
+    The address of a folder covers the names and contents of all files at any depth, except hidden ones.
 
     Raises:
-        CopraError: there is nothing, or it cannot be read.
+        CopraError: the path does not exist or cannot be read.
     """
     try:
         if not path.is_dir():
@@ -33,7 +33,7 @@ def address_of(path: Path, sha256: Callable[[Path], str] = file_sha256) -> str:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files of a folder at any depth but hidden ones, such as those of .git and .cache."""
+    """Return all files of a folder at any depth, except hidden ones such as those of .git and .cache."""
     found = (path for path in folder.rglob("*") if path.is_file())
     return sorted(
         path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts)
@@ -41,10 +41,10 @@ def files_below(folder: Path) -> list[Path]:
 
 
 class Digests:
-    """What was computed from files of this machine, as long as they stay as they are.
+    """Values computed from files of this machine, cached until the files change.
 
-    A file's sha256 is taken from the cache if its size, times and inode are the same. The cache may be lost,
-    copied or read-only: digests are computed again then.
+    The sha256 of a file is read from the cache if its size, times and inode are unchanged. If the cache is
+    lost, copied or read-only, digests are computed again.
     """
 
     def __init__(self, cache: Path):
@@ -55,10 +55,10 @@ class Digests:
             self._lasting = dict(json.loads(cache.read_text()))
 
     def file(self, path: Path) -> str:
-        """The sha256 of a file.
+        """Return the sha256 of a file.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         state = _state(path)
 
@@ -69,21 +69,21 @@ class Digests:
         return self._get(str(path.absolute()), state, compute)
 
     def address(self, path: Path) -> str:
-        """What `address_of` returns.
+        """Return `address_of(path)`, with cached file digests.
 
         Raises:
-            CopraError: there is nothing, or it cannot be read.
+            CopraError: the path does not exist or cannot be read.
         """
         return address_of(path, self.file)
 
     def made(self, name: str, key: str, make: Callable[[], Any]) -> Any:
-        """What `make` returns, a JSON value that depends on nothing but `key`. One is kept per name."""
+        """Return the JSON value of `make()`, which depends on `key` alone. One value per name is cached."""
         return self._get(name, key, lambda: (make(), True))
 
     def _get(self, name: str, key: Any, compute: Callable[[], tuple[Any, bool]]) -> Any:
-        """The value that is kept under a name for this key, or else a new one.
+        """Return the cached value of a name if its key matches, otherwise compute and cache it.
 
-        `compute` returns it, and whether it may be kept beyond this process.
+        `compute` returns the value, and True if it may be cached beyond this process.
         """
         for kept in (self._fresh, self._lasting):
             match kept.get(name):
@@ -99,6 +99,6 @@ class Digests:
 
 
 def _state(path: Path) -> list[int]:
-    """What changes when a file does: its size, the times of its content and of its entry in ns, its inode."""
+    """Return a file's state, which changes with its content: size, mtime and ctime in ns, inode."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]

@@ -1,8 +1,9 @@
-"""Jobs end with the Snakemake that started them, though that be killed with SIGKILL.
+"""End jobs together with the Snakemake that started them, even if that is killed with SIGKILL.
 
-A shell stands between the two and outlives Snakemake, so a job's parent does not tell: Snakemake names itself
-in the environment of its jobs, and they watch that process. A job of a cluster is started by a Snakemake
-beside it on its node and ends with that one; the Snakemake that submitted it may go.
+A shell runs between the two and outlives Snakemake, so that a job cannot detect the end by its parent
+process. Therefore Snakemake stores its process in the environment of its jobs, which watch it. A job on a
+cluster is started by a Snakemake on its own node and ends with that one, not with the Snakemake that
+submitted it.
 """
 
 import contextlib
@@ -19,19 +20,19 @@ from copra.utils.processes import token_of
 VARIABLE = "COPRA_SNAKEMAKE"
 
 _in_order: list[Callable[[], None]] = []
-"""What ends the work of this process in order, while there is such work."""
+"""Functions that end the current work of this process gracefully."""
 
 
 def name_snakemake() -> None:
-    """Let the jobs that this process starts end with it. Linux only; elsewhere nothing happens."""
+    """Make the jobs that this process starts end with it. Linux only; elsewhere this does nothing."""
     with contextlib.suppress(OSError):
         os.environ[VARIABLE] = f"{_numbering()} {token_of(os.getpid())}"
 
 
 def end_with_snakemake() -> None:
-    """End this process with the Snakemake that started it: by `ends_by`, and otherwise by SIGTERM.
+    """End this process with the Snakemake that started it, by `ends_by` or otherwise by SIGTERM.
 
-    Nothing happens without a Snakemake, or where it is a process of another machine or container.
+    Does nothing without a Snakemake, or if it runs on another machine or in another container.
     """
     numbering, _, token = os.environ.get(VARIABLE, "").rpartition(" ")
     if not token or numbering != _numbering():
@@ -39,7 +40,7 @@ def end_with_snakemake() -> None:
     number = int(token.split(".")[0])
     try:
         snakemake = os.pidfd_open(number)
-        # Looked at while its number cannot be given to another process.
+        # Compared after opening, so that the number cannot pass to another process in between.
         lives = token_of(number) == token
     except (ProcessLookupError, FileNotFoundError):
         lives = False
@@ -58,8 +59,10 @@ def end_with_snakemake() -> None:
 
 @contextlib.contextmanager
 def ends_by(ask: Callable[[], None]) -> Iterator[None]:
-    """Within, this process ends by `ask` with its Snakemake, from another thread, and not by a signal: that
-    could be the second one, which ends a training at once."""
+    """Context in which this process ends with its Snakemake by a call of `ask` in another thread.
+
+    A signal could be the second one, which ends a training at once.
+    """
     _in_order.append(ask)
     try:
         yield
@@ -78,7 +81,7 @@ def _end() -> None:
 
 
 def _numbering() -> str | None:
-    """What makes the number of a process one of this machine since its start, and of this container."""
+    """Return an identifier of this boot and PID namespace, within which process numbers are comparable."""
     try:
         start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{start}.{Path('/proc/self/ns/pid').stat().st_ino}"

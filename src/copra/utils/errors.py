@@ -1,8 +1,8 @@
-"""The one exception that a user is meant to read."""
+"""The exception for errors that users can fix."""
 
 
 class CopraError(Exception):
-    """Something that a person can act on: what is wrong, where, and what to do about it.
+    """An error that a user can fix. The message contains the place, the problem and the remedy.
 
     The command line prints its message without a traceback and exits with `status`.
     """

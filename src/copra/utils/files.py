@@ -1,7 +1,7 @@
-"""Reading and writing artifacts: what is written is complete or absent.
+"""Atomic reading and writing of artifacts: a written artifact is complete or absent.
 
-Every writer makes a temporary neighbour of the target, flushes it to the disk and renames it,
-so a process killed at any moment leaves the old artifact, the new one, or none.
+Every writer makes a temporary file beside the target, flushes it to the disk and renames it, so that a
+process killed at any moment leaves the old artifact, the new one, or none.
 """
 
 import contextlib
@@ -22,23 +22,22 @@ MANIFEST = "copra.json"
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.parquet"
 MADE_BY = "made_by"
-"""The key of a result's JSON, or of its metadata, that says how it was made (see
-`copra.experiment.provenance`)."""
+"""Key of the provenance record in a result's JSON or metadata (see `copra.experiment.provenance`)."""
 SEAL = "digest"
 
 
 def canonical_json(value: Any) -> str:
-    """JSON text that is equal for equal values: sorted keys, no spaces, no NaN."""
+    """Return JSON text that is equal for equal values: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any) -> str:
-    """The sha256 of a JSON value, 64 hexadecimal digits."""
+    """Return the sha256 of a JSON value, 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes."""
+    """Return the sha256 of a file's bytes, 64 hexadecimal digits."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -47,12 +46,11 @@ def file_sha256(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it and rename it to `path`.
 
-    Works for a file and for a folder, whichever the caller makes. A file that would stay the same, byte
-    for byte, is left alone. On any error the temporary is removed and `path` stays as it was. Leftovers
-    of a killed predecessor are removed first.
+    The caller may make a file or a folder. A file with the same bytes as `path` is not replaced. On any error
+    the temporary is removed and `path` is unchanged. Leftovers of a killed process are removed first.
 
     Raises:
-        CopraError: the disk is full or the place cannot be written, naming the place.
+        CopraError: the disk is full or the path cannot be written; the message names the path.
     """
     from safetensors import SafetensorError
 
@@ -70,7 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 return
             old = temporary.with_name(f"{temporary.name}-old")
             if temporary.is_dir() and path.exists():
-                # A folder is removed file by file, so it goes out of sight before.
+                # Removing a folder is not atomic, so it is renamed first.
                 os.replace(path, old)
             os.replace(temporary, path)
             _flush_folder(path.parent)
@@ -87,7 +85,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value, indented for people, atomically."""
+    """Write a JSON value atomically, indented for readability."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
@@ -96,7 +94,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        CopraError: the file is missing or not JSON, naming it.
+        CopraError: the file is missing or not JSON; the message names it.
     """
     try:
         return json.loads(Path(path).read_text())
@@ -107,10 +105,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """Read a file of JSON values, one a line.
+    """Read a file of JSON values, one per line.
 
     Raises:
-        CopraError: the file is missing, or a line is not JSON, naming both.
+        CopraError: the file is missing or a line is not JSON; the message names file and line.
     """
     lines = []
     try:
@@ -127,8 +125,8 @@ def read_json_lines(path: Path) -> list[Any]:
 
 
 def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object with the digest of what it says as the last key, so that an edit is noticed."""
-    # JSON makes strings of all keys, which may then be in another order.
+    """Write a JSON object with the digest of its content as the last key, so that edits are detected."""
+    # JSON converts all keys to strings, which can change their order.
     write_json(path, {**value, SEAL: digest(json.loads(canonical_json(value)))})
 
 
@@ -136,7 +134,7 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     """Read what `write_sealed_json` wrote, without the digest.
 
     Raises:
-        CopraError: the file is missing, not JSON, or not as it was written, naming it.
+        CopraError: the file is missing, not JSON, or changed since it was written; the message names it.
     """
     value = read_json(path)
     if not isinstance(value, dict) or value.pop(SEAL, None) != digest(value):
@@ -148,11 +146,11 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file, which JSON is too, refusing a key that is given twice.
+    """Read a YAML or JSON file, refusing repeated keys.
 
     Raises:
-        CopraError: the file is missing, is not YAML, repeats a key (with the line), or holds what is no plain
-            value (`copra.utils.plain`).
+        CopraError: the file is missing, is not YAML, repeats a key (with the line), or holds a value that is
+            not plain (`copra.utils.plain`).
     """
     import yaml
 
@@ -160,7 +158,7 @@ def read_yaml(path: Path) -> Any:
     from copra.utils.plain import check_plain
 
     class Loader(yaml.SafeLoader):
-        """PyYAML keeps the last of two equal keys silently; a config must not."""
+        """A loader that refuses repeated keys, of which PyYAML silently keeps the last."""
 
     def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
@@ -186,7 +184,7 @@ def read_yaml(path: Path) -> Any:
     except RecursionError:
         raise CopraError(f"{path}: values are nested too deeply to be read. Flatten it.") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
-        # PyYAML lets errors of values through: numbers of 5,000 digits, dates such as 2026-99-99.
+        # PyYAML does not catch errors of values: numbers of 5,000 digits, dates such as 2026-99-99.
         reason = " ".join(str(error).split())
         raise CopraError(f"{path}: not valid YAML: {reason}") from None
     check_plain(value, str(path))
@@ -194,7 +192,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def write_parquet(path: Path, frame: "pandas.DataFrame", record: dict[str, Any] | None = None) -> None:
-    """Write a table atomically; `record` goes into the file's own metadata as JSON."""
+    """Write a table atomically, with `record` as JSON in the file's metadata."""
     import pyarrow
     import pyarrow.parquet
 
@@ -211,21 +209,21 @@ def read_parquet(path: Path) -> "pandas.DataFrame":
     """Read a table.
 
     Raises:
-        CopraError: the file is missing or cut short, naming it.
+        CopraError: the file is missing or truncated; the message names it.
     """
     return _parquet(path).to_pandas()
 
 
 def parquet_record(path: Path) -> dict[str, Any]:
-    """The `record` that `write_parquet` stored with the table ({} where there is none)."""
+    """Return the `record` that `write_parquet` stored with the table, {} if there is none."""
     return json.loads((_parquet(path).schema.metadata or {}).get(b"copra", b"{}"))
 
 
 def write_sealed_parquet(
     path: Path, frame: "pandas.DataFrame", summary: dict[str, Any], record: dict[str, Any] | None = None
 ) -> None:
-    """Write a table as `write_parquet` does, then the small file that stands for it: `summary` with the
-    table's sha256, sealed."""
+    """Write a table by `write_parquet`, then a small sealed file that represents it: `summary` with the
+    table's sha256."""
     write_parquet(path, frame, record)
     write_sealed_json(summary_beside(path), {"sha256": file_sha256(path), **summary})
 
@@ -234,7 +232,7 @@ def read_sealed_parquet(path: Path) -> "pandas.DataFrame":
     """Read what `write_sealed_parquet` wrote.
 
     Raises:
-        CopraError: the table or the small file beside it is missing, or not as it was written.
+        CopraError: the table or the small file beside it is missing or changed since it was written.
     """
     if not Path(path).is_file():
         raise CopraError(f"{path}: no such file. Run the rule that makes it, or snakemake.")
@@ -248,7 +246,7 @@ def read_sealed_parquet(path: Path) -> "pandas.DataFrame":
 
 
 def summary_beside(table: Path) -> Path:
-    """The small file that stands for a large table, whose own time then need not count."""
+    """Return the path of the small file that represents a large table, whose own time can then be ignored."""
     return Path(table).with_suffix(".json")
 
 
@@ -267,7 +265,7 @@ def _parquet(path: Path):
 
 
 def _same_file(one: Path, other: Path) -> bool:
-    """True for two files of one content and mode."""
+    """True if both are files with the same content and mode."""
     if not (one.is_file() and other.is_file()):
         return False
     found = [(file.stat().st_mode, file.stat().st_size) for file in (one, other)]
@@ -282,7 +280,8 @@ def _remove(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    # Some libraries write files that only their owner can read; results are for whoever sees the folder.
+    # Some libraries write files that only their owner can read; results are readable by all who can see the
+    # folder.
     mode = path.parent.stat().st_mode & 0o666
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         file.chmod(mode)

@@ -1,8 +1,8 @@
-"""Which code a verb depends on, as one hash: a change of it reruns the verb's rules, and no others.
+"""Hash of the code that a command depends on: a change of it reruns the command's rules, and no others.
 
-Snakemake sees the shell line of a rule, not the modules behind it. The hash covers the syntax trees of
-all copra modules that the verb's module imports, found statically and transitively; comments, docstrings
-and layout do not count.
+Snakemake compares the shell line of a rule, not the modules behind it. The hash covers the syntax trees of
+all copra modules that the command's module imports, statically and transitively; comments, docstrings and
+layout do not count.
 """
 
 import ast
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 @cache
 def fingerprint(verb: str) -> str:
-    """16 hexadecimal digits over all code that `copra <verb>` can run."""
+    """Return 16 hexadecimal digits of a hash over all code that `copra <verb>` can run."""
     total = hashlib.sha256()
     for module in sorted(closure(f"{PACKAGE}.commands.{verb.replace('-', '_')}")):
         total.update(f"{module} {_code_hash(module)}\n".encode())
@@ -25,7 +25,7 @@ def fingerprint(verb: str) -> str:
 
 
 def closure(module: str) -> frozenset[str]:
-    """The copra modules that `module` imports, directly or through others, itself and packages included."""
+    """Return the copra modules that `module` imports, directly or indirectly, with itself and packages."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
@@ -48,7 +48,7 @@ def _file(module: str) -> Path:
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """The copra modules named by import statements anywhere in a module, and its parent packages."""
+    """Return the copra modules in import statements anywhere in a module, and its parent packages."""
     names = {module.rsplit(".", i)[0] for i in range(1, module.count(".") + 1)}
     for node in _statements(_tree(module)):
         if isinstance(node, ast.Import):
@@ -68,7 +68,7 @@ def _code_hash(module: str) -> str:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """All statements within a node, however deep. Expressions, most of a tree, have none in them."""
+    """Yield all statements within a node at any depth. Expressions, most of a tree, contain none."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
             yield child
@@ -76,7 +76,7 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _is_text(node: ast.stmt) -> bool:
-    """Whether a statement is a bare string: a docstring, of a field too."""
+    """True if a statement is a bare string: a docstring, also of a field."""
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)

@@ -1,16 +1,16 @@
 """Jobs of a local Snakemake as forks of a process that has imported torch and transformers.
 
-Those imports take 5 s of a CPU and more a process, longer than the work of many jobs. The first job that
-needs them starts the server (`copra.utils.forkserver`), which forks a keeper for each command that asks, and
-the keeper forks the job:
+Those imports take 5 s of CPU time or more per process, longer than the work of many jobs. The first job that
+needs them starts the server (`copra.utils.forkserver`), which forks a keeper per requesting command, and the
+keeper forks the job:
 
-    Snakemake - bash - copra    the command: asks, hands signals on, and ends as the job ended
+    Snakemake - bash - copra    the command: requests a job, forwards signals, and exits as the job did
     server - keeper - job       the keeper waits for the job, and kills it when the command is gone
 
-A job has the arguments, the streams, the folder and the environment of its command. All else must be the
-same for command and server (see `circumstances`): where it is not, or where anything fails before the job has
-begun, the command does the work in its own process. The server ends with its Snakemake. It listens at an
-abstract address, which leaves no file behind.
+A job has the arguments, streams, working folder and environment of its command. Everything else must be equal
+for command and server (see `circumstances`). If it differs, or if anything fails before the job has started,
+the command does the work in its own process. The server ends with its Snakemake. It listens at an abstract
+address, which leaves no file behind.
 """
 
 import atexit
@@ -34,13 +34,13 @@ from copra.utils.processes import token_of
 
 VARIABLE = "COPRA_FORKSERVER"
 OFF = "off"
-# Verbs that import torch and transformers. The others are quicker alone than a server is to start.
+# Commands that import torch and transformers. The others finish sooner than a server starts.
 HEAVY = frozenset(
     ("base", "score", "curve", "prune", "train", "quantize", "evaluate", "sweep", "lens", "latency")
 )
-# Added to its address: where a server listens once it need not import any more.
+# Suffix of the second address, at which a server listens after its imports.
 READY = "-ready"
-# What a shell changes as it goes.
+# Variables that a shell changes while it runs.
 UNLIKE = frozenset(("_", "SHLVL", "PWD", "OLDPWD"))
 HANDED_ON = (
     signal.SIGHUP,
@@ -51,7 +51,7 @@ HANDED_ON = (
     signal.SIGUSR2,
 )
 SECONDS_TO_ANSWER = 120
-# Servers hold these as they were when they started.
+# Files whose code a server holds from its start on.
 SOURCES = tuple(str(Path(__file__).with_name(name)) for name in ("forking.py", "forkserver.py"))
 SERVE = "import sys; from copra.utils.forkserver import serve; sys.exit(serve(*sys.argv[1:]))"
 
@@ -60,9 +60,9 @@ SERVE = "import sys; from copra.utils.forkserver import serve; sys.exit(serve(*s
 
 
 def fork_jobs(workflow: Any) -> None:
-    """Let the jobs of a local run of Snakemake be forks, unless the user said no (COPRA_FORKSERVER=off).
+    """Make the jobs of a local run of Snakemake forks, unless COPRA_FORKSERVER=off.
 
-    Not where jobs run elsewhere, or here in images or environments of their own.
+    Does nothing if jobs run elsewhere, or in their own images or environments.
     """
     if os.environ.get(VARIABLE) == OFF:
         return
@@ -74,7 +74,7 @@ def fork_jobs(workflow: Any) -> None:
 
 
 def _measure_forks() -> None:
-    """Let benchmarks count jobs that are forks, which are no descendants of the shell that is measured."""
+    """Patch Snakemake's benchmarks to include forked jobs, which do not descend from the measured shell."""
     from psutil import Process
     from snakemake import benchmark
 
@@ -94,7 +94,7 @@ def _measure_forks() -> None:
 
 
 def _held_by(pid: int) -> list[int]:
-    """The processes that a process holds by a descriptor, as a command holds its job."""
+    """Return the processes that a process holds by a descriptor, as a command holds its job."""
     held = []
     with contextlib.suppress(OSError):
         for file in Path(f"/proc/{pid}/fdinfo").iterdir():
@@ -108,9 +108,9 @@ def _held_by(pid: int) -> list[int]:
 
 
 def run_in_fork(verb: str) -> int | None:
-    """Have a job do what this process was started for; returns its exit status.
+    """Run the command of this process as a forked job; return its exit status.
 
-    None where there is no server for it: this process then does the work itself.
+    None if no server accepts it: this process then does the work itself.
     """
     token = os.environ.get(VARIABLE, OFF)
     if token == OFF or "WORLD_SIZE" in os.environ:
@@ -133,7 +133,7 @@ def run_in_fork(verb: str) -> int | None:
 
 
 def circumstances() -> str:
-    """A hash over all that a fork cannot take over from a command: the server's must be the same."""
+    """Return a hash over all that a fork cannot take over from a command; it must equal the server's."""
     status = Path("/proc/self/status").read_text().splitlines()
     named = ("Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "CapEff", "Seccomp", "Cpus_allowed_list")
     # The first is the folder of the program, which a job takes over.
@@ -157,7 +157,7 @@ def _changed(path: str) -> int | None:
 
 
 def connect(address: str) -> socket.socket | None:
-    """A connection to the server of this user at an abstract address, if there is one."""
+    """Return a connection to this user's server at an abstract address, or None."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(f"\0{address}")
@@ -171,13 +171,13 @@ def connect(address: str) -> socket.socket | None:
 
 
 def user_of(connection: socket.socket) -> int:
-    """Whose process is at the other end."""
+    """Return the user id of the process at the other end."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return struct.unpack("3i", credentials)[1]
 
 
 def accepted(connection: socket.socket, key: str) -> bool:
-    """Ask the server at the other end for a job; False where it will not start one.
+    """Request a job from the server at the other end; False if it refuses.
 
     Raises:
         OSError: the server did not answer, and will not start a job either.
@@ -190,7 +190,7 @@ def accepted(connection: socket.socket, key: str) -> bool:
         "environment": dict(os.environ),
     }
     text = json.dumps(request).encode()
-    # It may be importing still.
+    # The server may still be importing.
     connection.settimeout(SECONDS_TO_ANSWER)
     socket.send_fds(connection, [len(text).to_bytes(4, "big")], [0, 1, 2])
     connection.sendall(text)
@@ -202,9 +202,9 @@ def accepted(connection: socket.socket, key: str) -> bool:
 
 
 def follow(connection: socket.socket) -> int:
-    """Wait for the job that was accepted; returns its exit status.
+    """Wait for the accepted job; return its exit status.
 
-    A signal that ended the job ends this process too: SIGKILL where its keeper is gone.
+    A signal that ended the job ends this process too; SIGKILL if its keeper is gone.
     """
     answer = b""
     with contextlib.suppress(OSError):
@@ -214,7 +214,7 @@ def follow(connection: socket.socket) -> int:
             answer = received(connection, 4)
     code = os.waitstatus_to_exitcode(int.from_bytes(answer, "big") if answer else signal.SIGKILL)
     if code < 0:
-        # A second core would be of this process, which has nothing to show.
+        # A core dump of this process would not help to debug the job.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)
@@ -223,7 +223,7 @@ def follow(connection: socket.socket) -> int:
 
 
 def _hand_on_signals(job: int) -> None:
-    """From now on give the signals that this process gets to the job, a file descriptor."""
+    """Forward the signals to this process to the job, a process file descriptor."""
 
     def tell(number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -241,7 +241,7 @@ def _hand_on_signals(job: int) -> None:
 
 
 def received(connection: socket.socket, size: int) -> bytes:
-    """So many bytes, or none if the other end is gone before."""
+    """Return `size` bytes, or none if the other end closes before."""
     parts = b""
     while len(parts) < size:
         part = connection.recv(size - len(parts))
@@ -252,19 +252,19 @@ def received(connection: socket.socket, size: int) -> bytes:
 
 
 def end_process(status: int) -> NoReturn:
-    """End this process in order, but do not take its modules apart: with torch that takes 0.4 s of a CPU."""
+    """End this process gracefully, but without module teardown, which takes 0.4 s of CPU time with torch."""
     threading._shutdown()
     atexit._run_exitfuncs()
-    # Whoever read it may have seen enough.
+    # The reader of the output may have closed it.
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
     os._exit(status)
 
 
 def quiet_libraries() -> None:
-    """Settings that count when libraries are imported."""
-    # The tokenizers library warns when it meets a fork.
+    """Apply settings that must precede the import of libraries."""
+    # The tokenizers library warns in a fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # transformers loads torchao where it is there, which then warns of kernels for GPUs that are not.
+    # transformers imports an installed torchao, which warns about missing GPU kernels.
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)

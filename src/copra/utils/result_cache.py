@@ -42,7 +42,7 @@ class ResultCache:
                             known[name] = value
         return known
 
-    def of(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def get_or_compute(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The value of this name; found and written down where it is not known."""
         if name not in self.known:
             value = find()
@@ -50,7 +50,7 @@ class ResultCache:
             self.known[name] = value
         return self.known[name]
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         """Remove the folder, once what the values are for is safe."""
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -1,1 +1,1 @@
-"""Importance: how much each layer, head and KV group matters, by several metrics."""
+"""Importance scores of layers, heads, KV groups and FFN neurons, by several metrics."""

@@ -1,4 +1,4 @@
-"""What a checkpoint is worth with units gone: loss and accuracy, each measured once and kept on the disk."""
+"""Loss and accuracy of a checkpoint without some units, each measured once and cached on disk."""
 
 import contextlib
 import math
@@ -23,13 +23,13 @@ from copra.utils.files import digest
 from copra.utils.result_cache import ResultCache
 
 _READ = ("tokens", "mask", "labels", "latent")
-"""What of a batch its loss depends on."""
+"""The fields of a batch that its loss depends on."""
 
 
 @contextlib.contextmanager
 def applied(model: PreTrainedModel, cut: KeptUnits) -> Iterator[PreTrainedModel]:
-    """The model without what a cut removes: really cut where that is legal and a model class can hold the
-    result, and otherwise the whole model with what goes masked."""
+    """Yield the model after a cut, or, if no model class can hold the result, the whole model with the
+    removed units masked."""
     try:
         left, mask = cut_model(model, cut), contextlib.nullcontext()
     except CopraError:
@@ -40,25 +40,25 @@ def applied(model: PreTrainedModel, cut: KeptUnits) -> Iterator[PreTrainedModel]
 
 @dataclass(frozen=True)
 class Questions:
-    """What accuracy is measured on, and how."""
+    """The questions that accuracy is measured on, and the settings of the measurement."""
 
     rows: Sequence[Row]
     """The questions with their gold answers."""
     max_new_tokens: int = 256
-    """Longest generated text."""
+    """Largest number of generated tokens per answer."""
     answers: Literal["number", "text"] = "number"
-    """How answers are compared."""
+    """Comparison of answers: as numbers or as text."""
     batch_size: int = 128
-    """Questions decoded together."""
+    """Number of questions decoded together."""
 
 
 class Ablation:
     """Loss and accuracy of a checkpoint with a cut applied.
 
     The loss is the mean over the examples of `batches` of each example's own mean cross-entropy; accuracy
-    is the share of `questions` with a right answer. Every value is kept below `state` (see `ResultCache`), so
-    that whatever asks for it again, after a kill or in another search, reads it there. It depends on the
-    checkpoint, what is read, and `code`, the fingerprint of the code that measures.
+    is the share of `questions` with a right answer. Every value is cached below `state` (see `ResultCache`),
+    so that a resumed or another search reads it there. The cache key holds the checkpoint, the batches or
+    questions, and `code`, the fingerprint of the code that measures.
     """
 
     def __init__(
@@ -83,15 +83,15 @@ class Ablation:
         )
 
     def loss(self, cut: KeptUnits) -> float:
-        """The mean loss with a cut applied.
+        """Return the mean loss with a cut applied.
 
         Raises:
-            CopraError: it is not finite.
+            CopraError: the loss is not finite.
         """
         return self._losses.get_or_compute(_name(cut), lambda: {"loss": self._loss(cut)})["loss"]
 
     def answers(self, cut: KeptUnits) -> tuple[int, int]:
-        """The number of right answers with a cut applied, and of all.
+        """Return the number of right answers with a cut applied, and of all questions.
 
         Raises:
             CopraError: the model was never trained to answer, or cannot answer with fewer layers.
@@ -100,12 +100,12 @@ class Ablation:
         return known["correct"], known["n"]
 
     def accuracy(self, cut: KeptUnits) -> float:
-        """The share of right answers with a cut applied."""
+        """Return the share of right answers with a cut applied."""
         correct, n = self.answers(cut)
         return correct / n
 
     def risk(self, metric: Literal["loss", "accuracy"], cut: KeptUnits) -> float:
-        """The loss, or the share of wrong answers: what is to stay low, with a cut applied."""
+        """Return the loss, or the share of wrong answers, with a cut applied: lower is better."""
         return self.loss(cut) if metric == "loss" else 1 - self.accuracy(cut)
 
     @torch.no_grad()

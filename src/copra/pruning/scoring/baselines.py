@@ -1,4 +1,4 @@
-"""Scores that look at no data: the baselines of every other metric."""
+"""Scores that use no data: the baselines of every other metric."""
 
 from random import Random
 
@@ -9,17 +9,17 @@ from copra.schema.units import UnitKind, units_of
 
 
 def deepest(layers: int) -> list[ScoreRow]:
-    """Ranks that delete the layers before the last one, from deep to shallow, and keep the last one.
+    """Return ranks that remove layers from deep to shallow, the last layer after all others.
 
-    The simple strategy of Gromov et al. 2024 (arXiv 2403.17887, section 4.4): layer L-2 goes first, layer
-    0 last but one, layer L-1 last of all.
+    The simple strategy of Gromov et al. 2024 (arXiv 2403.17887, section 4.4): layer L-2 is removed first,
+    layer 0 last but one, layer L-1 last of all.
     """
     ranks = [layers - 2 - layer for layer in range(layers - 1)] + [layers - 1]
     return [score_row("deepest", rank, "layer", layer) for layer, rank in enumerate(ranks)]
 
 
 def random(shape: ModelShape, kind: UnitKind, seed: int) -> list[ScoreRow]:
-    """A random order of all units of a kind, the same for the same shape, kind and seed."""
+    """Return a random order of all units of a kind, the same for the same shape, kind and seed."""
     unit, units = SCORED_AS[kind], units_of(kind, shape)
     ranks = list(range(len(units)))
     Random(f"{unit} {seed}").shuffle(ranks)

@@ -1,4 +1,4 @@
-"""The rows that units are scored on, laid out for an objective."""
+"""The calibration set: the rows that units are scored on, laid out for an objective."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,15 +21,15 @@ def calibration_batches(
     batch_size: int,
     decoding: GenerationSpec | None,
 ) -> Iterator[Batch]:
-    """The rows in batches, in their order.
+    """Yield the rows in batches, in their order.
 
     "cot" and "answer" read question, steps and answer, with labels on steps and answer or on the answer
-    alone. "latent" reads what the node itself reads, question, markers, latents and answer, as its
-    `decoding` says, with labels on the answer (None, as of a base: question and answer). Passages of a
-    text are no rows: `copra.pruning.scoring.text` makes their batches.
+    alone. "latent" reads the node's own sequence by its `decoding`: question, markers, latents and answer,
+    with labels on the answer (if `decoding` is None, as for a base: question and answer). Batches of text
+    passages come from `copra.pruning.scoring.text`.
 
     Raises:
-        CopraError: the objective is "latent" and the node's way to answer has no such sequence.
+        CopraError: the objective is "latent" and the node's decoding has no such sequence.
     """
     if objective == "latent":
         _check_latent(decoding)
@@ -39,8 +39,10 @@ def calibration_batches(
 
 
 def calibration_name(rows: Sequence[Row], objective: Objective, decoding: GenerationSpec | None) -> str:
-    """16 hexadecimal digits that name the calibration set: its rows in order, the objective, and with
-    objective "latent" how the node answers."""
+    """Return 16 hexadecimal digits that name the calibration set.
+
+    They are a digest of its rows in order, the objective and, with objective "latent", the node's decoding.
+    """
     read = [objective, [[row.question, list(row.steps), row.answer] for row in rows]]
     if objective == "latent":
         read.append(None if decoding is None else decoding.to_json())
@@ -48,7 +50,7 @@ def calibration_name(rows: Sequence[Row], objective: Objective, decoding: Genera
 
 
 def text_batch(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Question, steps and answer of all rows in one batch: input_ids and attention_mask [B, T]."""
+    """Return question, steps and answer of all rows as one batch: input_ids and attention_mask [B, T]."""
     batch = next(calibration_batches(tokenizer, rows, "cot", len(rows), None))
     return batch.tokens, batch.mask
 
@@ -76,7 +78,11 @@ def _sample(row: TokenRow, objective: Objective, decoding: GenerationSpec | None
 
 
 def _check_latent(decoding: GenerationSpec | None) -> None:
-    """Refuse ways to answer that are not one sequence with latents that are read once each."""
+    """Check that a node answers in one sequence that reads each latent once.
+
+    Raises:
+        CopraError: it does not.
+    """
     if decoding is None:
         return
     if decoding.prompting is not None:

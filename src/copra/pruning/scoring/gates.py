@@ -1,7 +1,7 @@
-"""Which heads a model can do without all at once: hard-concrete gates that learn to close.
+"""Scores of heads from hard-concrete gates, which find heads that can be removed together.
 
-A gate z in [0, 1] multiplies what a query head, or all heads of a KV group, give to the output projection
-of their attention. In training z is a sample of the hard concrete distribution, which is 0 and 1 with
+A gate z in [0, 1] multiplies the output of a query head, or of all heads of a KV group, before the output
+projection of attention. In training z is a sample of the hard concrete distribution, which is 0 and 1 with
 positive probability and yet has a gradient in log alpha (Louizos et al. 2018, arXiv 1712.01312, section
 2.2; on heads: Voita et al. 2019, arXiv 1905.09418).
 """
@@ -35,12 +35,12 @@ OPEN = 2.0
 """Log alpha of a gate before training: nearly always open."""
 
 PENALTY = 100.0
-"""lambda_2 before training. From 0 it rises so slowly that lambda_1 alone drives the gates, past the target
-and so far that they have no gradient left to come back by."""
+"""lambda_2 before training. From 0 it would rise so slowly that lambda_1 alone drives the gates past the
+target, so far that no gradient is left to bring them back."""
 
 BETAS = (0.9, 0.99)
-"""Of Adam: the gradient of a gate that closes is soon a hundred times smaller, and 0.999 would take too long
-to see that."""
+"""Betas of Adam: the gradient of a closing gate soon becomes a hundred times smaller, and 0.999 would adapt
+too slowly."""
 
 T = TypeVar("T")
 
@@ -53,16 +53,15 @@ def gate_scores(
     kind: Literal["kv_groups", "heads"],
     settings: Gates,
 ) -> list[ScoreRow]:
-    """Log alpha of every unit's gate after training against the loss of the model, whose weights stay.
+    """Return log alpha of every unit's gate, trained on the loss of the model with frozen weights.
 
-            f"expected sparsity {closed_probability(log_alpha).mean():.3f}, target "
-            f"{settings.target_sparsity}; {int((gates == 0).sum())} of {len(units)} gates are closed and "
-            f"{int((gates == 1).sum())} open. "
-            f"Loss of the last batch {loss:.4f}, without gates {loss_of(batch, torch.ones_like(gates)):.4f}"
+    The expected sparsity s, the mean of P(z = 0), is constrained to the target t: the loss gets the term
+    lambda_1 (s - t) + lambda_2 (s - t)^2 with multipliers that rise along their gradient (augmented
+    Lagrangian of Wang et al. 2020, arXiv 1910.04732). Three measures stabilize the training (arXiv
     2110.03252): the weight of that term rises from 0 over `warmup_steps`, gates start open, and a layer with
-    n gates of which c are 0 has its attention scaled by n / (n - c). Each example draws gates of its own.
+    n gates of which c are 0 has its attention scaled by n / (n - c). Each example draws its own gates.
 
-    `batches` must not end before `steps` of them.
+    `batches` must yield at least `steps` batches.
     """
     shape = shape_of(model.config.to_dict())
     units = units_of(kind, shape)
@@ -108,7 +107,7 @@ def gate_scores(
 def endless_batches(
     items: Sequence[T], lay_out: Callable[[Sequence[T]], Iterator[Batch]], seed: int
 ) -> Iterator[Batch]:
-    """Batches of all items again and again, each time in an order of its own."""
+    """Yield batches of all items without end, shuffled anew in each epoch."""
     for epoch in itertools.count():
         order = list(items)
         Random(f"gates {seed} {epoch}").shuffle(order)
@@ -116,26 +115,26 @@ def endless_batches(
 
 
 def sampled(log_alpha: Tensor, noise: Tensor) -> Tensor:
-    """Gates z from uniform noise in [0, 1) of a shape that log alpha is broadcast to."""
+    """Return gates z from uniform noise in [0, 1), whose shape log alpha is broadcast to."""
     concrete = torch.sigmoid((noise.logit() + log_alpha) / BETA)
     return _stretched(concrete)
 
 
 def deterministic(log_alpha: Tensor) -> Tensor:
-    """The gates that stand for the distribution where nothing is drawn."""
+    """Return the gates used after training, where no noise is drawn."""
     return _stretched(torch.sigmoid(log_alpha))
 
 
 def closed_probability(log_alpha: Tensor) -> Tensor:
-    """P(z = 0) of each gate."""
+    """Return P(z = 0) of each gate."""
     return torch.sigmoid(BETA * math.log(-GAMMA / ZETA) - log_alpha)
 
 
 @contextlib.contextmanager
 def gated(model: PreTrainedModel, gates: Sequence[Tensor]) -> Iterator[None]:
-    """The model with the heads' outputs of every layer multiplied by its gates, [n] or [B, n], and scaled.
+    """Multiply the heads' outputs of every layer by its gates, [n] or [B, n], and scale, within this context.
 
-    n divides the layer's number of heads, so that neighbouring heads share a gate.
+    n divides the layer's number of heads; neighboring heads share a gate.
     """
 
     def hook(gate: Tensor):
@@ -162,7 +161,7 @@ def gated(model: PreTrainedModel, gates: Sequence[Tensor]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _frozen(*modules: nn.Module) -> Iterator[None]:
-    """Without gradients of the modules' parameters, which would take memory; afterwards as before."""
+    """Disable gradients of the modules' parameters within this context, to save memory."""
     learning = [each for module in modules for each in module.parameters() if each.requires_grad]
     for parameter in learning:
         parameter.requires_grad_(False)

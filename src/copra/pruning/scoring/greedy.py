@@ -1,4 +1,4 @@
-"""Which layers go when always the next one goes that the model misses least."""
+"""Greedy search: remove, in every round, the layer whose removal hurts the model least."""
 
 from collections.abc import Collection
 from typing import Literal
@@ -18,16 +18,15 @@ def greedy(
     removals: int | None,
     protect: Collection[int] = (),
 ) -> list[ScoreRow]:
-    """The layers that a greedy search removes; the score of each is the round in which it goes, from 0.
+    """Return the layers that a greedy search removes, each scored by its round of removal, counted from 0.
 
-    It removes `removals` layers, or all that can go if that is None.
-
-    In every round each layer that is left, but for those in `protect`, is left out in turn, and the one
-    goes without which loss is lowest or accuracy highest (of equals the lowest layer). Removing 4 of 16
-    layers takes 16 + 15 + 14 + 13 = 58 evaluations.
+    The search removes `removals` layers, or as many as possible if that is None. In every round it evaluates
+    the model without each remaining layer that is not in `protect`, and removes the layer without which loss
+    is lowest or accuracy highest (the lowest layer of equals). Removing 4 of 16 layers takes 16 + 15 + 14 +
+    13 = 58 evaluations.
 
     Raises:
-        CopraError: a protected layer does not exist, or there are not so many layers to remove.
+        CopraError: a protected layer does not exist, or fewer than `removals` layers can be removed.
     """
     shape = ablation.shape
     layers = len(shape.layers)

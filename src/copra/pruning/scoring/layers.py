@@ -1,4 +1,4 @@
-"""How much each layer changes the residual stream, and what that change does to the loss."""
+"""Importance scores of layers and blocks: their change of the residual stream, and its effect on the loss."""
 
 import itertools
 import math
@@ -12,11 +12,11 @@ from copra.pruning.scoring.record import Record, Sums, Tokens, gradient_scores, 
 from copra.pruning.scoring.scores import ScoreRow, score_row
 
 CHUNK = 256
-"""Vectors whose angles are computed together: 17 states of width 2048 take 71 MB in float64."""
+"""Number of vectors whose angles are computed at once: 17 states of width 2048 take 71 MB in float64."""
 
 
 def layer_sums(record: Record, tokens: Tokens) -> Sums:
-    """What a batch adds to the scores of the L layers, [L] each, and of the blocks, [L, L+1]."""
+    """Return what a batch adds to the scores of the L layers, [L] each, and of the blocks, [L, L+1]."""
     states = [tokens.values(calls) for calls in record.states]
     cosines, products = [], []
     for (before, after), calls in zip(itertools.pairwise(states), record.states[1:], strict=True):
@@ -31,21 +31,21 @@ def layer_sums(record: Record, tokens: Tokens) -> Sums:
 
 
 def layer_scores(sums: Sums, examples: int, tokens: int) -> dict[str, Tensor]:
-    """Scores [L] by metric.
+    """Return scores [L] by metric.
 
     `cosine`: 1 - E cos(x^l, x^{l+1}) over all tokens, the block influence of ShortGPT (arXiv 2403.03853,
-    equation 1). `gradient`: the derivative of the loss for a mask on what the layer adds to the residual
-    stream, (x^{l+1} - x^l) . dL/dx^{l+1}.
+    equation 1). `gradient`: the derivative of the loss for a mask on the layer's residual update,
+    (x^{l+1} - x^l) . dL/dx^{l+1}.
     """
     return {"cosine": 1 - sums["cosine"] / tokens, **gradient_scores(sums, examples)}
 
 
 def block_rows(sums: Sums, examples: int, tokens: int) -> list[ScoreRow]:
-    """Scores of all blocks of neighbouring layers, for every start l and length n (arXiv 2403.17887, section
-    3.2): the mean of arccos(cos(x^l, x^{l+n})) / pi.
+    """Return scores of all blocks of consecutive layers, for every start l and length n.
 
-    `angular`: at each example's last token whose next one is supervised. The paper takes the last token of a
-    text; here that is the end token, which no answer reads. `angular_mean`: over all tokens.
+    The score is the mean of arccos(cos(x^l, x^{l+n})) / pi (arXiv 2403.17887, section 3.2). `angular`: at
+    each example's last token whose next one is supervised. The paper takes the last token of a text; here
+    that is the end token, which no answer reads. `angular_mean`: over all tokens.
     """
     layers = len(sums["angular"])
     return [
@@ -57,10 +57,10 @@ def block_rows(sums: Sums, examples: int, tokens: int) -> list[ScoreRow]:
 
 
 def _angles(states: Sequence[Tensor]) -> Tensor:
-    """Sums over M vectors of angles in half turns between x^l and x^{l+n}, [L, L+1] by l and n, from x^0 to
-    x^L, [M, d] each.
+    """Return sums over M vectors of angles in half turns between x^l and x^{l+n}, [L, L+1] by l and n.
 
-    In float64, since an angle near 0 has half the digits of its cosine; of a few vectors at a time.
+    `states` are x^0 to x^L, [M, d] each. Computed in float64, since an angle near 0 has half the digits of
+    its cosine, and in chunks of `CHUNK` vectors.
     """
     layers = len(states) - 1
     between = torch.zeros(layers + 1, layers + 1, dtype=torch.float64)

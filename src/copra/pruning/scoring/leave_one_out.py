@@ -1,4 +1,4 @@
-"""How much each unit matters, by what the model is worth without it."""
+"""Leave-one-out scores: the change in loss or accuracy when a single unit is removed."""
 
 from typing import Literal
 
@@ -12,10 +12,10 @@ from copra.schema.units import UnitKind, units_of
 
 
 def leave_one_out(ablation: Ablation, kind: UnitKind, metric: Literal["loss", "accuracy"]) -> list[ScoreRow]:
-    """Scores of all units of a kind, each left out alone.
+    """Return scores of all units of a kind, each left out alone.
 
-    `loss`: the loss without the unit less that of the whole model. `accuracy`: the accuracy of the whole
-    model less that without the unit. One evaluation a unit, and one of the whole model.
+    `loss`: the loss without the unit minus that of the whole model. `accuracy`: the accuracy of the whole
+    model minus that without the unit. Takes one evaluation per unit, and one of the whole model.
     """
     shape, whole = ablation.shape, KeptUnits.whole(ablation.shape)
     best = ablation.risk(metric, whole)

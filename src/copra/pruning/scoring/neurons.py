@@ -1,4 +1,4 @@
-"""How much each FFN neuron matters. a_i is the activation of neuron i before the down projection."""
+"""Importance scores of FFN neurons. a_i is the activation of neuron i before the down projection."""
 
 from torch import Tensor
 
@@ -6,9 +6,9 @@ from copra.pruning.scoring.record import Sums, Tokens, activation_sums, gradient
 
 
 def neuron_sums(activations: Tensor, gradients: Tensor, tokens: Tokens) -> Sums:
-    """What a batch adds to the scores of the I neurons of a layer, [I] each.
+    """Return what a batch adds to the scores of the I neurons of a layer, [I] each.
 
-    `activations` and the loss's `gradients` for them are taken at the tokens, [M, I].
+    `activations` and the `gradients` of the loss with respect to them are those at the tokens, [M, I].
     """
     return {
         "activation": activation_sums(activations, tokens),
@@ -17,7 +17,7 @@ def neuron_sums(activations: Tensor, gradients: Tensor, tokens: Tokens) -> Sums:
 
 
 def neuron_scores(sums: Sums, examples: int) -> dict[str, Tensor]:
-    """Scores [I] by metric.
+    """Return scores [I] by metric.
 
     `gradient`: the derivative of the loss for a mask on the neuron, a_i dL/da_i. `activation`: sqrt of the
     sum over examples of (mean over tokens of |a_i|)^2 (Minitron, arXiv 2407.14679, section 2.2).

@@ -15,10 +15,10 @@ from copra.utils.errors import CopraError
 def example_losses(
     model: PreTrainedModel, parts: nn.ModuleDict, batch: Batch, decoding: GenerationSpec | None
 ) -> Tensor:
-    """The mean cross-entropy over each example's own supervised positions, [B], at least in float32.
+    """Return the mean cross-entropy over each example's own supervised positions, [B], at least in float32.
 
-    Latents are computed as the node does, as its `decoding` says and with its `parts`; a batch without
-    latents needs neither. Logits are computed at supervised positions only.
+    Latents are computed as in the node's own `decoding`, with its `parts`; a batch without latents needs
+    neither. Logits are computed at supervised positions only.
 
     Raises:
         CopraError: an example has no supervised position.

@@ -1,4 +1,4 @@
-"""Every score that one forward and one backward pass over a calibration set give, for every kind of unit."""
+"""All scores computed in one forward and backward pass over a calibration set, for every kind of unit."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ from copra.utils.errors import CopraError
 
 @dataclass
 class _Totals:
-    """Sums over the calibration set: of all layers together, and of the heads and neurons of each layer."""
+    """Sums over the calibration set: for all layers together, and for the heads and neurons of each layer."""
 
     heads: list[Sums]
     neurons: list[Sums]
@@ -37,22 +37,23 @@ class _Totals:
 def pass_scores(
     model: PreTrainedModel, parts: nn.ModuleDict, batches: Iterable[Batch], decoding: GenerationSpec | None
 ) -> list[ScoreRow]:
-    """Scores of layers, blocks of layers, query heads, KV groups (the sums over their heads) and FFN neurons.
+    """Return scores of layers, blocks, query heads, KV groups (sums over their heads) and FFN neurons.
 
     The loss is the mean over all examples of `copra.pruning.scoring.objective.example_losses`. Metrics:
 
     - `gradient`, `gradient_token` and `gradient_batch` of layers, heads and neurons: the derivative of the
-      loss for a mask on the unit, its absolute value taken of each example, of each token, or of the whole;
+      loss for a mask on the unit, its absolute value taken per example, per token, or of the whole;
     - `taylor` and `magnitude` of the same: the sums of |w dL/dw| and of |w| over the unit's weights;
-    - `cosine` of layers, `angular` and `angular_mean` of blocks: how far they turn the residual stream;
-    - `activation` of heads and neurons and `contribution` of heads: how large what they give is.
+    - `cosine` of layers, `angular` and `angular_mean` of blocks: the angle by which they turn the residual
+      stream;
+    - `activation` of heads and neurons and `contribution` of heads: the size of their outputs.
 
-    Neither padding nor the size of the batches matters. The memory holds the weights, one gradient of the
-    layers' weights, and the activations of one batch. The model and its parts stay as they were.
+    The scores do not depend on padding or batch size. Memory holds the weights, one gradient of the layers'
+    weights, and the activations of one batch. The model and its parts are left unchanged.
 
     Raises:
-        CopraError: there are no batches, an example has no supervised position, or the model type is not
-            known.
+        CopraError: there are no batches, an example has no supervised position, or the model type is
+            unknown.
     """
     layers = shape_of(model.config.to_dict()).layers
     totals = _Totals([{} for _ in layers], [{} for _ in layers])
@@ -72,9 +73,9 @@ def _pass(
     decoding: GenerationSpec | None,
     layers: tuple[LayerShape, ...],
 ) -> None:
-    """Run a batch forward and backward, and add to the sums. Gradients of weights add up in the model."""
+    """Run a batch forward and backward, and add to the sums. Gradients of weights accumulate in the model."""
     with torch.enable_grad(), recording(model) as record:
-        # The gradient of the sum is each example's own: no example sees another.
+        # The gradient of the sum is each example's own: no example attends to another.
         example_losses(model, parts, batch, decoding).sum().backward()
     tokens = Tokens.of(batch)
     with torch.no_grad():
@@ -118,7 +119,7 @@ def _rows(totals: _Totals, model: PreTrainedModel, layers: tuple[LayerShape, ...
 
 
 def _of_weights(block: nn.Module, sizes: LayerShape, examples: int) -> dict[str, dict[str, Tensor]]:
-    """Scores of a layer's weights by unit (layer, head, neuron) and metric."""
+    """Return scores of a layer's weights by unit (layer, head, neuron) and metric."""
     large, missed = weight_scores(block, sizes, magnitude), weight_scores(block, sizes, taylor)
     # The gradients in the model are those of the sum over examples.
     return {unit: {"taylor": missed[unit] / examples, "magnitude": large[unit]} for unit in large}
@@ -126,7 +127,7 @@ def _of_weights(block: nn.Module, sizes: LayerShape, examples: int) -> dict[str,
 
 @contextlib.contextmanager
 def _only_layers_learn(model: PreTrainedModel, parts: nn.ModuleDict) -> Iterator[None]:
-    """Evaluation mode, and gradients of the layers' weights alone; afterwards all is as it was."""
+    """Set evaluation mode and gradients of the layers' weights alone; restore all on exit."""
     modules = [*model.modules(), *parts.modules()]
     parameters = [*model.parameters(), *parts.parameters()]
     modes = [module.training for module in modules]

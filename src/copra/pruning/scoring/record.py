@@ -1,8 +1,8 @@
-"""What one forward and backward pass leaves behind: hidden states and activations with their gradients.
+"""Hidden states and activations of one forward pass, with their gradients from the backward pass.
 
 x^l is the input of block l and x^L the output of the last block, before the final norm: hooks on the
-blocks take them, because `hidden_states[-1]` is after that norm. With latents a block runs several times a
-batch. The columns of these calls follow each other, so side by side they are those of the batch.
+blocks record them, because `hidden_states[-1]` is after that norm. With latents a block runs several times
+per batch. Each call covers the next columns of the batch, so the concatenated calls are the whole batch.
 """
 
 import contextlib
@@ -23,21 +23,21 @@ Sums = dict[str, Tensor]
 
 @dataclass
 class Record:
-    """For each layer its tensors, [B, n, C] a call; the columns n of all calls make up the batch's."""
+    """Recorded tensors of each layer, [B, n, C] per call; the n of all calls sum to the batch's columns."""
 
     states: list[list[Tensor]] = field(default_factory=list)
-    """x^0 to x^L, so one more than there are layers; x^0 has no gradient."""
+    """x^0 to x^L, one more than the number of layers; x^0 has no gradient."""
     heads: list[list[Tensor]] = field(default_factory=list)
-    """The heads' outputs side by side: inputs of the attentions' output projections."""
+    """The concatenated heads' outputs: inputs of the attentions' output projections."""
     neurons: list[list[Tensor]] = field(default_factory=list)
     """The neurons' activations: inputs of the FFNs' down projections."""
 
 
 @contextlib.contextmanager
 def recording(model: PreTrainedModel) -> Iterator[Record]:
-    """A record that fills up while the model runs forward within this context.
+    """Yield a record that forward passes within this context append to.
 
-    A later backward pass leaves in each of its tensors, other than those of x^0, the gradient as `.grad`.
+    A later backward pass stores the gradient of each tensor, other than those of x^0, in its `.grad`.
     """
     layers = blocks(model)
     record = Record(
@@ -68,11 +68,11 @@ def recording(model: PreTrainedModel) -> Iterator[Record]:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The M tokens of a batch one after another, example by example; padding is left out.
+    """The M tokens of a batch, example by example, without padding.
 
-    `mask` [B, N] is true on tokens, `counts` are the tokens of each example. `predicting` [B] are the places
-    among the M of each example's last token whose next one is supervised: in a sequence with labels up to its
-    end token, the token before that.
+    `mask` [B, N] is true on tokens, `counts` are the tokens per example. `predicting` [B] holds the index,
+    among the M tokens, of each example's last token whose next one is supervised: in a sequence with labels
+    up to its end token, the token before that.
     """
 
     mask: Tensor
@@ -88,28 +88,28 @@ class Tokens:
         return Tokens(mask, mask.sum(1).tolist(), predicting)
 
     def values(self, calls: Sequence[Tensor]) -> Tensor:
-        """What was recorded at the tokens, [M, C], at least in float32."""
+        """Return the recorded values at the tokens, [M, C], at least in float32."""
         return _precise(torch.cat([call.detach() for call in calls], dim=1)[self.mask])
 
     def gradients(self, calls: Sequence[Tensor]) -> Tensor:
-        """The gradients of what was recorded at the tokens, [M, C], at least in float32."""
+        """Return the gradients of the recorded values at the tokens, [M, C], at least in float32."""
         return _precise(torch.cat([call.grad for call in calls], dim=1)[self.mask])
 
     def both(self, calls: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Values and gradients."""
+        """Return values and gradients."""
         return self.values(calls), self.gradients(calls)
 
     def sums(self, x: Tensor) -> Tensor:
-        """Sums over the tokens of each example: [B, C] in float64 from [M, C]."""
+        """Return sums over the tokens of each example: [B, C] in float64 from [M, C]."""
         return torch.stack([part.sum(0, dtype=torch.float64) for part in x.split(self.counts)])
 
 
 def gradient_sums(products: Tensor, tokens: Tokens) -> Sums:
-    """Sums for the three metrics `gradient` from a . dL/da at each token, [M, U] for U units.
+    """Return sums for the three `gradient` metrics from a . dL/da at each token, [M, U] for U units.
 
-    With a mask of ones on the units, these are the derivatives of the loss for that mask: the absolute
-    value is taken for each example (Michel et al. 2019, arXiv 1905.10650, section 4.1), for each token, or
-    not yet.
+    With a mask of ones on the units, these are the derivatives of the loss for that mask. The absolute
+    value is taken per example (Michel et al. 2019, arXiv 1905.10650, section 4.1), per token, or, for
+    `gradient_batch`, later in `gradient_scores`.
     """
     examples = tokens.sums(products)
     return {
@@ -120,7 +120,7 @@ def gradient_sums(products: Tensor, tokens: Tokens) -> Sums:
 
 
 def gradient_scores(sums: Sums, examples: int) -> dict[str, Tensor]:
-    """The three metrics [U]: means over examples."""
+    """Return the three `gradient` metrics, [U] each: means over examples."""
     return {
         "gradient": sums["gradient"] / examples,
         "gradient_token": sums["gradient_token"] / examples,
@@ -129,8 +129,10 @@ def gradient_scores(sums: Sums, examples: int) -> dict[str, Tensor]:
 
 
 def activation_sums(activations: Tensor, tokens: Tokens) -> Tensor:
-    """Sums over examples of (mean over tokens of |a|)^2, [C], from the activations [M, C] (Minitron, arXiv
-    2407.14679, section 2.2: mean over the sequence, L2 over the batch)."""
+    """Return sums over examples of (mean over tokens of |a|)^2, [C], from the activations [M, C].
+
+    Minitron, arXiv 2407.14679, section 2.2: mean over the sequence, L2 over the batch.
+    """
     lengths = torch.tensor(tokens.counts, device=activations.device)[:, None]
     return (tokens.sums(activations.abs()) / lengths).square().sum(0).cpu()
 
@@ -141,5 +143,5 @@ def _with_gradient(x: Tensor) -> Tensor:
 
 
 def _precise(x: Tensor) -> Tensor:
-    """At least float32."""
+    """Return x in float32, or in its own type if that is more precise."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,6 +1,6 @@
-"""The table of scores, the same for every unit and metric.
+"""The table of scores, with the same columns for every unit and metric.
 
-One row a unit. In every metric the unit with the lowest score is removed first.
+One row per unit and metric. In every metric the unit with the lowest score is removed first.
 
     unit         layer, block, kv_group, head or neuron
     layer        the layer; of a block its first layer
@@ -8,7 +8,7 @@ One row a unit. In every metric the unit with the lowest score is removed first.
     length       layers in a block, otherwise 1
     metric       its name; gradient_token and gradient_batch are the metric gradient with other `abs_over`
     score        the score
-    calibration  the text that the scores come from
+    calibration  the name of the calibration set
     examples     the number of its examples
 """
 
@@ -26,7 +26,7 @@ ScoreRow = dict[str, Any]
 def score_row(
     metric: str, score: float, unit: str, layer: int, index: int | None = None, length: int = 1
 ) -> ScoreRow:
-    """One row of the table, still without its calibration set."""
+    """Return one row of the table, without the columns of the calibration set."""
     return {
         "unit": unit,
         "layer": layer,
@@ -38,7 +38,7 @@ def score_row(
 
 
 def score_table(rows: Sequence[ScoreRow], calibration: str = "", examples: int = 0) -> "pandas.DataFrame":
-    """The rows as a table with the columns `COLUMNS`."""
+    """Return the rows as a table with the columns `COLUMNS`."""
     import pandas
 
     table = pandas.DataFrame(rows, columns=list(COLUMNS[:-2]))

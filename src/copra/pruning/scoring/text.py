@@ -1,4 +1,4 @@
-"""Plain text to score on, of a local file or of the Hub."""
+"""Plain text to score on, from a local file or from the Hub."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -16,13 +16,13 @@ from copra.utils.files import digest
 
 
 def read_text(settings: Text, rows: int) -> list[str]:
-    """The first `rows` passages that are not blank, or all where there are fewer.
+    """Return the first `rows` passages that are not blank, or all if there are fewer.
 
-    A local file holds one passage a line. A data set is read from its start without loading all of it, and
-    none of its code is run.
+    A local file holds one passage per line. A data set is streamed from its start, and none of its code is
+    run.
 
     Raises:
-        CopraError: the file, the data set or its column is missing, or there is no text in it.
+        CopraError: the file, the data set or its column is missing, or holds no text.
     """
     if settings.path is not None:
         place, passages = str(settings.path), _of_file(settings.path)
@@ -37,9 +37,9 @@ def read_text(settings: Text, rows: int) -> list[str]:
 def text_batches(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int, max_tokens: int
 ) -> Iterator[Batch]:
-    """The passages in batches, each cut off after `max_tokens` tokens, with labels on all but their first.
+    """Yield the passages in batches, truncated to `max_tokens` tokens, with labels on all but the first.
 
-    A passage of a single token predicts nothing and is left out.
+    A passage of a single token has no labels and is left out.
     """
     start = beginning(tokenizer)
     encoded = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=max_tokens)
@@ -53,7 +53,7 @@ def text_batches(
 
 
 def text_name(texts: Sequence[str], max_tokens: int) -> str:
-    """16 hexadecimal digits that name the calibration set: its passages in order, and where they are cut."""
+    """Return 16 hexadecimal digits that name the calibration set: a digest of passages and `max_tokens`."""
     return digest(["text", max_tokens, list(texts)])[:16]
 
 

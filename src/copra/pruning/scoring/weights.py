@@ -1,4 +1,4 @@
-"""How large the weights of each unit are, and how much the loss would miss them."""
+"""Scores of the weights of each unit: their magnitude, and their first-order effect on the loss."""
 
 from collections.abc import Callable
 
@@ -12,27 +12,29 @@ from copra.models.families.family import Layout, Part
 from copra.schema.shape import LayerShape
 
 Measure = Callable[[nn.Parameter], Tensor]
-"""What each weight of a parameter counts, in the shape of the parameter."""
+"""Returns the score of each weight of a parameter, in the shape of the parameter."""
 
 
 def magnitude(parameter: nn.Parameter) -> Tensor:
-    """|w|."""
+    """Return |w|."""
     return parameter.detach().abs()
 
 
 def taylor(parameter: nn.Parameter) -> Tensor:
-    """|w dL/dw|, from the gradient that a backward pass has left: to first order by how much the loss changes
-    when the weight goes (weight by weight as in LLM-Pruner, arXiv 2305.11627, section 3.2)."""
+    """Return |w dL/dw| from `parameter.grad`: to first order, the change of the loss without the weight.
+
+    Weight by weight as in LLM-Pruner (arXiv 2305.11627, section 3.2).
+    """
     return (parameter.detach() * parameter.grad).abs()
 
 
 def weight_scores(block: nn.Module, sizes: LayerShape, measure: Measure) -> dict[str, Tensor]:
-    """Sums over the weights of the layer, [], of its query heads, [H], and of its neurons, [I], in float64.
+    """Return sums over the weights of the layer, [], its query heads, [H], and its neurons, [I], in float64.
 
-    A head has its rows of the query and its columns of the output projection, and an equal share of the
-    key and value rows of its group, so that the heads of a group have all of its weights together. A
-    neuron has its rows of the gate and up and its column of the down projection. Biases go with rows. A
-    layer has all of its parameters.
+    A head counts its rows of the query and its columns of the output projection, and an equal share of the
+    key and value rows of its group, so that the heads of a group count all of its weights together. A
+    neuron counts its rows of the gate and up and its column of the down projection. Biases belong to rows. A
+    layer counts all of its parameters.
     """
     layout = layout_of(block)
     rows = _rows_by_part(block, layout, sizes, measure)
@@ -48,14 +50,14 @@ def weight_scores(block: nn.Module, sizes: LayerShape, measure: Measure) -> dict
 
 
 def in_by_out(projection: nn.Module, values: Tensor) -> Tensor:
-    """Values in the shape of a projection's weight as [in, out]: GPT-2 stores them so, others [out, in]."""
+    """Return values in the shape of a weight as [in, out]: GPT-2 stores weights so, others as [out, in]."""
     return values if isinstance(projection, Conv1D) else values.T
 
 
 def _rows_by_part(
     block: nn.Module, layout: Layout, sizes: LayerShape, measure: Measure
 ) -> dict[Part, Tensor]:
-    """Sums over the rows that make each query, key and value, [H], [K] and [K], and each neuron, [I]."""
+    """Return sums over the weight rows of each query, key and value head, [H], [K], [K], and neuron, [I]."""
     found: dict[Part, Tensor] = {}
     for projection in layout.projections:
         rows = _rows(block.get_submodule(projection.name), measure)
@@ -65,11 +67,11 @@ def _rows_by_part(
 
 
 def _rows(projection: nn.Module, measure: Measure) -> Tensor:
-    """Sums over the weights behind each output channel, and its bias, [out]."""
+    """Return sums over the weights of each output channel and its bias, [out]."""
     sums = in_by_out(projection, measure(projection.weight)).sum(0, dtype=torch.float64)
     return sums if projection.bias is None else sums + measure(projection.bias)
 
 
 def _columns(projection: nn.Module, measure: Measure) -> Tensor:
-    """Sums over the weights of each input channel, [in]."""
+    """Return sums over the weights of each input channel, [in]."""
     return in_by_out(projection, measure(projection.weight)).sum(1, dtype=torch.float64)
