@@ -231,6 +231,6 @@ def test_a_removal_in_words(removed, text):
     ],
 )
 def test_the_loss_is_taken_on_what_the_model_reads(method, decoding, objective):
-    known = {"before": [], "latents": 0, "thought": "hidden", "latent_token": 4, "after": []}
+    known = {"prefix_ids": [], "latents": 0, "thought": "hidden", "latent_token": 4, "suffix_ids": []}
     manifest = {"method": method, "decoding": None if decoding is None else known | decoding}
     assert curve.answering_objective(manifest) == objective

@@ -187,7 +187,7 @@ def test_a_machine_that_is_given(place, capsys):
     line = told.lines[f"train/{PRUNED}+coconut"]
     assert line.seconds == pytest.approx(line.flops / 1e5, rel=0.01)
     assert told.clock.factors == {}
-    assert "1 CPU thread(s) a training: 1e+05 FLOPs a second" in text
+    assert "1 CPU thread(s) a training: 1e+05 FLOPs per second" in text
     assert main(["plan", str(place / "config.yaml"), "--utilization", "0"]) == 1
 
 

@@ -59,7 +59,7 @@ def results(tmp_path):
 
 def test_the_page(results, capsys):
     lines = [" ".join(line.split()) for line in status(capsys, "--results", results).splitlines()]
-    # 10 steps a second, and 500 to go.
+    # 10 steps per second, and 500 to go.
     running = "llama@0+cot 500 of 1,000 steps 50% 0.2500 1.25e-03 10/s 50 s"
     killed = results / "state" / ("b" * 16)
     stopped = f"llama@1+cot 27 of 300 steps 9% 13 min ago; run again, it goes on after step 20 ({killed})"
@@ -82,14 +82,12 @@ def test_without_a_config_all_experiments_here_are_shown(results, capsys, tmp_pa
     (place / "first.yaml").write_text(yaml.safe_dump(CONFIG))
     (place / "other.yaml").write_text(yaml.safe_dump({**CONFIG, "name": "second"}))
     monkeypatch.chdir(place)
-    shown = {
-        name: f"JobStatus in results/{name}:\n" in status(capsys) for name in ("first", "second", "third")
-    }
+    shown = {name: f"Running in results/{name}:\n" in status(capsys) for name in ("first", "second", "third")}
     assert shown == {"first": True, "second": True, "third": False}
     for config, name in (("first.yaml", "first"), ("other.yaml", "second")):
         text = status(capsys, config)
         assert f"{config}: 2 of 12 jobs have their result\n" in text
-        assert text.count("JobStatus in ") == text.count(f"JobStatus in results/{name}:\n") == 1
+        assert text.count("Running in ") == text.count(f"Running in results/{name}:\n") == 1
 
 
 def test_nothing_runs(capsys, tmp_path):

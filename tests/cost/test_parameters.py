@@ -31,7 +31,7 @@ ANSWERING = {
 
 @pytest.fixture
 def save(make_model, word_tokenizer, tmp_path):
-    """CheckpointSchedule a tiny model with parts; returns the model, the parts and the manifest."""
+    """Saves a tiny model with parts; returns the model, the parts and the manifest."""
 
     def save(kind: str, decoding: GenerationSpec, wanted=WANTED):
         model = make_model(kind, len(word_tokenizer), double=False)

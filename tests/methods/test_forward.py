@@ -198,7 +198,7 @@ def test_projected_latents_need_their_projection(any_model, samples):
 
 
 def test_scaled_latents_have_the_mean_norm_of_the_embeddings(any_model, samples):
-    """LatentReadout from outside, at the latents' inputs."""
+    """Seen from outside, at the latents' inputs."""
     seen = []
     any_model.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["inputs_embeds"][:, 0]), with_kwargs=True
@@ -212,7 +212,7 @@ def test_scaled_latents_have_the_mean_norm_of_the_embeddings(any_model, samples)
 
 
 def test_the_gradient_goes_through_the_latents(any_model, samples):
-    """KeptUnits at the latents it would be another one: what the comparison above rests on."""
+    """Cut at the latents it would be another one: what the comparison above rests on."""
     sample = samples[3]
     whole = gradients(any_model, plain_loss(any_model, sample))
     embedding = any_model.get_input_embeddings()

@@ -32,7 +32,7 @@ def removed(stage, total):
     return [now.first for now in found]
 
 
-# 4 tokens a stage, all beyond 10: tokens 0 to 3, 4 to 7, 8 and 9, and then everything.
+# 4 tokens per stage, all beyond 10: tokens 0 to 3, 4 to 7, 8 and 9, and then everything.
 @pytest.mark.parametrize(
     ("stage", "total", "tokens"),
     [

@@ -240,7 +240,7 @@ def test_the_explanation_reaches_the_model_through_the_latents(any_model, decode
         for vectors in (inputs, [vector.detach() for vector in inputs])
     )
     assert_same_gradients(ours, whole, TOLERANCE)
-    # KeptUnits off, a small decoder leaves the blocks of the model alone; a shared one is itself the model.
+    # Cut off, a small decoder leaves the blocks of the model alone; a shared one is itself the model.
     blocks = {name for name in whole if name.startswith("model.") and ".1." in name}
     assert blocks <= set(whole)
     assert blocks & set(cut) == (set() if decoder == "small" else blocks)

@@ -21,7 +21,7 @@ from copra.utils.files import MANIFEST, file_sha256, read_sealed_json, write_sea
 
 @pytest.fixture
 def save(make_model, word_tokenizer, tmp_path):
-    """CheckpointSchedule a tiny model in a folder of that name; returns the folder and the model."""
+    """Saves a tiny model in a folder of that name; returns the folder and the model."""
 
     def save(kind: str, name: str = "model", **changes):
         model = make_model(kind, len(word_tokenizer), double=False, **changes)

@@ -17,7 +17,7 @@ DECLARED = (MANIFEST, WEIGHTS, PACK)
 
 @pytest.fixture
 def save(make_model, word_tokenizer, tmp_path):
-    """CheckpointSchedule a tiny model with unequal layers and a part; returns its folder."""
+    """Saves a tiny model with unequal layers and a part; returns its folder."""
 
     def save(name: str = "model"):
         model = make_model("copra_llama", len(word_tokenizer), double=False)

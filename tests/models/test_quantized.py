@@ -22,7 +22,7 @@ TOKENS = torch.arange(1, 15)[None]
 
 @pytest.fixture
 def make(make_model, word_tokenizer, tmp_path):
-    """CheckpointSchedule a tiny model and, in a second folder, the same with int8 weights; returns the model
+    """Saves a tiny model and, in a second folder, the same with int8 weights; returns the model
     and both."""
 
     def make(kind: str = "llama", wanted=(), *, dtype: str = "float32", tied: bool = True):

@@ -23,7 +23,7 @@ WANTED = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {
 
 @pytest.fixture
 def save_parts(make_model, word_tokenizer, tmp_path):
-    """CheckpointSchedule a tiny model with parts, whose weights are all drawn anew; returns the folder and
+    """Saves a tiny model with parts, whose weights are all drawn anew; returns the folder and
     the parts."""
 
     def save_parts(kind: str = "llama", wanted=WANTED, name="model", *, manifest=(), **changes):

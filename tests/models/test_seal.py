@@ -18,7 +18,7 @@ LOG = "training.jsonl"
 
 @pytest.fixture
 def save(make_model, word_tokenizer, tmp_path):
-    """CheckpointSchedule a tiny model with a part, a log and two chat templates, one of them in a folder of
+    """Saves a tiny model with a part, a log and two chat templates, one of them in a folder of
     its own."""
 
     def save(name: str = "model"):

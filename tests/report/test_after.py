@@ -56,7 +56,7 @@ def _drawn(axes):
 
 def test_each_method_is_a_color_and_each_kind_of_pruning_a_style():
     panels, figure = _panels(RECIPES)
-    lines = _drawn(panels["FLOPs an answer"])
+    lines = _drawn(panels["FLOPs per answer"])
     assert [points for _, _, points in lines] == [
         [[8000, 50], [10000, 60]],
         [[9000, 55], [10000, 60]],
@@ -81,7 +81,7 @@ def test_each_method_is_a_color_and_each_kind_of_pruning_a_style():
 
 def test_points_have_their_intervals():
     panels, _ = _panels(RECIPES)
-    bars = panels["FLOPs an answer"].containers[0].lines[2][0].get_segments()
+    bars = panels["FLOPs per answer"].containers[0].lines[2][0].get_segments()
     assert [bar[:, 1].tolist() for bar in bars] == [pytest.approx([48, 53]), pytest.approx([58, 63])]
 
 
@@ -98,9 +98,9 @@ def test_panels_in_which_nothing_varies_are_left_out():
     assert list(_panels(RECIPES)[0]) == [
         "layers left",
         "KV groups left, all layers together",
-        "FLOPs an answer",
-        "attention FLOPs an answer",
-        "KV cache a token (bytes)",
+        "FLOPs per answer",
+        "attention FLOPs per answer",
+        "KV cache per token (bytes)",
         "checkpoint (bytes)",
     ]
     layers = [_recipe("llama > cot", "dense", 0.6, 10, seconds=0.2), RECIPES[1] | {"seconds_batch_1": 0.1}]
@@ -127,7 +127,7 @@ def test_orders_of_steps_are_told_apart_and_seeds_left_out():
 
 
 INT8 = {"bytes_each": 1.5, "seconds": 0.4}
-QUANTIzED = [
+QUANTIZED = [
     _recipe("llama > cot", "dense", 0.6, 10, seconds=0.2),
     _recipe("llama > drop > cot", "drop", 0.5, 8, seconds=0.1, **FEWER),
     _recipe("llama > cot > int8", "int8", 0.59, 10, **INT8),
@@ -136,8 +136,8 @@ QUANTIzED = [
 
 
 def test_quantized_models_are_beside_pruned_ones():
-    """They are known by their bytes a weight, since a step may have any name."""
-    panels, figure = _panels(QUANTIzED)
+    """They are known by their bytes per weight, since a step may have any name."""
+    panels, figure = _panels(QUANTIZED)
     lines = _drawn(panels["checkpoint (bytes)"])
     assert [points for _, _, points in lines] == [
         [[3200, 50], [4000, 60]],
@@ -154,15 +154,20 @@ def test_quantized_models_are_beside_pruned_ones():
 
 
 def test_quantized_models_are_left_out_where_quantizing_changes_nothing():
-    panels, _ = _panels(QUANTIzED)
-    for label in ("layers left", "FLOPs an answer", "attention FLOPs an answer", "KV cache a token (bytes)"):
+    panels, _ = _panels(QUANTIZED)
+    for label in (
+        "layers left",
+        "FLOPs per answer",
+        "attention FLOPs per answer",
+        "KV cache per token (bytes)",
+    ):
         assert len(_drawn(panels[label])) == 1, label
-    alone = [QUANTIzED[0], QUANTIzED[2] | {"flops": 9_990}]
+    alone = [QUANTIZED[0], QUANTIZED[2] | {"flops": 9_990}]
     assert list(_panels(alone)[0]) == ["checkpoint (bytes)", "latency at batch 1 (s)"]
 
 
 def test_what_a_file_says_beside_its_weights_quantizes_nothing():
-    tiny = [QUANTIzED[0], QUANTIzED[1] | {"checkpoint_bytes": 800 * 4 - 200}]
+    tiny = [QUANTIZED[0], QUANTIZED[1] | {"checkpoint_bytes": 800 * 4 - 200}]
     words = [text.get_text() for text in _panels(tiny)[1].legends[0].get_texts()]
     assert words == ["cot", "not pruned", "layers pruned"]
 
@@ -175,7 +180,7 @@ def test_all_panels_fit_in_two_rows_and_all_looks_differ():
         "neurons": {"neurons": 200},
         "all": FEWER | {"kv_groups": 3, "heads": 6},
     }
-    recipes = [QUANTIzED[0]]
+    recipes = [QUANTIZED[0]]
     for name, left in kinds.items():
         order = f"llama > {name} > cot"
         recipes.append(_recipe(order, name, 0.5, 7, seconds=0.1, **left))

@@ -54,10 +54,10 @@ def test_what_people_read(frame):
         "Difference, this recipe (points)",
         "p, this recipe",
         "Holm's p, this recipe",
-        "FLOPs an answer (G)",
+        "FLOPs per answer (G)",
         "FLOPs ratio",
         "Parameters (G)",
-        "KV cache a token (kB)",
+        "KV cache per token (kB)",
         "Latency, batch 1 (ms)",
         "Pareto front",
     ]
@@ -67,9 +67,9 @@ def test_what_people_read(frame):
     assert list(view["Difference, this recipe (points)"]) == ["-", "-1.2 [-3.3, +1.0]"]
     assert list(view["p, this recipe"]) == ["-", "0.210"]
     assert list(view["Holm's p, this recipe"]) == ["-", "0.420"]
-    assert list(view["FLOPs an answer (G)"]) == ["4.20", "1.23"]
+    assert list(view["FLOPs per answer (G)"]) == ["4.20", "1.23"]
     assert list(view["FLOPs ratio"]) == ["1.000", "0.294"]
-    assert list(view["KV cache a token (kB)"]) == ["32.8", "16.4"]
+    assert list(view["KV cache per token (kB)"]) == ["32.8", "16.4"]
     assert list(view["Latency, batch 1 (ms)"]) == ["500", "12.3"]
     assert list(view["Pareto front"]) == ["yes", ""]
 

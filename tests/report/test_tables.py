@@ -280,8 +280,8 @@ def test_times_stand_beside_flops_of_their_kind(write_evaluation, recipe, tmp_pa
     assert list(table["seconds_batch_1"]) == [0.8, 0.3]
     assert list(table["cached_prompt_seconds_batch_1"]) == [0.2, 0.3]
     view = for_people(table)
-    assert list(view["FLOPs an answer (k)"]) == ["4.00", "4.00"]
-    assert list(view["FLOPs an answer, prompt cached (k)"]) == ["1.00", "1.00"]
+    assert list(view["FLOPs per answer (k)"]) == ["4.00", "4.00"]
+    assert list(view["FLOPs per answer, prompt cached (k)"]) == ["1.00", "1.00"]
     assert list(view["Latency, batch 1, prompt cached (ms)"]) == ["200", "300"]
     alike = for_people(
         table.assign(
@@ -401,7 +401,7 @@ def test_surgery_is_told_from_rambling(write_evaluation):
     assert (values["flops_per_token"], values["flops_per_token_ratio"]) == (pytest.approx(100), 0.4)
     assert (values["parent_length_limit"], values["length_limit"]) == (0.05, 0.75)
     view = for_people(table)
-    assert list(view["KeptUnits off at the limit (%)"]) == ["75.0"]
+    assert list(view["Cut off at the limit (%)"]) == ["75.0"]
     assert list(view["FLOPs per token ratio"]) == ["0.400"]
 
 

@@ -1,4 +1,4 @@
-"""JobStatus copra train in a folder made by the fixture `place`, and looking at what it made."""
+"""Running copra train in a folder made by the fixture `place`, and looking at what it made."""
 
 import json
 from argparse import ArgumentParser

@@ -22,7 +22,7 @@ FEWER_STAGES = {
 
 
 def small(config: dict) -> dict:
-    """The preset with two optimizer steps a stage and few rows."""
+    """The preset with two optimizer steps per stage and few rows."""
     config["tasks"]["sums"] |= {"train": 200, "valid": 20, "test": 24}
     config["evaluation"] |= {"max_new_tokens": 6, "stages": False, "latents": [0, 2], "lens": 2}
     config["latency"] = {"questions": 2, "batch_size": 4, "repetitions": 1, "forced_tokens": 2}

@@ -44,7 +44,7 @@ def timed(finished, tmp_path_factory):
     """The finished run after time was measured too."""
     run = finished.copied(tmp_path_factory.mktemp("timed") / "run")
     run.configure(latency=LATENCY)
-    assert run.would_run() == {"Measuring seconds an answer"} | ACCURACY
+    assert run.would_run() == {"Measuring seconds per answer"} | ACCURACY
     run.snakemake("results/config/tables/accuracy_vs_flops.csv")
     return run
 
@@ -59,9 +59,9 @@ def test_a_change_of_one_model_measures_all_again(timed, tmp_path):
     """Times mean something only beside each other."""
     changes = {"latency": LATENCY, "steps__no_cot__training__learning_rate": 1e-3}
     found = timed.with_config(tmp_path / "config.yaml", **changes).would_run()
-    assert found >= {"Training llama@0+cot+no_cot", "Measuring seconds an answer"} | ACCURACY
+    assert found >= {"Training llama@0+cot+no_cot", "Measuring seconds per answer"} | ACCURACY
     slower = timed.with_config(tmp_path / "slower.yaml", name="config", latency={**LATENCY, "repetitions": 2})
-    assert slower.would_run() >= {"Measuring seconds an answer"} | ACCURACY
+    assert slower.would_run() >= {"Measuring seconds per answer"} | ACCURACY
     assert not [message for message in slower.would_run() if message.startswith(("Training", "Evaluating"))]
 
 

@@ -116,7 +116,7 @@ rule latency:
     params:
         settings=lambda wildcards: copra.latency_settings(),
     message:
-        "Measuring seconds an answer"
+        "Measuring seconds per answer"
     shell:
         "copra latency --settings {params.settings:q} --models {input.manifests}"
         " --data {input.questions} --output {output.times} > {log} 2>&1"

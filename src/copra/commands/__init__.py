@@ -1,1 +1,1 @@
-"""One module a verb of the command line: its arguments, and the glue between the parts that do the work."""
+"""One module per command of the command line: its arguments, and calls of the other packages."""

@@ -1,4 +1,4 @@
-"""copra base: fetch or make a base model and give it the latent markers."""
+"""copra base: load or initialize a base model, and add the latent markers."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -20,11 +20,11 @@ from copra.schema.base import Base
 
 class BaseSettings(Coded):
     node: str
-    """The node's name."""
+    """Name of the model node."""
     base: Base
-    """The base model."""
+    """Settings of the base model."""
     seed: int | None
-    """The seed of random weights."""
+    """Seed of random weights (null: none)."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def arguments(parser: ArgumentParser) -> None:
     add_files(parser)
     add_threads(parser)
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
-    parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
+    parser.add_argument("--output", type=folder, required=True, help="folder to write the checkpoint to")
 
 
 def run(options: Namespace) -> None:
@@ -48,7 +48,7 @@ def run(options: Namespace) -> None:
     model, tokenizer = make_base(base, rows, settings.seed)
     manifest = {
         "node": settings.node,
-        # A local one by its content, not by its place.
+        # Local files are identified by their content, not by their path.
         "base": settings.base.canonical(),
         "seed": settings.seed,
         "lineage": [],

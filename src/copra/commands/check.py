@@ -1,4 +1,4 @@
-"""copra check: check a config, and show the recipes that it describes and the lengths of their trainings."""
+"""copra check: check a config, and print its recipes and the lengths of their trainings."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path

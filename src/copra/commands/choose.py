@@ -1,4 +1,4 @@
-"""copra choose: what a pruning step removes, from scores and a budget."""
+"""copra choose: select the units that a pruning step removes, from scores and a budget."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""copra clean: list, and with --delete remove, results that no recipe of the given configs leads to."""
+"""copra clean: list, and with --delete remove, results that belong to no recipe of the given configs."""
 
 from argparse import ArgumentParser, Namespace
 from functools import reduce
@@ -12,7 +12,7 @@ from copra.utils.errors import CopraError
 from copra.utils.files import read_yaml
 
 LOCKS = Path(".snakemake/locks")
-"""Where Snakemake notes that it works in a folder."""
+"""Folder of Snakemake's locks on the working directory."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -20,12 +20,14 @@ def arguments(parser: ArgumentParser) -> None:
         "configs",
         type=Path,
         nargs="+",
-        help="config files, each an experiment; name all that share a folder of results",
+        help="config files, one experiment each; give all that share a results folder",
     )
     parser.add_argument(
-        "--merge", action="store_true", help="the files are one config, merged as snakemake --configfile does"
+        "--merge", action="store_true", help="merge the files into one config, as snakemake --configfile does"
     )
-    parser.add_argument("--delete", action="store_true", help="remove what is listed (default: list it only)")
+    parser.add_argument(
+        "--delete", action="store_true", help="remove the listed results (default: only list them)"
+    )
 
 
 def run(options: Namespace) -> None:
@@ -57,7 +59,7 @@ def _workflows(configs: list[Path], merge: bool) -> list[Workflow]:
 
 
 def _page(folder: str, left: list[Leftover]) -> str:
-    """Return the text about a folder: each leftover path with its size, sums per kind and in all."""
+    """Return the report on a folder: each leftover path with its size, and sums per kind and in total."""
     if not left:
         return f"{folder}: nothing is left over."
     lines = []
@@ -70,7 +72,7 @@ def _page(folder: str, left: list[Leftover]) -> str:
 
 
 def _size(number: float) -> str:
-    """A number of bytes in decimal units, ten characters wide."""
+    """Return a number of bytes in decimal units, ten characters wide."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 999.95:
             return f"{number:7.0f} {unit:2}" if unit == "B" else f"{number:7.1f} {unit}"

@@ -1,4 +1,4 @@
-"""What several verbs share: their settings from the shell line, threads, and reading inputs."""
+"""Functions that several commands share: settings from the shell line, threads, and reading of inputs."""
 
 import json
 import os
@@ -23,7 +23,7 @@ S = TypeVar("S", bound=Settings)
 
 
 class Coded(Settings):
-    """Settings of a rule. `code` is the fingerprint of the code behind it: it invalidates, nothing more."""
+    """Settings of a rule. `code` is the fingerprint of its code, which serves only to invalidate results."""
 
     code: str | None = None
 
@@ -32,40 +32,40 @@ class Answering(Coded):
     """Settings of a rule that answers the questions of a split and compares the answers."""
 
     node: str
-    """The node's name."""
+    """Name of the model node."""
     split: Literal["valid", "test"] = "test"
-    """Which questions."""
+    """Split whose questions are answered."""
     limit: int | None = None
-    """Only the first so many."""
+    """Number of questions, from the start of the split (null: all)."""
     max_new_tokens: int = 256
-    """Longest generated text."""
+    """Maximum number of generated tokens per answer."""
     batch_size: int = 128
-    """Questions decoded together."""
+    """Number of questions decoded together."""
     answers: Literal["number", "text"] = "number"
-    """How answers are compared."""
+    """Comparison of answers: as numbers or as texts."""
     precision: Precision = "float32"
-    """The precision to compute in, where the device has it."""
+    """Precision of the computation, if the device supports it."""
 
 
 def add_settings(parser: ArgumentParser) -> None:
-    """The one value that a rule passes."""
-    parser.add_argument("--settings", required=True, help="the stage's settings as JSON, or @FILE with them")
+    """Add --settings, the single value that a rule passes."""
+    parser.add_argument("--settings", required=True, help="settings of the command as JSON, or @FILE")
 
 
 def add_files(parser: ArgumentParser) -> None:
-    """Where the local files are that settings name by their content."""
+    """Add --files, the paths of the local files that settings identify by their content."""
     parser.add_argument(
         "--files",
         default="{}",
-        help="where the local files are that settings name by their content (JSON)",
+        help="paths of the local files that settings identify by their content, as JSON",
     )
 
 
 def located(settings: S, options: Namespace) -> S:
-    """Settings with the places of local files and folders in place of their contents' addresses.
+    """Return settings with the content addresses of local files and folders replaced by their paths.
 
     Raises:
-        CopraError: a content is no longer what it was when the run was planned.
+        CopraError: the content has changed since the run was planned.
     """
     text = settings.model_dump_json()
     for address, place in json.loads(options.files).items():
@@ -76,38 +76,38 @@ def located(settings: S, options: Namespace) -> S:
 
 
 def add_threads(parser: ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="number of CPU threads (default: 1)")
     parser.add_argument(
         "--jobs-per-gpu",
         type=int,
         choices=range(1, MOST_JOBS + 1),
         default=1,
-        help="jobs that share a GPU, each with such a part of its memory (default: 1)",
+        help="number of jobs that share a GPU, each with an equal share of its memory (default: 1)",
     )
 
 
 def add_processes(parser: ArgumentParser) -> None:
-    """For a verb that can share its work out: `copra.cli` then starts it so many times."""
+    """Add --processes, for a command whose work can be distributed; `copra.cli` then starts that many."""
     parser.add_argument(
         "--processes",
         type=int,
         default=1,
-        help="processes that share the work, each with a GPU where there are any, and with a part of the "
-        "threads (default: 1)",
+        help="number of processes that share the work and the threads, with one GPU each if there are any "
+        "(default: 1)",
     )
 
 
 def folder(text: str) -> Path:
-    """A folder, given as such or by a file in it: a rule names the file that it depends on."""
+    """Return a folder, given directly or by a file in it, since a rule passes the file that it depends on."""
     path = Path(text)
     return path.parent if path.suffix in (".json", ".parquet") else path
 
 
 def settings_of(arguments: Namespace, kind: type[S]) -> S:
-    """Check the JSON of --settings.
+    """Return the checked settings of --settings.
 
     Raises:
-        CopraError: not JSON, or not these settings.
+        CopraError: the value is not JSON or not valid for these settings.
     """
     try:
         return kind.model_validate(_given(arguments))
@@ -116,11 +116,10 @@ def settings_of(arguments: Namespace, kind: type[S]) -> S:
 
 
 def made_by(arguments: Namespace, *files: Path) -> dict[str, Any]:
-    """Return what a result says in its own file of how it was made: the value of --settings, and checksums
-    of the small `files` that it was made of.
+    """Return the provenance record of a result: the value of --settings, and checksums of its input `files`.
 
-    Weights and rows have small files that stand for them (manifests, summaries of splits). No place and no
-    time is named, so that equal runs give equal files.
+    Weights and rows are represented by small files (manifests, summaries of splits). The record contains no
+    path and no time, so that equal runs give equal files.
 
     Raises:
         CopraError: a file is missing.
@@ -135,23 +134,25 @@ def made_by(arguments: Namespace, *files: Path) -> dict[str, Any]:
 
 
 def summary_of(data: Path, split: str) -> Path:
-    """The small file that stands for a split of a prepared task."""
+    """Return the path of the small file that represents a split of a prepared task."""
     return data / f"{split}.json"
 
 
 def _given(arguments: Namespace) -> Any:
-    """The JSON value of --settings as it was given, without defaults."""
+    """Return the JSON value of --settings as given, without defaults."""
     text = arguments.settings
     return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
 
 
 def use_threads(arguments: Namespace, precision: Precision = "float32") -> None:
-    """Compute with exactly so many threads, reproducibly and without broken kernels, on a GPU of this
-    process's own if there are any: that is chosen before torch is imported."""
+    """Set up torch: threads, deterministic algorithms, no broken kernels, and this process's own GPU.
+
+    The GPU is taken before torch is imported.
+    """
     together, jobs = processes.world_size(), arguments.jobs_per_gpu
     if together == 1:
         take_gpus(jobs=jobs)
-    # Batches of ever new widths leave holes in memory that is cut up once and for all.
+    # Batches of varying widths fragment memory that is allocated in fixed segments.
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     import torch
@@ -163,11 +164,11 @@ def use_threads(arguments: Namespace, precision: Precision = "float32") -> None:
             torch.cuda.set_per_process_memory_fraction(1 / jobs_beside(jobs))
     torch.set_num_threads(max(1, arguments.threads // together))
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Deterministic mode would also fill all new memory with NaN, a write of every tensor that is made.
+    # Deterministic mode would also fill all new memory with NaN, an extra write per new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False
-    # With a mask, cuDNN's attention returns NaN in the backward pass where the length modulo 128 is 64
-    # (pytorch/pytorch#196678) and for single queries, as a latent's pass has them
-    # (NVIDIA/cudnn-frontend#1072). PyTorch then takes another of its kernels.
+    # With a mask, cuDNN's attention returns NaN in the backward pass if the length modulo 128 is 64
+    # (pytorch/pytorch#196678) and for single queries, as in the pass of a latent
+    # (NVIDIA/cudnn-frontend#1072). Without it, PyTorch selects another kernel.
     torch.backends.cuda.enable_cudnn_sdp(False)
     if precision == "tf32":
         from copra.models.checkpoint import has_tf32
@@ -176,12 +177,12 @@ def use_threads(arguments: Namespace, precision: Precision = "float32") -> None:
 
 
 def recorded_shape(model: Path) -> ModelShape:
-    """The shape of a checkpoint, from its manifest alone."""
+    """Return the shape of a checkpoint, from its manifest alone."""
     return ModelShape.from_json(read_sealed_json(model / MANIFEST)["shape"])
 
 
 def rows_of(data: Path, split: str, limit: int | None = None) -> "list[Row]":
-    """The rows of a split of a prepared task, or the first `limit` of them."""
+    """Return the rows of a split of a prepared task, or the first `limit` of them."""
     from copra.tasks.prepare import read_rows
 
     return read_rows(data / f"{split}.parquet")[:limit]

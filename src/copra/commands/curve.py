@@ -1,4 +1,4 @@
-"""copra curve: what a model is worth as units go, by several metrics, before any fine-tuning."""
+"""copra curve: measure accuracy and loss of a model as units are removed, without fine-tuning."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 
 class CurveSettings(Answering):
     name: str
-    """The curve's name."""
+    """Name of the curve."""
     curve: Curve
-    """What is removed, and by what."""
+    """Resolved settings of the curve."""
     loss_batch_size: int = 16
-    """Rows read together where the loss is taken."""
+    """Number of rows per forward pass for the loss."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -59,8 +59,12 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", type=folder, required=True, help="checkpoint to prune in memory")
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
     parser.add_argument("--scores", type=Path, required=True, help="folder of the checkpoint's scores")
-    parser.add_argument("--state", type=Path, required=True, help="folder for what is measured already")
-    parser.add_argument("--output", type=Path, required=True, help="Parquet table, a row a point")
+    parser.add_argument(
+        "--state", type=Path, required=True, help="folder for measurements of unfinished jobs"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Parquet table to write, one row per point"
+    )
 
 
 def run(options: Namespace) -> None:
@@ -75,7 +79,7 @@ def run(options: Namespace) -> None:
     origin = made_by(options, options.model / MANIFEST, summary, *scores)
     points = _points(settings, checkpoint, options.scores)
     rows = rows_of(options.data, settings.split, settings.limit)
-    # Searches and curves share what they measure, and may run beside each other: only this very job may not.
+    # Searches and curves share measurements and may run concurrently; only the same job may not run twice.
     cuts = [[point.words, point.cut.to_json()] for point in points]
     data = file_sha256(options.data / f"{settings.split}.parquet")
     job = digest(["curve", settings.canonical(), checkpoint.identity, data, cuts])[:16]
@@ -88,7 +92,7 @@ def run(options: Namespace) -> None:
 def _table(
     settings: CurveSettings, checkpoint: "Checkpoint", points: "list[Point]", rows: "list[Row]", state: Path
 ) -> "pandas.DataFrame":
-    """The table of a curve, a row per point."""
+    """Measure all points; return the table of a curve, one row per point."""
     import pandas
     from tqdm import tqdm
 
@@ -111,8 +115,7 @@ def _table(
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a line: a number of units removed, what is left then, and what that costs as a part of
-    what the whole model costs."""
+    """One point of a line: units removed and left, the cut, and its costs relative to the whole model's."""
 
     line: Line
     removed: int
@@ -123,10 +126,11 @@ class Point:
 
 
 def answering_objective(manifest: Mapping[str, Any]) -> Objective:
-    """The objective whose sequences are nearest to what a checkpoint reads and writes when it answers.
+    """Return the objective whose sequences are closest to those of a checkpoint when it answers.
 
-    Steps and answer where it writes its steps or was never trained to answer, and otherwise the answer after
-    its own latents, of which there may be none; after the steps where latents are not fed one by one.
+    "cot" (steps and answer) if it writes its steps or was never trained to answer; "answer" (given the steps)
+    if latents are not fed one by one; otherwise "latent", the answer after its own latents, of which there
+    may be none.
     """
     from copra.data.sequences import GenerationSpec
 
@@ -137,8 +141,7 @@ def answering_objective(manifest: Mapping[str, Any]) -> Objective:
 
 
 def in_words(removed: list[dict[str, Any]]) -> str:
-    """What a plan removes, as a person reads it: layers, layer:index of heads and groups, or the number of
-    neurons of each layer."""
+    """Return text for the removed units: layers, layer:index of heads and groups, or neurons per layer."""
     words = []
     for gone in removed:
         if gone["unit"] == "layers":
@@ -151,10 +154,10 @@ def in_words(removed: list[dict[str, Any]]) -> str:
 
 
 def _points(settings: CurveSettings, checkpoint: "Checkpoint", scores: Path) -> list[Point]:
-    """All points, each line from the whole model on.
+    """Return all points; each line begins with the whole model.
 
     Raises:
-        CopraError: some points cannot be reached; a line for each says why.
+        CopraError: some points cannot be reached; the message has one line with the reason per point.
     """
     curve, shape = settings.curve, checkpoint.shape
     typical = checkpoint.manifest["typical_answer"]
@@ -185,10 +188,10 @@ def _points(settings: CurveSettings, checkpoint: "Checkpoint", scores: Path) -> 
 
 
 def _costs(checkpoint: "Checkpoint", cut: KeptUnits) -> dict[str, float]:
-    """What a cut leaves of the FLOPs of a typical answer, of all parameters, and of the KV cache.
+    """Return the ratios of FLOPs per typical answer, parameters and KV cache after a cut to those before.
 
     Raises:
-        CopraError: no model class can hold the result.
+        CopraError: no model class can represent the result.
     """
     from copra.pruning.surgery import cut_model
 
@@ -208,7 +211,7 @@ def _costs(checkpoint: "Checkpoint", cut: KeptUnits) -> dict[str, float]:
 def _ablation(
     settings: CurveSettings, checkpoint: "Checkpoint", rows: "list[Row]", objective: Objective, state: Path
 ) -> "Ablation":
-    """What measures points, each cut once."""
+    """Return the ablation that measures points, each cut once."""
     from copra.pruning.scoring.ablation import Ablation, Questions
     from copra.pruning.scoring.calibration import calibration_batches
 
@@ -220,7 +223,7 @@ def _ablation(
 
 
 def _accuracy(ablation: "Ablation", cut: KeptUnits) -> dict[str, float]:
-    """Accuracy with its 95% Wilson interval; NaN where the model cannot answer."""
+    """Return accuracy with its 95% Wilson interval; NaN if the model cannot answer."""
     from copra.evaluation.statistics import proportion
 
     if ablation.decoding is None:

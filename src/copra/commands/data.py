@@ -1,4 +1,4 @@
-"""copra data: prepare the splits of a task, or one; print a line about what each has and what it left out."""
+"""copra data: prepare all splits of a task, or one; print the numbers of rows kept and left out per split."""
 
 from argparse import ArgumentParser, Namespace
 from typing import Any
@@ -14,21 +14,22 @@ from copra.utils.errors import CopraError
 
 class DataSettings(Coded):
     task: AnyTask | None = None
-    """The task. The rule gives it as --task: a split is prepared again when its rows change, no sooner."""
+    """Settings of the task. The rule passes them as --task instead, so that a split is prepared again only if
+    its rows change."""
     split: Split | None = None
-    """Which split (null: all)."""
+    """Split to prepare (null: all)."""
     rows_sha256: str | None = None
-    """The sha256 of the split's rows, where they could be known before the run."""
+    """The sha256 of the split's rows, if they are known before the run."""
     settings: dict[str, Any] | None = None
-    """Elsewhere the settings of the task that concern the split."""
+    """Settings of the task that affect the split, if its rows are not known before the run."""
     files: dict[Split, str] | None = None
-    """And the contents of the local files that do."""
+    """Content addresses of the local files that affect the split, in the same case."""
 
 
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
-    parser.add_argument("--task", help="the task's settings as JSON, where they are not in --settings")
-    parser.add_argument("--output", type=folder, required=True, help="folder for the tables")
+    parser.add_argument("--task", help="the task's settings as JSON, unless they are in --settings")
+    parser.add_argument("--output", type=folder, required=True, help="folder to write the tables to")
 
 
 def run(options: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""copra evaluate: answer the questions of a split; every answer and the numbers drawn from them."""
+"""copra evaluate: answer the questions of a split; write all answers and the metrics."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -24,9 +24,9 @@ from copra.utils.locking import hold
 
 class EvaluateSettings(Answering):
     task: str
-    """The task's name."""
+    """Name of the task."""
     compile: bool = False
-    """Compile the pass over one token."""
+    """If true, the forward pass over one token is compiled."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def arguments(parser: ArgumentParser) -> None:
         "--state", type=Path, required=True, help="folder for answers of unfinished evaluations"
     )
     parser.add_argument(
-        "--output", type=folder, required=True, help=f"folder for {PREDICTIONS} and {METRICS}"
+        "--output", type=folder, required=True, help=f"folder to write {PREDICTIONS} and {METRICS} to"
     )
 
 

@@ -1,4 +1,4 @@
-"""What verbs share that look at a whole experiment: which config, and where its results are."""
+"""Arguments of the commands on a whole experiment: its config files and the folder of its results."""
 
 import json
 from argparse import ArgumentParser, Namespace

@@ -40,7 +40,7 @@ class FigureSettings(Coded):
         "drop_orders",
         "after_fine_tuning",
     ]
-    """Which figure."""
+    """Kind of figure."""
     nodes: list[Any] = Field(default_factory=list)
     """The nodes that it shows, where it shows nodes."""
     curve: NamedCurve | None = None

@@ -1,4 +1,4 @@
-"""copra latency: seconds an answer of several checkpoints, measured beside each other."""
+"""copra latency: measure seconds per answer of several checkpoints in one run."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -20,19 +20,19 @@ from copra.utils.files import MANIFEST, write_parquet
 
 class LatencySettings(Coded):
     questions: int
-    """Questions answered one by one."""
+    """Number of questions answered one at a time."""
     batch_size: int
-    """Questions in the full batch."""
+    """Number of questions in the full batch."""
     repetitions: int
-    """Runs of which the median is taken."""
+    """Number of timed runs, of which the median is reported."""
     forced_tokens: int
-    """Generated tokens where the length is forced."""
+    """Number of generated tokens per answer in runs with forced length."""
     max_new_tokens: int
-    """Longest answer where it is not."""
+    """Maximum number of generated tokens per answer in runs with natural length."""
     compile: bool = False
-    """Measure compiled code."""
+    """If true, compiled code is timed."""
     precision: Precision = "float32"
-    """The precision to compute in, where the device has it."""
+    """Precision of the computation, if the device supports it."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def arguments(parser: ArgumentParser) -> None:
     add_threads(parser)
     parser.add_argument("--models", type=folder, nargs="+", required=True, help="checkpoints to measure")
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
-    parser.add_argument("--output", type=Path, required=True, help="Parquet table")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet table to write")
 
 
 def run(options: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""copra lens: what each latent of a few questions would say."""
+"""copra lens: the likeliest tokens of each latent of a few questions, through the LM head."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -24,9 +24,9 @@ class LensSettings(Coded):
     node: str
     """The node's name."""
     questions: int
-    """So many questions, from the start of the split."""
+    """Number of questions, from the start of the split."""
     split: Literal["valid", "test"] = "test"
-    """Which questions."""
+    """Split of the questions."""
     max_new_tokens: int = 256
     """Longest generated text."""
     batch_size: int = 128

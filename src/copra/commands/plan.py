@@ -1,4 +1,4 @@
-"""copra plan: what a run will cost, told before it is started."""
+"""copra plan: estimate the cost of a run before it is started."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -14,10 +14,10 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--flops-per-second",
         type=float,
-        help="peak of a CPU thread or a GPU (default: an AVX2 core's, or an A100's), if nothing was measured",
+        help="peak of a CPU thread or a GPU, if no run was measured (default: an AVX2 core's, or an A100's)",
     )
     parser.add_argument(
-        "--utilization", type=float, help="share of the peak that is reached (default: 0.2, on a GPU 0.3)"
+        "--utilization", type=float, help="fraction of the peak that is reached (default: 0.2, on a GPU 0.3)"
     )
 
 

@@ -1,4 +1,4 @@
-"""copra prompt: the same checkpoint, asked by worked examples."""
+"""copra prompt: make a checkpoint that answers by few-shot examples, with the same weights."""
 
 from argparse import ArgumentParser, Namespace
 from typing import Literal
@@ -20,19 +20,19 @@ from copra.tasks import TASKS
 
 class PromptSettings(Coded):
     node: str
-    """The node's name."""
+    """Name of the model node."""
     prompt: FewShot
-    """How it is asked."""
+    """Settings of the prompt."""
     worked: dict[Literal["task", "sha256"], str] | None = None
-    """The kind of the task whose worked examples are shown, and the checksum of their file (null: none)."""
+    """Kind of the task whose worked examples are shown, and the checksum of their file (null: none)."""
 
 
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
     add_files(parser)
-    parser.add_argument("--parent", type=folder, required=True, help="checkpoint to ask")
+    parser.add_argument("--parent", type=folder, required=True, help="checkpoint to prompt")
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
-    parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
+    parser.add_argument("--output", type=folder, required=True, help="folder to write the checkpoint to")
 
 
 def run(options: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""copra prune: apply a plan to a checkpoint, and verify that nothing else changed."""
+"""copra prune: apply a pruning plan to a checkpoint, and verify that nothing else changed."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -22,16 +22,18 @@ PROOF_ROWS = 8
 
 class PruneSettings(Coded):
     node: str
-    """The node's name."""
+    """Name of the model node."""
 
 
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
     add_threads(parser)
     parser.add_argument("--parent", type=folder, required=True, help="checkpoint to prune")
-    parser.add_argument("--plan", type=Path, required=True, help="what to remove")
+    parser.add_argument(
+        "--plan", type=Path, required=True, help="pruning plan (JSON) with the units to remove"
+    )
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
-    parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
+    parser.add_argument("--output", type=folder, required=True, help="folder to write the checkpoint to")
 
 
 def run(options: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""copra quantize: the same checkpoint with int8 weights in its layers, and what that changed."""
+"""copra quantize: convert the weights of a checkpoint's layers to int8, and measure the difference."""
 
 from argparse import ArgumentParser, Namespace
 from importlib.metadata import version
@@ -22,9 +22,9 @@ PROOF_ROWS, PROOF_BATCH = 64, 8
 
 class QuantizeSettings(Coded):
     node: str
-    """The node's name."""
+    """Name of the model node."""
     quantize: Quantize
-    """How."""
+    """Settings of the quantization."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def arguments(parser: ArgumentParser) -> None:
     add_threads(parser)
     parser.add_argument("--parent", type=folder, required=True, help="checkpoint to quantize")
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
-    parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
+    parser.add_argument("--output", type=folder, required=True, help="folder to write the checkpoint to")
 
 
 def run(options: Namespace) -> None:

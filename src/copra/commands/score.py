@@ -1,4 +1,4 @@
-"""copra score: how important the units of a model are."""
+"""copra score: compute importance scores of the units of a model."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 class ScoreSettings(Coded):
     scoring: str
-    """Which scoring run: "passes", or one of its own such as "layers.greedy_loss"."""
+    """Name of the scoring run: "passes", or a run of one metric such as "layers.greedy_loss"."""
     objective: Objective
-    """What is read and where the loss is."""
+    """Objective: input and supervised tokens of the loss."""
     importance: Importance
-    """How units are scored."""
+    """Settings of importance scoring."""
     max_new_tokens: int = 256
-    """Longest answer where accuracy is measured."""
+    """Maximum number of generated tokens per answer, for accuracy."""
     answers: Literal["number", "text"] = "number"
-    """How answers are compared."""
+    """Comparison of answers: as numbers or as texts."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -53,7 +53,10 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
     parser.add_argument("--state", type=Path, required=True, help="folder for states of unfinished searches")
     parser.add_argument(
-        "--output", type=Path, required=True, help="Parquet table of scores; its summary goes beside it"
+        "--output",
+        type=Path,
+        required=True,
+        help="Parquet table of scores to write, with its summary beside it",
     )
 
 
@@ -71,9 +74,9 @@ def run(options: Namespace) -> None:
     summary = summary_of(options.data, split_of(settings.scoring))
     origin = made_by(options, options.model / MANIFEST, summary)
     calibration = _calibration(settings, checkpoint, options.data)
-    # Searches and curves share what they measure, and may run beside each other: only this very job may not.
+    # Searches and curves share measurements and may run concurrently; only the same job may not run twice.
     job = digest(["score", settings.canonical(), checkpoint.identity, calibration.name])[:16]
-    # What is written last tells that all is there.
+    # The summary is written last, so its presence means that the output is complete.
     with hold(options.state / job, checkpoint.manifest["node"], summary_beside(options.output)) as made:
         if made:
             return
@@ -89,7 +92,7 @@ def run(options: Namespace) -> None:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What units are scored on: rows of the task or passages of a text, and how they become batches."""
+    """Calibration data: rows of the task or passages of a text, and a function that makes batches of them."""
 
     items: Sequence[Any]
     name: str
@@ -99,7 +102,7 @@ class Calibration:
 
 
 def _calibration(settings: ScoreSettings, checkpoint: "Checkpoint", data: Path) -> Calibration:
-    """The rows or passages of a scoring run.
+    """Return the calibration data of a scoring run.
 
     Raises:
         CopraError: the objective does not fit the model, or its text is missing.

@@ -1,4 +1,4 @@
-"""copra status: how far a run is."""
+"""copra status: print the progress of a run."""
 
 import time
 from argparse import ArgumentParser, Namespace
@@ -21,7 +21,9 @@ CLEAR = "\x1b[H\x1b[2J"
 
 def arguments(parser: ArgumentParser) -> None:
     add_experiment(parser, "whatever runs below results, and nothing is counted")
-    parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again so often, until Ctrl-C")
+    parser.add_argument(
+        "--watch", type=float, metavar="SECONDS", help="refresh at this interval until Ctrl-C"
+    )
 
 
 def run(options: Namespace) -> None:
@@ -44,14 +46,14 @@ def run(options: Namespace) -> None:
 
 
 def _folders(workflow: Workflow | None) -> list[Path]:
-    """The folder of an experiment's results, or those of all experiments that have run here."""
+    """Return the results folder of an experiment, or those of all experiments that have run here."""
     if workflow is not None:
         return [Path(workflow.folder)]
     return sorted({path.parent for path in Path("results").glob("*/logs")}) or [Path("results")]
 
 
 def _page(results: Path, jobs: Mapping[str, Job] | None, source: str | None) -> Iterator[str]:
-    """The parts of the page that have something to tell."""
+    """Yield the parts of the page that are not empty."""
     if jobs is not None:
         counts = counted(jobs, results)
         done, total = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
@@ -60,7 +62,7 @@ def _page(results: Path, jobs: Mapping[str, Job] | None, source: str | None) -> 
     seen = running(results)
     now = [job for job in seen if not job.stopped]
     if now:
-        yield f"JobStatus in {results}:\n" + _table(now, "left", [_left(job) for job in now])
+        yield f"Running in {results}:\n" + _table(now, "left", [_left(job) for job in now])
     else:
         yield f"Nothing that tells its progress runs in {results}."
     if stopped := [job for job in seen if job.stopped]:
@@ -86,7 +88,7 @@ def _left(job: JobStatus) -> str:
 
 
 def _going_on(job: JobStatus) -> str:
-    """What happens to a stopped job when it runs again, with the same settings."""
+    """Return text for the effect of rerunning a stopped job with the same settings."""
     if job.unit != "steps":
         return "run it again"
     return f"run again, it goes on after step {job.saved:,}" if job.saved else "run again, it starts anew"

@@ -1,4 +1,4 @@
-"""copra table: draw up a table from evaluations, pruning curves or scores."""
+"""copra table: make a table from evaluations, pruning curves or scores."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""copra train: one training stage, from a checkpoint to a checkpoint."""
+"""copra train: run one training stage, from a checkpoint to a checkpoint."""
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
@@ -33,21 +33,21 @@ from copra.utils.locking import hold
 
 class TrainSettings(Coded):
     node: str
-    """The node's name."""
+    """Name of the model node."""
     method: str
-    """The reasoning method."""
+    """Name of the reasoning method."""
     stage: dict[str, Any]
-    """The method's stage, resolved."""
+    """Resolved stage of the method."""
     training: Training
-    """The optimization."""
+    """Settings of the optimization."""
     precision: Precision = "float32"
-    """The precision to compute in, where the device has it; bfloat16: autocast."""
+    """Precision of the computation, if the device supports it; bfloat16: autocast."""
     seed: int
-    """Order of the data, mixed layouts, dropout."""
+    """Seed of the order of the data, mixed layouts and dropout."""
     max_new_tokens: int = 256
-    """Longest answer where accuracy selects the checkpoint."""
+    """Maximum number of generated tokens per answer, if accuracy selects the checkpoint."""
     answers: Literal["number", "text"] = "number"
-    """How answers are compared."""
+    """Comparison of answers: as numbers or as texts."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -58,32 +58,39 @@ def arguments(parser: ArgumentParser) -> None:
         "--sharding",
         choices=("none", "full"),
         default="none",
-        help="whether each process holds the whole model, or a part of weights, gradients and moments",
+        help="none: each process holds the whole model; full: a part of weights, gradients and moments",
     )
     parser.add_argument("--parent", type=folder, required=True, help="checkpoint to start from")
     parser.add_argument(
-        "--teacher", type=folder, nargs="?", help="checkpoint to learn from, where the stage does"
+        "--teacher", type=folder, nargs="?", help="checkpoint of the teacher, if the stage needs one"
     )
     parser.add_argument(
         "--pretrained",
         type=folder,
         nargs="?",
-        help="checkpoint that a part starts as a copy of, where it does",
+        help="checkpoint whose weights initialize an extra module, if the stage needs one",
     )
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
-    parser.add_argument("--state", type=Path, required=True, help="folder for states of unfinished stages")
-    parser.add_argument("--save-every", type=float, default=300, help="seconds between two states")
-    parser.add_argument("--save-steps", type=int, default=0, help="steps between two states, too (0: none)")
     parser.add_argument(
-        "--tracking", choices=KINDS, nargs="?", help="where training lines also go (default: nowhere)"
+        "--state", type=Path, required=True, help="folder for saved states of unfinished stages"
+    )
+    parser.add_argument("--save-every", type=float, default=300, help="seconds between two saved states")
+    parser.add_argument(
+        "--save-steps", type=int, default=0, help="also steps between two saved states (0: off)"
+    )
+    parser.add_argument(
+        "--tracking",
+        choices=KINDS,
+        nargs="?",
+        help="experiment tracker for the training metrics (default: none)",
     )
     parser.add_argument(
         "--tracking-folder",
         type=Path,
         default=Path("tracking"),
-        help="folder for what it writes (default: tracking)",
+        help="folder of the tracker's files (default: tracking)",
     )
-    parser.add_argument("--output", type=folder, required=True, help="folder for the checkpoint")
+    parser.add_argument("--output", type=folder, required=True, help="folder to write the checkpoint to")
 
 
 def run(options: Namespace) -> None:
@@ -108,7 +115,7 @@ def run(options: Namespace) -> None:
 
     tracker = Tracker(options.tracking, options.tracking_folder / settings.node, settings.node)
     parent = load_unquantized(options.parent)
-    # Manifests as they are read here: they may be others once the training is done.
+    # Read before the training, since manifests may change during it.
     models = (options.parent, options.teacher, options.pretrained)
     made_of = [model / MANIFEST for model in models if model]
     made_of += [summary_of(options.data, split) for split in ("train", "valid")]
@@ -119,7 +126,7 @@ def run(options: Namespace) -> None:
     train_rows = rows_of(options.data, "train")
     valid_rows = rows_of(options.data, "valid", settings.training.validation_rows)
     decoding = stage.decoding(markers)
-    # A teacher that never read markers gets the same rows for them as its student.
+    # A teacher that was never trained with markers gets the same embedding rows for them as its student.
     readers = [parent] if teacher is None else [parent, teacher]
     for reader in readers:
         if _reads_markers(decoding) and not has_trained_markers(reader.manifest):
@@ -129,7 +136,7 @@ def run(options: Namespace) -> None:
     pretrained = (
         _copy_pretrained(options.pretrained, parent, parts["step_decoder"]) if options.pretrained else None
     )
-    # The state belongs to exactly these settings on exactly this parent and data.
+    # A saved state is valid only for exactly these settings, models and data.
     key = {
         "settings": settings.canonical(),
         "parent": parent.files,
@@ -159,7 +166,7 @@ def run(options: Namespace) -> None:
         tracker=tracker,
     )
     _check_length(min(each.model.config.max_position_embeddings for each in readers), trainer)
-    # All join here, before `hold` exchanges anything between them.
+    # All processes must have joined before `hold` exchanges data between them.
     trainer.accelerator.wait_for_everyone()
     with hold(trainer.state, settings.node, options.output / MANIFEST) as made:
         if made:
@@ -201,7 +208,7 @@ def run(options: Namespace) -> None:
 def _manifest(
     settings: TrainSettings, parent: dict[str, Any], decoding: Any, done: dict[str, Any]
 ) -> dict[str, Any]:
-    """The manifest after a stage; `done` is what it used and did."""
+    """Return the manifest after a stage; `done` holds the record of the training and its inputs."""
     step = {
         "step": settings.node.rsplit("+", 1)[-1],
         "method": settings.method,
@@ -221,7 +228,11 @@ def _manifest(
 
 
 def _teacher(folder: Path | None, student: Any, stage: Stage) -> Any:
-    """The checkpoint to learn from."""
+    """Return the checked checkpoint of the teacher.
+
+    Raises:
+        CopraError: no teacher is given, or its shape, vocabulary or projection does not fit the student.
+    """
     from copra.models.checkpoint import load_checkpoint
 
     if folder is None:
@@ -255,7 +266,7 @@ def _teacher(folder: Path | None, student: Any, stage: Stage) -> Any:
 
 
 def _copy_pretrained(folder: Path, student: Any, decoder: Any) -> dict[str, str]:
-    """Give a step decoder the weights of a checkpoint; returns that one's name and checksum.
+    """Initialize a step decoder with the weights of a checkpoint; return the name and checksum of the latter.
 
     Raises:
         CopraError: the checkpoint has another shape than the student.
@@ -273,12 +284,12 @@ def _copy_pretrained(folder: Path, student: Any, decoder: Any) -> dict[str, str]
 
 
 def _reads_markers(decoding: Any) -> bool:
-    """True if a model that answers like this was trained to read the latent markers."""
+    """True if a model with this decoding was trained with the latent markers."""
     return decoding is not None and bool(decoding.prefix_ids or decoding.latents)
 
 
 def _check_length(context: int, trainer: Any) -> None:
-    """Refuse sequences that a model has no positions for."""
+    """Refuse sequences that are longer than the model's context of `context` positions."""
     if trainer.training.max_tokens > context:
         samples = [*trainer.samples(0)[0], *trainer.validation_samples()]
         longest = max((sample.length, sample.id) for sample in samples)

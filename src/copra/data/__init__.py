@@ -1,1 +1,1 @@
-"""From rows to token sequences to batches."""
+"""Convert rows to token sequences, and these to batches."""

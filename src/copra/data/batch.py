@@ -1,4 +1,4 @@
-"""Training sequences side by side, as tensors."""
+"""Collate training sequences into padded tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -12,15 +12,15 @@ from copra.data.sequences import IGNORED, Sample, rounded_up
 
 @dataclass
 class Batch:
-    """Samples side by side, [B, N] each; `first_latent` is the same column in every row.
+    """Padded samples, [B, N] each; `first_latent` is the same column in every row.
 
     `mask` is 1 on tokens and 0 on padding, `positions` counts the tokens of each row from 0, `latent`
-    marks latent positions, `read` [B, R] are the columns that the loss looks at. `teacher` holds the
-    teacher's sequences in the same order, `explained` the texts to be told from the latents.
+    marks latent positions, `read` [B, R] are the columns whose hidden states the loss reads. `teacher` holds
+    the teacher's sequences in the same order, `explained` the target texts of the latents.
 
-    PromptStats the device for what its tensors hold makes the host wait for all work that it was given, so
-    two things are kept that are known before: `supervised` [S] are the places in `tokens.flatten()` whose
-    next token is a label, in order, and no row has padding in the first `full_columns` columns.
+    Reading a tensor from the device makes the host wait for all its queued work, so two values are computed
+    in advance on the host: `supervised` [S], the indices in `tokens.flatten()` whose next token is a label,
+    in order, and `full_columns`, the number of first columns in which no row has padding.
     """
 
     ids: list[str]
@@ -52,19 +52,19 @@ class Batch:
 
 
 def _moved(value: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device. The copy to a GPU waits for nothing only from memory that is pinned."""
+    """Return a tensor on a device. Only from pinned memory is the copy to a GPU asynchronous."""
     if device.type == "cuda" and value.device.type == "cpu":
         value = value.pin_memory()
     return value.to(device, non_blocking=True)
 
 
 def collate(samples: Sequence[Sample], pad: int, latents: int = 0, multiple: int = 1) -> Batch:
-    """Pad samples to one width, with the first latents below each other.
+    """Pad samples to one width, with the first latents in one column.
 
     Without latents every row starts in column 0 (padding on the right only); with latents the
-    prefixes are padded on the left, so that one pass serves the i-th latent of all rows. The batch is read
-    in as many passes as if a row had `latents` latents, should none have so many. The width, and the first
-    latent's column, are rounded up to a multiple of `multiple` (see `width_multiple`).
+    prefixes are padded on the left, so that one pass computes the i-th latent of all rows. The batch is read
+    in as many passes as if a row had at least `latents` latents. The width and the first latent's column are
+    rounded up to a multiple of `multiple` (see `width_multiple`).
     """
     max_latents = max(latents, *(sample.n_latents for sample in samples))
     column = rounded_up(max(sample.first_latent for sample in samples), multiple) if max_latents else 0
@@ -100,9 +100,9 @@ def collate(samples: Sequence[Sample], pad: int, latents: int = 0, multiple: int
 
 
 def width_multiple(device: torch.device) -> int:
-    """The multiple that batches on a device are padded to.
+    """Return the multiple that batches on a device are padded to.
 
-    A GPU's allocator reuses memory of sizes that it has seen, and its attention kernels copy masks whose
-    rows do not begin at a multiple of 8 elements. On a CPU padding only costs.
+    A GPU's allocator reuses memory of earlier sizes, and its attention kernels copy masks whose rows do not
+    begin at a multiple of 8 elements. On a CPU padding has only costs.
     """
     return 8 if device.type == "cuda" else 1

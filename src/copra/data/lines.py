@@ -1,5 +1,4 @@
-"""KeptUnits the tokens of a text at its line ends, whether or not the tokenizer reads each line alone
-alike."""
+"""Split the tokens of a text at its line ends, even if a line's tokens depend on the text around it."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
@@ -9,20 +8,20 @@ from transformers import PreTrainedTokenizerBase
 from copra.utils.errors import CopraError
 
 CHECKED = 100
-"""Texts whose pieces are compared with the whole: a tokenizer that joins lines does so in most of them."""
+"""Number of texts whose pieces are compared with the whole: a tokenizer that joins lines does so in most."""
 BATCH = 1024
-"""Texts tokenized at once with offsets, which take 20 times the memory of their tokens."""
+"""Number of texts tokenized at once with offsets, which take 20 times the memory of their tokens."""
 
 
 def cut_at_lines(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], name: Callable[[int], str]
 ) -> list[list[list[int]]]:
-    """The tokens of each piece of each text; together they are the tokens of the whole text.
+    """Return the tokens of each piece of each text; together they are the tokens of the whole text.
 
-    A piece is a line with its line break, or the last line. Most tokenizers read a piece alone as within the
-    text: then equal pieces are tokenized once. Those that put a space sign before every text (Llama 2,
-    Mistral 7B) do not: then whole texts are tokenized and cut by the offsets of their tokens. `name` returns
-    the name of a text by its number, for errors.
+    A piece is a line with its line break, or the last line. Most tokenizers tokenize a piece alone as within
+    the text; then equal pieces are tokenized once. Those that put a space sign before every text (Llama 2,
+    Mistral 7B) do not; then whole texts are tokenized and split by the offsets of their tokens. `name`
+    returns the name of a text by its index, for errors.
 
     Raises:
         CopraError: a token spans the end of a line.
@@ -36,7 +35,7 @@ def cut_at_lines(
     for first in range(0, len(texts), BATCH):
         batch = texts[first : first + BATCH]
         cut += _cut_wholes(tokenizer, batch, lambda number, first=first: name(first + number))
-    # The first line is a question, which stands alone when the model is asked.
+    # The first line is a question, which is the whole prompt when the model answers.
     alone = _tokens(tokenizer, [pieces[0] for pieces in texts[:CHECKED]])
     for number, (question, parts) in enumerate(zip(alone, cut, strict=False)):
         if question != parts[0]:
@@ -47,7 +46,7 @@ def cut_at_lines(
 def _pieces_and_wholes(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]]
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """The tokens of each text: its pieces' one after another, and those of the whole."""
+    """Return the tokens of each text: those of its pieces, concatenated, and those of the whole."""
     pieces = iter(_tokens(tokenizer, list(chain.from_iterable(texts))))
     joined = [list(chain.from_iterable(next(pieces) for _ in text)) for text in texts]
     return joined, _tokens(tokenizer, list(map("".join, texts)))
@@ -60,7 +59,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[i
 def _cut_wholes(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], name: Callable[[int], str]
 ) -> list[list[list[int]]]:
-    """Tokenize whole texts and hand out their tokens to the pieces in which they start."""
+    """Tokenize whole texts and return the tokens of each piece, in which they start."""
     if not tokenizer.is_fast:
         raise _problem(name(0), "it does not say where in the text a token stands")
     encoded = tokenizer(list(map("".join, texts)), add_special_tokens=False, return_offsets_mapping=True)
@@ -79,7 +78,7 @@ def _cut_wholes(
                 raise _problem(name(number), f"{_shown(tokenizer, [token])} spans the end of a line")
             parts[piece].append(token)
         if end < ends[-1]:
-            # The library miscounts after characters that it drops.
+            # The tokenizers library miscounts offsets after characters that it drops.
             raise _problem(name(number), f"the offsets of its tokens end at {end} of {ends[-1]} characters")
         cut.append(parts)
     return cut

@@ -1,7 +1,7 @@
-"""How a row becomes one token sequence with labels, and how a checkpoint answers.
+"""The layout of a row as one token sequence with labels, and the generation spec of a checkpoint.
 
-The text is `Q "\\n" s_1 "\\n" ... s_m "\\n" "### " A eos`. A method leaves out steps and may put latents
-in the place of the first ones: `Q <start> <latent>*n <end> s_{k+1}..s_m A`.
+The text is `Q "\\n" s_1 "\\n" ... s_m "\\n" "### " A eos`. A method leaves out steps and may replace the
+first ones by latents: `Q <start> <latent>*n <end> s_{k+1}..s_m A`.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,9 +13,9 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class TokenRow:
-    """A row in tokens: the question with its line break, each step with its own, and `### A` eos.
+    """A tokenized row: the question and each step with their line breaks, and the answer `### A` eos.
 
-    `mark` is the number of tokens with which every answer begins, those of `### `.
+    `mark` is the number of tokens of `### `, with which every answer begins.
     """
 
     id: str
@@ -38,11 +38,11 @@ class Markers:
 class Sample:
     """One training sequence.
 
-    `labels[t]` is `tokens[t]` where the loss is taken and IGNORED elsewhere (not yet shifted).
-    `first_latent` is the position of the first latent, or where it would be: batches are aligned there.
-    What only some methods need: `read`, positions whose hidden states the loss reads, `teacher`, the
-    sequence that a teacher reads, and `explained`, the text that must be told from each group of latents
-    (`latents_per_text` of them).
+    `labels[t]` is `tokens[t]` at supervised positions and IGNORED elsewhere (not yet shifted).
+    `first_latent` is the position of the first latent, or the position where it would be: batches are
+    aligned there. Fields of some methods only: `read`, positions whose hidden states the loss reads;
+    `teacher`, the sequence that a teacher reads; `explained`, the target text of each group of
+    `latents_per_text` latents.
     """
 
     id: str
@@ -57,18 +57,18 @@ class Sample:
 
     @property
     def length(self) -> int:
-        """Tokens of the longest sequence that a model reads."""
+        """The number of tokens of the longer of this sequence and the teacher's."""
         return max(len(self.tokens), len(self.teacher.tokens) if self.teacher else 0)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What training computes for a sample: the reader, the tokens that it reads, and at how many of them the
-    LM head is read.
+    """The work of a training on a sample: the reader, the number of tokens that it reads, and at how many of
+    them it computes logits.
 
-    Sequences are read by "model", by "teacher", a frozen model, by "step_decoder" and by "emulator"; each
-    token attends to the whole sequence and to `past` tokens in the cache before it. Single states are read by
-    the networks of `STATE_READERS`. `copra.cost.flops.of_training_work` says what each costs.
+    The readers of sequences are "model", "teacher" (a frozen model), "step_decoder" and "emulator"; each
+    token attends to the whole sequence and to `past` tokens in the cache before it. The networks of
+    `STATE_READERS` read single states. `copra.cost.flops.of_training_work` computes the cost of each.
     """
 
     reader: str
@@ -78,48 +78,48 @@ class Work:
 
     @property
     def context(self) -> int:
-        """Pairs of a token and one that it is scored against."""
+        """The number of pairs of a token and a token that it attends to."""
         return 0 if self.reader in STATE_READERS else self.tokens * (self.past + self.tokens)
 
 
 STATE_READERS = ("projection", "teacher_projection", "mind_reader", "emulation")
-"""Networks that make something of one hidden state: a latent's input, by the model's projection or its
-teacher's; what a student's blocks read, and what an emulator predicts, for each block and sample."""
+"""Networks that read one hidden state at a time: the latent projections of the model and its teacher, and,
+for each block and sample, the networks of the mind reader and of the emulator."""
 
 
 Thought = Literal["hidden", "embedding"]
-"""What a latent position reads: the hidden state before it, or the learned `<|latent|>` embedding."""
+"""The input of a latent position: the hidden state before it, or the learned `<|latent|>` embedding."""
 
 LatentInput = Literal["raw", "scaled", "projected"]
-"""How a hidden state becomes an input embedding: as it is, brought to the embeddings' mean norm, or through
-a learned projection."""
+"""The conversion of a hidden state to an input embedding: none, scaling to the embeddings' mean norm, or a
+learned projection."""
 
 
 def parallel_iterations(iterations: int | None, latents: int) -> int:
-    """Jacobi iterations over so many latents at once; 0 where they are fed one after another.
+    """Return the number of Jacobi iterations over the latents; 0 if they are fed one after another.
 
-    As many iterations as latents make the sequential chain, which costs less when run as such.
+    With at least as many iterations as latents the result is that of the sequential chain, which costs less.
     """
     return 0 if iterations is None or iterations >= latents else iterations
 
 
 def rounded_up(number: int, multiple: int) -> int:
-    """The least multiple that is no less than a number."""
+    """Return the smallest multiple that is not less than a number."""
     return -(-number // multiple) * multiple
 
 
 AnswerRule = Literal["flexible", "strict", "harness-flexible", "harness-strict"]
-"""How the answer of a prompted model is found and compared: `copra.tasks.answers` and, to the letter of
+"""The rule that extracts and compares a prompted model's answer: `copra.tasks.answers` or, exactly as in
 lm-evaluation-harness, `copra.evaluation.harness`."""
 
 
 @dataclass(frozen=True)
 class Prompting:
-    """How a model that was never trained to answer is asked: worked examples, then the question.
+    """The prompt of a model that was never trained to answer: worked examples, then the question.
 
-    `question` is the form of a question with `{question}` in it, `stops` are texts that end an answer,
-    `answer` says how the answer is found in the generated text and compared, and `max_new_tokens` is the
-    longest answer (None: as long as others).
+    `question` is the template of a question with `{question}` in it, `stops` are texts that end an answer,
+    `answer` is the rule that extracts the answer from the generated text and compares it, and
+    `max_new_tokens` is the maximum length of an answer (None: that of other models).
     """
 
     exemplars: str
@@ -131,12 +131,12 @@ class Prompting:
 
 @dataclass(frozen=True)
 class GenerationSpec:
-    """How a checkpoint answers: prompt, `prefix_ids`, `latents` latent positions, `suffix_ids`, then greedy
-    text.
+    """The sequence by which a checkpoint answers: prompt, `prefix_ids`, `latents` latent positions,
+    `suffix_ids`, then greedy text.
 
-    A part of the manifest: the number of latents is a property of the checkpoint. Latents are fed one
-    after another, or all at once `iterations` times over (Jacobi iterations, arXiv 2506.18582). With
-    `emulated`, a thought emulator reads the prompt first (arXiv 2311.01460).
+    It is part of the manifest: the number of latents is a property of the checkpoint. Latents are fed one
+    after another, or all at once `iterations` times (Jacobi iterations, arXiv 2506.18582). With `emulated`,
+    a thought emulator reads the prompt first (arXiv 2311.01460).
     """
 
     prefix_ids: tuple[int, ...]
@@ -164,28 +164,28 @@ class GenerationSpec:
         return GenerationSpec(**{**value, **tokens, "prompting": prompting})
 
     def longest_answer(self, otherwise: int) -> int:
-        """The most tokens that an answer may have: `otherwise`, or the limit of a prompt of its own."""
+        """Return the maximum number of tokens of an answer: the prompt's own limit, or else `otherwise`."""
         own = None if self.prompting is None else self.prompting.max_new_tokens
         return otherwise if own is None else own
 
     @property
     def answer_rule(self) -> str:
-        """How the answer is found in the generated text: "marker" (`### answer`), or the prompt's rule."""
+        """The rule that extracts the answer from generated text: "marker" (`### answer`), or the prompt's."""
         return "marker" if self.prompting is None else self.prompting.answer
 
     @property
     def has_recurrent_latents(self) -> bool:
-        """Whether latents are fed one after another (a learned embedding needs no loop)."""
+        """True if there are latents that are hidden states (a learned embedding needs no loop)."""
         return self.thought == "hidden" and self.latents > 0
 
     @property
     def jacobi_iterations(self) -> int:
-        """Iterations over all latents at once; 0 where they are fed one after another."""
+        """The number of Jacobi iterations over all latents; 0 if they are fed one after another."""
         return parallel_iterations(self.iterations, self.latents) if self.has_recurrent_latents else 0
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Modules beside the language model that an answer needs."""
+        """The names of the extra modules that answering needs."""
         projection = (
             ("projection",) if self.has_recurrent_latents and self.latent_input == "projected" else ()
         )
@@ -201,12 +201,12 @@ def lay_out(
     pause: int | None = None,
     given: int = 0,
 ) -> Sample:
-    """Leave out the first `skip` steps (None: all) and put `latents` latents in their place.
+    """Return the sample of a row whose first `skip` steps (None: all) are replaced by `latents` latents.
 
-    Supervised are the remaining steps and the answer; the question, the markers and the latents are
-    not (2412.06769, section 3). `markers` None leaves the markers out: legal without latents, or when
-    `pause` says which token stands for a latent (pause tokens). The first `given` of the remaining steps
-    are read and not supervised (scratchpad).
+    The remaining steps and the answer are supervised; the question, the markers and the latents are not
+    (2412.06769, section 3). `markers` None leaves the markers out, which is allowed without latents, or if
+    `pause` is the token of a latent (pause tokens). The first `given` of the remaining steps are read but
+    not supervised (scratchpad).
     """
     kept = [] if skip is None else row.steps[skip:]
     prefix = list(row.question)

@@ -1,4 +1,4 @@
-"""Tokenizers: trained on a task, given the latent markers, and turning rows into tokens."""
+"""Train tokenizers on a task, find the latent markers, and tokenize rows."""
 
 from collections.abc import Iterable, Sequence
 
@@ -17,10 +17,10 @@ ANSWER = "### "
 
 
 def train_tokenizer(spec: FromScratch, rows: Iterable[Row]) -> PreTrainedTokenizerFast:
-    """A tokenizer trained on the text of `rows`.
+    """Return a tokenizer trained on the text of `rows`.
 
-    "words": a token is a word, a whole number, a sign or a line break; white space goes.
-    "bpe": byte-level BPE in which every digit stands alone, as in Llama and others.
+    "words": a token is a word, an integer, a sign or a line break; other white space is dropped.
+    "bpe": byte-level BPE with one token per digit, as in Llama and others.
     """
     special = [PAD, END, UNKNOWN]
     if spec.tokenizer == "words":
@@ -62,7 +62,7 @@ def train_tokenizer(spec: FromScratch, rows: Iterable[Row]) -> PreTrainedTokeniz
 
 
 def markers_of(tokenizer: PreTrainedTokenizerBase) -> Markers:
-    """The ids of the latent markers, which every copra checkpoint has.
+    """Return the ids of the latent markers, which every copra checkpoint has.
 
     Raises:
         CopraError: the tokenizer has no markers.
@@ -74,15 +74,15 @@ def markers_of(tokenizer: PreTrainedTokenizerBase) -> Markers:
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id to pad with; padding is masked, so the end token serves where there is no own one."""
+    """Return the id of the padding token, or of the end token if there is none: padding is masked."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[TokenRow]:
-    """Rows in tokens: those of the whole text, cut at its line ends.
+    """Return tokenized rows: the tokens of the whole text, split at its line ends.
 
     Raises:
-        CopraError: a token spans the end of a line, so that this tokenizer cannot be cut at lines.
+        CopraError: a token spans the end of a line, so that the tokens cannot be split at lines.
     """
     pieces = [
         [row.question + "\n", *(step + "\n" for step in row.steps), ANSWER + row.answer] for row in rows
@@ -102,23 +102,23 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[To
 
 
 def mark_length(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The number of tokens of `### ` that do not depend on the answer, which may take the space."""
+    """Return the number of tokens of `### ` that do not depend on the answer, which may include the space."""
     number, word = (_line(tokenizer, ANSWER + answer) for answer in ("7", "x"))
     same = sum(a == b for a, b in zip(number, word, strict=False))
-    # Where neither is known to the tokenizer, both are its token for the unknown.
+    # If neither answer is in the vocabulary, both are the unknown token.
     return min(same, len(number) - 1, len(word) - 1)
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase, line: str) -> int | None:
-    """The token that `line` begins with after a line break; None where the tokenizer drops all of it."""
+    """Return the first token of `line` after a line break; None if the tokenizer drops all of it."""
     return next(iter(_line(tokenizer, line)), None)
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that the tokenizer itself puts before every text (a begin token, or nothing).
+    """Return the tokens that the tokenizer adds before every text (a begin token, or nothing).
 
     Raises:
-        CopraError: the tokens of a text are not found again among those with special tokens.
+        CopraError: the tokens of a text with special tokens do not contain those without.
     """
     text = "x 1\n"
     whole = tokenizer(text)["input_ids"]
@@ -134,9 +134,9 @@ def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def typical_lengths(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> dict[str, int]:
-    """Mean numbers of tokens, rounded: the prompt, and the chain of thought with its answer.
+    """Return the rounded mean numbers of tokens of the prompt, and of the chain of thought with its answer.
 
-    The typical answer of a base, by which FLOPs budgets of prunings are measured.
+    They are the typical answer of a base, on which FLOPs budgets of prunings are based.
     """
     token_rows = tokenize(tokenizer, rows)
     prompt = sum(len(row.question) for row in token_rows)
@@ -145,6 +145,6 @@ def typical_lengths(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> 
 
 
 def _line(tokenizer: PreTrainedTokenizerBase, line: str) -> list[int]:
-    """The tokens of a line that other text precedes."""
+    """Return the tokens of a line that follows another line."""
     ((_, tokens),) = cut_at_lines(tokenizer, [["x\n", line]], lambda _: f"line {line!r}")
     return tokens

@@ -234,10 +234,10 @@ def _add(tree: Tree, node: Node) -> Node:
 
 def _base_node(experiment: Experiment, base: str, seed: int) -> Node:
     spec = experiment.bases[base]
-    seed_starts_here = seed if spec.from_scratch else None
-    name = _name(base, seed_starts_here)
-    settings = {"base": spec.canonical(), "seed": seed_starts_here}
-    return Node(name, "base", None, None, None, seed_starts_here, experiment.task, None, name, settings)
+    new_seed = seed if spec.from_scratch else None
+    name = _name(base, new_seed)
+    settings = {"base": spec.canonical(), "seed": new_seed}
+    return Node(name, "base", None, None, None, new_seed, experiment.task, None, name, settings)
 
 
 def _trainings(experiment: Experiment, step: str, method: Method) -> list[Training]:
@@ -313,16 +313,16 @@ def _first_seed(parent: Node, step: str) -> bool:
 
 
 def _prune_node(parent: Node, step: str, prune: Prune, seed: int) -> Node:
-    seed_starts_here = seed if prune.metric == "random" and parent.seed is None else None
+    new_seed = seed if prune.metric == "random" and parent.seed is None else None
     own = seed if prune.metric == "random" else None
     settings = {"prune": prune.canonical(), "seed": own}
     return Node(
-        f"{parent.name}+{_name(step, seed_starts_here)}",
+        f"{parent.name}+{_name(step, new_seed)}",
         "prune",
         parent.name,
         step,
         None,
-        parent.seed if seed_starts_here is None else seed_starts_here,
+        parent.seed if new_seed is None else new_seed,
         parent.task,
         parent.method,
         parent.trained,

@@ -1,1 +1,1 @@
-"""GenerationSpec: batched, cached, greedy, with latents."""
+"""Batched, cached, greedy generation, with or without latents."""

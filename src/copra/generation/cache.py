@@ -1,4 +1,4 @@
-"""Keys and values of a batch that is being answered, in memory that is not copied for every token."""
+"""Key/value caches for decoding, in memory that is not copied for every token."""
 
 from typing import Any
 
@@ -13,12 +13,14 @@ from copra.models.attention import shortest_window
 from copra.utils.errors import CopraError
 
 BLOCK = 64
-"""Positions by which memory grows."""
+"""Number of positions by which memory grows."""
 
 
 class BlockLayer(DynamicLayer):
-    """A layer of a `DynamicCache` that grows by blocks of positions: what is new is written behind the rest,
-    and the rest is copied only when a block is full. No gradient goes through it."""
+    """A layer of a `DynamicCache` that grows by blocks of positions, without gradients.
+
+    New keys and values are written after the others, which are copied only when a block is full.
+    """
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
@@ -47,10 +49,10 @@ class BlockLayer(DynamicLayer):
 
 
 class FixedLayer(StaticLayer):
-    """A layer of a `StaticCache` from which positions can be taken back.
+    """A layer of a `StaticCache` from which the last positions can be removed.
 
-    While `visible` is a number, a pass sees only so many of its positions, the first ones: a prompt then
-    attends to itself and not to the room for its answer.
+    If `visible` is a number, a pass attends to only that many positions, from the first on: a prompt then
+    does not attend to the empty positions of its answer.
     """
 
     visible: int | None = None
@@ -67,13 +69,15 @@ class FixedLayer(StaticLayer):
         return (self.max_cache_len if self.visible is None else self.visible), 0
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take back the last positions, their number negative as in other caches. What they hold is masked,
-        as all behind the last position is, until it is overwritten."""
+        """Remove the last positions; their number is negative, as in other caches.
+
+        Their contents are masked, as everything after the last position is, until they are overwritten.
+        """
         self.cumulative_length.add_(tokens_to_remove)
 
 
 def growing_cache(model: PreTrainedModel) -> Cache:
-    """An empty cache for one batch."""
+    """Return an empty cache for one batch."""
     cache = DynamicCache(config=model.config)
     if not any(cache.is_sliding):
         cache.layers = [BlockLayer() for _ in cache.layers]
@@ -81,7 +85,7 @@ def growing_cache(model: PreTrainedModel) -> Cache:
 
 
 def fixed_cache(model: PreTrainedModel, length: int) -> Cache:
-    """An empty cache of `length` positions whose memory stays where it is, for one batch after another.
+    """Return an empty cache of `length` positions at fixed addresses, reused for one batch after another.
 
     Raises:
         CopraError: a layer attends to fewer positions.
@@ -97,18 +101,18 @@ def fixed_cache(model: PreTrainedModel, length: int) -> Cache:
 
 
 def start_with(cache: Cache, prefix: Cache, rows: int) -> None:
-    """Begin each of `rows` rows of an empty cache with what the cache of one row holds."""
+    """Copy the cache of one row, the common prefix, to each of `rows` rows of an empty cache."""
     for layer, known in zip(cache.layers, prefix.layers, strict=True):
         layer.update(known.keys.expand(rows, -1, -1, -1), known.values.expand(rows, -1, -1, -1))
 
 
 def whole_blocks(length: int) -> int:
-    """A number of positions, rounded up to whole blocks."""
+    """Return a number of positions, rounded up to whole blocks."""
     return rounded_up(length, BLOCK)
 
 
 def widened(mask: Tensor, length: int) -> Tensor:
-    """A mask [B, N] with room for at least `length` columns, true in what is new."""
+    """Return a mask [B, N] extended to at least `length` columns, true in the new ones."""
     return functional.pad(mask, (0, whole_blocks(length) - mask.shape[1]), value=True)
 
 

@@ -1,4 +1,4 @@
-"""Answering with a compiled model: on a GPU one launch a token in place of thousands."""
+"""Decoding with a compiled model: on a GPU one launch per token instead of thousands."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,16 @@ from copra.generation.cache import fixed_cache, whole_blocks
 
 
 class Compiled:
-    """A model's pass over one position of each row, compiled for one batch size and one cache, which batch
-    after batch uses.
+    """A model's pass over one position per row, compiled for one batch size and one cache that all batches
+    share.
 
-    Compiling takes from seconds to minutes, at the first position after a prompt. It pays where many
-    questions of one shape follow; batches with fewer rows are filled up.
+    Compiling takes seconds to minutes, at the first position after a prompt. It saves time if many questions
+    of one shape follow. Batches with fewer rows must be filled up.
     """
 
     def __init__(self, model: PreTrainedModel, batch_size: int, length: int, backend: str = "inductor"):
-        """`length`: the most positions that a row may have, see `positions`."""
-        # Code is compiled again for each model, and only so often before PyTorch gives up: start anew.
+        """`length` is the maximum number of positions per row, see `positions`."""
+        # Each model recompiles the code, and PyTorch limits recompilations: start from an empty cache.
         torch.compiler.reset()
         self.model = model
         self.batch_size = batch_size
@@ -32,14 +32,16 @@ class Compiled:
         self._given: list[Tensor] = []
 
     def begin(self) -> Cache:
-        """The cache, emptied."""
+        """Empty the cache and return it."""
         self.cache.reset()
         return self.cache
 
     def body(self, inputs: Tensor, mask: Tensor, positions: Tensor, stop: int) -> Tensor:
-        """One cached pass over input embeddings [B, T, d] at `positions` [B, T], of columns up to `stop`;
-        `mask` [B, length] is false on padding. Returns the final-norm hidden states [B, T, d]."""
-        # The cache takes its memory in the first pass, which must not be inside compiled code.
+        """Return final-norm hidden states [B, T, d] of one cached pass over input embeddings [B, T, d].
+
+        The pass is at `positions` [B, T], of columns up to `stop`; `mask` [B, length] is false on padding.
+        """
+        # The first pass allocates the cache, which must not happen inside compiled code.
         if inputs.shape[1] > 1 or not self.cache.is_initialized:
             self._show(stop)
             hidden = self._pass(inputs, mask[:, :stop], positions)
@@ -56,7 +58,7 @@ class Compiled:
         for each, given in zip((inputs, mask, positions), self._given, strict=True):
             given.copy_(each)
         torch.compiler.cudagraph_mark_step_begin()
-        # The next replay of a CUDA graph writes its output where this one's is.
+        # The next replay of a CUDA graph overwrites this one's output.
         return self._step(*self._given).clone()
 
     def _show(self, visible: int | None) -> None:
@@ -79,8 +81,8 @@ def positions(
     prefix: Sequence[int],
     max_new_tokens: int,
 ) -> int:
-    """Positions that the longest of these prompts needs with its answer, rounded up: prompts of about the
-    same length then share compiled code."""
+    """Return the number of positions of the longest prompt with its answer, rounded up so that prompts of
+    similar length share compiled code."""
     thought = (
         0 if decoding is None else len(decoding.prefix_ids) + decoding.latents + len(decoding.suffix_ids)
     )

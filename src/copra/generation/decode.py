@@ -1,4 +1,4 @@
-"""Greedy decoding, batched and cached, with or without latents."""
+"""Greedy decoding of prompts, batched and cached, with or without latents."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ from copra.models.shape import shape_of
 from copra.utils import processes
 
 Ends = Callable[[Sequence[int]], int | None]
-"""Where a text ends before its end token: the number of tokens up to there, or None."""
+"""Function from generated tokens to the number of tokens up to a stop text, or None."""
 
-# Tokens between two looks at which rows have ended: on a GPU a look waits for all work to finish, and the
-# end of a text that has no end token must be searched for.
+# Tokens between two checks of which rows have ended. On a GPU a check waits for all work to finish, and stop
+# texts require a search of the decoded text.
 LOOK_EVERY = {"cuda": 8, "text": 8}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The generated tokens of one prompt, the end token included where it was reached."""
+    """The generated tokens of one prompt, including the end token if it was generated."""
 
     tokens: list[int]
     hit_length_limit: bool
 
 
 Keep = Callable[[Any, Callable[[], list[Answer]]], list[Answer]]
-"""Gives the answers of a batch that it keeps under a JSON value, all that they depend on beside the model; or
-has them made, and keeps them."""
+"""Function that returns the cached answers of a batch, generating and storing them on a miss. Its key is a
+JSON value with everything except the model that the answers depend on."""
 
 
 @torch.inference_mode()
@@ -54,19 +54,20 @@ def decode(
     keep: Keep | None = None,
     compiled: Compiled | None = None,
 ) -> list[Answer]:
-    """Answer every prompt greedily; the order of the answers is that of the prompts.
+    """Return a greedy answer to every prompt, in the order of the prompts.
 
     Prompts of similar length share a batch. `force_length` generates `max_new_tokens` for every prompt
-    whatever comes, for timing. `parts` are the modules that the decoding names. `prefix` stands before every
-    prompt and is read once, unless `known` is what `read_prefix` made of it. `ends` finds the end of a text
-    that has no end token. With `keep` a batch is answered once. `compiled` is the model in the form of
-    `copra.generation.compiled`, for batches of at least this size and prompts of this length.
+    without stopping, for timing. `parts` are the extra modules that the decoding needs. `prefix` precedes
+    every prompt and is read once, or not at all if `known` is its cache from `read_prefix`. `ends` finds the
+    end of texts without an end token. `keep` caches the answers of each batch. `compiled` is the model
+    compiled by `copra.generation.compiled`, for batches of at most its size and prompts of at most its
+    length.
 
-    Several processes (`copra.utils.processes`) share out the batches, which stay as they are: each must call
-    this, and each gets all answers.
+    Several processes (`copra.utils.processes`) share the same batches: all must call this function, and each
+    gets all answers.
     """
     if prefix and _is_past_window(model, prompts, decoding, len(prefix) + max_new_tokens):
-        # Padding between the prefix and shorter prompts would take the places of tokens in a window.
+        # Padding between the prefix and shorter prompts would displace tokens from a window.
         prompts, prefix = [[*prefix, *prompt] for prompt in prompts], ()
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
@@ -91,7 +92,7 @@ def decode(
 def _is_past_window(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], decoding: GenerationSpec | None, more: int
 ) -> bool:
-    """True if the longest prompt, what the decoding adds, and `more` tokens outgrow a layer's window."""
+    """True if the longest prompt, the decoding's own tokens and `more` tokens exceed a layer's window."""
     added = len(decoding.prefix_ids) + decoding.latents + len(decoding.suffix_ids) if decoding else 0
     longest = max(map(len, prompts), default=0) + added + more
     windows = (layer.window for layer in shape_of(model.config.to_dict()).layers)
@@ -99,7 +100,7 @@ def _is_past_window(
 
 
 def cut(tokens: list[int], stop: int, force_length: bool = False, ends: Ends | None = None) -> Answer:
-    """Generated tokens up to where their text ends."""
+    """Return the answer: generated tokens up to and including the end of their text."""
     if force_length:
         return Answer(tokens, hit_length_limit=True)
     length = tokens.index(stop) + 1 if stop in tokens else None
@@ -116,7 +117,7 @@ def generate(
     force_length: bool = False,
     ends: Ends | None = None,
 ) -> list[list[int]]:
-    """Generated tokens of each prompt, cut nowhere: a row goes on after its end until all have ended."""
+    """Return the generated tokens of each prompt, uncut: they may continue after the end of the text."""
     n_rows, device = len(logits), logits.device
     generated = torch.full((n_rows, max_new_tokens), stop, device=device)
     look_every = LOOK_EVERY["text"] if ends else LOOK_EVERY.get(device.type, 1)

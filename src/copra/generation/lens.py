@@ -1,4 +1,4 @@
-"""What latents would say: their hidden states through the LM head (the logit lens)."""
+"""The logit lens: decode the hidden states of latents with the LM head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from copra.models.logits import read_logits
 
 @dataclass(frozen=True)
 class LatentReadout:
-    """The likeliest tokens of each latent with their probabilities, [n][k], and the answer that followed."""
+    """The most likely tokens of each latent with their probabilities, [n][k], and the answer generated."""
 
     tokens: list[list[int]]
     probabilities: list[list[float]]
@@ -35,11 +35,11 @@ def look(
     k: int = 5,
     parts: nn.ModuleDict | None = None,
 ) -> list[LatentReadout]:
-    """The `k` likeliest tokens at each latent of every prompt, `batch_size` prompts side by side.
+    """Return the `k` most likely tokens at each latent of every prompt, `batch_size` prompts at a time.
 
-    A latent is made from the final-norm hidden state of the position before it; read through the LM
-    head, that state says which token would have come instead. In Jacobi iterations it is the state of
-    the last one. Embeddings in the place of thoughts have nothing to say: `decoding` has to loop.
+    A latent is made from the final-norm hidden state of the position before it; the LM head applied to that
+    state gives the token that would have followed instead. With Jacobi iterations it is the state of the
+    last one. `decoding` must have recurrent latents: embeddings have no hidden state to decode.
     """
     seen = []
     for first in range(0, len(prompts), batch_size):

@@ -1,4 +1,4 @@
-"""What a model is given to answer a question: its prompt, and where its text ends."""
+"""Build the prompts of questions, and find the ends of answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from copra.tasks.task import Row
 
 @dataclass(frozen=True)
 class Prompts:
-    """Token ids: what stands before every prompt, each row's prompt after it, and where a text ends."""
+    """Token ids of the common prefix and of each row's prompt after it, and the function that finds ends."""
 
     prefix: list[int]
     prompts: list[list[int]]
@@ -23,10 +23,11 @@ class Prompts:
 def prompts_of(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], decoding: GenerationSpec | None
 ) -> Prompts:
-    """The prompts of rows: question and line break, or worked examples and the question in their form.
+    """Return the prompts of rows: question and line break, or worked examples and the templated question.
 
-    The prefix is what all prompts with the examples begin with. At the seam to the question a tokenizer may
-    read letters together or apart (GPT-2's reads two line breaks as one token, but not before a word).
+    The prefix is the longest common prefix of the tokens of the examples and of all prompts. Where the
+    question begins, a tokenizer may merge characters or not (GPT-2's merges two line breaks into one token,
+    but not before a word).
     """
     if decoding is None or decoding.prompting is None:
         return Prompts([], [row.question for row in tokenize(tokenizer, rows)], None)
@@ -42,14 +43,14 @@ def prompts_of(
 
 
 def until_stop(text: str, prompting: Prompting) -> str:
-    """A generated text up to the first of its stops."""
+    """Return a generated text up to the first stop."""
     for stop in prompting.stops:
         text = text.partition(stop)[0]
     return text
 
 
 def _equal(sequences: Sequence[Sequence[int]]) -> int:
-    """How many tokens all of these begin with."""
+    """Return the length of the longest common prefix."""
     for number, tokens in enumerate(zip(*sequences, strict=False)):
         if len(set(tokens)) > 1:
             return number
@@ -57,7 +58,7 @@ def _equal(sequences: Sequence[Sequence[int]]) -> int:
 
 
 def _end(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], prompting: Prompting) -> int | None:
-    """How many tokens there are up to and with the first stop, or None."""
+    """Return the number of tokens up to and including the first stop, or None if there is no stop."""
 
     def stopped(number: int) -> bool:
         text = tokenizer.decode(tokens[:number])

@@ -1,4 +1,4 @@
-"""One batch that is being answered: its cache, its mask, and the ways to think before the first token."""
+"""Decode one batch: its cache, its mask, its latents, and one token at a time."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -18,7 +18,7 @@ from copra.models.logits import read_logits
 
 
 def read_prefix(model: PreTrainedModel, prefix: Sequence[int]) -> DynamicCache:
-    """The cache of one row after the tokens that all prompts begin with."""
+    """Return the cache of one row after reading the common prefix of all prompts."""
     cache = DynamicCache(config=model.config)
     tokens = torch.tensor([list(prefix)], device=model.device)
     model.base_model(input_ids=tokens, past_key_values=cache, use_cache=True)
@@ -26,12 +26,14 @@ def read_prefix(model: PreTrainedModel, prefix: Sequence[int]) -> DynamicCache:
 
 
 class Run:
-    """Prompts side by side, padded on the left, with what stands before the latents (or all that follows,
-    where latents need no loop). `shared` is the cache of a prefix of all of them. With `compiled`, passes
-    over one position are compiled; its batch size is the number of prompts.
+    """The decoding state of a batch of prompts, padded on the left.
 
-    `stop` counts the columns read, `padding` [B] those without a token, which come first (after the prefix),
-    and `mask` [B, N] is false there; its columns from `stop` on are room.
+    `prefix_ids` are appended to the prompts, and if latents need no loop also the latents and `suffix_ids`.
+    `shared` is the cache of a common prefix of the prompts. With `compiled`, passes over one position are
+    compiled; its batch size is the number of prompts.
+
+    `stop` is the number of columns read, `padding` [B] the number of padding columns, which come first (after
+    the prefix), and `mask` [B, N] is false there; its columns from `stop` on are unused.
     """
 
     def __init__(
@@ -57,13 +59,13 @@ class Run:
         rows = [torch.tensor([*prompt, *tail], dtype=torch.long) for prompt in prompts]
         prompt = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")
         width = prompt.shape[1]
-        # Known without asking the device, which would make it wait.
+        # On the host, since reading it from the device would synchronize.
         self.paddings = [width - len(row) for row in rows]
         padding = torch.tensor(self.paddings)
         mask = torch.arange(width) >= padding[:, None]
         self.cache = growing_cache(model) if compiled is None else compiled.begin()
         if decoding is not None and decoding.jacobi_iterations and compiled is None:
-            # A layer with a window forgets what lies before it, and each iteration takes positions back.
+            # A sliding-window layer drops positions before its window; each iteration removes positions.
             self.cache.activate_past_recording()
         self.stop = 0
         if shared is not None:
@@ -72,14 +74,14 @@ class Run:
         mask = torch.cat([mask.new_ones(len(rows), self.stop), mask], dim=1)
         length = mask.shape[1] if compiled is None else compiled.length
         after = torch.tensor(() if decoding is None else decoding.suffix_ids, dtype=torch.long)
-        # What goes to the device later would wait for what it computes until then.
+        # Later copies to the device would wait for the work in its queue.
         self.prompt, self.padding, self.mask, self.after = (
             each.to(model.device, non_blocking=True)
             for each in (prompt, padding, widened(mask, length), after)
         )
 
     def prefill(self) -> Tensor:
-        """Read the prompt and think; returns the logits of the first generated token, [B, V]."""
+        """Read the prompt, run the latents, and return logits [B, V] of the first generated token."""
         decoding = self.decoding
         if decoding is not None and decoding.has_recurrent_latents:
             return self.conclude(self.think())
@@ -89,8 +91,10 @@ class Run:
         return self._logits(self._body(prompt))
 
     def think(self) -> Tensor:
-        """Read the prompt and run through the latents; returns the hidden states that they are made from,
-        [B, n, d], in order. Only for a decoding that loops."""
+        """Read the prompt, run the latents, and return the hidden states [B, n, d] that they are made from.
+
+        Only for a decoding with recurrent latents.
+        """
         prompt = self.embed(self.prompt)
         if self.decoding.jacobi_iterations:
             return self._iterate(prompt)
@@ -100,25 +104,25 @@ class Run:
         return torch.cat(states, dim=1)
 
     def conclude(self, states: Tensor) -> Tensor:
-        """Feed what is not fed yet of the latents made from `states` [B, n, d], and what stands after them;
-        returns the logits of the first generated token, [B, V]."""
+        """Feed the remaining latents made from `states` [B, n, d] and the suffix, and return logits [B, V] of
+        the first generated token."""
         latents = self._feed(states if self.decoding.jacobi_iterations else states[:, -1:])
         after = self.embed(self.after).expand(len(latents), -1, -1)
         return self._logits(self._body(torch.cat([latents, after], dim=1)))
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Feed one generated token of each row, [B]; returns the logits of the next one, [B, V]."""
+        """Feed one generated token per row, [B], and return the logits [B, V] of the next one."""
         return self._logits(self._body(self.embed(tokens[:, None])))
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only; not where they are compiled."""
+        """Keep only these rows in the batch. Not for compiled models."""
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]
         self.padding = self.padding[rows]
         self.paddings = [self.paddings[row] for row in rows.tolist()]
 
     def _iterate(self, prompt: Tensor) -> Tensor:
-        """The states [B, n, d] before the last pass of the Jacobi iterations (2506.18582, section 3.2)."""
+        """Return the states [B, n, d] before the last Jacobi iteration's pass (2506.18582, section 3.2)."""
         n = self.decoding.latents
         tokens = torch.full((len(prompt), n), self.decoding.latent_token, device=prompt.device)
         hidden = self._body(torch.cat([prompt, self.embed(tokens)], dim=1))
@@ -132,12 +136,12 @@ class Run:
 
     @cached_property
     def _feed(self) -> Callable[[Tensor], Tensor]:
-        """How hidden states become latents' input embeddings; made once, as it may read all embeddings."""
+        """The function from hidden states to latent inputs, cached as creating it may read all embeddings."""
         projection = self.parts["projection"] if "projection" in self.parts else None  # noqa: SIM401
         return latent_feed(self.model, self.decoding.latent_input, projection)
 
     def _prefill_emulated(self, prompt: Tensor) -> Tensor:
-        """The emulator reads the prompt, then the student does with the emulator's states put in."""
+        """Return logits [B, V] of the student, which reads the prompt with the emulator's states."""
         width = prompt.shape[1]
         columns = torch.full_like(self.padding, width - 1)
         mask = self.mask[:, self.stop : self.stop + width].long()
@@ -147,10 +151,7 @@ class Run:
             return self._logits(self._body(prompt))
 
     def _body(self, inputs: Tensor) -> Tensor:
-        """One cached pass over the input embeddings [B, T, d] of the next columns.
-
-        Returns the final-norm hidden states [B, T, d].
-        """
+        """Return final-norm hidden states [B, T, d] of one cached pass over the next columns' embeddings."""
         start, self.stop = self.stop, self.stop + inputs.shape[1]
         inputs, positions = inputs.to(self.embed.weight.dtype), self._positions(start, self.stop)
         if self.compiled is not None:
@@ -166,14 +167,16 @@ class Run:
         ).last_hidden_state
 
     def _positions(self, start: int, stop: int) -> Tensor:
-        """The positions [B, T] of columns; any on padding."""
+        """Return the positions [B, T] of columns; arbitrary on padding."""
         columns = torch.arange(start, stop, device=self.padding.device)
         return (columns - self.padding[:, None]).clamp(min=0)
 
     def _mask(self, start: int) -> Tensor | None:
-        """The attention mask of a pass over the columns from `start` on: [B, 1, 1, stop] for a single one,
-        otherwise [B, stop], or None without padding. Of the second form transformers asks the device, for
-        each token, whether anything is masked."""
+        """Return the attention mask of a pass over the columns from `start` on, or None without padding.
+
+        It is [B, 1, 1, stop] for a single column with SDPA within the window, otherwise [B, stop]. For the
+        latter transformers synchronizes with the device for each token to check whether anything is masked.
+        """
         if not any(self.paddings):
             return None
         mask = self.mask[:, : self.stop]
@@ -185,10 +188,10 @@ class Run:
         return shortest_window(self.model)
 
     def _forget(self, n: int) -> None:
-        """Take back the last n positions."""
+        """Remove the last n positions from the cache."""
         self.cache.crop(-n)
         self.stop -= n
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """Logits [B, V] at the last of the positions [B, T, d]."""
+        """Return logits [B, V] at the last position of hidden states [B, T, d]."""
         return read_logits(self.model, hidden[:, -1])

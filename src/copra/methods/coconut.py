@@ -13,8 +13,7 @@ from copra.schema.settings import MOST_LATENTS, MOST_STAGES
 
 
 class CoconutStage(ExplainedStage):
-    """A stage of Coconut, which may use the layout of any other stage for a row, and may explain its
-    latents."""
+    """A stage of Coconut, which may draw the layout of another stage and may explain its latents."""
 
     uniform: tuple[Layout, ...] = ()
     """The layouts of all stages, if `uniform_prob` draws from them; otherwise empty."""
@@ -63,10 +62,9 @@ class Coconut(Method):
     latents_per_step: int = Field(1, ge=1, le=MOST_LATENTS)
     """c: number of latents per left-out step."""
     max_latent_stage: int = Field(3, ge=1, le=MOST_STAGES)
-    """K: number of the last stage that leaves out one more step; the stage after it leaves out all steps."""
+    """K: index of the last stage that leaves out one more step; the stage after it leaves out all steps."""
     first_stage: int = Field(0, ge=0, le=MOST_STAGES)
-    """Number of the first stage of the curriculum; 1 if the step before has already trained on the whole
-    chain."""
+    """Index of the first stage of the curriculum; 1 if the step before has trained on the whole chain."""
     pad_latent_to_max: bool = True
     """If true, a row with fewer than K steps also gets K*c latents in the last stage. If false, a row of m
     steps trains on min(m, K)*c latents and is still answered with K*c, since m is not known then (the
@@ -82,8 +80,8 @@ class Coconut(Method):
     curriculum: bool = True
     """If false, the last stage is the only one."""
     stage_mixing: bool = False
-    """If true, each sample of stage k takes the layout of a stage drawn from 0..k with weights 1..k+1 (arXiv
-    2602.22441)."""
+    """If true, each sample of stage k takes the layout of a stage of 0..k, drawn with weights 1..k+1
+    (arXiv 2602.22441)."""
     uniform_prob: float = Field(0.0, ge=0, le=1)
     """Probability that a row of m steps instead takes the layout of a stage drawn uniformly from 0..m."""
     explaining: Explaining | None = None

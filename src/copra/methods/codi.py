@@ -40,8 +40,7 @@ class CodiStage(ExplainedStage):
     """If true, the teacher's chain omits its last step."""
 
     def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
-        """Return the student's sample with the teacher's; both are read at the last token before the
-        answer."""
+        """Return the student's and the teacher's sample, both read at the last token before the answer."""
         student = super().lay_out(row, markers, draw)
         steps = row.steps[:-1] if self.drop_last_step else row.steps
         teacher = lay_out(replace(row, steps=steps), 0, 0, None)
@@ -75,8 +74,7 @@ class CodiStage(ExplainedStage):
         yield from super().flop_workload(sample.teacher)
 
     def loss(self, reasoner: "ReasoningModel", batch: "Batch") -> "LossTerms":
-        """Return the cross-entropy of both (equations 2 and 4), and the distance of their states (equation
-        5)."""
+        """Return the cross-entropy of both (equations 2, 4) and the distance of their states (equation 5)."""
         from copra.methods.losses import cross_entropy
 
         hidden, student = _read(reasoner, batch, lambda: self.hidden_states(reasoner, batch))
@@ -110,8 +108,7 @@ def _read(reasoner: "ReasoningModel", batch: "Batch", run: Any) -> tuple[Any, li
 
 
 def _distance(student: Any, teacher: Any) -> Any:
-    """Return the smooth L1 distance in units of the teacher's standard deviation, without gradient to the
-    teacher.
+    """Return the smooth L1 distance in units of the detached teacher's standard deviation.
 
     The deviation is that of the rows given, so with `micro_batch_size` it is a micro-batch's.
     """

@@ -1,5 +1,4 @@
-"""Healing: distillation of a frozen teacher's predictions in any stage (Hinton et al. 2015, arXiv
-1503.02531)."""
+"""Healing: distill a frozen teacher's predictions in any stage (Hinton et al. 2015, arXiv 1503.02531)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -63,8 +62,7 @@ class DistilledStage(Stage):
         return Stage.loss(self, reasoner, batch) if self.alone else super().loss(reasoner, batch)
 
     def label_terms(self, reasoner: "ReasoningModel", batch: "Batch", hidden: "Tensor") -> "LossTerms":
-        """Return cross-entropy and divergence from the teacher, which reads the same tokens and computes its
-        own latents."""
+        """Return cross-entropy and divergence from the teacher, which computes its own latents."""
         import torch
 
         from copra.methods.losses import label_loss, supervised_logits
@@ -94,8 +92,7 @@ def stages_of(method: Method) -> dict[int, Stage]:
     """Return the resolved stages of a method by number, with distillation if the method has `distil`."""
     if method.distil is None:
         return dict(method.stages())
-    # The teacher's name belongs to the recipe: stages with the same weights and temperature are the same
-    # stage.
+    # The teacher belongs to the recipe: stages with equal weights and temperature are the same stage.
     weights = method.distil.model_dump(include=set(Distillation.model_fields))
     return {
         number: _distilled(type(stage)).model_validate({**stage.canonical(), "distil": weights})

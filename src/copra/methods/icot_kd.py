@@ -23,7 +23,7 @@ class KdStage(Stage):
 
     layouts: tuple[Layout, ...] = (Layout(skip=None),)
     training: Literal[0, 1, 2]
-    """Number of the training: 0 mind-reading student, 1 thought emulator, 2 both coupled."""
+    """Index of the training: 0 mind-reading student, 1 thought emulator, 2 both coupled."""
 
     dropout: ClassVar[bool] = False
     reads_minds: ClassVar[bool] = True
@@ -53,8 +53,7 @@ class KdStage(Stage):
         return replace(super().decoding(markers), emulated=True) if self.answers else None
 
     def parts(self) -> dict[str, dict[str, Any]]:
-        """Return mind reader and emulator: the emulator is created in training 0, from the step's initial
-        model."""
+        """Return both modules in all trainings: training 0 creates the emulator from its initial model."""
         return {"mind_reader": {}, "emulator": {}}
 
     def frozen(self) -> tuple[str, ...]:

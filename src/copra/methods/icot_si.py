@@ -24,8 +24,7 @@ class Removal(Stage):
     side: Literal["left", "right"] = "left"
     """End of the chain at which tokens are removed."""
     smoothing: float | None = None
-    """lambda: o additional tokens are removed with probability (1 - exp(-lambda)) exp(-lambda o) (null:
-    none)."""
+    """lambda: o more tokens are removed with probability (1 - exp(-lambda)) exp(-lambda o) (null: none)."""
 
     is_scheduled: ClassVar[bool] = True
 

@@ -20,8 +20,7 @@ LOGITS_TOGETHER = 2**26
 
 
 def supervised_logits(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> Tensor:
-    """Return logits [S, V] in float32 at the S positions of `hidden` [B, N, d] whose next token is a
-    label."""
+    """Return float32 logits [S, V] at the S positions of `hidden` [B, N, d] whose next token is a label."""
     return read_logits(model, hidden.flatten(0, 1)[batch.supervised]).float()
 
 
@@ -32,14 +31,13 @@ def label_loss(batch: Batch, logits: Tensor) -> tuple[Tensor, int]:
 
 
 def cross_entropy(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> tuple[Tensor, int]:
-    """Return the summed next-token cross-entropy at the supervised positions of `hidden` [B, N, d], and their
-    number.
+    """Return the summed next-token cross-entropy at the S supervised positions of `hidden` [B, N, d], and S.
 
     Logits are computed only at the supervised positions, the loss in float32. More logits than
     `LOGITS_TOGETHER` are computed in chunks, and recomputed in the backward pass.
     """
     rows = max(1, LOGITS_TOGETHER // model.get_output_embeddings().out_features)
-    # Sharded weights are freed before the backward pass, so chunks cannot be recomputed there.
+    # Sharded weights are no longer gathered in the backward pass, where chunks would be recomputed.
     if len(batch.supervised) <= rows or processes.world_size() > 1:
         return label_loss(batch, supervised_logits(model, batch, hidden))
 

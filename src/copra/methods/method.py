@@ -192,8 +192,7 @@ class Stage(Settings):
         return reasoner.hidden_states(batch, self.thought, self.latent_input, self.jacobi_iterations)
 
     def answer_terms(self, reasoner: "ReasoningModel", batch: "Batch", hidden: "Tensor") -> "LossTerms":
-        """Return the terms at the labels, from hidden states [B, N, d], and in validation the latent
-        norms."""
+        """Return the terms at the labels from hidden states [B, N, d], and in validation latent norms."""
         from copra.methods.losses import latent_norms
 
         terms = self.label_terms(reasoner, batch, hidden)
@@ -233,8 +232,7 @@ class Method(Settings):
         raise TypeError(f"method {self.kind!r} does not say what its stages are")
 
     def notes(self) -> list[str]:
-        """Return effects of the settings that a user may not expect, one per line, for `copra check` and
-        `plan`."""
+        """Return unexpected effects of the settings, one per line, for `copra check` and `copra plan`."""
         return []
 
     def training_of(self, stage: int) -> Training:

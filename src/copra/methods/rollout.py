@@ -41,8 +41,7 @@ def hidden_states(
     feed = latent_feed(model, latent_input, projection)
     cache = DynamicCache(config=model.config)
     if iterations:
-        # A sliding-window layer drops positions before its window, and each iteration removes positions
-        # again.
+        # A sliding-window layer drops positions before its window; each iteration removes positions again.
         cache.activate_past_recording()
         return _jacobi(model, batch, embeddings, feed, cache, masks, iterations)
     parts = [_body(model, embeddings[:, : batch.first_latent], batch, 0, cache, masks)]
@@ -146,8 +145,7 @@ class _Masks:
 def _body(
     model: PreTrainedModel, inputs: Tensor, batch: Batch, start: int, cache: DynamicCache, masks: _Masks
 ) -> Tensor:
-    """Return final-norm hidden states [B, T, d] of one cached pass over embeddings [B, T, d] from column
-    `start`."""
+    """Return final-norm hidden states [B, T, d] of one pass over embeddings [B, T, d] from column `start`."""
     stop = start + inputs.shape[1]
     return model.base_model(
         inputs_embeds=inputs,

@@ -21,11 +21,11 @@ class Scratchpad(Method):
     kind: Literal["scratchpad"]
     """Name of the method."""
     max_stage: int = Field(3, ge=1, le=MOST_STAGES)
-    """J: number of the last stage, which gives only the question."""
+    """J: index of the last stage, which gives only the question."""
     steps_per_stage: int = Field(1, ge=1)
     """Number of additional steps that each stage supervises."""
     first_stage: int = Field(0, ge=0, le=MOST_STAGES)
-    """Number of the first stage of the curriculum."""
+    """Index of the first stage of the curriculum."""
     curriculum: bool = True
     """If false, the last stage is the only one."""
 

@@ -1,5 +1,4 @@
-"""SIM-CoT, an option: an auxiliary decoder predicts steps from their latents (arXiv 2509.20317, section
-3)."""
+"""SIM-CoT: an optional auxiliary decoder predicts steps from latents (arXiv 2509.20317, section 3)."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,9 +46,9 @@ class Explaining(Settings):
     decoder: Literal["small", "shared", "pretrained"] = "small"
     """Kind of auxiliary decoder. small: a separate decoder of `layers` layers of the model's kind, with
     random initial weights. shared: the model itself. pretrained (the authors'): a second model with its own
-    LM head, which reads the model's embeddings and starts as a copy of the last model of the recipe before
-    its first training, or before the first training since the last pruning. Training it takes as much memory
-    as training the model: 16 bytes per weight, 20 GB more for a model of 1.2 billion weights."""
+    LM head, which reads the model's embeddings and starts as a copy of the model after the recipe's last
+    pruning before this step, or of the base if there is none. Training it takes as much memory as training
+    the model: 16 bytes per weight, 20 GB more for a model of 1.2 billion weights."""
     layers: int = Field(1, ge=1, le=MOST_LAYERS)
     """Number of layers of a small decoder."""
     weight: float = Field(1.0, gt=0)
@@ -62,8 +61,7 @@ class Explaining(Settings):
     spare_latents: Literal["nothing", "answer"] = "nothing"
     """Target text of latents beyond a row's steps: nothing, or the answer (the authors' on Coconut)."""
     next_latent: bool = False
-    """If true, a step is also predicted from the latent that would follow the last one (the authors' on
-    CODI)."""
+    """If true, the latent that would follow the last one predicts a step too (the authors' on CODI)."""
 
     def parts(self) -> dict[str, dict[str, Any]]:
         layers = {"small": self.layers, "pretrained": None}
@@ -72,8 +70,7 @@ class Explaining(Settings):
     def told(
         self, steps: Sequence[Sequence[int]], groups: int, answer: Sequence[int]
     ) -> tuple[tuple[int, ...], ...]:
-        """Return the target texts of a row's `groups` groups of latents, and of the next one with
-        `next_latent`."""
+        """Return the target texts of a row's `groups` groups of latents (one more with `next_latent`)."""
         spare = answer if self.spare_latents == "answer" else ()
         return told(steps, groups + (self.next_latent and groups > 0), spare)
 
@@ -135,8 +132,7 @@ class Explaining(Settings):
         if not places:
             reached = hidden
             if processes.world_size() > 1:
-                # Other processes may have steps to predict, and with sharded weights all must run the same
-                # passes.
+                # Other processes may have steps; with sharded weights all must run the same passes.
                 reached = self._read(reasoner, hidden[:, :1], torch.ones_like(batch.mask[:, :1]))
             return {name: (reached.sum() * 0.0, 0) for name in self._names(groups)}
         rows = torch.tensor([row for row, _ in places], device=hidden.device)

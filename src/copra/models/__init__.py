@@ -1,1 +1,1 @@
-"""Models: sizes, anatomy, tokens, checkpoints and their manifests."""
+"""Models: shapes, module names, extra modules, checkpoints and their manifests."""

@@ -1,4 +1,4 @@
-"""Where the parts of a decoder are, for the model types that copra knows."""
+"""Access to the layers and projections of a decoder, for the supported model types."""
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -9,19 +9,19 @@ from copra.utils.errors import CopraError
 
 
 def blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder layers from bottom to top, of a model with or without its LM head.
+    """Return the decoder layers from bottom to top, of a model with or without its LM head.
 
     Raises:
-        CopraError: the model type is not known.
+        CopraError: the model type is not supported.
     """
     return getattr(model.base_model, family_of(model.config.model_type).blocks)
 
 
 def layout_of(block: nn.Module) -> Layout:
-    """The names of a decoder layer's parts.
+    """Return the names of a decoder layer's modules.
 
     Raises:
-        CopraError: it is put together as in none of the known families.
+        CopraError: the layer has the modules of none of the supported families.
     """
     names = {name for name, _ in block.named_modules()}
     for layout in LAYOUTS:
@@ -34,10 +34,10 @@ def layout_of(block: nn.Module) -> Layout:
 
 
 def attention_output(block: nn.Module) -> nn.Module:
-    """The output projection of a layer's attention; its input is [B, T, H*D], the heads side by side."""
+    """Return the output projection of a layer's attention; its input is [B, T, H*D], by head."""
     return block.get_submodule(layout_of(block).attention_output)
 
 
 def ffn_output(block: nn.Module) -> nn.Module:
-    """The down projection of a layer's FFN; its input is [B, T, I], the neurons' activations."""
+    """Return the down projection of a layer's FFN; its input is [B, T, I], the neurons' activations."""
     return block.get_submodule(layout_of(block).ffn_output)

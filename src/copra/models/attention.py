@@ -1,4 +1,4 @@
-"""How far a model's layers attend."""
+"""The attention windows of a model's layers."""
 
 import math
 
@@ -6,7 +6,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 
 def shortest_window(model: PreTrainedModel) -> float:
-    """The fewest positions, its own among them, that a layer attends to; infinity where all attend to all
-    before."""
+    """Return the smallest number of positions, its own included, that a layer attends to; infinity if no
+    layer has a window."""
     layers = DynamicCache(config=model.config).layers
     return min((layer.sliding_window for layer in layers if layer.is_sliding), default=math.inf)

@@ -1,4 +1,4 @@
-"""The config of a base model, known without making or fetching the model."""
+"""Read the config of a base model without creating or downloading the model."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from copra.utils.files import read_json
 
 
 def config_of(base: Base) -> dict[str, Any] | None:
-    """The config of a base as in its config.json: of its settings, its folder or the Hub's cache; None where
-    none of them tells."""
+    """Return the config of a base as in config.json, from its settings, its folder or the Hub's cache, or
+    None if none has it."""
     if base.from_scratch is not None:
         return _from_scratch(base.from_scratch)
     file = base.folder / "config.json" if base.folder else _cached(base)
@@ -32,11 +32,11 @@ def _from_scratch(spec: FromScratch) -> dict[str, Any]:
 
 
 def _cached(base: Base) -> Path | None:
-    """The config.json of a Hub model, if it has been fetched before."""
+    """Return the path of a Hub model's config.json in the cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
         found = try_to_load_from_cache(base.path, "config.json", revision=base.revision)
-    except ValueError:  # no id of the Hub, as a folder that is not there
+    except ValueError:  # not a valid Hub id, such as the path of a missing folder
         return None
     return Path(found) if isinstance(found, str) else None

@@ -1,4 +1,4 @@
-"""What can be known of a local base from its files' names and its config.json, before any weight is read."""
+"""Check a local base by its file names and its config.json, before any weight is read."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ from copra.utils.problems import shown_path
 
 INDEX = "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer", "vocab", "spiece", "sentencepiece", "tiktoken", "tekken")
-"""Parts of the names of files that hold a tokenizer, in its own forms and in those of its makers."""
+"""Substrings of the names of tokenizer files, in Hugging Face form and in the vendors' own."""
 TO_SAFETENSORS = (
     "from transformers import AutoModelForCausalLM as M; "
     "M.from_pretrained('{0}', weights_only=True).save_pretrained('{0}')"
@@ -25,7 +25,7 @@ MERGE = (
 
 
 def base_problem(base: Base) -> str | None:
-    """Says what is wrong with the files of a local base; None if nothing is, or they are not there (yet)."""
+    """Return the problem of a local base's files; None if there is none, or they do not exist (yet)."""
     if (file := base.gguf) is not None:
         return _gguf_problem(file)
     if base.local is not None and base.local.is_file():
@@ -37,7 +37,7 @@ def base_problem(base: Base) -> str | None:
 
 
 def absence_problem(base: Base) -> str | None:
-    """Says so if the path of a base can only be a local one and is not there."""
+    """Return an error message if a base's path can only be local and does not exist; else None."""
     is_hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", base.path or "") and not base.path.endswith(".gguf")
     if is_hub_id or base.local is None or base.local.exists():
         return None
@@ -46,12 +46,12 @@ def absence_problem(base: Base) -> str | None:
 
 
 def _path(base: Base) -> str:
-    """The path of a base as the config has it."""
+    """Return the path of a base as written in the config."""
     return shown_path(repr(base.path))
 
 
 def quantization_problem(config: Mapping[str, Any]) -> str | None:
-    """Says by which method the weights behind a config are quantized; None if they are not."""
+    """Return an error message with the method if a config's weights are quantized; else None."""
     settings = config.get("quantization_config") or config.get("compression_config")
     if not settings:
         return None
@@ -64,7 +64,7 @@ def quantization_problem(config: Mapping[str, Any]) -> str | None:
 
 def _gguf_problem(file: Path) -> str | None:
     found = importlib.util.find_spec("gguf")
-    if found is None or found.origin is None:  # a folder of that name is found, too, and has no origin
+    if found is None or found.origin is None:  # a folder named gguf is also found, without an origin
         return f"path: {file.name!r} is a GGUF file, which needs the package gguf. Run pip install gguf."
     return None
 
@@ -88,7 +88,7 @@ def _folder_problem(folder: Path) -> str | None:
 
 
 def _without_config(folder: Path, names: list[str]) -> str:
-    """What to do about a folder without a config.json."""
+    """Return the next step for a folder without a config.json."""
     gguf = [name for name in names if name.endswith(".gguf")]
     if gguf:
         return f"To use its GGUF file, name it: path: {folder / gguf[0]}."
@@ -119,7 +119,7 @@ def _tokenizer_problem(names: list[str]) -> str | None:
 
 
 def _shards_problem(folder: Path, names: list[str]) -> str | None:
-    """Names the shards that an index lists and the folder lacks."""
+    """Return an error message with the shards that an index lists and the folder lacks; else None."""
     if INDEX not in names or "model.safetensors" in names:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Base models: from the Hub, from a folder, or made from scratch; given the latent markers."""
+"""Create base models, from the Hub, a folder or from scratch, and add the latent markers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,13 +35,13 @@ from copra.utils.files import MANIFEST, read_json
 def make_base(
     base: Base, rows: Sequence[Row], seed: int | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model with its markers, and its tokenizer.
+    """Return the base model with its markers, and its tokenizer.
 
-    `rows` train the tokenizer of a model from scratch, `seed` draws its weights; both are unused
+    For a model from scratch, `rows` train the tokenizer and `seed` draws the weights; both are unused
     otherwise.
 
     Raises:
-        CopraError: the model cannot be had, or is of a kind that copra does not know.
+        CopraError: the model cannot be loaded, or its type is not supported.
     """
     if base.from_scratch is not None:
         tokenizer = train_tokenizer(base.from_scratch, rows)
@@ -51,17 +51,17 @@ def make_base(
     model, tokenizer = _pretrained(base)
     add_markers(model, tokenizer)
     if not brings_trained_markers(base):
-        # As copies of another token they would take a part of its probability: the model would score worse
-        # than without them. A model from scratch learns its whole vocabulary.
+        # As copies of another token they would take part of its probability: the model would score worse
+        # than without them. A model from scratch is trained on its whole vocabulary.
         model.generation_config.suppress_tokens = tokenizer.convert_tokens_to_ids(list(MARKERS))
     return model, tokenizer
 
 
 def brings_trained_markers(base: Base) -> bool:
-    """True if a base was trained to read the latent markers before it became one.
+    """True if a base was already trained to read the latent markers.
 
-    A checkpoint of copra says so itself. Of any other model whose tokenizer has the markers it is assumed:
-    it comes from a copy of such a checkpoint, or from the reference code of 2412.06769.
+    For a checkpoint of copra its manifest decides. For any other model whose tokenizer has the markers it is
+    assumed: it is a copy of such a checkpoint, or comes from the reference code of 2412.06769.
     """
     if base.from_scratch is not None:
         return False
@@ -72,9 +72,9 @@ def brings_trained_markers(base: Base) -> bool:
 
 
 def add_markers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add the latent markers that are not there yet as new tokens, in the tokenizer and in the embedding.
+    """Add missing latent markers as new tokens to the tokenizer and the embedding.
 
-    Rows that other tokens of the tokenizer lack become the mean of all rows.
+    Missing rows of other tokens of the tokenizer become the mean of all rows.
     """
     known, rows = tokenizer.get_vocab(), model.get_input_embeddings().num_embeddings
     tokenizer.add_special_tokens(
@@ -92,10 +92,10 @@ def start_markers(
 ) -> None:
     """Set the markers' rows, in the embedding and in an untied LM head, to the row of `<<`.
 
-    Done when markers are first trained, as in the reference code of 2412.06769; from then on they are no
-    longer suppressed (`copra.models.logits`). A tokenizer that does not
-    know `<<` gives its first piece, or else the line break, which a step begins after just as well, or the
-    end token where it drops line breaks too.
+    Called when markers are first trained, as in the reference code of 2412.06769; from then on they are no
+    longer suppressed (`copra.models.logits`). If the tokenizer has no token `<<`, the row is that of its
+    first piece, or else of the line break, after which steps begin too, or of the end token if the tokenizer
+    drops line breaks.
     """
     unknown = (None, tokenizer.unk_token_id)
     found = (first_token(tokenizer, text) for text in ("<<", "\n"))
@@ -109,7 +109,7 @@ def start_markers(
 def _set_rows(
     model: PreTrainedModel, ids: list[int] | slice, value: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    """Set rows of the embedding, and of an untied LM head, to a value made of its weight."""
+    """Set rows of the embedding, and of an untied LM head, to a value computed from the weight."""
     for module in {model.get_input_embeddings(), model.get_output_embeddings()}:
         module.weight[ids] = value(module.weight).to(module.weight.dtype)
 
@@ -132,7 +132,7 @@ def _pretrained(base: Base) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         model = _load(base, name, config)
     except CopraError:
         raise
-    except Exception as error:  # loading raises a dozen unrelated kinds, as folders are damaged in many ways
+    except Exception as error:  # damaged folders raise a dozen unrelated types
         raise CopraError(
             f"{name} could not be loaded: {error}\nGive a whole local folder, a .gguf file or a Hub id; for "
             "a gated model log in with `hf auth login` first."
@@ -152,7 +152,7 @@ def _load(base: Base, name: str, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _source(base: Base) -> tuple[str, dict[str, Any]]:
-    """Where a base is loaded from, and how."""
+    """Return the path or Hub id of a base, and the options of `from_pretrained`."""
     options = {"revision": base.revision or "main", "trust_remote_code": base.trust_remote_code}
     if base.gguf is not None:
         return str(base.gguf.parent), {**options, "gguf_file": base.gguf.name}
@@ -165,9 +165,9 @@ def _tokenizer(base: Base) -> PreTrainedTokenizerBase:
 
 
 def _leave_out_unusable_pad(config: PreTrainedConfig) -> None:
-    """Take a pad token that is no row of the embedding out of a config; padding is masked, see `pad_id`.
+    """Remove a pad token that is no row of the embedding from a config; padding is masked, see `pad_id`.
 
-    Llama conversions have -1, which would freeze the last row of the embedding, or a token after the last.
+    Llama conversions have -1, which would freeze the last row of the embedding, or an id after the last row.
     """
     if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
         config.pad_token_id = None
@@ -176,7 +176,7 @@ def _leave_out_unusable_pad(config: PreTrainedConfig) -> None:
 def _decode_greedily(model: PreTrainedModel) -> None:
     """Replace generation settings by greedy decoding with the same special tokens.
 
-    Answers are greedy, and settings of sampling without `do_sample` make a checkpoint that cannot be saved.
+    Answers are greedy, and a checkpoint with sampling settings but without `do_sample` cannot be saved.
     """
     old, vocabulary = model.generation_config, model.config.vocab_size
     pad = old.pad_token_id if old.pad_token_id is not None and 0 <= old.pad_token_id < vocabulary else None

@@ -1,4 +1,4 @@
-"""The output channels of a layer's projections by head and neuron."""
+"""Map the output channels of a layer's projections to heads and neurons."""
 
 import torch
 from torch import Tensor
@@ -8,8 +8,11 @@ from copra.schema.shape import LayerShape
 
 
 def channels_of(projection: Projection, sizes: LayerShape) -> dict[Part, Tensor]:
-    """The indices of a projection's output channels by what they make: [H, D] for the query heads, [K, D] for
-    the keys and the values of the groups, [I, m] for neurons that have m channels each."""
+    """Return the indices of a projection's output channels by kind of unit.
+
+    They are [H, D] for the query heads, [K, D] each for the keys and the values of the KV groups, and [I, m]
+    for neurons with m channels each.
+    """
     shapes: dict[Part, tuple[int, int]] = {
         "query": (sizes.query_heads, sizes.head_dim),
         "key": (sizes.kv_heads, sizes.head_dim),

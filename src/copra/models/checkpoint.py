@@ -1,4 +1,4 @@
-"""Checkpoints: a folder in Hugging Face form with copra's manifest beside the weights."""
+"""Read and write checkpoints: folders in Hugging Face form with copra's manifest next to the weights."""
 
 import contextlib
 import shutil
@@ -29,14 +29,14 @@ from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, read_json, read_sealed_json, replacing, write_sealed_json
 
 TRAINED_MARKERS = "trained_markers"
-"""The key of a manifest that says whether the rows of the latent markers were trained."""
+"""The manifest key that is true if the rows of the latent markers were trained."""
 WEIGHTS = "model.safetensors"
 PARTS = "parts.safetensors"
 
 
 @dataclass
 class Checkpoint:
-    """A model in memory with its tokenizer and manifest, and the parts that a method added to it."""
+    """A model in memory with its tokenizer, its manifest and the extra modules that a method added."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -49,13 +49,13 @@ class Checkpoint:
 
     @property
     def decoding(self) -> GenerationSpec | None:
-        """How it answers (None: it was never trained to)."""
+        """The generation spec (None: the model was never trained to answer)."""
         known = self.manifest["decoding"]
         return None if known is None else GenerationSpec.from_json(known)
 
     @property
     def precision(self) -> Precision:
-        """The precision that the model computes in, in this process and on its device."""
+        """The precision of the model's matrix products in this process and on its device."""
         if self.model.dtype == torch.bfloat16:
             return "bfloat16"
         tf32 = self.model.device.type == "cuda" and torch.get_float32_matmul_precision() == "high"
@@ -63,13 +63,13 @@ class Checkpoint:
 
     @property
     def files(self) -> dict[str, str]:
-        """The sha256 of each of its files by name: weights, config, tokenizer, parts, but no log."""
+        """The sha256 of each file by name: weights, config, tokenizer and extra modules, without the log."""
         return {name: sha256 for name, sha256 in self.manifest[FILES].items() if name != LOG}
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its answers depend on beside what it reads, to the last bit: its files, how it answers, and
-        what computes."""
+        """Everything except the input that its answers depend on, bit by bit: files, generation spec, device,
+        precision and number of threads."""
         return {
             "files": self.files,
             "decoding": self.manifest["decoding"],
@@ -79,19 +79,21 @@ class Checkpoint:
 
 
 def has_trained_markers(manifest: Mapping[str, Any]) -> bool:
-    """True if the checkpoint, or one that it was made of, was trained to read the latent markers."""
+    """True if the checkpoint, or one of its ancestors, was trained to read the latent markers."""
     answers = manifest.get("decoding")
     return bool(manifest.get(TRAINED_MARKERS) or (answers and (answers["prefix_ids"] or answers["latents"])))
 
 
 def device() -> torch.device:
-    """The device that work is done on: the first visible GPU, or the CPU."""
+    """Return the device to compute on: the first visible GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def has_bfloat16() -> bool:
-    """Whether `device()` multiplies bfloat16 matrices itself. Where it does not, PyTorch's way around is
-    hundreds of times slower than float32, above all backward."""
+    """True if `device()` multiplies bfloat16 matrices in hardware.
+
+    Otherwise PyTorch's emulation is hundreds of times slower than float32, above all in the backward pass.
+    """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
@@ -99,7 +101,7 @@ def has_bfloat16() -> bool:
 
 
 def usable_precision(wanted: Precision) -> Precision:
-    """The wanted precision, or float32 where `device()` does not have it."""
+    """Return the wanted precision, or float32 if `device()` does not support it."""
     if wanted == "bfloat16":
         return wanted if has_bfloat16() else "float32"
     if wanted == "tf32":
@@ -108,28 +110,29 @@ def usable_precision(wanted: Precision) -> Precision:
 
 
 def has_tf32() -> bool:
-    """Return True on NVIDIA GPUs from compute capability 8.0 (Ampere) on. AMD's count otherwise."""
+    """True on NVIDIA GPUs of compute capability 8.0 (Ampere) or later. AMD numbers its own differently."""
     nvidia = torch.cuda.is_available() and not torch.version.hip
     return nvidia and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def register() -> None:
-    """Make transformers' Auto classes know copra's own classes of models; harmless when it is done again."""
+    """Register copra's model classes with transformers' Auto classes; calling it again is harmless."""
     per_layer.register()
 
 
 def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer: bool = False) -> Checkpoint:
     """Load a checkpoint onto `device()` after checking its files against the manifest.
 
-    With `to_answer` it lacks the parts that only training needs: a step decoder may be as large as the model.
+    With `to_answer`, extra modules that only training needs are left out: a step decoder may be as large as
+    the model.
 
-    The weights are in their own type, or in bfloat16 where `precision`, for work that only answers, says so;
-    but int8 weights compute in float32, the type of their scales, and nothing is bfloat16 where the device
-    has none.
+    The weights keep their stored type, or become bfloat16 if `precision` is "bfloat16", which is meant for
+    work that only answers. int8 weights compute in float32, the type of their scales. On a device without
+    bfloat16 the model is float32.
 
     Raises:
-        CopraError: a file is missing, changed or too many, or the weights are not those that the config
-            describes, or they are int8 and torchao is not there.
+        CopraError: a file is missing, changed or unexpected, or the weights are not those that the config
+            describes, or they are int8 and torchao is missing.
     """
     folder = Path(folder)
     manifest = checked_manifest(folder)
@@ -138,7 +141,7 @@ def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer
     if quantized:
         need_torchao()
     try:
-        # Not `model.to`, which would round the frequencies of rotary positions too.
+        # Not `model.to`, which would also round the frequencies of rotary positions.
         shortened = usable_precision(precision) == "bfloat16" and not quantized
         dtype = torch.bfloat16 if shortened else "auto"
         model = load_language_model(folder, str(folder), dtype=dtype)
@@ -161,10 +164,10 @@ def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer
 
 
 def checked_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, all of whose files are there and as they were written.
+    """Return the manifest of a checkpoint after checking all files against it.
 
     Raises:
-        CopraError: they are not, or the manifest itself was edited.
+        CopraError: a file is missing, changed or unexpected, or the manifest itself was edited.
     """
     manifest = read_sealed_json(folder / MANIFEST)
     unpack(folder)
@@ -173,7 +176,7 @@ def checked_manifest(folder: Path) -> dict[str, Any]:
 
 
 def load_unquantized(folder: Path) -> Checkpoint:
-    """`load_checkpoint` for work that changes weights, reads them or takes their gradients.
+    """Load a checkpoint for work that changes weights, reads them or computes their gradients.
 
     Raises:
         CopraError: as `load_checkpoint` does, or the weights are int8.
@@ -183,8 +186,7 @@ def load_unquantized(folder: Path) -> Checkpoint:
 
 
 def refuse_quantized(folder: Path) -> None:
-    """Refuse a checkpoint with int8 weights, for work that changes weights, reads them or takes their
-    gradients.
+    """Check that a checkpoint has no int8 weights, for work on weights or their gradients.
 
     Raises:
         CopraError: the weights are int8.
@@ -209,12 +211,12 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint in one rename: config, tokenizer, weights, manifest, and `extra` text files.
 
-    The weights are written in the type that the base's settings in the manifest name. `parts` go into a
-    file of their own, so that the model alone loads anywhere; `part_settings` are what they were made
-    with.
+    The weights are written in the type that the base's settings in the manifest name. `parts` are written
+    to a separate file, so that the model alone loads without copra; `part_settings` are the settings that
+    they were created with.
 
-    The manifest is completed with the checksums of all files, sizes, shape and versions; it holds no time
-    and no place, so equal runs give equal manifests.
+    The manifest is completed with the checksums of all files, sizes, shape and versions; it contains no times
+    and no paths, so equal runs write equal manifests.
     """
     if dtype := manifest.get("base", {}).get("dtype"):
         model.to(getattr(torch, dtype))
@@ -258,9 +260,9 @@ def save_changed(
     step: dict[str, Any],
     **more: Any,
 ) -> None:
-    """Write what one step without training made of a checkpoint, which answers as before.
+    """Write the checkpoint that one step without training made of `parent`, with the same generation spec.
 
-    `step` is what the lineage says of it beside its name, `more` what the manifest says.
+    `step` is the step's entry in the lineage except its name, `more` are further entries of the manifest.
     """
     kept = ("base", "seed", "method", "decoding", "dense_shape", "typical_answer", "training_flops")
     manifest = {
@@ -281,7 +283,7 @@ def save_changed(
 
 
 def relabel_checkpoint(parent: Path, folder: Path, changes: dict[str, Any]) -> None:
-    """A copy of a checkpoint under another manifest, without the log of its training.
+    """Copy a checkpoint with changes to its manifest, without the log of its training.
 
     Raises:
         CopraError: as `checked_manifest` does.
@@ -297,7 +299,7 @@ def relabel_checkpoint(parent: Path, folder: Path, changes: dict[str, Any]) -> N
 
 
 def answering_parts(checkpoint: Checkpoint) -> nn.ModuleDict:
-    """The parts that an answer needs: what only training needs may not fit a model that has been pruned."""
+    """Return the extra modules that answering needs. Others may not fit a model after pruning."""
     names = checkpoint.decoding.parts if checkpoint.decoding else ()
     return nn.ModuleDict({name: checkpoint.parts[name] for name in names})
 
@@ -305,7 +307,7 @@ def answering_parts(checkpoint: Checkpoint) -> nn.ModuleDict:
 def _save_parts(
     file: Path, parts: nn.ModuleDict | None, settings: dict[str, dict[str, Any]], dtype: torch.dtype
 ) -> dict[str, Any] | None:
-    """Write the parts, if any; returns what the manifest says about them beside their checksum."""
+    """Write the extra modules, if any, and return their entry in the manifest except the checksum."""
     if not parts:
         return None
     save_model(parts.to(dtype), str(file))
@@ -318,7 +320,7 @@ def _save_parts(
 
 @contextlib.contextmanager
 def _quiet():
-    """Without transformers' progress bars."""
+    """Disable transformers' progress bars within this context."""
     enabled = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:

@@ -1,4 +1,4 @@
-"""Reading and changing hidden states between the blocks of a decoder."""
+"""Read and replace hidden states between the blocks of a decoder."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -12,9 +12,9 @@ from copra.models.anatomy import blocks
 
 @contextlib.contextmanager
 def before_blocks(model: PreTrainedModel, change: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
-    """Within this context `change(l, hidden)` sees the input [B, T, d] of every block l of each pass.
+    """Call `change(l, hidden)` with the input [B, T, d] of every block l of each pass, within this context.
 
-    What it returns takes the input's place; None leaves it as it is.
+    Its return value replaces the input; None leaves the input unchanged.
     """
 
     def hook(index: int):
@@ -33,11 +33,11 @@ def before_blocks(model: PreTrainedModel, change: Callable[[int, Tensor], Tensor
 
 
 def taken(hidden: Tensor, columns: Tensor) -> Tensor:
-    """The hidden state of each row at its own column: [B, T, d] and [B] give [B, d]."""
+    """Return the hidden state of each row at its own column: [B, T, d] and [B] give [B, d]."""
     return hidden[torch.arange(len(hidden), device=hidden.device), columns]
 
 
 def put(hidden: Tensor, columns: Tensor, values: Tensor) -> Tensor:
-    """`hidden` [B, T, d] with each row's state at its own column [B] replaced by `values` [B, d]."""
+    """Return `hidden` [B, T, d] with each row's state at its own column [B] replaced by `values` [B, d]."""
     here = torch.arange(hidden.shape[1], device=hidden.device) == columns[:, None]
     return torch.where(here[:, :, None], values[:, None].to(hidden.dtype), hidden)

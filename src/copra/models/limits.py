@@ -1,4 +1,4 @@
-"""Kinds of unit that models cannot lose, known from their config alone."""
+"""Determine from a config the unit types that cannot be pruned from a model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,14 @@ from copra.models.families import family_of
 from copra.models.shape import shape_of
 
 UNITS = ("layers", "kv_groups", "heads", "neurons")
-"""The kinds of unit, the coarsest first."""
+"""The unit types, the coarsest first."""
 
 
 def limits_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """The kinds of unit that a model cannot lose, with the reasons, by its config.json.
+    """Return the reason for each unit type that a model cannot lose, by its config.json.
 
     Raises:
-        CopraError: the model type is not known, or the config is none of a causal decoder.
+        CopraError: the model type is not supported, or the config is not that of a causal decoder.
     """
     layers = shape_of(config).layers
     limits = {}
@@ -31,7 +31,7 @@ def limits_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def cannot_lose(config: Mapping[str, Any], unit: str) -> str | None:
-    """The reason for which a model cannot lose a kind of unit, with what to prune instead; None if it can."""
+    """Return why a model cannot lose a unit type, with the types to prune instead; None if it can."""
     limits = limits_of(config)
     if unit not in limits:
         return None

@@ -1,4 +1,4 @@
-"""Load the weights of a language model, exactly those that its config describes and no random ones."""
+"""Load the weights of a language model, refusing missing, unexpected or broken ones."""
 
 import contextlib
 import re
@@ -20,10 +20,10 @@ WRAPPERS = (
     "module.",
     "base_model.model.",
 )
-"""What torch.compile, FSDP, activation checkpointing, DDP and peft put into the names of weights."""
+"""Prefixes that torch.compile, FSDP, activation checkpointing, DDP and peft add to names of weights."""
 HARMLESS_KEYS = re.compile(r"(\.attn\.masked_bias|rotary_emb\.(inv_freq|cos_cached|sin_cached))$")
-"""Buffers that old versions of transformers saved and that hold nothing learned."""
-QUANTIzED_KEYS = re.compile(r"\.(qweight|qzeros|scales|g_idx|weight_scale(_inv)?|weight_packed|absmax)$")
+"""Keys of buffers that old versions of transformers saved and that are not trained."""
+QUANTIZED_KEYS = re.compile(r"\.(qweight|qzeros|scales|g_idx|weight_scale(_inv)?|weight_packed|absmax)$")
 """Keys that only quantized weights have: those of GPTQ, AWQ, fp8, compressed-tensors and bitsandbytes."""
 SHOWN = 3
 
@@ -32,7 +32,8 @@ def load_language_model(place: str | Path, name: str, **options: Any) -> PreTrai
     """Load a causal language model from a folder or the Hub; `options` are those of `from_pretrained`.
 
     Raises:
-        CopraError: weights are missing, unexpected, of another shape, or not finite; it begins with `name`.
+        CopraError: weights are missing, unexpected, of another shape, or not finite; the message begins with
+        `name`.
     """
     with _only_errors_logged():
         model, found = AutoModelForCausalLM.from_pretrained(
@@ -57,8 +58,8 @@ def load_language_model(place: str | Path, name: str, **options: Any) -> PreTrai
             "training that wrote it broke down. Take an earlier or another checkpoint."
         )
     if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
-        # A file may have a head of its own though the config ties it. transformers keeps that until the
-        # vocabulary grows, and would then tie it and lose the head.
+        # A file may have a separate head though the config ties it. transformers keeps that head until the
+        # vocabulary grows, and would then tie and lose it.
         model.config.tie_word_embeddings = False
     return model
 
@@ -73,7 +74,7 @@ def _sizes(key: str, stored: Collection[int], expected: Collection[int]) -> str:
 
 
 def _remedy(missing: list[str], unexpected: list[str]) -> str:
-    """The likely cause of keys that do not match, and what to do about it."""
+    """Return the likely cause of keys that do not match, and the next step for the user."""
     wanted = set(missing)
     for wrapper in WRAPPERS:
         if any(wrapper in key and key.replace(wrapper, "") in wanted for key in unexpected):
@@ -83,7 +84,7 @@ def _remedy(missing: list[str], unexpected: list[str]) -> str:
             )
     if any("lora_" in key or ".base_layer." in key for key in unexpected):
         return "It holds adapters that were not merged: merge them into the weights and save the whole model."
-    if any(map(QUANTIzED_KEYS.search, unexpected)):
+    if any(map(QUANTIZED_KEYS.search, unexpected)):
         return "The weights are quantized: take the model in full precision."
     if prefix := _common_prefix(wanted, unexpected):
         return f"The keys of the file have {prefix!r} in front: strip it."
@@ -96,7 +97,7 @@ def _remedy(missing: list[str], unexpected: list[str]) -> str:
 
 
 def _common_prefix(missing: Collection[str], unexpected: list[str]) -> str:
-    """What stands before a missing key in an unexpected one ("" if nothing does)."""
+    """Return the prefix of an unexpected key whose rest is a missing key ("" if there is none)."""
     for key in unexpected:
         for dot in (place.end() for place in re.finditer(r"\.", key)):
             if key[dot:] in missing:
@@ -105,7 +106,7 @@ def _common_prefix(missing: Collection[str], unexpected: list[str]) -> str:
 
 
 def _is_finite(weight: torch.Tensor) -> bool:
-    """False if a plain tensor of floats has an infinity or NaN, found without a copy of it."""
+    """False if a plain tensor of floats has an infinity or NaN; makes no copy of it."""
     if (
         type(weight) not in (torch.Tensor, nn.Parameter)
         or not weight.is_floating_point()
@@ -117,7 +118,7 @@ def _is_finite(weight: torch.Tensor) -> bool:
 
 @contextlib.contextmanager
 def _only_errors_logged() -> Iterator[None]:
-    """Keep transformers' report of mismatching keys from the log: the error has what matters of it."""
+    """Suppress transformers' report of mismatched keys: `load_language_model` reports them in its error."""
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
     try:

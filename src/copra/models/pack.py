@@ -1,8 +1,8 @@
-"""What a checkpoint has beside weights and manifest, in one file: for object storage.
+"""Packs: one tar file of a checkpoint's other files than weights and manifest, for object storage.
 
-Snakemake knows of a checkpoint's weights and manifest. The small files beside them, and a method's parts,
-come and go with the kind of model, so no rule can declare them; in a folder they are found all the same.
-Object storage keeps only what is declared: a pack, which is, carries them from one job to the next.
+Snakemake rules declare a checkpoint's weights and manifest. Its small files and a method's extra modules
+depend on the kind of model, so no rule can declare them. A shared folder has them all the same, but object
+storage keeps only declared files: a pack, which is declared, transfers them from one job to the next.
 """
 
 import os
@@ -16,19 +16,19 @@ from copra.utils.files import MANIFEST
 PACK = "rest.tar"
 LOG = "training.jsonl"
 WANTED = "COPRA_PACK"
-"""The environment variable that asks for packs."""
+"""The environment variable that enables packs."""
 APART = (MANIFEST, "model.safetensors", LOG, PACK)
-"""Files that rules declare."""
+"""Files that rules declare, which a pack leaves out."""
 
 
 def put_pack_beside_checkpoints() -> str:
-    """Have the verbs that this process starts write packs; returns a pack's name."""
+    """Enable packs in the commands that this process starts, and return a pack's file name."""
     os.environ[WANTED] = "1"
     return PACK
 
 
 def pack(folder: Path) -> None:
-    """Write the pack of a checkpoint, if packs are asked for. Equal files give equal packs."""
+    """Write the pack of a checkpoint, if packs are enabled. Equal files give equal packs."""
     if WANTED not in os.environ:
         return
     with tarfile.open(folder / PACK, "w") as tar:
@@ -41,10 +41,10 @@ def pack(folder: Path) -> None:
 
 
 def unpack(folder: Path) -> None:
-    """Put the files of a checkpoint's pack beside it, if it has a pack. Other processes may do the same.
+    """Extract a checkpoint's pack, if any, into its folder. Other processes may do so at the same time.
 
     Raises:
-        CopraError: the pack is not whole.
+        CopraError: the pack cannot be read or extracted.
     """
     if not (folder / PACK).is_file():
         return

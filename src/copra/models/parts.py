@@ -1,6 +1,6 @@
-"""Modules that a reasoning method adds to a language model, by the names that manifests use.
+"""Extra modules that a reasoning method adds to a language model, by their names in manifests.
 
-A part is made for a model, `part(model, **settings)`, and starts with random weights or the model's own.
+A module is created for a model, `PARTS[name](model, **settings)`, with random weights or the model's own.
 """
 
 import copy
@@ -17,7 +17,7 @@ from copra.models.hooks import before_blocks, put, taken
 
 
 class Projection(nn.Sequential):
-    """From a hidden state [..., d] to a latent's input embedding [..., d] (CODI, 2502.21074, section 3.1)."""
+    """Maps a hidden state [..., d] to a latent's input embedding [..., d] (CODI, 2502.21074, section 3.1)."""
 
     def __init__(self, model: PreTrainedModel):
         d = model.config.hidden_size
@@ -25,7 +25,7 @@ class Projection(nn.Sequential):
 
 
 class MindReader(nn.Module):
-    """One network a layer through which a student reads its teacher's states (2311.01460, section 3.1)."""
+    """One network per layer that maps a teacher's states to the student's (2311.01460, section 3.1)."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
@@ -33,7 +33,7 @@ class MindReader(nn.Module):
         self.layers = nn.ModuleList(_network(d, d) for _ in blocks(model))
 
     def forward(self, states: Tensor) -> Tensor:
-        """What takes the place of the hidden state before each block: [L, B, d] from states [L, B, d]."""
+        """Return replacements [L, B, d] of the hidden state before each block, from states [L, B, d]."""
         return torch.stack([layer(state) for layer, state in zip(self.layers, states, strict=True)])
 
 
@@ -42,10 +42,10 @@ class Emulator(nn.Module):
 
     A decoder reads the question. At the question's last position, before each block l, a network maps
     the hidden state and a mixture embedding (one, as the mixture has one component) to f_l, the
-    prediction. f_l plus the context c_(l-1) goes through an LSTM that is carried over the layers, whose
-    output o_l has the key k_l and, by attention over the keys of the layers below, the context c_l; a
-    linear map of o_l and c_l takes the place of the hidden state. What the highest block makes of it is
-    computed and unused, as in the paper's code.
+    prediction. f_l plus the context c_(l-1) is the input of an LSTM cell that recurs over the layers; its
+    output o_l gives the key k_l and, by attention over the keys of the layers below, the context c_l. A
+    linear map of o_l and c_l replaces the hidden state. The output of the highest block is computed but
+    unused, as in the paper's code.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -59,8 +59,10 @@ class Emulator(nn.Module):
         self.output = nn.Linear(2 * d, d)
 
     def forward(self, inputs: Tensor, mask: Tensor, positions: Tensor, columns: Tensor) -> Tensor:
-        """Predictions f [L, B, d] from token ids, mask and positions [B, T]; `columns` [B] say where the
-        question ends."""
+        """Return predictions f [L, B, d] from token ids, mask and positions [B, T].
+
+        `columns` [B] are the question's last positions.
+        """
         found: list[Tensor] = []
         keys: list[Tensor] = []
         context, state = torch.zeros((), device=inputs.device), None
@@ -79,7 +81,7 @@ class Emulator(nn.Module):
         return torch.stack(found)
 
     def _context(self, output: Tensor, keys: list[Tensor]) -> Tensor:
-        """Attention [B, d] of an output over the keys of the layers below; zero in the lowest."""
+        """Return the attention [B, d] of an output over the keys of the layers below; zero in the lowest."""
         if not keys:
             return torch.zeros_like(output)
         below = torch.stack(keys, dim=1)
@@ -88,10 +90,11 @@ class Emulator(nn.Module):
 
 
 class StepDecoder(nn.Module):
-    """A decoder that must tell a step from its latents (SIM-CoT, 2509.20317, section 3).
+    """An auxiliary decoder that predicts a step from its latents (SIM-CoT, 2509.20317, section 3).
 
-    With `layers` it has so many blocks of the model's own kind and random weights, and the LM head is the
-    model's. Without (None) it is a copy of the model, LM head and all. It reads the model's embeddings.
+    With a number of `layers` it has that many blocks of the model's kind with random weights, and the LM head
+    is the model's. With None it is a copy of the model including its LM head. It reads the model's
+    embeddings.
     """
 
     def __init__(self, model: PreTrainedModel, layers: int | None):
@@ -101,11 +104,11 @@ class StepDecoder(nn.Module):
         self.head = copy.deepcopy(model.get_output_embeddings()) if layers is None else None
 
     def start_from(self, model: PreTrainedModel) -> None:
-        """Take over the weights of a model of the shape of the one that it is a copy of."""
+        """Load the weights of another model of the shape that this decoder copies."""
         self.load_state_dict(StepDecoder(model, None).state_dict())
 
     def forward(self, inputs_embeds: Tensor, attention_mask: Tensor) -> Tensor:
-        """Final-norm hidden states [B, T, d]; padding is on the right."""
+        """Return final-norm hidden states [B, T, d] of embeddings [B, T, d]; padding is on the right."""
         return self.body(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
         ).last_hidden_state
@@ -124,7 +127,7 @@ def make_parts(
     wanted: Mapping[str, Mapping[str, Any]],
     known: nn.ModuleDict | None = None,
 ) -> nn.ModuleDict:
-    """The parts that a stage wants: those known with the same settings, and new ones for the rest."""
+    """Return the wanted extra modules: those of `known` with the same settings, new ones for the rest."""
     parts = nn.ModuleDict()
     for name, settings in wanted.items():
         part = known[name] if known is not None and name in known else None
@@ -136,10 +139,10 @@ def make_parts(
 
 
 def _small_body(model: PreTrainedModel, layers: int) -> nn.Module:
-    """A decoder stack of the model's kind with so many blocks and random weights."""
+    """Return a decoder stack of the model's kind with `layers` blocks and random weights."""
     config = copy.deepcopy(model.config)
     config.num_hidden_layers = layers
-    # What a config says layer by layer starts over where the decoder has more layers than the model.
+    # Per-layer settings repeat from the start if the decoder has more layers than the model.
     for key in ("layer_overrides", *family_of(config.model_type).by_layer):
         if values := getattr(config, key, None):
             setattr(config, key, (values * layers)[:layers])
@@ -147,5 +150,5 @@ def _small_body(model: PreTrainedModel, layers: int) -> nn.Module:
 
 
 def _network(wide: int, d: int) -> nn.Sequential:
-    """The two-layer network of 2311.01460: `wide` to 4d to d."""
+    """Return the two-layer network of 2311.01460: `wide` to 4d to d."""
     return nn.Sequential(nn.Linear(wide, 4 * d), nn.ReLU(), nn.Linear(4 * d, d))

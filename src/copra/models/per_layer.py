@@ -1,9 +1,9 @@
-"""Models whose layers differ in their numbers of heads and in their FFN width, a class per family.
+"""Model classes with a per-layer number of heads and FFN width, for each family.
 
-This file is copied into every checkpoint of such a model, so it imports nothing but torch, transformers and
-what transformers itself needs: `AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)` works
+This file is copied into every checkpoint of such a model, so it imports only torch, transformers and
+dependencies of transformers: `AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)` works
 where copra is not installed. The classes of a family, such as CopraLlamaConfig, CopraLlamaModel and
-CopraLlamaForCausalLM, are made from its plain ones at the end.
+CopraLlamaForCausalLM, are created from its plain classes at the end.
 """
 
 import contextlib
@@ -43,8 +43,8 @@ SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 class PerLayerConfig:
     """Adds one dictionary of sizes per layer to a config, `layer_overrides`.
 
-    A layer takes what its dictionary leaves out from the config itself. `head_dim` is the same in all
-    layers and always written out, so head counts need not divide the model's width.
+    Sizes missing in a layer's dictionary come from the config itself. `head_dim` is the same in all layers
+    and always explicit, so head counts need not divide the model's width.
     """
 
     layer_keys = SIZES
@@ -57,7 +57,7 @@ class PerLayerConfig:
             self.layer_overrides = [{} for _ in range(self.num_hidden_layers)]
 
     def validate_architecture(self):
-        """Every layer needs a head and a neuron, and as many query heads for each key/value head."""
+        """Check that every layer has a head and a neuron, and equally many query heads per key/value head."""
         if getattr(self, "add_cross_attention", False):
             raise ValueError(f"{self.model_type} has no cross-attention: leave add_cross_attention out")
         if len(self.layer_overrides) != self.num_hidden_layers:
@@ -78,7 +78,7 @@ class PerLayerConfig:
                 raise ValueError(f"layer {index}: {heads} heads are no multiple of {groups} key/value heads")
 
     def layer_config(self, index: int) -> "PerLayerConfig":
-        """A copy of the config with the sizes of layer `index`."""
+        """Return a copy of the config with the sizes of layer `index`."""
         config = copy.copy(self)
         for key, value in self.layer_overrides[index].items():
             setattr(config, key, value)
@@ -86,14 +86,15 @@ class PerLayerConfig:
 
     @property
     def per_layer_config(self) -> "list[PerLayerConfig]":
-        """The config of each layer, which transformers reads where layers may differ."""
+        """The config of each layer, which transformers reads for models whose layers differ."""
         return [self.layer_config(index) for index in range(self.num_hidden_layers)]
 
 
 class LayerView:
-    """A model's config in which some settings have other values, as a layer sees it.
+    """A view of a model's config for one layer, in which some settings have other values.
 
-    Everything else is the config's own, later changes such as another attention implementation included.
+    All other settings are read from the config itself, including later changes such as another attention
+    implementation.
     """
 
     def __init__(self, config: "PreTrainedConfig | LayerView", changes: dict[str, Any]):
@@ -108,7 +109,7 @@ class LayerView:
 
 @contextlib.contextmanager
 def without_layers(config: PreTrainedConfig) -> Iterator[None]:
-    """Within this context a plain class builds all of a model but its layers."""
+    """Make a plain class build everything of a model except its layers, within this context."""
     count = config.num_hidden_layers
     config.num_hidden_layers = 0
     try:
@@ -118,7 +119,7 @@ def without_layers(config: PreTrainedConfig) -> Iterator[None]:
 
 
 class _InitializedAsPlain:
-    """Lets a family's own rules for new weights hold, which transformers skips in classes not its own."""
+    """Enables a family's own weight initialization, which transformers skips for custom classes."""
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -126,7 +127,7 @@ class _InitializedAsPlain:
 
 
 class PerLayerModel(_InitializedAsPlain):
-    """Builds each layer of a model without LM head from its own sizes."""
+    """Builds each layer of a model without LM head from the layer's own sizes."""
 
     layer_class: type[nn.Module]
 
@@ -137,14 +138,14 @@ class PerLayerModel(_InitializedAsPlain):
             self.layer_class(LayerView(config, config.layer_overrides[index]), layer_idx=index)
             for index in range(config.num_hidden_layers)
         ]
-        # Of an empty list of layers only its name is known.
+        # The families' names of the layer list differ; it is the only `ModuleList`.
         (name,) = (name for name, child in self.named_children() if isinstance(child, nn.ModuleList))
         setattr(self, name, nn.ModuleList(layers))
         self.post_init()
 
 
 class PerLayerForCausalLM(_InitializedAsPlain):
-    """Puts the LM head of a model on a `PerLayerModel`."""
+    """Adds a model's LM head to a `PerLayerModel`."""
 
     model_class: type[PreTrainedModel]
 
@@ -156,15 +157,15 @@ class PerLayerForCausalLM(_InitializedAsPlain):
 
 
 class Phi3Rope:
-    """Lets a Phi-3 with fewer heads keep factors per rotary frequency."""
+    """Allows factors per rotary frequency in a Phi-3 with fewer heads."""
 
     def validate_rope(self):
-        """Without Phi-3's own check, which takes the head size to be the width over the heads."""
+        """Skip Phi-3's own check, which assumes that the head size is the width divided by the heads."""
         super(Phi3Config, self).validate_rope()
 
 
 class GPTNeoXSizes:
-    """A GPT-NeoX has a key/value head for every query head."""
+    """The per-layer sizes of GPT-NeoX, which has one key/value head per query head."""
 
     layer_keys = ("num_attention_heads", "intermediate_size")
 
@@ -173,8 +174,8 @@ class CopraGPTNeoXAttention(GPTNeoXAttention):
     """`GPTNeoXAttention` whose heads need not fill the model's width."""
 
     def __init__(self, config: LayerView, layer_idx: int):
-        # Inside it is the attention of a model that is as wide as the heads together; only its two
-        # projections lead from and to the model's own width.
+        # Internally this is the attention of a model as wide as all heads together; only its two
+        # projections have the model's own width as input and output.
         width = config.num_attention_heads * config.head_dim
         super().__init__(LayerView(config, {"hidden_size": width}), layer_idx=layer_idx)
         self.query_key_value = nn.Linear(config.hidden_size, 3 * width, bias=config.attention_bias)
@@ -190,8 +191,8 @@ class CopraGPTNeoXLayer(GPTNeoXLayer):
 
 
 class GPT2Sizes:
-    """A GPT-2 has other names for its sizes, a key/value head for every query head, and 4 d neurons where
-    nothing else is said."""
+    """The per-layer sizes of GPT-2, which has its own names for them, one key/value head per query head, and
+    4 d neurons by default."""
 
     layer_keys = ("n_head", "n_inner")
 
@@ -216,7 +217,7 @@ class CopraGPT2Block(GPT2Block):
     """`GPT2Block` with a `CopraGPT2Attention`."""
 
     def __init__(self, config: LayerView, layer_idx: int):
-        # One head always fills the width, which GPT-2's own attention insists on.
+        # GPT-2's own attention requires heads that fill the width, as one head always does.
         super().__init__(LayerView(config, {"n_head": 1}), layer_idx=layer_idx)
         self.attn = CopraGPT2Attention(config, layer_idx)
 
@@ -224,9 +225,9 @@ class CopraGPT2Block(GPT2Block):
 def make_classes(
     model_type: str, layer_class: type[nn.Module], *config_mixins: type
 ) -> tuple[type[PreTrainedConfig], type[PreTrainedModel], type[PreTrainedModel]]:
-    """Make a family's config, its model without and its model with LM head, out of the plain classes.
+    """Create a family's config, model without LM head and model with LM head from the plain classes.
 
-    Each has the name of its plain class with `Copra` before it, in this module.
+    Each has the name of its plain class with the prefix `Copra`, in this module.
     """
     plain = CONFIG_MAPPING[model_type]
     fields = {"layer_overrides": list[dict[str, int]] | None}
@@ -281,11 +282,11 @@ CLASSES = {
     "gpt_neox": make_classes("gpt_neox", CopraGPTNeoXLayer, GPTNeoXSizes),
     "gpt2": make_classes("gpt2", CopraGPT2Block, GPT2Sizes),
 }
-"""The three classes by the model type of the plain ones."""
+"""The three classes of each family, by the model type of the plain ones."""
 
 
 def register() -> None:
-    """Make transformers' Auto classes know these models in this process; calling it again is harmless."""
+    """Register these classes with transformers' Auto classes; calling it again is harmless."""
     for config, _, model in CLASSES.values():
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModelForCausalLM.register(config, model, exist_ok=True)

@@ -1,12 +1,12 @@
-"""int8 weights in the decoder layers, by torchao: a byte a weight, and one scale an output channel.
+"""int8 weights in the decoder layers, by torchao: one byte per weight and one scale per output channel.
 
-A row w of a linear layer's matrix is kept as whole numbers q from -128 to 127 and a scale s of float32, the
+A row w of a linear layer's matrix is stored as integers q from -128 to 127 and a scale s of float32, the
 largest |w| divided by 127.5, so that s q is within half a step s of w. Activations stay in the model's own
 type: torchao multiplies them by q and then by s. The embedding, the LM head (whose weights may be the
 embedding's), norms and biases stay as they are.
 
-transformers keeps q and s as plain tensors in model.safetensors and writes in config.json what they are; it
-builds the layers from there again, in any process that has torchao.
+transformers saves q and s as plain tensors in model.safetensors and describes them in config.json; it
+rebuilds the layers from these in any process that has torchao.
 """
 
 import copy
@@ -27,11 +27,15 @@ from copra.models.anatomy import blocks
 from copra.utils.errors import CopraError
 
 TORCHAO = "0.18.0"
-"""The first torchao that the checkpoints are known to work with."""
+"""The minimum version of torchao that the checkpoints are known to work with."""
 
 
 def need_torchao() -> None:
-    """Raises CopraError: torchao is missing or too old."""
+    """Check that torchao is installed.
+
+    Raises:
+        CopraError: torchao is missing or too old.
+    """
     if not is_torchao_available(TORCHAO):
         raise CopraError(
             f"int8 weights need torchao {TORCHAO} or newer, which is not installed here: run `pip install "
@@ -40,12 +44,12 @@ def need_torchao() -> None:
 
 
 def quantize(folder: Path) -> PreTrainedModel:
-    """The model in the folder of a checkpoint with int8 weights, computing in float32, on the CPU.
+    """Return the model in a checkpoint's folder with int8 weights, computing in float32, on the CPU.
 
-    Weights of bfloat16 are made float32 first, since torchao takes the scales in the type of the weights.
+    bfloat16 weights are converted to float32 first, since torchao computes scales in the weights' type.
 
     Raises:
-        CopraError: torchao is missing, or the layers are made of something else than linear layers.
+        CopraError: torchao is missing, or the decoder layers have no linear layers.
     """
     need_torchao()
     from torchao.quantization import Int8WeightOnlyConfig
@@ -65,8 +69,10 @@ def quantize(folder: Path) -> PreTrainedModel:
 
 
 def sort_metadata(file: Path) -> None:
-    """Sort what a safetensors file says of its quantized tensors, in place. safetensors leaves the order to
-    chance, and equal runs are to write equal files."""
+    """Sort the metadata of a safetensors file's quantized tensors in place.
+
+    safetensors writes them in random order, and equal runs must write equal files.
+    """
     with open(file, "r+b") as handle:
         size = int.from_bytes(handle.read(8), "little")
         header = json.loads(handle.read(size))
@@ -77,8 +83,8 @@ def sort_metadata(file: Path) -> None:
 
 
 def unquantized(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same sizes with plain, random weights: parts are made for such a one before their own
-    weights are read."""
+    """Return a model of the same sizes with plain, random weights, from which extra modules are created
+    before their own weights are loaded."""
     config = copy.deepcopy(model.config)
     del config.quantization_config
     return type(model)(config).to(model.device, model.dtype)
@@ -86,8 +92,10 @@ def unquantized(model: PreTrainedModel) -> PreTrainedModel:
 
 @torch.no_grad()
 def compare(before: PreTrainedModel, after: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
-    """What quantization changed: the largest difference of two logits over all tokens but padding, and the
-    mean loss at the labels in nats a token, before and after. Both models are on one device.
+    """Measure the effect of quantization.
+
+    Return the largest absolute difference of two logits over all tokens except padding, and the mean loss at
+    the labels in nats per token, before and after. Both models must be on one device.
 
     Raises:
         CopraError: a logit is not a finite number.
@@ -114,13 +122,15 @@ def compare(before: PreTrainedModel, after: PreTrainedModel, batches: Iterable[B
 
 
 def _rows(batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The tokens and labels [T] of each row, without padding: of a whole batch the logits of two models
-    would take gigabytes with a vocabulary of 128,000."""
+    """Yield the tokens and labels [T] of each row, without padding.
+
+    The logits of two models for a whole batch would take gigabytes with a vocabulary of 128,000.
+    """
     for batch in batches:
         for tokens, labels, mask in zip(batch.tokens, batch.labels, batch.mask.bool(), strict=True):
             yield tokens[mask], labels[mask]
 
 
 def _summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Next-token cross-entropy [] of logits [T, V], summed over the labels [T]."""
+    """Return the next-token cross-entropy [] of logits [T, V], summed over the labels [T]."""
     return functional.cross_entropy(logits[:-1], labels[1:], ignore_index=IGNORED, reduction="sum")

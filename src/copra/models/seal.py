@@ -1,7 +1,7 @@
-"""The seal of a checkpoint: the sha256 of each of its files, in the manifest, which has a digest.
+"""The seal of a checkpoint: the sha256 of each of its files, in the manifest, which has its own digest.
 
-Everything that decides what a model computes and what its tokens mean stands in these files, so one that was
-edited, swapped, cut short, added or removed must not be loaded silently.
+These files determine everything that a model computes and the meaning of its tokens, so a file that was
+edited, swapped, truncated, added or removed must not be loaded silently.
 """
 
 from collections.abc import Mapping
@@ -13,25 +13,25 @@ from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, file_sha256
 
 FILES = "files"
-"""The manifest's key of the checksums, by path below the checkpoint's folder."""
+"""The manifest key of the checksums, by path relative to the checkpoint's folder."""
 READ_IF_THERE = (".json", ".jinja", ".model", "merges.txt", "vocab.txt")
-"""Ends of names that transformers looks for and reads where it finds them: configs, adapters, tokenizers."""
+"""Name endings of files that transformers reads if they exist: configs, adapters, tokenizers."""
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """The sha256 of every file of a checkpoint but manifest and pack, by path below its folder."""
+    """Return the sha256 of every file of a checkpoint except manifest and pack, by relative path."""
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return {name: file_sha256(folder / name) for name in sorted(found) if name not in (MANIFEST, PACK)}
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose files are not those that its manifest was written for.
+    """Check that a checkpoint has exactly the files that its manifest was written for.
 
-    The training's log may be missing, since no model needs it and object storage does not bring it along.
-    Other files are nobody's business, but for those that transformers would read.
+    The training's log may be missing, since no model needs it and object storage does not transfer it.
+    Files that are not in the manifest are ignored, except those that transformers would read.
 
     Raises:
-        CopraError: a file is missing, changed or too many, naming it and what to delete.
+        CopraError: a file is missing, changed or unexpected; names it and what to delete.
     """
     again = f"Delete {folder} and run snakemake again."
     if FILES not in manifest:
@@ -51,10 +51,10 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def check_file(folder: Path, name: str, sha256: str) -> None:
-    """Refuse a file of a checkpoint that is missing or has another checksum.
+    """Check that a file of a checkpoint exists and has its checksum.
 
     Raises:
-        CopraError: naming the file and what to delete.
+        CopraError: it is missing or changed; names the file and what to delete.
     """
     file, again = folder / name, f"Delete {folder} and run snakemake again."
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""The sizes of a model that its cost depends on, read from its config alone."""
+"""Read the shape of a model, the sizes that its cost depends on, from its config alone."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,11 +13,11 @@ from copra.utils.problems import shown
 
 
 def shape_of(config: Mapping[str, Any]) -> ModelShape:
-    """The shape behind a Hugging Face config, given as the dictionary of its config.json.
+    """Return the shape of a Hugging Face config, given as the dictionary of its config.json.
 
     Raises:
-        CopraError: the model type is not known, a size is missing, or a setting makes the model no causal
-            decoder.
+        CopraError: the model type is not supported, a size is missing, or a setting makes the model no
+            causal decoder.
     """
     family = family_of(config.get("model_type"))
     for setting, reason in family.refused.items():
@@ -42,7 +42,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
 
 
 def _layer(family: Family, config: Mapping[str, Any]) -> LayerShape:
-    """A layer without sizes of its own."""
+    """Return the shape of a layer without overrides."""
     width, heads = (_size(family, config, name) for name in (family.width, family.query_heads))
     groups = _known(family, config, family.kv_heads) if family.kv_heads else None
     if groups and heads % groups:
@@ -62,22 +62,26 @@ def _layer(family: Family, config: Mapping[str, Any]) -> LayerShape:
 
 
 def _own(family: Family, layer: LayerShape, override: Mapping[str, int]) -> LayerShape:
-    """A layer with the sizes that its entry of layer_overrides gives it."""
+    """Return the shape of a layer with the sizes of its entry in layer_overrides."""
     heads = override.get(family.query_heads, layer.query_heads)
     groups = override.get(family.kv_heads, layer.kv_heads) if family.kv_heads else heads
     return replace(layer, query_heads=heads, kv_heads=groups, ffn=override.get(family.ffn, layer.ffn))
 
 
 def _known(family: Family, config: Mapping[str, Any], name: str) -> int | None:
-    """A size that the config may leave out or leave empty."""
+    """Return a size that the config may omit or set to null: the family's default, or None."""
     known = config if name in config else family.defaults
     return None if known.get(name) is None else _size(family, known, name)
 
 
 def _size(family: Family, config: Mapping[str, Any], name: str) -> int:
-    """A size that has to be there."""
+    """Return a required size.
+
+    Raises:
+        CopraError: it is missing, or no positive integer within the limits.
+    """
     value = config.get(name)
-    # A model of a billion layers would fill the memory of the check itself.
+    # The check itself would run out of memory for a model of a billion layers.
     most = MOST_LAYERS if name == family.layers else MOST_CHANNELS**2
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         raise CopraError(

@@ -96,7 +96,7 @@ def _is_certain(estimate: Estimate, node: Node) -> bool:
 
 
 def _check_count(estimate: Estimate, node: Node, prune: Prune, units: str) -> None:
-    """Check the count of a pruning of unlike layers, if the earlier prunings determine how many units are left.
+    """Check the count of a pruning of unlike layers, if earlier prunings determine the number of units.
 
     Raises:
         CopraError: the count is larger than the number of units that can be removed.

@@ -182,7 +182,7 @@ class Estimate:
         return self.experiment.bases[node.split("@")[0]]
 
     def _parts(self, node: Node) -> Mapping[str, Mapping]:
-        """Return the parts in a checkpoint: those of the last training or, after a later step, of its decoding."""
+        """Return the parts in a checkpoint: of the last training or, after a later step, of its decoding."""
         last = self._last(node)
         if last is None or last.kind != "train":
             return {}

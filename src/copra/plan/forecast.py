@@ -43,7 +43,7 @@ class Forecast:
     """The forecast of all jobs by key, each after the jobs that it needs, and the time model.
 
     `assumed` lists the assumptions about rows, `unknown` the paths of bases of unknown size. `warnings` has
-    one line per pruning that misses its budget, `short` one line per reason for stages of few optimizer steps.
+    one line per pruning that misses its budget, `short` one line per reason for short stages.
     """
 
     lines: Mapping[str, Line]
@@ -84,8 +84,8 @@ def forecast(
 ) -> Forecast:
     """Return the forecast of an experiment.
 
-    With `flops_per_second` or `utilization` given, the machine has that speed; otherwise measured jobs correct
-    its assumed speed.
+    With `flops_per_second` or `utilization` given, the machine has that speed; otherwise measured jobs
+    correct its assumed speed.
 
     Raises:
         CopraError: copra does not support the kind of a base, the record of a result cannot be read, or a

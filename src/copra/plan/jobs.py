@@ -34,7 +34,7 @@ PRODUCTS = {
     "export": "tables/{}.csv",
     "figure": "figures/{}.svg",
 }
-"""The output of each verb's rules, relative to the experiment's folder; verbs in the order of the workflow."""
+"""The output of each verb's rules, relative to the experiment's folder; verbs in workflow order."""
 
 FOLDERS = ("data", *MODELS)
 """Verbs whose results are the whole folder that holds the output."""

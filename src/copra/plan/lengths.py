@@ -67,7 +67,7 @@ class TrainingLength:
 
 
 def training_lengths(estimate: Estimate) -> list[TrainingLength]:
-    """Return the lengths of all trainings in the order of the recipe tree; models that train alike count once."""
+    """Return the lengths of all trainings in the order of the recipe tree, once for models trained alike."""
     first = {}
     for node in estimate.workflow.tree.nodes.values():
         if node.kind == "train":

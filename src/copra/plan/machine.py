@@ -9,11 +9,11 @@ from copra.plan.jobs import Job
 from copra.plan.work import Work
 
 PEAK = {"CPU": 1e11, "GPU, float32": 19.5e12, "GPU, tf32": 156e12, "GPU, bfloat16": 312e12}
-"""Peak FLOPs per second: of a core with AVX2 at 3 GHz, 32 per cycle; of an A100 without tensor cores, and with
-them in TF32 and bfloat16, by NVIDIA's data sheet."""
-UTILIzATION = {"CPU": 0.2, "GPU, float32": 0.3, "GPU, tf32": 0.3, "GPU, bfloat16": 0.3}
-"""Fraction of the peak that is reached: on a CPU from runs of the presets on two shared cores, which gave 0.13
-to 0.26; on a GPU a guess for batches of short sequences."""
+"""Peak FLOPs per second: of a core with AVX2 at 3 GHz, 32 per cycle; of an A100 without tensor cores, and
+with them in TF32 and bfloat16, by NVIDIA's data sheet."""
+UTILIZATION = {"CPU": 0.2, "GPU, float32": 0.3, "GPU, tf32": 0.3, "GPU, bfloat16": 0.3}
+"""Fraction of the peak that is reached: on a CPU from runs of the presets on two shared cores, which gave
+0.13 to 0.26; on a GPU a guess for batches of short sequences."""
 WRITING = 3.0
 """Time factor of a FLOP in writing answers: tokens are generated one by one, and caches grow."""
 SECONDS_A_LAYER = {"CPU": 8e-4, "GPU, float32": 1e-3, "GPU, tf32": 1e-3, "GPU, bfloat16": 1e-3}
@@ -72,7 +72,7 @@ def machine_of(
         compute.gpu or compute.threads * compute.workers,
         1 if compute.gpu else compute.threads,
         PEAK[kind] if flops_per_second is None else flops_per_second,
-        UTILIzATION[kind] if utilization is None else utilization,
+        UTILIZATION[kind] if utilization is None else utilization,
     )
 
 
@@ -119,7 +119,7 @@ def clock_of(
     *,
     trusted: bool = True,
 ) -> TimeModel:
-    """Return the time model from measured jobs; if `trusted` is false, other jobs take their nominal seconds."""
+    """Return the time model from measured jobs; if `trusted` is false, others take their nominal seconds."""
     said: dict[str, float] = {}
     took: dict[str, float] = {}
     for key, seconds in measured.items():

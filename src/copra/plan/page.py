@@ -149,7 +149,7 @@ def _assumed(forecast: Forecast) -> Iterator[str]:
         factors = ", ".join(f"{verb} {clock.factors[verb]:.2g}" for verb in PRODUCTS if verb in clock.factors)
         yield f"others take so many times what follows from the next two lines, as measured:\n  {factors}"
     device = "GPU" if machine.on_gpu else "CPU thread"
-    peak = f"{machine.flops_per_second:.3g} FLOPs a second (--flops-per-second)"
+    peak = f"{machine.flops_per_second:.3g} FLOPs per second (--flops-per-second)"
     reached = f"{machine.utilization:.2g} are reached (--utilization), in answers a third of that"
     yield f"{machine.together} {device}(s) a training: {peak}, of which\n  {reached}"
     layer = 1000 * machines.SECONDS_A_LAYER[machine.kind]

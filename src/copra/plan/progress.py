@@ -73,7 +73,7 @@ def _logged(results: Path) -> Iterator[Job]:
 
 
 def _reason(verb: str, log: Path) -> str | None:
-    """Return the error at the end of a log: copra's own message or a traceback's last line; None without one."""
+    """Return the error at the end of a log: copra's own message, or a traceback's last line."""
     try:
         with open(log, "rb") as handle:
             handle.seek(max(0, log.stat().st_size - TAIL_BYTES))

@@ -100,7 +100,7 @@ def tokenizer_of(base: Base) -> Tokenizer:
 
 
 def task_rows(name: str, task: Task, base: Base, made: Path | None, results: Path) -> TaskRows:
-    """Return the rows of a task as tokenized by a base; `made` is the base's manifest, None if not made yet."""
+    """Return the rows of a task as tokenized by a base; `made` is the manifest of that base, or None."""
     kind = tokenizer_of(base)
     texts, sizes, assumed = _texts(name, task, results)
     words = None
@@ -178,7 +178,7 @@ def _read(file: Path) -> tuple[list[Row], int]:
 
 
 def has_known_size(task: Task) -> bool:
-    """False for data sets of the Hub that `HUB` does not list; their rows are counted after preparation."""
+    """True if the split sizes are known before preparation: false for Hub data sets not in `HUB`."""
     return not (isinstance(task, Gsm8k) and task.source == "hub" and task.hub_name.lower() not in HUB)
 
 

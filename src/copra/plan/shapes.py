@@ -15,7 +15,7 @@ from copra.schema.shape import LayerShape, ModelShape
 from copra.schema.units import group_size, units_of
 
 SPECIAL, MARKERS = 3, 3
-"""Numbers of special tokens (padding, end and unknown) and of latent markers of a tokenizer that copra trains."""
+"""Number of special tokens (padding, end, unknown) and of latent markers in a tokenizer that copra trains."""
 
 
 MOST_CUTS = 2**14
@@ -70,7 +70,7 @@ def estimated_cut(
 ) -> ModelShape:
     """Return the estimated shape after a pruning, before any score is known: an even cut over the layers.
 
-    Counts and fractions are exact to a unit; for budgets of FLOPs or parameters the nearest even cut is taken.
+    Counts and fractions are exact to a unit; budgets of FLOPs or parameters give the nearest even cut.
     """
     total = sum(len(units_of(kind, shape)) for kind in prune.units)
     budget = prune.budget

@@ -89,7 +89,7 @@ def course(
     rows: Mapping[str, Sequence[TokenRow]],
     sizes: Mapping[str, int],
 ) -> TrainingSchedule:
-    """Return the schedule of a training stage, from a sample of rows (train, valid) and the sizes of splits."""
+    """Return the schedule of a training stage, from a sample of rows (train, valid) and the split sizes."""
     fitting = [row for row in rows["train"] if stage.lay_out(row, MARKERS).length <= settings.max_tokens]
     number = max(1, round(sizes["train"] * len(fitting) / len(rows["train"])))
     each_epoch = ceil(number / settings.batch_size)
@@ -149,7 +149,7 @@ def with_latents(asked: PromptStats, number: int) -> PromptStats:
 
 
 def answering(asked: PromptStats, shape: ModelShape, questions: int, batch_size: int) -> Work:
-    """Return the work of `questions` greedy answers in batches; the common prefix is read before, at no cost."""
+    """Return the work of `questions` greedy answers in batches; the prompts' common prefix is not counted."""
     counter = FlopCounter(shape)
     flops = sum(
         counter.of_answer(asked.decoding, prompt, generated, asked.known).total
@@ -177,7 +177,10 @@ def reading(
 
 
 def _sums(stage: Stage, rows: Sequence[TokenRow], steps: int | None) -> Sums:
-    """Return the mean workload per row, by reader; in training (`steps` given) layouts are drawn and scheduled."""
+    """Return the mean workload per row, by reader.
+
+    In training (`steps` is not None) layouts are drawn and can change with the step.
+    """
     draw = None if steps is None else Random(0)
     sums: Sums = {}
     for index, row in enumerate(rows):
@@ -195,6 +198,6 @@ def _times(number: float, sums: Sums) -> Sums:
 
 
 def _depth(stage: Stage) -> int:
-    """Return the sequential passes of a training sequence: one per latent or Jacobi iteration, and the last."""
+    """Return the number of sequential passes of a training sequence: one per latent or iteration, and one."""
     decoding = stage.decoding(MARKERS)
     return 1 if decoding is None else sum(1 for _ in passes(decoding, 1, 1))

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 PANELS = {
     "layers": "layers left",
     "kv_groups": "KV groups left, all layers together",
-    "flops": "FLOPs an answer",
-    "attention_flops": "attention FLOPs an answer",
-    "kv_cache_bytes_per_token": "KV cache a token (bytes)",
+    "flops": "FLOPs per answer",
+    "attention_flops": "attention FLOPs per answer",
+    "kv_cache_bytes_per_token": "KV cache per token (bytes)",
     "checkpoint_bytes": "checkpoint (bytes)",
     "seconds_batch_1": "latency at batch 1 (s)",
 }
 """The x axes by column. Axes that count units show only models with pruned units of that kind."""
 
-PRUNE, QUANTIzED = "prune", "quantized"
-CHANGED_BY_QUANTIzING = ("checkpoint_bytes", "seconds_batch_1")
+PRUNE, QUANTIZED = "prune", "quantized"
+CHANGED_BY_QUANTIZING = ("checkpoint_bytes", "seconds_batch_1")
 """The x axes that show quantized models; on the others these have the same x as their parents."""
 
 STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
@@ -46,7 +46,7 @@ class _Line:
         """The changes made to the models, as text."""
         units = " + ".join(NAMES[kind] for kind in self.kinds if kind in NAMES)
         words = [f"{units} pruned"] if units else []
-        words += [QUANTIzED] if QUANTIzED in self.kinds else []
+        words += [QUANTIZED] if QUANTIZED in self.kinds else []
         return ", ".join(words) or "no units pruned"
 
 
@@ -108,7 +108,7 @@ def _order(row: "pandas.Series") -> str:
     """
     prunings = row["pruning"].split(" + ")
     words: list[str] = []
-    for step in row["order"].split(" > ")[1 : -1 if QUANTIzED in row["kinds"] else None]:
+    for step in row["order"].split(" > ")[1 : -1 if QUANTIZED in row["kinds"] else None]:
         word = PRUNE if step in prunings else step
         if word != PRUNE or words[-1:] != [PRUNE]:
             words.append(word)
@@ -141,11 +141,11 @@ def _kinds(row: "pandas.Series", whole: dict[str, float]) -> tuple[str, ...]:
     fewer = ["layers"] if row["layers"] < whole["layers"] else []
     fewer += [kind for kind, outer in within.items() if row[kind] * whole[outer] < whole[kind] * row[outer]]
     narrower = bytes_a_parameter(row) < SMALLER * whole["bytes"]
-    return (*fewer, *([QUANTIzED] if narrower else []))
+    return (*fewer, *([QUANTIZED] if narrower else []))
 
 
 def _varies(line: _Line, column: str) -> bool:
-    if QUANTIzED in line.kinds and column not in CHANGED_BY_QUANTIzING:
+    if QUANTIZED in line.kinds and column not in CHANGED_BY_QUANTIZING:
         return False
     return (column in line.kinds or column not in NAMES) and line.rows[column].nunique() > 1
 

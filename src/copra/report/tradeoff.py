@@ -42,7 +42,7 @@ def pareto(table: "pandas.DataFrame") -> "Figure":
         axes.set_xscale("log")
     for row in rows.itertuples():
         _point(axes, row, colors[row.pruning], markers[row.method], fills[row.base])
-    axes.set(xlabel="FLOPs an answer", ylabel="accuracy (%), 95% interval over questions")
+    axes.set(xlabel="FLOPs per answer", ylabel="accuracy (%), 95% interval over questions")
     prefixed_ticks(axes)
     axes.margins(x=0.12, y=0.08)
     axes.set_ylim(max(0, axes.get_ylim()[0]), min(100, axes.get_ylim()[1]) + 1)

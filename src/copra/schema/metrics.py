@@ -52,7 +52,7 @@ the scores of a layer's heads and neurons add up to the layer's score (0.98 of i
 takes the absolute value once per unit: there the sum is 21 times the layer's score, nearly all of it
 neurons."""
 
-NORMALIzED: tuple[Metric, ...] = ("activation", "contribution")
+NORMALIZED: tuple[Metric, ...] = ("activation", "contribution")
 """Metrics that grow with the residual stream from layer to layer. Scores of different layers are comparable
 only after division by each layer's norm."""
 

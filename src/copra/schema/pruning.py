@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from copra.schema.metrics import COMPARABLE_ACROSS_UNITS, Metric, NORMALIzED, metrics_of, scoring_of
+from copra.schema.metrics import COMPARABLE_ACROSS_UNITS, NORMALIZED, Metric, metrics_of, scoring_of
 from copra.schema.scoring import Objective
 from copra.schema.settings import Settings, one_or_list
 from copra.schema.units import UnitKind
@@ -227,7 +227,7 @@ class Prune(Selection):
         """Replace null by its value, so that the canonical settings hold the value in use."""
         if value is not None:
             return value
-        return info.data.get("metric") in NORMALIzED and info.data.get("scope") == "global"
+        return info.data.get("metric") in NORMALIZED and info.data.get("scope") == "global"
 
     @property
     def units(self) -> tuple[UnitKind, ...]:

@@ -53,8 +53,8 @@ class Column(NamedTuple):
 class Addition(Task):
     """Generated additions of two numbers of the same length; no pair of numbers occurs twice.
 
-    The rows of a split cycle through its lengths. A length whose questions are used up (see `TENTHS`) is
-    skipped from then on.
+    The rows of a split cycle through its lengths. A length is skipped once its share of questions is
+    used up: a tenth each for test and validation, eight tenths for training.
     """
 
     kind: Literal["addition"] = "addition"

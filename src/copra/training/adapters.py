@@ -1,4 +1,4 @@
-"""Which weights a stage trains: all, or low-rank adapters that are merged at the end."""
+"""Select the weights that a stage trains: all, or low-rank adapters that are merged at the end."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,9 @@ from copra.schema.training import Lora
 def adapted(
     reasoner: ReasoningModel, lora: Lora | None, frozen: Sequence[str], markers: Markers
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yields the optimizer's parameter groups; afterwards adapters are merged and everything may be trained.
+    """Yield the optimizer's parameter groups; on exit merge the adapters and make all weights trainable.
 
-    `frozen` names "model" and parts that stay as they are.
+    `frozen` contains "model" and the names of the extra modules that are not trained.
     """
     for name, module in {"model": reasoner.model, **reasoner.parts}.items():
         module.requires_grad_(name not in frozen)
@@ -30,7 +30,7 @@ def adapted(
         return
     import peft
 
-    # The wrapper puts its layers into the model itself, which goes on being used as it is.
+    # The wrapper inserts its layers into the model in place, so the model itself is used from here on.
     wrapper = peft.get_peft_model(
         reasoner.model,
         peft.LoraConfig(
@@ -44,7 +44,7 @@ def adapted(
     rows, handles = _train_rows(reasoner.model, sorted({markers.start, markers.latent, markers.end}))
     others = [p for p in reasoner.parameters() if p.requires_grad and not any(p is row for row in rows)]
     try:
-        # Weight decay would shrink the rows that have no gradient.
+        # Weight decay would shrink the rows without a gradient.
         yield [{"params": others}, {"params": rows, "weight_decay": 0.0}]
     finally:
         for handle in handles:
@@ -54,7 +54,10 @@ def adapted(
 
 
 def _train_rows(model: PreTrainedModel, rows: Sequence[int]) -> tuple[list[nn.Parameter], list[Any]]:
-    """Let only these rows of the embedding, and of an untied LM head, have gradients."""
+    """Restrict gradients to these rows of the embedding and of an untied LM head.
+
+    Return the weights, and the handles of the hooks.
+    """
     weights = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())}
     handles = []
     for weight in weights.values():

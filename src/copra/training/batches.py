@@ -1,4 +1,4 @@
-"""Which samples make a batch: a function of seed and epoch, so that a resumed run agrees."""
+"""Group samples into batches, as a function of seed and epoch, so that a resumed run gets the same ones."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ POOL = 50
 
 
 def epoch_batches(samples: Sequence[Sample], batch_size: int, seed: int, epoch: int) -> list[list[Sample]]:
-    """The batches of one epoch, samples of similar length together, in random order.
+    """Return the batches of one epoch in random order, with samples of similar length together.
 
     Every sample occurs once; only the last batch of the epoch may be smaller.
     """
@@ -29,9 +29,10 @@ def epoch_batches(samples: Sequence[Sample], batch_size: int, seed: int, epoch: 
 
 
 class Part(NamedTuple):
-    """Samples for one forward pass; where they do not count, other processes still wait for the pass.
+    """Samples for one forward pass. Without `counts` they are filler, for a pass that all processes must run.
 
-    `latents` is the largest number of latents that a process has in this pass: all take as many turns.
+    `latents` is the largest number of latents that any process has in this pass; all run that many latent
+    passes.
     """
 
     samples: Sequence[Sample]
@@ -42,11 +43,11 @@ class Part(NamedTuple):
 def micro_batches(
     batch: Sequence[Sample], size: int | None, tokens: int | None = None, multiple: int = 1
 ) -> Iterator[Part]:
-    """This process's part of a batch, in parts that fit the memory: of `size` rows at most, and of `tokens`
-    padded tokens (rows times width) at most, but of one row at least. Widths are multiples of `multiple`.
+    """Yield this process's share of a batch in micro-batches that fit the memory.
 
-    All processes get equally many, since they meet in each pass; one that has run out of samples gets
-    somebody's once more.
+    A micro-batch has at most `size` rows and at most `tokens` padded tokens (rows times width), but at least
+    one row. Widths are multiples of `multiple`. All processes get the same number of micro-batches, since
+    they communicate in each pass; a process without samples left gets another one's again.
     """
     count, first = processes.world_size(), 0
     size = size or math.ceil(len(batch) / count)
@@ -61,11 +62,11 @@ def micro_batches(
 
 
 def _rows_within(samples: Sequence[Sample], tokens: int, count: int, multiple: int) -> int:
-    """How many rows, the first ones of each of `count` processes, make no more than `tokens` padded tokens,
-    as `collate` pads them; at least one."""
+    """Return how many of the first rows of each of `count` processes fit in `tokens` padded tokens, as
+    `collate` pads them; at least 1."""
     before = after = taught = 0
     for index, sample in enumerate(samples):
-        # First latents stand below each other.
+        # `collate` aligns the first latents in one column.
         before = max(before, sample.first_latent)
         after = max(after, len(sample.tokens) - sample.first_latent, sample.n_latents)
         taught = max(taught, len(sample.teacher.tokens) if sample.teacher else 0)

@@ -1,4 +1,4 @@
-"""The log of a training, a JSON line per step, checked before anything is made of it."""
+"""Check the log of a training, one JSON line per step, before it is used."""
 
 import contextlib
 import json
@@ -10,10 +10,10 @@ from copra.utils.errors import CopraError
 
 
 def check_lines(lines: Sequence[str], steps: int, file: Path) -> None:
-    """Refuse lines of a log other than those of the steps 1 to `steps`, each once and in order.
+    """Check that a log has exactly the lines of steps 1 to `steps`, each once and in order.
 
     Raises:
-        CopraError: naming `file`, and the first line that is missing or another one's.
+        CopraError: a line is missing or of another step; names `file` and the first such line.
     """
     for number, (line, step) in enumerate(zip_longest(lines, range(1, steps + 1)), start=1):
         if line is None or step is None or _step_of(line) != step:

@@ -1,4 +1,4 @@
-"""The training loop: samples in, optimized model and its record out."""
+"""The training loop: optimize a model on samples and return the record for the manifest."""
 
 import copy
 import json
@@ -59,12 +59,12 @@ BEST = "best.safetensors"
 
 @dataclass
 class Trainer:
-    """One stage of training, by one process or by several together (`copra.utils.processes`).
+    """Trains one stage, in one process or in several together (`copra.utils.processes`).
 
     `accuracy` decodes the validation split and returns the share of right answers; it is called only
-    where `training.select_best_by` asks for it. `state` is the folder in which an interrupted run is kept,
-    `saves` says when. `sharding` shares the weights out over the processes; the model is whole again at the
-    end. `node` is the model's name for those who watch.
+    if `training.select_best_by` is "accuracy". `state` is the folder for the state of an interrupted run,
+    `saves` schedules its saves. `sharding` shards the weights over the processes; the model is unsharded
+    again at the end. `node` is the model's name in progress displays.
     """
 
     model: PreTrainedModel
@@ -88,11 +88,11 @@ class Trainer:
     _total: int = field(default=0, init=False)
 
     def run(self) -> dict[str, Any]:
-        """Train to the end, from the start or from a saved state; returns the record for the manifest.
+        """Train to the end, from the start or from a saved state, and return the record for the manifest.
 
         Raises:
             CopraError: no row fits, or the loss is not finite or explodes.
-            Stopped: a signal came; the state is saved.
+            Stopped: a signal was received; the state is saved.
         """
         self.state.mkdir(parents=True, exist_ok=True)
         accelerator = self.accelerator
@@ -106,23 +106,26 @@ class Trainer:
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        """What several processes compute with together. Making it joins them, by the means that fit their
-        devices; the first exchange between them would choose others."""
+        """The accelerator of all processes, created on first access.
+
+        Creating it initializes the process group with the backend that fits the devices; an earlier
+        collective call would choose another backend.
+        """
         return Accelerator(
             mixed_precision="bf16" if self.precision == "bfloat16" else "no",
             cpu=self.model.device.type == "cpu",
             kwargs_handlers=[
-                # A part may have no gradient, where a process has no row with latents. There are no buffers.
+                # Extra modules get no gradient in a process without latent rows. There are no buffers.
                 DistributedDataParallelKwargs(
                     find_unused_parameters=len(self.parts) > 0, broadcast_buffers=False
                 ),
-                # The first one may wait for another job, or write, for hours.
+                # The first process may wait for another job, or write, for hours.
                 InitProcessGroupKwargs(timeout=timedelta(days=1)),
             ],
         )
 
     def _train_sharded(self, reasoner: ReasoningModel, accelerator: Accelerator) -> dict[str, Any]:
-        """Train a sharded copy of a reasoner, and bring what it learned back."""
+        """Train a sharded copy of a reasoner, and load the trained weights into the original."""
         model, parts = copy.deepcopy((reasoner.model, reasoner.parts))
         sharded = ReasoningModel(model, parts, reasoner.teacher)
         with adapted(sharded, None, self.stage.frozen(), self.markers):
@@ -140,8 +143,10 @@ class Trainer:
         parameters: list[dict[str, Any]],
         accelerator: Accelerator,
     ) -> dict[str, Any]:
-        """Train what is to be trained, `parameters` in groups of the optimizer; `objective` is the reasoner's
-        loss, as all processes compute it together."""
+        """Train `parameters`, given as optimizer groups, and return the record for the manifest.
+
+        `objective` is the reasoner's loss, wrapped for all processes.
+        """
         optimizer = torch.optim.AdamW(
             parameters,
             lr=self.training.learning_rate,
@@ -158,7 +163,7 @@ class Trainer:
                 f"training: this stage moves on with each of {self.stage.least_steps} parts of its training, "
                 f"and {total} optimizer steps are fewer. Raise training.steps or training.epochs."
             )
-        # What transformers calls "constant" knows no warm-up.
+        # The "constant" schedule of transformers has no warm-up.
         schedule = self.training.schedule.replace("constant", "constant_with_warmup")
         warmup = max(self.training.warmup_steps, round(self.training.warmup_ratio * total))
         scheduler = get_scheduler(schedule, optimizer, min(warmup, total), total)
@@ -172,7 +177,7 @@ class Trainer:
             math.ceil(total * (i + 1) / self.training.num_validations)
             for i in range(self.training.num_validations)
         }
-        # Once a step is broken none reaches the weights any more, though the host reads of it a step later.
+        # After a broken step no later one changes the weights; the host reads the flag one step later.
         broken = torch.zeros((), device=accelerator.device)
         before: tuple[Taken, float] | None = None
         file = self.state / LOG if accelerator.is_main_process else os.devnull
@@ -183,7 +188,7 @@ class Trainer:
                 taken, broken = self._optimize(objective, optimizer, accelerator, broken, batch, step)
                 rate = scheduler.get_last_lr()[0]
                 scheduler.step()
-                # The line of the step before, which is there by now: a GPU need not stop for it.
+                # The numbers of the previous step have arrived by now, so reading them does not stall a GPU.
                 if before is not None:
                     self._write(log, self._line(*before), speed, bar)
                 before = taken, rate
@@ -220,12 +225,12 @@ class Trainer:
 
     @property
     def _used_precision(self) -> Precision:
-        """The precision of the products: that of the weights where they are bfloat16 themselves."""
+        """The precision of matrix products: bfloat16 if the weights are, else the given precision."""
         return "bfloat16" if self.model.dtype == torch.bfloat16 else self.precision
 
     @property
     def selects_by(self) -> str:
-        """What chooses the checkpoint: the loss where accuracy is asked of a model that cannot answer yet."""
+        """The criterion for the best checkpoint: never accuracy if the model cannot answer yet."""
         return (
             "loss"
             if self.training.select_best_by == "accuracy" and not self.stage.answers
@@ -233,38 +238,38 @@ class Trainer:
         )
 
     def log_text(self) -> str:
-        """The JSON lines of the whole training, once it is over.
+        """Return the JSON lines of the whole training, after its end.
 
         Raises:
-            CopraError: they are not those of all its steps.
+            CopraError: the lines are not exactly those of all steps.
         """
         text = (self.state / LOG).read_text()
         check_lines(text.splitlines(), self._total, self.state / LOG)
         return text
 
     def forget(self) -> None:
-        """Remove the state folder, once the checkpoint is safe."""
+        """Delete the state folder, after the checkpoint has been written."""
         shutil.rmtree(self.state, ignore_errors=True)
 
     def total_steps(self, n_samples: int) -> int:
-        """Optimizer steps of the stage."""
+        """Return the number of optimizer steps of the stage."""
         if self.training.steps is not None:
             return self.training.steps
         return max(1, round(self.training.epochs * math.ceil(n_samples / self.training.batch_size)))
 
     def samples(self, epoch: int) -> tuple[list[Sample], int]:
-        """The samples of an epoch that fit, and how many do not."""
+        """Return the samples of an epoch that fit in `max_tokens`, and the number of those that do not."""
         draw = Random(f"layouts {self.seed} {epoch}")
         samples = [self.stage.lay_out(row, self.markers, draw) for row in self.rows]
         fitting = self._fitting(samples, "train")
         return fitting, len(samples) - len(fitting)
 
     def validation_samples(self) -> list[Sample]:
-        """The samples of the validation split that fit."""
+        """Return the samples of the validation split that fit in `max_tokens`."""
         return self._fitting([self.stage.lay_out(row, self.markers) for row in self.validation], "validation")
 
     def _fitting(self, samples: Sequence[Sample], split: str) -> list[Sample]:
-        """The samples that are not too long."""
+        """Return the samples of at most `max_tokens` tokens."""
         fitting = [sample for sample in samples if sample.length <= self.training.max_tokens]
         if not fitting:
             raise CopraError(
@@ -277,11 +282,10 @@ class Trainer:
     def _batches(
         self, samples: Sequence[Sample], done: int, total: int
     ) -> Iterator[tuple[int, list[Sample], bool]]:
-        """Batches number `done`+1 to `total`, the same ones whether resumed or not, each with whether the
-        optimizer starts anew before it.
+        """Yield steps `done`+1 to `total`, each with its batch and a flag to reset the optimizer state first.
 
-        `samples` are those of epoch 0; they are drawn again each epoch where layouts are mixed, and batch
-        by batch where the stage moves on as training goes.
+        A resumed run gets the same batches. `samples` are those of epoch 0; they are drawn again in each
+        epoch if layouts are mixed, and in each batch if the stage is scheduled.
         """
         rows = {row.id: row for row in self.rows} if self.stage.is_scheduled else {}
         step, epoch = 0, 0
@@ -296,7 +300,7 @@ class Trainer:
                 if step < done:
                     continue
                 restarts = False
-                # A resumed training needs the last batch before it, too.
+                # A resumed training also needs the batch before its first step, for `chain_was_left`.
                 if self.stage.is_scheduled:
                     stage, draw = self.stage.at_step(step, total), Random(f"layouts {self.seed} step {step}")
                     batch = [stage.lay_out(rows[sample.id], self.markers, draw) for sample in batch]
@@ -308,7 +312,11 @@ class Trainer:
             epoch += 1
 
     def _save(self, step: int, reasoner: ReasoningModel, optimizer: torch.optim.Optimizer) -> None:
-        """Save the state, and end where a signal asks for it."""
+        """Save the state.
+
+        Raises:
+            Stopped: a process has received a signal.
+        """
         save_state(self.state, step, reasoner, optimizer, {"progress": asdict(self.progress)})
         self.saves.done()
         signals = [number for number in processes.all_gather(self.saves.signal) if number]
@@ -320,10 +328,10 @@ class Trainer:
             )
 
     def _load_best(self, reasoner: ReasoningModel) -> None:
-        """Bring back the weights that were the best on the validation split.
+        """Load the weights that were best on the validation split.
 
         Raises:
-            CopraError: the file does not hold the weights that were chosen, or cannot be read.
+            CopraError: the file does not contain the selected weights, or cannot be read.
         """
         processes.wait()
         file, anew = self.state / BEST, f"Delete {self.state} and run again: the stage starts anew."
@@ -340,7 +348,7 @@ class Trainer:
             ) from None
 
     def _resume(self, reasoner: ReasoningModel, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
-        """Load the newest state, if any; returns the number of steps that are done."""
+        """Load the newest state, if any, and return the number of finished steps."""
         record = load_state(self.state, reasoner, optimizer)
         log = self.state / LOG
         if record is None:
@@ -350,7 +358,7 @@ class Trainer:
         self.progress = Progress(**record["progress"])
         done = record["step"]
         with warnings.catch_warnings():
-            # PyTorch misses the optimizer's steps, which were taken before the interruption.
+            # PyTorch expects optimizer steps first, but those were taken before the interruption.
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             for _ in range(done):
                 scheduler.step()
@@ -363,14 +371,14 @@ class Trainer:
         return done
 
     def _line(self, taken: Taken, learning_rate: float) -> dict[str, Any]:
-        """The log's line of a step, once the device has computed it."""
+        """Return the log line of a step, blocking until the device has computed it."""
         line, found = taken.read()
         weights = self.stage.loss_weights()
         shown = {name: mean for name, mean in found.items() if len(weights) > 1 or name not in weights}
         return line | shown | {"learning_rate": learning_rate}
 
     def _write(self, log: TextIO, line: dict[str, Any], speed: Speed, bar: tqdm) -> None:
-        """Write a line, and hand it on to those who watch; every few seconds with speed and memory."""
+        """Write a line to log, heartbeat and tracker; every few seconds update speed and memory."""
         log.write(json.dumps(line) + "\n")
         if heartbeat(self.state, line["step"], lambda: speed.rates(self.progress)):
             log.flush()
@@ -387,10 +395,10 @@ class Trainer:
         batch: Sequence[Sample],
         step: int,
     ) -> tuple[Taken, Tensor]:
-        """One optimizer step on the loss, each term a mean over the whole batch of all processes.
+        """Take one optimizer step; each loss term is a mean over the whole batch of all processes.
 
-        A single process waits for no device here: a step that breaks down, or comes after one that did
-        (`broken`), changes no weight. Several processes read the step together before they take it. Returns
+        A single process does not synchronize with the device: a broken step, or one after a broken step
+        (`broken`), changes no weight. Several processes read the step together before they take it. Return
         the step and the new `broken`.
         """
         objective.train(self.stage.dropout)
@@ -421,7 +429,7 @@ class Trainer:
     def _validate(
         self, objective: nn.Module, reasoner: ReasoningModel, samples: Sequence[Sample], step: int, total: int
     ) -> dict[str, float]:
-        """Loss (and accuracy, where it selects) on the validation split; remembers the best weights."""
+        """Return losses (and accuracy, if it selects) on the validation split, and save the best weights."""
         size = self.training.micro_batch_size or math.ceil(self.training.batch_size / processes.world_size())
         tokens = self.training.micro_batch_tokens
         values = look(objective, samples, pad=self.pad, size=size, tokens=tokens)
@@ -439,7 +447,7 @@ class Trainer:
         if self.selects_by == "accuracy":
             found["validation_accuracy"] = self.accuracy()
         value = found.get("validation_accuracy", -loss)
-        # Removing tokens lowers accuracy, so weights from before a removal would always look best.
+        # Removing tokens lowers accuracy, so weights from before a removal would always be selected.
         done_moving = self.stage.at_step(step, total) == self.stage.at_step(total, total)
         better = done_moving and (self.progress.best_value is None or value > self.progress.best_value)
         if self.training.select_best_by == "last" and step == total:
@@ -456,7 +464,7 @@ class Trainer:
 
 
 def _bar(done: int, total: int) -> tqdm:
-    """The progress line of a training, by the first of several processes."""
+    """Return the progress bar of a training, disabled in all processes but the first."""
     return tqdm(
         total=total,
         initial=done,

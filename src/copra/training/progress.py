@@ -1,4 +1,4 @@
-"""What a training counts: the work that is done, and the means of its loss terms."""
+"""Counters of a training: the work done, the best step, and the means of the loss terms."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Progress:
-    """What a training has done so far; saved with its state.
+    """The work and the best step of a training so far; saved with its state.
 
     `work` sums, for each reader, tokens, context and supervised positions (`copra.data.sequences.Work`).
     """
@@ -22,7 +22,7 @@ class Progress:
     best_step: int | None = None
     best_value: float | None = None
     best_sha256: str | None = None
-    """Of the file with the weights that were chosen so far."""
+    """The sha256 of the file with the best weights so far."""
 
     def count(self, works: Iterable[Work]) -> None:
         for one in works:
@@ -32,7 +32,7 @@ class Progress:
 
 
 class Means:
-    """The means of loss terms over several forward passes."""
+    """Accumulates the means of loss terms over several forward passes."""
 
     def __init__(self) -> None:
         self.sums: dict[str, list[Any]] = {}
@@ -44,15 +44,17 @@ class Means:
             entry[0], entry[1] = entry[0] + value.detach(), entry[1] + count
 
     def on_device(self, name: str) -> Any:
-        """The mean of a term in this process, where it is computed, or None: nothing waits for it."""
+        """Return the mean of a term in this process as a device tensor, without synchronizing, or None."""
         if name not in self.sums:
             return None
         total, count = self.sums[name]
         return total / max(count, 1)
 
     def values(self) -> dict[str, float]:
-        """The mean of every term over all processes, which all must call this; on a GPU this waits for the
-        passes to finish."""
+        """Return the mean of every term over all processes. All processes must call it.
+
+        On a GPU it blocks until the passes have finished.
+        """
         sums: dict[str, tuple[float, int]] = {}
         own = {name: (float(total), int(count)) for name, (total, count) in self.sums.items()}
         for each in processes.all_gather(own):

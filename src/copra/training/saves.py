@@ -1,4 +1,4 @@
-"""When a training saves its state: every so often, and before it is ended from outside."""
+"""Schedule the saves of a training's state: at intervals, and when a signal ends the process."""
 
 import contextlib
 import signal
@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(CopraError):
-    """The work was ended by a signal, and goes on from here when it is run again."""
+    """Raised when a signal has ended the work after a save; the next run resumes from there."""
 
     def __init__(self, message: str, number: int):
         super().__init__(message)
@@ -24,29 +24,29 @@ class Stopped(CopraError):
 
 @dataclass
 class CheckpointSchedule:
-    """CheckpointSchedule are due `seconds` after the last one, after each `steps` steps, and when a signal
-    has come."""
+    """Decides when to save: `seconds` after the last save, after every `steps` steps, and on a signal."""
 
     seconds: float
     steps: int | None = None
     signal: int | None = None
-    """The signal that asks this process to end: SIGTERM, as from SLURM at the end of a job's time, or
-    SIGINT."""
+    """The signal received: SIGTERM, which SLURM sends at the end of a job's time, or SIGINT (None: none)."""
     last: float = field(default_factory=lambda: time.monotonic())
 
     def due(self, step: int) -> bool:
-        """Whether to save after this step."""
+        """True if the state is to be saved after this step."""
         by_step = self.steps is not None and step % self.steps == 0
         return self.signal is not None or by_step or time.monotonic() - self.last > self.seconds
 
     def done(self) -> None:
-        """A state has been saved."""
+        """Record that a state has been saved."""
         self.last = time.monotonic()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within, the first signal only asks for an end; a second one ends the process as ever. The end of
-        Snakemake counts as a first signal, too."""
+        """Record the first signal within this context; a second one ends the process as usual.
+
+        The end of Snakemake is recorded as a first signal, too.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return

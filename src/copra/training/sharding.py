@@ -1,4 +1,4 @@
-"""Weights that are shared out over processes (FSDP2, Zhao 2023, arXiv 2304.11277), and whole again."""
+"""Shard weights over processes (FSDP2, Zhao 2023, arXiv 2304.11277) and gather them."""
 
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -9,9 +9,9 @@ from copra.models.anatomy import blocks
 
 
 def shard(objective: nn.Module, model: PreTrainedModel) -> None:
-    """Share out a module's weights: layer by layer of the model within it, and all others together.
+    """Shard a module's weights: one group per layer of the model within it, one group for all others.
 
-    A layer's weights are whole only while it computes; the others for one forward pass of the objective.
+    A layer's weights are gathered only while it computes, the others for one forward pass of the objective.
     """
     for block in blocks(model):
         fully_shard(block)
@@ -19,12 +19,12 @@ def shard(objective: nn.Module, model: PreTrainedModel) -> None:
 
 
 def gather_full(value: Tensor) -> Tensor:
-    """A tensor as it is without sharding; all processes must call it."""
+    """Return a tensor without sharding. All processes must call it."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def reshard_like(own: Tensor, value: Tensor) -> Tensor:
-    """A whole tensor, shared out as `own` is."""
+    """Return a full tensor, sharded as `own` is."""
     if not isinstance(own, DTensor):
         return value
     value = value.to(own.device)
@@ -32,5 +32,5 @@ def reshard_like(own: Tensor, value: Tensor) -> Tensor:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether `shard` was done to it."""
+    """True if `shard` was applied to the module."""
     return isinstance(module, FSDPModule)

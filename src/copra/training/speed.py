@@ -1,4 +1,4 @@
-"""How fast a training computes and how much memory it takes, for those who watch it."""
+"""The rates of a training (tokens/s, TFLOP/s, MFU) and its peak memory, for live display."""
 
 import resource
 import time
@@ -27,12 +27,12 @@ PEAKS: dict[str, dict[Precision, float]] = {
     "V100": {"float32": 15.7},
     "T4": {"float32": 8.1},
 }
-"""TFLOP/s of dense matrix products by NVIDIA's data sheets, by words of the device's name. The first one
-that fits counts."""
+"""TFLOP/s of dense matrix products in NVIDIA's data sheets, by words of the device's name. The first match
+counts."""
 
 
 def peak_tflops(device: str, precision: Precision) -> float | None:
-    """The peak of a device by its name, or None where the table does not know it."""
+    """Return the peak TFLOP/s of a device by its name, or None if the table does not list it."""
     words = device.replace("-", " ").split()
     for name, peaks in PEAKS.items():
         if set(name.split()) <= set(words):
@@ -44,10 +44,10 @@ def peak_tflops(device: str, precision: Precision) -> float | None:
 class Speed:
     """The rates of a training between two calls of `rates`.
 
-    TFLOP/s are the FLOPs of `copra.cost.flops.of_training_work`: forward and backward, each position scored
-    against the whole of its row, padding and recomputation left out. MFU (model FLOPs utilization,
-    arXiv 2204.02311, appendix B) is that divided by the device's peak in the precision that is used, and by
-    the number of processes.
+    TFLOP/s are the FLOPs of `copra.cost.flops.of_training_work`: forward and backward, attention scores
+    of each position with its whole row, without padding and recomputation. MFU (model FLOPs utilization,
+    arXiv 2204.02311, appendix B) is that divided by the device's peak in the used precision and by the
+    number of processes.
     """
 
     reasoner: ReasoningModel
@@ -60,13 +60,15 @@ class Speed:
     latest: dict[str, float] = field(default_factory=dict)
 
     def start(self, progress: Progress) -> None:
-        """Measure from here on, what was done before an interruption left out."""
+        """Start measuring, leaving out work from before an interruption."""
         self.counted = {reader: list(sums) for reader, sums in progress.work.items()}
         self.since = time.monotonic()
 
     def rates(self, progress: Progress) -> dict[str, float]:
-        """Tokens and TFLOPs a second since the last call, MFU where the peak is known, and the largest memory
-        so far in GiB: a GPU's, as its allocator counts it, or the process's."""
+        """Return tokens/s and TFLOP/s since the last call, MFU if the peak is known, and peak memory.
+
+        The peak memory in GiB is the GPU allocator's, or the process's on a CPU.
+        """
         now, work = time.monotonic(), {}
         for reader, sums in progress.work.items():
             before = self.counted.get(reader, [0, 0, 0])
@@ -80,7 +82,7 @@ class Speed:
         }
         device = self.reasoner.device
         if device.type != "cuda":
-            # Linux counts in KiB.
+            # Linux reports ru_maxrss in KiB.
             rates["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         else:
             if peak := peak_tflops(torch.cuda.get_device_name(device), self.precision):
@@ -97,5 +99,5 @@ class Speed:
 
 
 def _tokens(work: Mapping[str, Mapping[str, int]]) -> int:
-    """Tokens of sequences, not the states that networks read."""
+    """Return the number of sequence tokens, without single states (`STATE_READERS`)."""
     return sum(each["tokens"] for reader, each in work.items() if reader not in STATE_READERS)

@@ -1,7 +1,7 @@
-"""The state of a training under way, saved so that a killed stage goes on where it was.
+"""Save and load the state of an unfinished training, so that a killed stage resumes.
 
-A state is a folder `step-N` in the stage's state folder: model and optimizer in safetensors, the rest
-in JSON. It appears by one rename. The one before stays, for the case that the newest is damaged.
+A state is a folder `step-N` in the stage's state folder: model and optimizer in safetensors, the rest in
+JSON. It is written in one rename. The previous state is kept in case the newest is damaged.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ RECORD = "state.json"
 def save_state(
     folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any]
 ) -> None:
-    """Save everything that the next step depends on, then forget all older states but one.
+    """Save everything that the next step depends on, then delete all other states but the one before.
 
-    Of several processes each must call it, and the first one writes.
+    All processes must call it; the first one writes.
     """
     tensors = {f"model.{name}": value for name, value in full_state_dict(model).items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -40,7 +40,7 @@ def save_state(
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / TENSORS)
         complete = {**record, "step": step, "sha256": file_sha256(temporary / TENSORS)}
         write_json(temporary / RECORD, {**complete, "digest": digest(complete)})
-    # What claims to be later was damaged, or this step would not have been taken again.
+    # A state with a later step must be damaged: otherwise training would have resumed from it.
     others = sorted(state for state in folder.glob("step-*") if state != target)
     before = [state for state in others if state < target]
     for state in others:
@@ -49,9 +49,9 @@ def save_state(
 
 
 def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Bring model and optimizer back to the newest whole state; returns its record.
+    """Load the newest intact state into model and optimizer, and return its record.
 
-    None where there is no state. A state that is not whole is passed over.
+    Return None if there is no state. Damaged states are skipped.
     """
     for state in sorted(folder.glob("step-*"), reverse=True):
         record = _whole_record(state)
@@ -76,9 +76,9 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
 
 
 def full_state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """All tensors of a module by name, each once (tied weights under their first name) and not sharded.
+    """Return all tensors of a module by name, unsharded, tied weights once under their first name.
 
-    Of several processes each must call it.
+    All processes must call it.
     """
     once = {name for name, _ in module.named_parameters()}
     twice = {name for name, _ in module.named_parameters(remove_duplicate=False)} - once
@@ -86,7 +86,7 @@ def full_state_dict(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put tensors that `full_state_dict` gave into a module, sharded where that is."""
+    """Load tensors from `full_state_dict` into a module, sharded as the module is."""
     own = module.state_dict()
     module.load_state_dict(
         {name: reshard_like(own[name], value) for name, value in tensors.items()}, strict=False
@@ -94,7 +94,7 @@ def load_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def _whole_record(state: Path) -> dict[str, Any] | None:
-    """The record of a state; None where a file is missing, cut short or does not match its checksum."""
+    """Return the record of a state; None if a file is missing, truncated or does not match its checksum."""
     with contextlib.suppress(CopraError, OSError, ValueError):
         record = read_json(state / RECORD)
         if not isinstance(record, dict) or record.pop("digest", None) != digest(record):

@@ -1,4 +1,4 @@
-"""One optimizer step, and one look at validation: the loss over a batch, by all processes together."""
+"""Compute the loss over a batch, by all processes together, for an optimizer step and for validation."""
 
 import contextlib
 import math
@@ -24,7 +24,7 @@ from copra.utils.errors import CopraError
 
 
 class Objective(nn.Module):
-    """A reasoner with its stage's loss, as one module, so that wrappers see every forward pass."""
+    """A reasoning model with its stage's loss as one module, so that DDP and FSDP wrap every forward pass."""
 
     def __init__(self, reasoner: ReasoningModel, stage: Stage):
         super().__init__()
@@ -36,7 +36,7 @@ class Objective(nn.Module):
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Make a step's dropout a function of its number and the process: a resumed run draws the same."""
+    """Seed dropout by seed, step and process, so that a resumed run draws the same masks."""
     torch.manual_seed(Random(f"step {seed} {step} {processes.rank()}").getrandbits(63))
 
 
@@ -51,10 +51,9 @@ def accumulate(
     size: int | None,
     tokens: int | None,
 ) -> tuple[torch.Tensor, Means]:
-    """Add up the gradients of a batch's loss in all processes, in micro-batches of `size` rows and `tokens`
-    padded tokens.
+    """Accumulate the gradients of a batch's loss in micro-batches, see `micro_batches`.
 
-    Returns this process's part of the loss, and the means of its terms; nothing waits for a GPU.
+    Return this process's part of the loss, and the means of its terms, without synchronizing with a GPU.
     """
     total = torch.zeros((), device=accelerator.device)
     means = Means()
@@ -64,7 +63,7 @@ def accumulate(
         with contextlib.nullcontext() if number == len(parts) else _alone(objective, accelerator):
             terms = objective(collate(samples, pad, latents, multiple).to(accelerator.device))
             loss = weighted(terms, weights, counts) * counted
-            # Gradients are averaged over processes, and the loss is a sum.
+            # DDP and FSDP average gradients over processes, but the loss is a sum.
             accelerator.backward(loss * processes.world_size())
         if counted:
             total += loss.detach()
@@ -73,7 +72,10 @@ def accumulate(
 
 
 def _alone(objective: nn.Module, accelerator: Accelerator) -> contextlib.AbstractContextManager:
-    """Within, gradients add up in each process for itself: not where each would have to keep all of them."""
+    """Return a context without gradient synchronization; if sharded, one that changes nothing.
+
+    Without synchronization a sharded module would have to hold all gradients in each process.
+    """
     return contextlib.nullcontext() if is_sharded(objective) else accelerator.no_sync(objective)
 
 
@@ -81,8 +83,7 @@ def _alone(objective: nn.Module, accelerator: Accelerator) -> contextlib.Abstrac
 def look(
     objective: nn.Module, samples: Sequence[Sample], *, pad: int, size: int, tokens: int | None = None
 ) -> dict[str, float]:
-    """The mean of each term of the loss over samples, in passes of each process as `micro_batches` makes
-    them."""
+    """Return the mean of each loss term over the samples, which the processes share in micro-batches."""
     objective.eval()
     means = Means()
     device = next(objective.parameters()).device
@@ -97,9 +98,9 @@ def look(
 
 @dataclass
 class Taken:
-    """An optimizer step whose numbers may still be under way from a GPU to this host.
+    """An optimizer step whose numbers may still be in transfer from a GPU to this host.
 
-    `loss` is this process's part, `norm` the gradient's norm, `broken` 1.0 if the step was not to reach the
+    `loss` is this process's part, `norm` the gradient's norm, `broken` 1.0 if the step must not change the
     weights and 0.0 otherwise, `limit` the largest cross-entropy of a working model.
     """
 
@@ -114,8 +115,7 @@ class Taken:
     known: tuple[dict[str, float], dict[str, float]] | None = None
 
     def __post_init__(self) -> None:
-        """Start the way of all numbers to the host, so that `read` need not wait for later work in the GPU's
-        queue."""
+        """Start copying all numbers to the host, so that `read` does not wait for later work of the GPU."""
         if self.loss.is_cuda:
             self.loss, self.norm, self.broken = map(_on_the_way, (self.loss, self.norm, self.broken))
             for entry in self.means.sums.values():
@@ -124,8 +124,9 @@ class Taken:
             self.arrival.record()
 
     def read(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Step, loss and norm, and the means of the loss's terms, over all processes, which all must call
-        this; it waits until the step is done.
+        """Return step, loss and norm, and the means of the loss terms, over all processes.
+
+        All processes must call it. It blocks until the step has finished.
 
         Raises:
             CopraError: the loss or the gradient's norm is not finite, or the cross-entropy explodes.
@@ -151,13 +152,12 @@ class Taken:
 
 
 def _on_the_way(value: Any) -> Any:
-    """A number that is copied to pinned memory of the host when the GPU comes to it."""
+    """Return a copy of a number in pinned host memory, made asynchronously in the GPU's queue."""
     return value.to("cpu", non_blocking=True) if isinstance(value, torch.Tensor) else value
 
 
 def cross_entropy_limit(vocabulary: int) -> float:
-    """The largest cross-entropy of a model that still works: one that guesses all tokens alike has ln V, and
-    three times that is no model any more."""
+    """Return the largest cross-entropy of a working model: 3 ln V, three times that of uniform guessing."""
     return 3 * math.log(vocabulary)
 
 
@@ -172,6 +172,9 @@ def is_broken(loss: torch.Tensor, norm: torch.Tensor, means: Means, limit: float
 
 
 def skip_if(broken: torch.Tensor, optimizer: Any) -> None:
-    """Let the next step of a fused optimizer change nothing where `broken` is 1.0, as found on the device
-    (the way in which gradient scalers skip steps); moments and step counts stay too."""
+    """Make the next step of a fused optimizer change nothing if `broken` is 1.0.
+
+    Moments and step counts do not change either. The optimizer reads the flag on the device, as for gradient
+    scalers.
+    """
     getattr(optimizer, "optimizer", optimizer).found_inf = broken

@@ -1,7 +1,7 @@
-"""Training lines for a tracker that the user watches: TensorBoard, Trackio or Weights & Biases.
+"""Log training lines to an experiment tracker: TensorBoard, Trackio or Weights & Biases.
 
-A convenience beside `training.jsonl`, which holds the same: no part of a result. What a tracker writes
-stays in a folder of this machine.
+A convenience in addition to `training.jsonl`, which has the same numbers: no part of a result. A tracker's
+files stay in a folder of this machine.
 """
 
 import os
@@ -19,14 +19,14 @@ KINDS: tuple[Kind, ...] = ("tensorboard", "trackio", "wandb")
 
 
 class Tracker:
-    """Hands the numbers of training lines on to one of accelerate's trackers; with none, does nothing.
+    """Passes the numbers of training lines to one of accelerate's trackers; without one, does nothing.
 
-    Of several processes the first one tracks. A tracker that fails later is left out with a warning: it
-    must not cost a training.
+    Of several processes only the first one tracks. A tracker that fails after its start is disabled with a
+    warning, since it must not end a training.
     """
 
     def __init__(self, kind: Kind | None, folder: Path, node: str):
-        """`folder` is where the files of the model `node` go.
+        """`folder` is the folder for the files of the model `node`.
 
         Raises:
             CopraError: the tracker's library is not installed.
@@ -42,7 +42,7 @@ class Tracker:
         self._tracker: Any = None
 
     def log(self, line: Mapping[str, Any], step: int) -> None:
-        """Hand on the numbers of a line. Accelerate must have begun; the tracker begins with the first line.
+        """Log the numbers of a line. The first call starts the tracker; accelerate must be initialized.
 
         Raises:
             CopraError: the tracker does not start.
@@ -62,12 +62,12 @@ class Tracker:
             return
         try:
             getattr(self._tracker, call)(*arguments, **options)
-        except Exception as error:  # trackers are other people's, and raise what they like
+        except Exception as error:  # third-party trackers raise any exception
             print(f"tracking: {self.kind} failed and is left out from here on: {error}", file=sys.stderr)
             self.kind = self._tracker = None
 
     def _started(self) -> Any:
-        """One of accelerate's trackers that writes to the folder."""
+        """Start and return one of accelerate's trackers, which writes to the folder."""
         from accelerate import tracking
 
         place = str(self.folder.absolute())
@@ -76,13 +76,13 @@ class Tracker:
             if self.kind == "tensorboard":
                 tracker = tracking.TensorBoardTracker("", logging_dir=place)
             elif self.kind == "wandb":
-                # Whoever wants it online sets WANDB_MODE=online.
+                # Offline by default; WANDB_MODE=online uploads.
                 mode = os.environ.get("WANDB_MODE", "offline")
                 tracker = tracking.WandBTracker("copra", name=self.node, dir=place, mode=mode)
             else:
                 os.environ.setdefault("TRACKIO_DIR", place)
                 tracker = tracking.TrackioTracker("copra", name=self.node, resume="allow", embed=False)
-            # Which process tracks is settled.
+            # `self.kind` is None in all processes but the first.
             tracker.main_process_only = False
             tracker.start()
         except Exception as error:

@@ -1,6 +1,7 @@
-"""The process that jobs are forks of, as `copra.utils.forking` tells.
+"""The server process that jobs are forked from (see `copra.utils.forking`).
 
-It imports libraries and none of copra's own code but this, so that each job reads that as it is then.
+It imports libraries, but only the code of copra that it needs itself, so that each job imports the current
+code.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from copra.utils.forking import (
 )
 from copra.utils.processes import token_of
 
-# The heaviest first; those within others are imported by transformers only when it is asked for them.
+# Slowest imports first. transformers imports its submodules lazily, so they are listed too.
 LIBRARIES = (
     "torch",
     "transformers.models.auto.modeling_auto",
@@ -54,10 +55,11 @@ PR_SET_PDEATHSIG = 1
 
 
 def serve(address: str, token: str, key: str | None = None) -> int:
-    """Serve at an abstract address until the process of the token is gone; returns the exit status.
+    """Serve at an abstract address until the process of the token is gone; return the exit status.
 
-    The caller gets its status at once: the server goes on as a process that nobody waits for. It returns once
-    more in a job that does not end by itself. Commands with another key get no job; tests choose the key.
+    The call returns at once in the caller, and the server continues as a process that nobody waits for. It
+    also returns in a job that does not exit by itself. Commands with another key get no job; tests set the
+    key.
     """
     key = key or circumstances()
     listener = _listen(address)
@@ -67,7 +69,7 @@ def serve(address: str, token: str, key: str | None = None) -> int:
     owner = os.pidfd_open(pid)
     if token_of(pid) != token or os.fork():
         return 0
-    # Ctrl-C reaches all processes of a terminal; and nobody waits for keepers.
+    # Ctrl-C reaches all processes of a terminal. Keepers are never waited for.
     interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     poll = select.poll()
@@ -92,7 +94,7 @@ def serve(address: str, token: str, key: str | None = None) -> int:
 
 
 def _listen(address: str) -> socket.socket | None:
-    """A socket that listens at an abstract address, unless another one does."""
+    """Return a socket that listens at an abstract address; None if another one does."""
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(f"\0{address}")
@@ -104,22 +106,22 @@ def _listen(address: str) -> socket.socket | None:
 
 
 def _import_libraries(poll: select.poll) -> None:
-    """Import all, or end this process where the run ends meanwhile."""
-    # torch then counts GPUs without CUDA, which must not start before a fork.
+    """Import all libraries; end this process if the run ends meanwhile."""
+    # With this, torch counts GPUs without CUDA, which must not be initialized before a fork.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     quiet_libraries()
     for name in LIBRARIES:
         importlib.import_module(name)
         if poll.poll(0):
             os._exit(0)
-    # What is there stays: no job looks for garbage among it, which would copy the pages.
+    # Garbage collection of these objects in a job would copy their memory pages.
     gc.collect()
     gc.freeze()
 
 
 def _keep(connection: socket.socket, key: str, interrupted: Any) -> int:
-    """Start a job, tell the command how it ended, and end."""
-    # A signal to all processes of a group reaches the job through its command.
+    """Start a job, send its exit status to the command, and exit."""
+    # Ignored here: a signal to the whole process group reaches the job through its command.
     before = {number: signal.signal(number, signal.SIG_IGN) for number in HANDED_ON}
     before[signal.SIGINT] = interrupted
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -146,7 +148,7 @@ def _keep(connection: socket.socket, key: str, interrupted: Any) -> int:
     with contextlib.suppress(OSError):
         socket.send_fds(connection, [b"j"], [job])
     if job not in {descriptor for descriptor, _ in poll.poll()}:
-        # The command says no more, so it is gone.
+        # Only the connection is ready: the command is gone.
         signal.pidfd_send_signal(job, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     with contextlib.suppress(OSError):
@@ -155,7 +157,7 @@ def _keep(connection: socket.socket, key: str, interrupted: Any) -> int:
 
 
 def _work(request: dict[str, Any], streams: list[int], keeper: int, handlers: dict[int, Any]) -> int:
-    """Be the process that a command asks for; returns the exit status."""
+    """Run as the job that a command requests; return the exit status."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != keeper:
         os._exit(1)
@@ -170,7 +172,7 @@ def _work(request: dict[str, Any], streams: list[int], keeper: int, handlers: di
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv, sys.path[:] = request["arguments"], request["path"]
-    # Python gives forks random numbers of their own; numpy does not.
+    # Python reseeds its random numbers in a fork; numpy does not.
     importlib.import_module("numpy").random.seed()
     for name in [name for name in sys.modules if name.split(".")[0] == "copra"]:
         del sys.modules[name]

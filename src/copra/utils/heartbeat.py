@@ -1,8 +1,8 @@
-"""What a job says of itself while it runs, and reading it back, for `copra status`.
+"""Progress records of running jobs, for `copra status`.
 
-In its state folder `run.json` says what runs, and `speed.jsonl` when it was how far. Times stand there and
-nowhere else, because what a job leaves behind is the same in every run. A record that cannot be written is
-left out: nothing here ever stops the work.
+In a job's state folder, `run.json` describes the job, and `speed.jsonl` holds its steps with times. Times are
+written only there, because results must be the same in every run. Errors of writing a record are ignored, so
+that they never stop the work.
 """
 
 import contextlib
@@ -23,20 +23,20 @@ from copra.utils.files import write_json
 RUN, SPEED, LOG = "run.json", "speed.jsonl", "training.jsonl"
 SECONDS_BETWEEN_TICKS = 5.0
 FRESH_SECONDS = 60.0
-"""A job that gave a sign so lately runs, whatever else is known."""
+"""Time since the last record within which a job counts as running without further checks."""
 SILENT_SECONDS = 600.0
-"""A job of another machine that has been silent for so long is taken for stopped."""
+"""Time since the last record after which a job of another machine counts as stopped."""
 RECENT = 60
-"""Speed is taken over so many ticks: some five minutes."""
+"""Number of records over which the speed is averaged: about five minutes."""
 TAIL_BYTES = 32768
 
 _last_tick: dict[Path, float] = {}
 
 
 def start_heartbeat(state: Path, node: str, total: int, unit: str = "steps") -> None:
-    """Say what runs in a state folder, before its first step; also when it goes on after an interruption.
+    """Write `run.json` into a state folder, before the first step or when an interrupted job resumes.
 
-    Every process of a job may call this and `heartbeat`; the first one writes.
+    Every process of a job may call this and `heartbeat`; only the first one writes.
     """
     _last_tick.pop(state, None)
     if processes.rank():
@@ -48,10 +48,9 @@ def start_heartbeat(state: Path, node: str, total: int, unit: str = "steps") -> 
 
 
 def heartbeat(state: Path, step: int, rates: Callable[[], dict[str, float]] = dict) -> bool:
-    """Say that so many steps are done, and at which rates; returns whether it was written down, which happens
-    every few seconds.
+    """Record the number of finished steps and the rates, at most every few seconds; return True if written.
 
-    All other calls cost about a microsecond and compute no rates.
+    Other calls cost about a microsecond and compute no rates.
     """
     now = time.monotonic()
     if now - _last_tick.get(state, -math.inf) < SECONDS_BETWEEN_TICKS:
@@ -66,7 +65,7 @@ def heartbeat(state: Path, step: int, rates: Callable[[], dict[str, float]] = di
 
 
 def in_words(rates: Mapping[str, float]) -> str:
-    """Rates as the progress line and `copra status` show them; empty where there are none."""
+    """Return rates as text for the progress line and `copra status`; empty if there are none."""
     if not {"tokens_per_second", "tflops", "peak_gib"} <= set(rates):
         return ""
     words = [f"{rates['tokens_per_second']:,.0f} tokens/s", f"{rates['tflops']:.3g} TFLOP/s"]
@@ -76,12 +75,12 @@ def in_words(rates: Mapping[str, float]) -> str:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A job that has announced itself, as far as its folder `state` tells.
+    """The status of a job, read from its folder `state`.
 
-    `step` of `total` units are done. `speed` is in units a second over the last minutes (None: not known
-    yet), `rates` what a training last measured of itself (`copra.training.speed`), `silent` the seconds since
-    its last sign. `line` is the last whole line of its training log, and `saved` the step that it would go on
-    after (0: none). `stopped`: it was ended before it was done.
+    `step` of `total` units are done. `speed` is in units per second over the last minutes (None: unknown),
+    `rates` are the last measurements of a training (`copra.training.speed`), `silent` is the time in seconds
+    since the last record. `line` is the last whole line of its training log, and `saved` the step from which
+    it would resume (0: none). `stopped` is true if it ended before it was done.
     """
 
     state: Path
@@ -102,9 +101,9 @@ class JobStatus:
 
 
 def running(results: Path, now: float | None = None) -> list[JobStatus]:
-    """The jobs that have announced themselves below `results`, by name; `now` is a Unix time.
+    """Return the status of all jobs with records below `results`, running ones first, then by name.
 
-    Folders may vanish and files grow while they are read.
+    `now` is a Unix time. Folders may vanish and files may grow during the call.
     """
     now = time.time() if now is None else now
     found = (_read(file.parent, now) for file in (results / "state").glob(f"*/{RUN}"))
@@ -141,7 +140,7 @@ def _read(folder: Path, now: float) -> JobStatus | None:
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The last whole JSON lines of a file: what is cut off at either end is passed over."""
+    """Yield the last whole JSON lines of a file, without lines that are cut off at either end."""
     try:
         with open(file, "rb") as handle:
             handle.seek(max(0, file.stat().st_size - TAIL_BYTES))
@@ -163,7 +162,7 @@ def _speed(ticks: list[tuple[int, float]]) -> float | None:
 
 
 def _alive(run: dict[str, Any], silent: float) -> bool:
-    """Whether a silent job still runs: by its process on this machine, and elsewhere by its silence."""
+    """True if a silent job still runs, by its process on this machine or by its silence on another."""
     if run.get("host") != socket.gethostname():
         return silent <= SILENT_SECONDS
     with contextlib.suppress(KeyError, TypeError, ValueError):
@@ -172,7 +171,7 @@ def _alive(run: dict[str, Any], silent: float) -> bool:
 
 
 def _saved(folder: Path) -> int:
-    """The step of the newest saved state, by its folder's name."""
+    """Return the step of the newest saved state, by the folder's name; 0 if there is none."""
     try:
         names = [path.name.removeprefix("step-") for path in folder.iterdir()]
     except OSError:

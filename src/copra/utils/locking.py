@@ -1,10 +1,10 @@
-"""One process at a time on the state of a job, on this machine and on others.
+"""Locks on the state of jobs: one process at a time, on this machine and across machines.
 
-While a job uses a state folder `state/<key>`, a file `state/<key>.lock` beside it names the job, as JSON. On
-one machine the system keeps the lock (flock) and frees it when the job ends, however it ends. Machines that
-share the folder need not share locks (NFS with local locks), and some file systems have none. The job
-therefore touches the file every few seconds, and the file of another machine counts until it has been left
-alone for longer than that. Clocks may differ by a minute.
+While a job uses a state folder `state/<key>`, a file `state/<key>.lock` beside it describes the job, as JSON.
+On one machine, the operating system holds the lock (flock) and frees it when the job ends in any way.
+Machines that share the folder may not share locks (NFS with local locks), and some file systems have none.
+Therefore the job touches the file every 15 s, and a file of another machine is valid until it has not been
+touched for 150 s. Clocks may differ by a minute.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ SUFFIX = ".lock"
 SECONDS_BETWEEN_TRIES = 0.5
 SECONDS_BETWEEN_SIGNS = 15.0
 SILENT_SECONDS = 150.0
-"""After so long without a sign a job of another machine has ended. NFS shows signs up to 60 s late."""
+"""Time without a touch after which a job of another machine has ended. NFS shows touches up to 60 s late."""
 SECONDS_BETWEEN_MESSAGES = 600.0
 WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 """Errors of flock on file systems that have no locks."""
@@ -36,11 +36,11 @@ WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 @contextlib.contextmanager
 def hold(state: Path, node: str, output: Path) -> Iterator[bool]:
-    """Keep all other jobs off the folder `state` within; first wait for the job that uses it, if any.
+    """Context with exclusive use of the folder `state`; waits first for a job that uses it.
 
     Yields True if that job has meanwhile written the file `output`: it had the same state, and so the same
-    settings and inputs, and nothing is left to do. Of several processes of one job each must call this, and
-    the first one holds the lock. Waiting has no end but the other job's; a signal ends it as ever.
+    settings and inputs, and nothing needs to be done. All processes of a job must call this; the first one
+    holds the lock. There is no timeout; signals end the wait as usual.
 
     Raises:
         CopraError: the lock file cannot be written.
@@ -56,20 +56,22 @@ def hold(state: Path, node: str, output: Path) -> Iterator[bool]:
 
 
 def file_of(state: Path) -> Path:
-    """The lock file of a state folder."""
+    """Return the lock file of a state folder."""
     return state.with_name(state.name + SUFFIX)
 
 
 def holder_of(state: Path) -> dict[str, Any] | None:
-    """The job that uses a state folder: its `host`, `process`, `node`, `output` and when it `started` (Unix
-    time); None if there is none."""
+    """Return the job that uses a state folder: `host`, `process`, `node`, `output` and `started` (Unix time).
+
+    None if there is no such job.
+    """
     with contextlib.suppress(OSError), open(file_of(state)) as handle:
         return _holder(handle.fileno(), _flock(handle.fileno(), fcntl.LOCK_SH))
     return None
 
 
 class _Lock:
-    """The lock of this process: its file, open as `descriptor`, and what it wrote there."""
+    """A lock of this process: its file, open as `descriptor`, and the record in it."""
 
     def __init__(self, file: Path, descriptor: int, record: dict[str, Any]):
         self.file, self.descriptor, self.record = file, descriptor, record
@@ -79,8 +81,7 @@ class _Lock:
         self._thread.start()
 
     def release(self) -> None:
-        """Remove the file and free the lock, in this order: who waits must not take the lock of a file that
-        goes."""
+        """Remove the file, then free the lock, so that no waiting job locks a file about to be removed."""
         self._released.set()
         self._thread.join()
         with contextlib.suppress(OSError):
@@ -94,7 +95,7 @@ class _Lock:
             with contextlib.suppress(OSError):
                 found = _read(self.descriptor)
                 if found is not None and found != self.record:
-                    # Only without locks, after this process was suspended: it must not write any more.
+                    # Possible only without flock, after this process was suspended: it must stop writing.
                     print(f"{self.file}: taken by {_in_words(found)}. This job ends.", file=sys.stderr)
                     os._exit(1)
                 os.utime(self.descriptor)
@@ -110,12 +111,12 @@ def _close_in_fork() -> None:
     _held.clear()
 
 
-# The system frees a lock once no process has the file open, and a fork may outlive the job.
+# The system frees a lock when no process has the file open, and a fork may outlive the job.
 os.register_at_fork(after_in_child=_close_in_fork)
 
 
 def _wait_for(file: Path, node: str, output: Path) -> tuple[_Lock | None, bool]:
-    """The lock; or None, and True where the job that had it wrote `output` before it ended."""
+    """Wait for the lock; return (lock, False), or (None, True) if its last holder wrote `output`."""
     record = {
         "host": socket.gethostname(),
         "process": os.getpid(),
@@ -148,14 +149,14 @@ def _wait_for(file: Path, node: str, output: Path) -> tuple[_Lock | None, bool]:
 
 
 def _try(file: Path, record: dict[str, Any]) -> tuple[int | None, dict[str, Any] | None]:
-    """Take the lock if nobody has it: its open file, or None and the record of who has it."""
+    """Try to take the lock; return its open file and None, or None and the record of its holder."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             locked = _flock(descriptor, fcntl.LOCK_EX)
             holder = _holder(descriptor, locked)
-            # A file that was removed since it was opened locks nothing.
+            # A lock on a file that was removed after it was opened is void.
             if holder is not None or not _is_at(descriptor, file):
                 os.close(descriptor)
                 return None, holder
@@ -173,7 +174,7 @@ def _try(file: Path, record: dict[str, Any]) -> tuple[int | None, dict[str, Any]
 
 
 def _flock(descriptor: int, kind: int) -> bool | None:
-    """True if the system gave the lock, False if another process has it, None if there are no locks here."""
+    """Return True if the lock is acquired, False if another process has it, None if there are no locks."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -186,7 +187,7 @@ def _flock(descriptor: int, kind: int) -> bool | None:
 
 
 def _holder(descriptor: int, locked: bool | None) -> dict[str, Any] | None:
-    """The record of the job that has the lock, empty where it is not written yet; None if no job has it."""
+    """Return the record of the job that has the lock, {} if it is not written yet; None if no job has it."""
     found = _read(descriptor)
     if locked is False:
         return found or {}
@@ -200,7 +201,7 @@ def _holder(descriptor: int, locked: bool | None) -> dict[str, Any] | None:
 
 
 def _read(descriptor: int) -> dict[str, Any] | None:
-    """The record in a lock file; None if it has no whole one."""
+    """Return the record in a lock file; None if it is missing or incomplete."""
     try:
         found = json.loads(os.pread(descriptor, 65536, 0))
         return found if {"host", "process", "node", "output", "started"} <= found.keys() else None
@@ -209,7 +210,7 @@ def _read(descriptor: int) -> dict[str, Any] | None:
 
 
 def _is_at(descriptor: int, file: Path) -> bool:
-    """True if an open file is the one at this path."""
+    """True if an open file is the file at this path."""
     try:
         return os.path.samestat(os.fstat(descriptor), file.stat())
     except FileNotFoundError:
@@ -217,7 +218,7 @@ def _is_at(descriptor: int, file: Path) -> bool:
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
-    """What changes when a file is replaced; None if it is not there."""
+    """Return (inode, mtime in ns), which changes when a file is replaced; None if there is no file."""
     try:
         found = file.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""JobStatus out of memory, as a message that names the settings to lower."""
+"""Error message for a job that ran out of memory, with the settings to lower."""
 
 import json
 from argparse import Namespace
@@ -24,12 +24,12 @@ SIZES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "latency": {"latency.batch_size": ("batch_size",)},
 }
-"""Keys of the config that decide how much memory a verb takes, and where its settings hold them."""
+"""Config keys that determine a command's use of memory, with their paths in its settings."""
 SIGNS = ("CUDA out of memory", "HIP out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return True for torch's OutOfMemoryError, its RuntimeError on a CPU, and Python's MemoryError."""
+    """True for torch's OutOfMemoryError, its RuntimeError on a CPU, and Python's MemoryError."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -38,7 +38,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def explained(verb: str, options: Namespace, error: Exception) -> CopraError:
-    """The error for the user: which settings to lower, with their present values."""
+    """Return the error for the user: the settings to lower, with their current values."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     known = _settings(options)
     values = {name: _value(known, path) for name, path in SIZES.get(verb, {}).items()}
@@ -64,7 +64,7 @@ def _settings(options: Namespace) -> Mapping[str, Any]:
 
 
 def _value(settings: Any, path: tuple[str, ...]) -> Any:
-    """The value at a path of keys, "" where there is none; a size that is not set is "null"."""
+    """Return the value at a path of keys, "" if there is none, "null" for a size that is not set."""
     for key in path:
         if not isinstance(settings, Mapping) or key not in settings:
             return ""

@@ -1,4 +1,4 @@
-"""Plain values, which JSON can hold and which every config consists of once its file is read."""
+"""Check that a config consists of plain values, which JSON can represent."""
 
 import datetime
 import math
@@ -9,19 +9,19 @@ from copra.utils.errors import CopraError
 from copra.utils.problems import dotted, shown
 
 LARGEST = 2**53
-"""Beyond this float64 no longer holds every whole number, so no number in a config is larger."""
+"""Maximum absolute value of numbers; beyond it, float64 does not represent every integer."""
 DEEPEST = 50
-"""Levels of mappings and lists within one another; a config has ten at most."""
+"""Maximum nesting of mappings and lists; a config has ten levels at most."""
 MOST_VALUES = 10**6
-"""Values, those counted twice that an alias repeats: a few lines of aliases of aliases make billions."""
+"""Maximum number of values, repeated aliases included: a few lines of nested aliases can make billions."""
 
 
 def check_plain(value: Any, source: str) -> None:
     """Check that a value consists of mappings, lists, texts, finite numbers, booleans and nulls.
 
     Raises:
-        CopraError: a line for each part that is something else, or one line about a value that is nested too
-            deeply or too large to be gone through.
+        CopraError: one line per part that is something else, or one line about a value that is nested too
+        deeply or too large to be checked.
     """
     sizes: dict[int, tuple[int, int]] = {}
     _measure(value, 0, sizes, source)
@@ -30,7 +30,7 @@ def check_plain(value: Any, source: str) -> None:
 
 
 def _measure(value: Any, depth: int, sizes: dict[int, tuple[int, int]], source: str) -> tuple[int, int]:
-    """The values in a value and its levels. Whatever occurs twice is gone through once."""
+    """Return the number of values in a value, and its nesting levels. Repeated objects are visited once."""
     if not isinstance(value, Mapping | list):
         return 1, 0
     if id(value) not in sizes:

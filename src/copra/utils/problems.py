@@ -1,4 +1,4 @@
-"""Problems of a config in words: pydantic's errors with the paths and the terms of a YAML file."""
+"""Messages for problems of a config: pydantic's errors with the key paths and terms of a YAML file."""
 
 import difflib
 import re
@@ -11,13 +11,13 @@ from typing import Any
 Schema = Mapping[str, Any]
 
 LONGEST = 80
-"""Characters of a value in a message."""
+"""Maximum number of characters of a value in a message."""
 LONGEST_PATH = 200
-"""Characters of a path in a message: the end of one is what a person looks for."""
+"""Maximum number of characters of a path in a message; the end is kept, as it identifies the file."""
 LONGEST_HINT = 200
-"""Characters of the names that a hint lists."""
+"""Maximum number of characters of the names in a hint."""
 
-# Pydantic's sentences in the words of a config file, by the type of problem.
+# Replacements for pydantic's sentences, in the terms of a config file, by type of problem.
 _SENTENCES = {
     "string_pattern_mismatch": "is no name; take letters, digits, '_', '-' and '.', a letter or digit first",
     "string_type": "should be text; put it in quotes if it is meant so",
@@ -36,9 +36,9 @@ _SENTENCES = {
 
 
 def explain(problem: Mapping[str, Any], config: Any, schema: Schema) -> list[str]:
-    """What a person reads of one of pydantic's errors about `config`: a line or more, key path first.
+    """Return the message for one of pydantic's errors about `config`, as lines that begin with a key path.
 
-    `schema` is the JSON schema of the config: it knows which keys and kinds are legal where.
+    `schema` is the JSON schema of the config, the source of the legal keys and kinds.
     """
     location, kind = problem["loc"], problem["type"]
     path = [*_path(location, config), *(location[-1:] if kind == "missing" else ())]
@@ -61,9 +61,10 @@ def explain(problem: Mapping[str, Any], config: Any, schema: Schema) -> list[str
 
 
 def located(where: str, message: str) -> list[str]:
-    """The lines of a message, each with the path `where` of the key that it is about.
+    """Return the lines of a message, each with the path `where` of its key in front.
 
-    A check of several keys together names the one that it means at the start of its sentence.
+    The message of a check of several keys begins with the name of the wrong key, which is appended to the
+    path.
     """
     joints = ["." if re.match(r"[a-z_]+(\.\S+)?: ", line) else ": " for line in message.split("\n")]
     return [
@@ -73,37 +74,36 @@ def located(where: str, message: str) -> list[str]:
 
 
 def dotted(path: Iterable[Any]) -> str:
-    """The path of a key as messages write it, such as steps.cot.training."""
+    """Return the path of a key for messages, such as steps.cot.training."""
     return ".".join(map(_key, path))
 
 
 def shown(value: Any) -> str:
-    """A value as Python writes it, in `LONGEST` characters at most, however large or deep it is."""
+    """Return the repr of a value, shortened to `LONGEST` characters."""
     short = reprlib.Repr()
     short.maxstring = short.maxlong = short.maxother = LONGEST
     short.maxlevel = 3
     try:
         text = short.repr(value)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits.
+    except ValueError:  # Python refuses to print integers of more than 4,300 digits.
         return f"a number of {value.bit_length()} bits"
     return cut(text)
 
 
 def shown_path(path: str | Path) -> str:
-    """A path as it is, on one line and in `LONGEST_PATH` characters at most, its start left out where it was
-    longer."""
+    """Return a path on one line, with its start cut off beyond `LONGEST_PATH` characters."""
     text = str(path)
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= LONGEST_PATH else f"...{text[3 - LONGEST_PATH :]}"
 
 
 def cut(text: str) -> str:
-    """A text that is not longer than `LONGEST` characters, its end left out where it was."""
+    """Return a text with its end cut off beyond `LONGEST` characters."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def hint(word: str, known: Iterable[str]) -> str:
-    """Words in brackets that help after an unknown `word`: the nearest known one, or the known ones."""
+    """Return a hint in brackets for an unknown `word`: the nearest known one, or all known ones."""
     known = sorted(known)
     if close := difflib.get_close_matches(str(word)[:LONGEST], known, n=1):
         return f" (did you mean {close[0]!r}?)"
@@ -112,9 +112,9 @@ def hint(word: str, known: Iterable[str]) -> str:
 
 
 def _path(location: tuple[Any, ...], config: Any) -> list[Any]:
-    """The keys of the file on the way to a problem's location.
+    """Return the keys of the file on the way to a problem's location.
 
-    Pydantic's locations also name the chosen members of unions, which are no keys of the file.
+    Pydantic's locations also contain the tags of union members, which are not keys of the file.
     """
     path, value = [], config
     for part in location:
@@ -137,18 +137,18 @@ def _has(value: Any, part: Any) -> bool:
 
 
 def _keys(nodes: Iterable[Schema]) -> list[str]:
-    """The keys that are legal in any of these parts of the schema."""
+    """Return the keys that are legal in any of these parts of the schema."""
     return [key for node in nodes for key in node.get("properties", {})]
 
 
 def _kinds(nodes: Iterable[Schema]) -> list[str]:
-    """The `kind`s of the members of a union."""
+    """Return the `kind`s of the members of a union."""
     kinds = (node.get("properties", {}).get("kind", {}).get("const") for node in nodes)
     return sorted({kind for kind in kinds if kind})
 
 
 def _nodes(location: tuple[Any, ...], schema: Schema) -> list[Schema]:
-    """The parts of the schema that apply at a problem's location."""
+    """Return the parts of the schema that apply at a problem's location."""
     here = _resolved([schema], schema)
     for part in location:
         following: list[Schema] = []

@@ -1,7 +1,7 @@
-"""Several processes for one job: copra starts itself so many times, and each does a part of the work.
+"""Several processes for one job: copra starts itself several times, and each process does a part of the work.
 
-torch's own launcher (torchrun's) starts and watches them; each learns from its environment which it is.
-Nothing here imports torch before it is needed.
+torch's own launcher (torchrun's) starts and monitors them, and sets the rank of each in its environment.
+torch is imported only where it is needed.
 """
 
 import logging
@@ -23,22 +23,22 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """How many processes do this job together."""
+    """Return the number of processes of this job."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Which of them this is, from 0; the first one writes what there is to write."""
+    """Return the index of this process, from 0; only process 0 writes results."""
     return int(os.environ.get("RANK", "0"))
 
 
 def shard(items: Sequence[T]) -> Sequence[T]:
-    """This process's part of some items: every `world_size()`-th."""
+    """Return this process's part of some items: every `world_size()`-th, from its rank on."""
     return items[rank() :: world_size()]
 
 
 def all_gather(value: T) -> list[T]:
-    """The values of all processes in order, for each of them; all must call it.
+    """Return the values of all processes, by rank; all processes must call it.
 
     Raises:
         CopraError: another process has ended.
@@ -59,21 +59,21 @@ def all_gather(value: T) -> list[T]:
 
 
 def wait() -> None:
-    """Wait until all processes have come here, and what they wrote before is written."""
+    """Wait until all processes have called this, so that their earlier writes are done."""
     all_gather(None)
 
 
 def init() -> None:
-    """Meet the other processes, if that has not happened."""
+    """Initialize the process group, unless it is initialized already."""
     from torch import distributed
 
     if world_size() > 1 and not distributed.is_initialized():
-        # One may write a large checkpoint while the others wait. Where one dies the launcher ends all.
+        # Others may wait long for one that writes a large checkpoint. If one dies, the launcher ends all.
         distributed.init_process_group("gloo", timeout=timedelta(days=1))
 
 
 def shutdown() -> None:
-    """Part from the other processes, once all have come so far."""
+    """Destroy the process group, after all processes have called this."""
     if world_size() == 1 or "torch" not in sys.modules:
         return
     from torch import distributed
@@ -84,15 +84,17 @@ def shutdown() -> None:
 
 
 def token_of(pid: int) -> str:
-    """A process's number and when it started: no other process ever has both."""
-    # The name of the program, in brackets, may hold anything.
+    """Return a process's number and start time, which together are unique."""
+    # The program's name, in brackets, may contain spaces and brackets.
     start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return f"{pid}.{start}"
 
 
 def is_alive(number: int, started: float) -> bool:
-    """True if a process of this number runs on this machine that began before a Unix time, as one that began
-    later only bears the same number."""
+    """True if a process with this number runs on this machine and began before the Unix time `started`.
+
+    A process that began later only reuses the number.
+    """
     import psutil
 
     try:
@@ -102,7 +104,7 @@ def is_alive(number: int, started: float) -> bool:
 
 
 def end_with_launcher() -> None:
-    """See to it that this process ends with the one that launched it, though that be killed (SIGKILL)."""
+    """Make this process end with its launcher, even if that is killed by SIGKILL."""
     launcher = int(os.environ.get(LAUNCHER, "0"))
 
     def watch() -> None:
@@ -115,10 +117,10 @@ def end_with_launcher() -> None:
 
 
 def launch(number: int, arguments: Sequence[str], jobs_per_gpu: int = 1) -> int:
-    """Run `copra` with these arguments in `number` processes; returns the exit status.
+    """Run `copra` with these arguments in `number` processes; return the exit status.
 
-    They have a GPU each where the machine has any, held by this process. If one fails the others are ended.
-    A signal that ends this process (SIGTERM, SIGINT) is handed on to them.
+    On a machine with GPUs each gets one, held by this process. If one process fails, the others are ended. A
+    signal that ends this process (SIGTERM, SIGINT) is forwarded to them.
 
     Raises:
         CopraError: the machine has GPUs, but too few.
@@ -131,7 +133,7 @@ def launch(number: int, arguments: Sequence[str], jobs_per_gpu: int = 1) -> int:
         )
     take_gpus(number, jobs_per_gpu)
     os.environ[LAUNCHER] = str(os.getpid())
-    # What goes wrong the processes tell themselves.
+    # The processes print their own errors.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -1,5 +1,4 @@
-"""Values that are on the disk as soon as they are known, so that a job that was killed need not find them
-again."""
+"""Cache of results on disk, so that a killed job need not compute them again."""
 
 import contextlib
 import fcntl
@@ -17,11 +16,11 @@ from copra.utils.files import digest
 
 
 class ResultCache:
-    """Values by name in a file of JSON lines; a line that a killed process left unfinished is passed over.
+    """Values by name in a file of JSON lines; an unfinished line of a killed process is ignored.
 
-    The file's folder below `state` is named after `key`, all that the values depend on. Of several processes
-    of one job each writes a file of its own, and reads what all have written before. Jobs that need some of
-    the same values may use one memory at once: each appends whole lines.
+    The file's folder below `state` is named after `key`, which holds all that the values depend on. Each
+    process of a job writes its own file, and reads the files of all. Several jobs may use one cache at the
+    same time, as each appends whole lines.
     """
 
     def __init__(self, state: Path, kind: str, key: Any):
@@ -32,7 +31,7 @@ class ResultCache:
 
     @cached_property
     def known(self) -> dict[str, dict[str, Any]]:
-        """The values by name, as they are on the disk when they are first asked for."""
+        """The values by name, as read from disk at the first access."""
         known = {}
         for file in self.folder.glob(f"{self.kind}.*jsonl"):
             for line in file.read_text(errors="replace").split("\n"):
@@ -43,7 +42,7 @@ class ResultCache:
         return known
 
     def get_or_compute(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The value of this name; found and written down where it is not known."""
+        """Return the cached value of a name, computing and storing it on a miss."""
         if name not in self.known:
             value = find()
             self._append(json.dumps({"name": name, **value}))
@@ -51,7 +50,7 @@ class ResultCache:
         return self.known[name]
 
     def delete(self) -> None:
-        """Remove the folder, once what the values are for is safe."""
+        """Remove the folder, once the result that needed the values is saved."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _append(self, line: str) -> None:

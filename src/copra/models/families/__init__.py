@@ -1,4 +1,4 @@
-"""The families of models that copra knows: one file each, and one line here."""
+"""The registry of model families: one file and one line here per family."""
 
 from copra.models.families.family import PREFIX, Family, Layout
 from copra.models.families.gemma import GEMMA, GEMMA2, GEMMA3
@@ -29,17 +29,17 @@ FAMILIES: dict[str, Family] = {
         GPT2,
     )
 }
-"""By the model type in config.json."""
+"""The supported families, by the model type in config.json."""
 
 LAYOUTS: tuple[Layout, ...] = tuple(dict.fromkeys(family.layout for family in FAMILIES.values()))
-"""Every way in which a decoder layer is put together."""
+"""All distinct layouts of a decoder layer."""
 
 
 def family_of(model_type: str | None) -> Family:
-    """The family of a model type; copra's own class of a family has its type with `copra_` before it.
+    """Return the family of a model type, with or without the prefix `copra_` of copra's own classes.
 
     Raises:
-        CopraError: the type is not known.
+        CopraError: the type is not supported.
     """
     family = FAMILIES.get((model_type or "").removeprefix(PREFIX))
     if family is None:

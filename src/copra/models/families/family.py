@@ -1,23 +1,23 @@
-"""A family of models: its sizes in the config, its parts, and how they are cut."""
+"""The description of a model family: its sizes in the config, its modules, and its pruning limits."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Part = Literal["query", "key", "value", "neuron"]
-"""Kinds of output channels of a projection: D for each query head, for each KV group's key and value, and one
-for each neuron."""
+"""Kinds of output channels of a projection: D per query head, per KV group's key and per KV group's value,
+and one per neuron."""
 
 PREFIX = "copra_"
-"""The beginning of the model types of copra's own classes, whose layers may differ in their sizes."""
+"""The prefix of the model types of copra's own classes, whose layers may differ in their sizes."""
 
 
 @dataclass(frozen=True)
 class Projection:
     """A projection from the residual stream into a layer's heads or neurons.
 
-    `makes` are its output channels side by side. With `by_head` they stand head by head, all of one query
-    head before those of the next: [H, makes, D].
+    `makes` are the kinds of its output channels in order. With `by_head` the order is per query head:
+    [H, makes, D].
     """
 
     name: str
@@ -27,7 +27,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of the parts in a decoder layer.
+    """The names of the modules in a decoder layer.
 
     The inputs of `attention_output` are the query heads' outputs side by side, [H*D], and those of
     `ffn_output` the neurons' activations, [I]. `transposed` weights are stored as [in, out].
@@ -40,19 +40,19 @@ class Layout:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All parts."""
+        """The names of all modules."""
         return (*(each.name for each in self.projections), self.attention_output, self.ffn_output)
 
     @property
     def ffn_matrices(self) -> int:
-        """The matrices of width I in the FFN; gate and up in one projection are two."""
+        """The number of matrices of width I in the FFN; gate and up in one projection count as two."""
         return sum(each.makes.count("neuron") for each in self.projections) + 1
 
 
 @dataclass(frozen=True)
 class Cannot:
-    """Kinds of unit that models of a family cannot lose, and the reason; with `setting` only those whose
-    config has it."""
+    """Unit types that models of a family cannot lose, and the reason; with `setting`, only models whose
+    config sets it."""
 
     units: tuple[str, ...]
     reason: str
@@ -60,7 +60,7 @@ class Cannot:
 
 
 def no_window(config: Mapping[str, Any], layer: int) -> int | None:
-    """The window of a layer that attends to all positions before it: None."""
+    """Return None, the window of a layer that attends to all positions before it."""
     return None
 
 
@@ -68,8 +68,8 @@ def no_window(config: Mapping[str, Any], layer: int) -> int | None:
 class Family:
     """One model type of transformers.
 
-    The first fields say what its config calls its sizes; `kv_heads` is None where every query head has its
-    own, and `head_dim` what is not written out is the width over the heads, unless `defaults` says otherwise.
+    The first fields are the names of the sizes in its config; `kv_heads` is None if every query head has its
+    own key/value head. A missing `head_dim` is the width divided by the heads, unless `defaults` has it.
     """
 
     model_type: str
@@ -80,23 +80,23 @@ class Family:
     kv_heads: str | None = "num_key_value_heads"
     ffn: str = "intermediate_size"
     defaults: Mapping[str, int] = field(default_factory=dict)
-    """Sizes that a config may leave out though they do not follow from the others."""
+    """Default values of sizes that a config may omit and that do not follow from the others."""
     ffn_per_width: int | None = None
-    """The FFN's width over the model's, where a config leaves it out."""
+    """The ratio of the FFN's width to the model's, if a config omits the FFN's width."""
     heads_fill_width: bool = False
-    """The plain class has no head size of its own: its heads together are as wide as the model."""
+    """True if the plain class has no separate head size: its heads together are as wide as the model."""
     blocks: str = "layers"
-    """The list of decoder layers in the model without its LM head."""
+    """The name of the list of decoder layers in the model without its LM head."""
     by_layer: tuple[str, ...] = ()
-    """Settings with an entry per layer."""
+    """Names of config settings with one entry per layer."""
     window: Callable[[Mapping[str, Any], int], int | None] = no_window
-    """The number of positions that a layer attends to, its own included, by config and the layer's number;
-    None: all."""
+    """Function from config and layer index to the number of positions that the layer attends to, its own
+    included; None: all."""
     scaled_embedding: bool = False
-    """The embedding multiplies its rows by `embed_scale`, the square root of the width."""
+    """True if the embedding multiplies its rows by `embed_scale`, the square root of the width."""
     tied: bool = False
-    """The LM head shares the embedding's weights where the config does not say."""
+    """True if the LM head shares the embedding's weights by default."""
     cannot: tuple[Cannot, ...] = ()
-    """Kinds of unit that cannot be pruned."""
+    """Unit types that cannot be pruned."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Settings that make a model no causal decoder, with the reason."""
+    """Config settings that make a model no causal decoder, each with the reason."""

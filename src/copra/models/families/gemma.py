@@ -1,7 +1,8 @@
-"""Gemma 1, 2 and 3 (text): scaled embeddings and a head size of its own; from 2 on norms after each part too.
+"""Gemma 1, 2 and 3 (text): scaled embeddings and a separate head size; from Gemma 2 on also norms after
+attention and FFN.
 
-Gemma 2 caps the scores of attention and the logits by tanh. transformers computes the first in eager
-attention alone and chooses that by itself; `copra.models.logits` does the second.
+Gemma 2 caps attention scores and logits by tanh. transformers supports the former only in eager attention,
+which it selects itself; `copra.models.logits` does the latter.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from copra.models.families.llama import LAYOUT
 
 
 def _window(pattern: int, config: Mapping[str, Any], layer: int) -> int | None:
-    """The window of all layers but each `pattern`th, where the config does not list them."""
+    """Return the window of a layer; without `layer_types`, every `pattern`th layer has none."""
     types = config.get("layer_types")
     every = config.get("sliding_window_pattern", pattern)
     slides = types[layer] == "sliding_attention" if types else (layer + 1) % every != 0

@@ -1,4 +1,4 @@
-"""GPT-NeoX (Pythia): q, k and v of a head beside each other, attention and FFN in parallel, partly rotary."""
+"""GPT-NeoX (Pythia): q, k and v interleaved by head, attention and FFN in parallel, partly rotary."""
 
 from copra.models.families.family import Family, Layout, Projection
 

@@ -1,4 +1,4 @@
-"""Mistral: as Llama, with a sliding window in all layers or in none."""
+"""Mistral: like Llama, with a sliding window in all layers or in none."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""OLMo2: norms after attention and FFN, and one norm over the queries of all heads, another over the keys."""
+"""OLMo2: norms after attention and FFN, and one norm each over the queries and the keys of all heads."""
 
 from copra.models.families.family import Cannot, Family
 from copra.models.families.llama import LAYOUT

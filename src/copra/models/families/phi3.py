@@ -1,4 +1,4 @@
-"""Phi-3: as Llama, with q, k and v in one projection and gate and up in another."""
+"""Phi-3: like Llama, with q, k and v in one projection and gate and up in another."""
 
 from collections.abc import Mapping
 from typing import Any

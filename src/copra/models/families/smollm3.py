@@ -1,4 +1,4 @@
-"""SmolLM3: as Llama, with rotary positions in some of the layers only."""
+"""SmolLM3: like Llama, but with rotary positions only in some layers."""
 
 from collections.abc import Mapping
 from typing import Any
