@@ -12,7 +12,7 @@ from copra.experiment.recipes import build_tree
 
 ROOT = Path(__file__).parents[1]
 FRONT = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [*FRONT, ROOT / "CONTRIBUTING.md", ROOT / "results/README.md"]
+PAGES = [*FRONT, *(ROOT / name for name in ("CONTRIBUTING.md", "results/README.md", "config/README.md"))]
 MAX_README_LINES = 170
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
