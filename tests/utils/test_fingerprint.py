@@ -1,6 +1,7 @@
 """The code's fingerprint: it changes with the code that a verb can run, and with nothing else."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -56,13 +57,8 @@ def test_comments_docstrings_and_layout_do_not_count(package):
     file = package / "training" / "loop.py"
     before = fingerprints(package)
     text = file.read_text()
-    for docstring in (
-        '"""The training loop: samples in',
-        '"""One stage of training',
-        '"""Optimizer steps of',
-    ):
-        assert docstring in text
-        text = text.replace(docstring, '"""Other words: ' + docstring[3:])
+    text, changed = re.subn(r'"""(?=\w)', '"""Other words: ', text)
+    assert changed > 5
     text = text.replace("import json\n", "# A comment.\n\n\nimport json  # another\n", 1)
     file.write_text(text + "\n\n# the end\n")
     assert fingerprints(package) == before
