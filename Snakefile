@@ -31,8 +31,7 @@ include: "workflow/rules/pruning.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/quantization.smk"
 include: "workflow/rules/evaluation.smk"
-include: "workflow/rules/tables.smk"
-include: "workflow/rules/figures.smk"
+include: "workflow/rules/outputs.smk"
 
 
 rule all:

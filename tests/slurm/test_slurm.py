@@ -166,7 +166,7 @@ def test_a_run_through_slurm_makes_the_same_table_as_a_local_one(submitted, loca
     assert submitted.table() == local.table() != []
 
 
-TABLE = {"accuracy_table": 1, "export": 1}
+TABLE = {"table": 1, "export": 1}
 CHANGES = {
     "nothing": ({}, {}),
     "the data": (

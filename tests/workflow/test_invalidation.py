@@ -15,21 +15,21 @@ GROUPS = f"{LAYERS}+groups-1"
 COCONUT = f"{GROUPS}+coconut"
 
 ACCURACY = {
-    "Drawing up accuracy against FLOPs",
+    "Making table accuracy_vs_flops: accuracy against FLOPs",
     "Writing table accuracy_vs_flops as CSV, Markdown and LaTeX",
-    "Drawing accuracy against FLOPs",
-    "Drawing accuracy after pruning and fine-tuning",
+    "Drawing figure accuracy_vs_flops: accuracy against FLOPs",
+    "Drawing figure after_fine_tuning: accuracy after pruning and fine-tuning",
 }
 BEFORE = {
-    "Drawing up accuracy right after pruning",
+    "Making table before_fine_tuning: accuracy right after pruning",
     "Writing table before_fine_tuning as CSV, Markdown and LaTeX",
 }
-CURVES = {"Drawing the training curves"}
-CURRICULUM = {"Drawing accuracy after each stage"}
+CURVES = {"Drawing figure training_curves: the training curves"}
+CURRICULUM = {"Drawing figure curriculum: accuracy after each stage"}
 SCORES = {f"Scoring {node} on objective cot: passes" for node in (COT, LAYERS)}
 SCORE_FIGURES = {
-    f"Drawing the {what} of {node}"
-    for what in ("layer distances", "head importance")
+    f"Drawing figure {name}/{node}/cot: the {name.replace('_', ' ')}"
+    for name in ("layer_distances", "head_importance")
     for node in (COT, LAYERS)
 }
 
@@ -92,18 +92,18 @@ CHANGES = {
         {"evaluation__latents": [0, 1]},
         {
             f"Evaluating {COCONUT} with other numbers of latents",
-            "Drawing up accuracy against the number of latents",
+            "Making table accuracy_vs_latents: accuracy against the number of latents",
             "Writing table accuracy_vs_latents as CSV, Markdown and LaTeX",
-            "Drawing accuracy against the number of latents",
+            "Drawing figure accuracy_vs_latents: accuracy against the number of latents",
         },
     ),
     "a look into latents": (
         {"evaluation__lens": 2},
         {
             f"Looking into the latents of {COCONUT}",
-            "Drawing up what latents would say",
+            "Making table latent_lens: the likeliest tokens of latents",
             "Writing table latent_lens as CSV, Markdown and LaTeX",
-            f"Drawing what the latents of {COCONUT} would say",
+            f"Drawing figure latent_lens/{COCONUT}: the likeliest tokens of latents",
         },
     ),
     "how units are scored": ({"importance__rows": 16}, EVERYTHING_AFTER_SCORES),
@@ -218,7 +218,10 @@ def test_an_edited_comment_runs_nothing_and_an_edited_statement_what_depends_on_
         CURVES
         | CURRICULUM
         | SCORE_FIGURES
-        | {"Drawing accuracy against FLOPs", "Drawing accuracy after pruning and fine-tuning"}
+        | {
+            "Drawing figure accuracy_vs_flops: accuracy against FLOPs",
+            "Drawing figure after_fine_tuning: accuracy after pruning and fine-tuning",
+        }
     )
     assert edited.would_run() == figures
     edit(edited, "pruning/surgery.py", "\nfrom ", "\nANYTHING = 1\nfrom ")

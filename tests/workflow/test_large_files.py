@@ -40,8 +40,7 @@ LARGE = {
     "scores": r"/scores/.+\.parquet$",
     "predictions": r"/predictions\.parquet$",
 }
-WITHOUT_LARGE = {"data", "export", "accuracy_figure", "latents_table", "latents_figure", "lens_table"}
-WITHOUT_LARGE |= {"lens_figure", "curves_table", "curve_figure", "after_figure", "curriculum_figure"}
+WITHOUT_LARGE = {"data", "export"}
 
 
 def kinds(files) -> set[str]:

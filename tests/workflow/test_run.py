@@ -195,7 +195,11 @@ def test_a_kill_in_a_training_leaves_its_state_and_nothing_that_passes_for_a_res
     assert not list(as_killed.results.glob("evaluations/*/*"))
     as_killed.snakemake("--unlock")
     left = as_killed.would_run()
-    assert {f"Training {COT}", f"Evaluating {COT}", "Drawing the training curves"} <= left
+    assert {
+        f"Training {COT}",
+        f"Evaluating {COT}",
+        "Drawing figure training_curves: the training curves",
+    } <= left
     assert not {"Preparing the train split of task sums", "Making base model llama@0"} & left
 
 

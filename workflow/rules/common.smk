@@ -15,6 +15,7 @@ from copra.models.pack import put_pack_beside_checkpoints
 from copra.experiment.planning import tell_problems_plainly
 from copra.experiment.provenance import compare_records
 from copra.tasks.task import SPLITS
+from copra.experiment.outputs import FIGURES, TABLES
 from copra.experiment.workflow import Workflow, put_copra_on_path
 from snakemake.exceptions import WorkflowError
 
@@ -99,4 +100,6 @@ wildcard_constraints:
     split="|".join(SPLITS),
     scoring="|".join(map(re.escape, SCORINGS)),
     curve=r"[^/]+",
-    table=r"accuracy_vs_flops|before_fine_tuning|accuracy_vs_latents|latent_lens|pruning_curves|drop_orders",
+    table="|".join(TABLES),
+    figure="|".join(FIGURES),
+    subject=r"(/.+)?",

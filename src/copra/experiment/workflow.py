@@ -450,10 +450,10 @@ class Workflow:
     def export_settings(self) -> str:
         return self.settings("export", {})
 
-    def figure_settings(self, kind: str, curve: str | None = None) -> str:
+    def figure_settings(self, kind: str, subject: str = "") -> str:
         value: dict[str, Any] = {"kind": kind}
-        if curve is not None:
-            value["curve"] = self._curve_of(curve)
+        if kind in ("pruning_curves", "drop_orders"):
+            value["curve"] = self._curve_of(subject)
         if kind == "training_curves":
             value["nodes"] = self.trainings
         if kind == "curriculum":
