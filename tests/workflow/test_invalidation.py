@@ -15,13 +15,13 @@ GROUPS = f"{LAYERS}+groups-1"
 COCONUT = f"{GROUPS}+coconut"
 
 ACCURACY = {
-    "Making table accuracy_vs_flops: accuracy against FLOPs",
+    "Computing table accuracy_vs_flops: accuracy against FLOPs",
     "Writing table accuracy_vs_flops as CSV, Markdown and LaTeX",
     "Drawing figure accuracy_vs_flops: accuracy against FLOPs",
     "Drawing figure after_fine_tuning: accuracy after pruning and fine-tuning",
 }
 BEFORE = {
-    "Making table before_fine_tuning: accuracy right after pruning",
+    "Computing table before_fine_tuning: accuracy right after pruning",
     "Writing table before_fine_tuning as CSV, Markdown and LaTeX",
 }
 CURVES = {"Drawing figure training_curves: the training curves"}
@@ -92,7 +92,7 @@ CHANGES = {
         {"evaluation__latents": [0, 1]},
         {
             f"Evaluating {COCONUT} with other numbers of latents",
-            "Making table accuracy_vs_latents: accuracy against the number of latents",
+            "Computing table accuracy_vs_latents: accuracy against the number of latents",
             "Writing table accuracy_vs_latents as CSV, Markdown and LaTeX",
             "Drawing figure accuracy_vs_latents: accuracy against the number of latents",
         },
@@ -101,7 +101,7 @@ CHANGES = {
         {"evaluation__lens": 2},
         {
             f"Looking into the latents of {COCONUT}",
-            "Making table latent_lens: the likeliest tokens of latents",
+            "Computing table latent_lens: the likeliest tokens of latents",
             "Writing table latent_lens as CSV, Markdown and LaTeX",
             f"Drawing figure latent_lens/{COCONUT}: the likeliest tokens of latents",
         },

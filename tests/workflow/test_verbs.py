@@ -15,7 +15,7 @@ pytestmark = pytest.mark.workflow
 COCONUT = "llama@0+cot+layers-1+groups-1+coconut"
 LATENCY = {"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2}
 ACCURACY = {
-    "Making table accuracy_vs_flops: accuracy against FLOPs",
+    "Computing table accuracy_vs_flops: accuracy against FLOPs",
     "Writing table accuracy_vs_flops as CSV, Markdown and LaTeX",
     "Drawing figure accuracy_vs_flops: accuracy against FLOPs",
     "Drawing figure after_fine_tuning: accuracy after pruning and fine-tuning",

@@ -21,7 +21,7 @@ rule table:
         sources=lambda wildcards, input: TABLES[wildcards.table].options(copra, "", input.small, input.large),
         title=lambda wildcards: TABLES[wildcards.table].title,
     message:
-        "Making table {wildcards.table}: {params.title}"
+        "Computing table {wildcards.table}: {params.title}"
     shell:
         "copra table --settings {params.settings:q} {params.sources} --output {output.table} > {log} 2>&1"
 
