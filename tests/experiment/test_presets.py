@@ -93,4 +93,4 @@ def test_gsm8k_aug_is_read_from_the_hub(name, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("llama")])
 def test_the_llama_presets_take_the_model_of_the_numbers_beside_them(name):
     assert workflow_of(name).experiment.bases["llama"].path == "meta-llama/Llama-3.2-1B-Instruct"
-    assert "Instruct" in (CONFIG / f"{name}.yaml").read_text().splitlines()[0]
+    assert "Instruct" in (CONFIG / f"{name}.yaml").read_text().splitlines()[1]
