@@ -19,7 +19,13 @@ from copied_code import copy_code
 from runs import SIZES, SOON, TRAINING, Run
 from warm import warm_copra
 
-pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.workflow,
+    pytest.mark.skipif(
+        not os.environ.get("COPRA_SOAK"), reason="COPRA_SOAK=1 runs the soak: 15 minutes or more"
+    ),
+]
 
 LONG = {**TRAINING, "steps": 60, "num_validations": 3}
 CONFIG = {
