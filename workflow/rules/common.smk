@@ -3,19 +3,18 @@
 import gc
 import os
 import re
-from pathlib import Path
 
 from copra.utils.digests import files_below
 from copra.utils.ending import name_snakemake
 from copra.utils.errors import CopraError
-from copra.utils.files import canonical_json, read_yaml
+from copra.utils.files import canonical_json, read_yaml, tables_beside
 from copra.utils.forking import fork_jobs
 from copra.schema.metrics import SCORINGS, split_of
 from copra.models.pack import put_pack_beside_checkpoints
 from copra.experiment.planning import tell_problems_plainly
 from copra.experiment.provenance import compare_records
 from copra.tasks.task import SPLITS
-from copra.experiment.outputs import FIGURES, TABLES
+from copra.experiment.outputs import FIGURES, TABLES, above
 from copra.experiment.workflow import Workflow, put_copra_on_path
 from snakemake.exceptions import WorkflowError
 
@@ -61,7 +60,7 @@ def weights(model):
 
 def tables(summaries):
     """The large tables of splits and scores, whose times do not matter: the small files beside them tell what they are."""
-    return ancient([str(Path(each).with_suffix(".parquet")) for each in summaries])
+    return ancient(tables_beside(summaries))
 
 
 def here(*sources):
@@ -71,11 +70,6 @@ def here(*sources):
         return []
     found = [files_below(source) if source.is_dir() else [source] for source in sources if source]
     return ancient(local([str(file) for files in found for file in files]))
-
-
-def above(files, levels):
-    """The folder so many levels above files, wherever a storage has its local copies of them."""
-    return str(Path(files[0]).parents[levels - 1]) if files else "."
 
 
 def growing(amount):

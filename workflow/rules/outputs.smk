@@ -3,8 +3,8 @@
 
 rule table:
     input:
-        small=lambda wildcards: TABLES[wildcards.table].small(copra),
-        large=lambda wildcards: ancient(TABLES[wildcards.table].large(copra)),
+        small=lambda wildcards: TABLES[wildcards.table].files(copra, "", large=False),
+        large=lambda wildcards: ancient(TABLES[wildcards.table].files(copra, "", large=True)),
     output:
         table="<results>/tables/{table}.parquet",
     log:
@@ -58,8 +58,10 @@ rule export:
 # A figure of a part of an experiment is in a folder, named by its subject: a node, a node and an objective, a curve.
 rule figure:
     input:
-        small=lambda wildcards: FIGURES[wildcards.figure].small(copra, wildcards.subject[1:]),
-        large=lambda wildcards: ancient(FIGURES[wildcards.figure].large(copra, wildcards.subject[1:])),
+        small=lambda wildcards: FIGURES[wildcards.figure].files(copra, wildcards.subject[1:], large=False),
+        large=lambda wildcards: ancient(
+            FIGURES[wildcards.figure].files(copra, wildcards.subject[1:], large=True)
+        ),
     output:
         svg=report(
             "<results>/figures/{figure}{subject}.svg",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from copra.experiment.workflow import Workflow
+from copra.utils.files import tables_beside
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,11 @@ class Output:
     title: str
     sources: Callable[[Workflow, str], list[Source]]
 
-    def small(self, workflow: Workflow, subject: str = "") -> list[str]:
-        """Return the files whose changes make it again."""
-        return [file for each in self.sources(workflow, subject) if not each.large for file in each.files]
-
-    def large(self, workflow: Workflow, subject: str = "") -> list[str]:
-        """Return the large files that it reads."""
-        return [file for each in self.sources(workflow, subject) if each.large for file in each.files]
+    def files(self, workflow: Workflow, subject: str, *, large: bool) -> list[str]:
+        """Return the large files that it reads, or the small ones, whose changes make it again."""
+        return [
+            file for each in self.sources(workflow, subject) if each.large == large for file in each.files
+        ]
 
     def options(self, workflow: Workflow, subject: str, small: Sequence[str], large: Sequence[str]) -> str:
         """Return the options of the command that name its sources.
@@ -50,10 +49,17 @@ class Output:
         words: list[str] = []
         for source in self.sources(workflow, subject):
             found = [next(places[source.large]) for _ in source.files]
-            if source.option and found:
-                place = Path(found[0]).parents[source.levels - 1] if source.levels else found[0]
-                words += [f"--{source.option}", str(place)]
+            if source.option and (found or source.levels):
+                words += [f"--{source.option}", above(found, source.levels) if source.levels else found[0]]
         return shlex.join(words)
+
+
+def above(files: Sequence[str], levels: int) -> str:
+    """Return the folder so many levels above the first of some files, or "." if there are none.
+
+    The files may be a storage's local copies, which lie in folders of their own.
+    """
+    return str(Path(files[0]).parents[levels - 1]) if files else "."
 
 
 def _evaluations(workflow: Workflow, nodes: Sequence[str]) -> list[Source]:
@@ -82,17 +88,12 @@ def _orders(workflow: Workflow, _: str) -> list[Source]:
     return [
         Source("models", _manifests(workflow, nodes), 2),
         Source("scores", workflow.ordered_scores, 3),
-        Source(None, _tables(workflow.ordered_scores), large=True),
+        Source(None, tables_beside(workflow.ordered_scores), large=True),
     ]
 
 
 def _manifests(workflow: Workflow, nodes: Sequence[str]) -> list[str]:
     return [f"{workflow.folder}/models/{node}/copra.json" for node in nodes]
-
-
-def _tables(summaries: Sequence[str]) -> list[str]:
-    """Return the large tables that small files stand for."""
-    return [str(Path(each).with_suffix(".parquet")) for each in summaries]
 
 
 def _of_table(name: str) -> Callable[[Workflow, str], list[Source]]:
@@ -130,7 +131,7 @@ def _order(workflow: Workflow, subject: str) -> list[Source]:
     return [
         Source("model", _manifests(workflow, [node])),
         Source("input", scores, 3),
-        Source(None, _tables(scores), large=True),
+        Source(None, tables_beside(scores), large=True),
     ]
 
 

@@ -31,7 +31,7 @@ from copra.tasks.prepare import prepared
 from copra.tasks.task import SPLITS, Split
 from copra.utils.digests import Digests
 from copra.utils.errors import CopraError
-from copra.utils.files import canonical_json, digest, summary_beside
+from copra.utils.files import canonical_json, digest, summary_beside, tables_beside
 from copra.utils.fingerprint import fingerprint
 
 
@@ -285,8 +285,7 @@ class Workflow:
         weights = [f"{self.folder}/models/{name}/model.safetensors" for name in self.tree.nodes]
         evaluated = dict.fromkeys([*self.ends, *self.before_and_after, *self.staged])
         predictions = [f"{self.folder}/evaluations/{name}/predictions.parquet" for name in evaluated]
-        scores = [path for each in self.scored for path in (each, each.removesuffix("json") + "parquet")]
-        return [*models, *weights, *scores, *predictions]
+        return [*models, *weights, *self.scored, *tables_beside(self.scored), *predictions]
 
     def tables(self) -> list[str]:
         names = ["accuracy_vs_flops", *(["before_fine_tuning"] if self.tree.pruned() else [])]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -248,6 +248,11 @@ def read_sealed_parquet(path: Path) -> "pandas.DataFrame":
 def summary_beside(table: Path) -> Path:
     """Return the path of the small file that represents a large table, whose own time can then be ignored."""
     return Path(table).with_suffix(".json")
+
+
+def tables_beside(summaries: Iterable[str]) -> list[str]:
+    """Return the paths of the large tables that small files represent."""
+    return [str(Path(each).with_suffix(".parquet")) for each in summaries]
 
 
 def _parquet(path: Path):

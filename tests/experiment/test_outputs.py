@@ -1,0 +1,76 @@
+"""The registry of tables and figures, against the commands that make them and the captions."""
+
+import shlex
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from copra.commands.figure import FigureSettings
+from copra.experiment.outputs import FIGURES, TABLES
+from copra.experiment.workflow import Workflow
+from copra.utils.files import read_yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def lab(**changes) -> Workflow:
+    """The pruning laboratory, which has every kind of table and figure once latents are looked into."""
+    config = read_yaml(ROOT / "config" / "pruning-lab.yaml")
+    config["evaluation"] = {**config.get("evaluation", {}), "stages": True, "latents": [0], "lens": 1}
+    return Workflow(config | changes, "lab.yaml")
+
+
+def options(output, workflow, subject="") -> dict[str, str]:
+    """The options that name its sources, where files are where the workflow puts them."""
+    small, large = (output.files(workflow, subject, large=large) for large in (False, True))
+    words = shlex.split(output.options(workflow, subject, small, large))
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def test_each_figure_is_one_that_the_command_draws():
+    assert set(FIGURES) == set(get_args(FigureSettings.model_fields["kind"].annotation))
+
+
+@pytest.mark.parametrize("name", [*TABLES, *FIGURES])
+def test_each_has_a_caption(name):
+    assert (ROOT / "workflow" / "report" / f"{name}.rst").read_text().strip()
+
+
+def test_all_that_a_run_asks_for_is_listed():
+    workflow = lab()
+    assert {Path(path).stem for path in workflow.tables()} == set(TABLES)
+    figures = {workflow.within("figures", path).split("/")[0].split(".")[0] for path in workflow.figures()}
+    assert figures == set(FIGURES)
+
+
+def test_options_name_a_file_or_the_folder_above_files():
+    workflow = lab()
+    folder = workflow.folder
+    assert options(TABLES["accuracy_vs_flops"], workflow) == {
+        "--evaluations": f"{folder}/evaluations",
+        **({"--latency": f"{folder}/latency.parquet"} if workflow.timed else {}),
+    }
+    node, objective = "llama@0+cot", "cot"
+    assert options(FIGURES["head_importance"], workflow, f"{node}/{objective}") == {
+        "--input": f"{folder}/scores/{node}/{objective}/passes.parquet",
+        "--model": f"{folder}/models/{node}/copra.json",
+    }
+    assert options(FIGURES["training_curves"], workflow) == {"--input": f"{folder}/models"}
+
+
+def test_files_may_be_copies_elsewhere():
+    workflow = lab()
+    figure, subject = FIGURES["drop_orders"], "layers"
+    small, large = (figure.files(workflow, subject, large=large) for large in (False, True))
+    copies = ([f".snakemake/storage/s3/{path}" for path in paths] for paths in (small, large))
+    words = shlex.split(figure.options(workflow, subject, *copies))
+    assert words[words.index("--input") + 1] == f".snakemake/storage/s3/{workflow.folder}/scores"
+
+
+def test_a_curve_without_scores_has_a_folder_all_the_same():
+    """Its metrics need no data; the command asks for the folder."""
+    curve = {"model": "llama+cot", "unit": "layers", "metrics": ["deepest"], "remove": [1]}
+    workflow = lab(curves={"bare": curve})
+    assert options(FIGURES["drop_orders"], workflow, "bare")["--input"] == "."
+    assert options(TABLES["drop_orders"], workflow)["--scores"] == "."
