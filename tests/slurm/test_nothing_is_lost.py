@@ -19,13 +19,7 @@ from copied_code import copy_code
 from runs import SIZES, SOON, TRAINING, Run
 from warm import warm_copra
 
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.workflow,
-    pytest.mark.skipif(
-        not os.environ.get("COPRA_SOAK"), reason="COPRA_SOAK=1 runs the soak: 15 minutes or more"
-    ),
-]
+pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 
 LONG = {**TRAINING, "steps": 60, "num_validations": 3}
 CONFIG = {
@@ -108,7 +102,7 @@ class Killer:
                 self.slurm.ask("scontrol", "requeue", job)
             else:
                 # All its jobs go back to the queue.
-                host = self.slurm.ask("sinfo", "--noheader", "--format=%n").split()[0]
+                host, _ = self.node()
                 self.slurm.ask("scontrol", "update", f"NodeName={host}", "State=DOWN", "Reason=test")
                 time.sleep(1)
                 self.slurm.ask("scontrol", "update", f"NodeName={host}", "State=RESUME")
@@ -117,8 +111,17 @@ class Killer:
             return True
         return False
 
+    def node(self) -> list[str]:
+        """The name of the node, and its state."""
+        return self.slurm.ask("sinfo", "--noheader", "--format=%n %T").splitlines()[0].split()
+
     def hasten(self) -> None:
-        """SLURM lets a job that went back to the queue wait for two minutes."""
+        """Do at once what time and an administrator would do: SLURM lets a job that went back to the queue
+        wait for two minutes, and drains a node for good if the first copy of such a job has not ended yet."""
+        host, state = self.node()
+        if state.startswith("drain"):
+            with suppress(subprocess.CalledProcessError):  # it may have been resumed by now
+                self.slurm.ask("scontrol", "update", f"NodeName={host}", "State=RESUME")
         for job in self.slurm.jobs():
             if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
                 with suppress(subprocess.CalledProcessError):  # it may have begun by now
