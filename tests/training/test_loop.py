@@ -192,7 +192,7 @@ def test_the_length_of_a_training(make_trainer, length, steps):
     assert "validation_loss" in log_of(trainer)[-1]
 
 
-@pytest.mark.parametrize(("num_validations", "steps"), [(1, [10]), (3, [4, 7, 10]), (5, [2, 4, 6, 8, 10])])
+@pytest.mark.parametrize(("validations", "steps"), [(1, [10]), (3, [4, 7, 10]), (5, [2, 4, 6, 8, 10])])
 def test_validations_are_spaced_evenly_and_end_with_the_last_step(make_trainer, validations, steps):
     trainer = make_trainer(num_validations=validations)
     trainer.run()

@@ -128,7 +128,7 @@ def test_examples_have_gates_of_their_own(llama):
             assert torch.allclose(llama(tokens[example : example + 1]).logits[0], together[example])
 
 
-@pytest.mark.parametrize(("kind", "target_sparsity"), [("heads", 0.5), ("kv_groups", 0.25)])
+@pytest.mark.parametrize(("kind", "closed"), [("heads", 0.5), ("kv_groups", 0.25)])
 def test_the_budget_is_met(llama, kind, closed):
     found = train(llama, kind, target_sparsity=closed, **QUICK)
     assert len(found) == {"heads": 12, "kv_groups": 6}[kind]
