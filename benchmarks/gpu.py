@@ -46,7 +46,6 @@ from copra.evaluation.latency import device_name
 from copra.generation.compiled import Compiled, positions
 from copra.generation.decode import decode
 from copra.methods import METHODS
-from copra.methods.distil import stage_of
 from copra.methods.reasoning_model import ReasoningModel
 from copra.models.checkpoint import device
 from copra.models.shape import shape_of
@@ -139,7 +138,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder, peak_memory() as memory:
             record = Trainer(
                 model=self.model,
-                stage=stage_of(method, number),
+                stage=method.resolved_stages()[number],
                 training=method.training_of(number),
                 rows=self.rows,
                 validation=self.rows[:1],
@@ -252,7 +251,7 @@ class Bench:
     def _coconut(self) -> Any:
         kind, number, settings = METHODS_MEASURED[f"coconut, {LATENTS} latents"]
         training = {"training": {"steps": 1}}
-        return stage_of(METHODS[kind].model_validate({"kind": kind, **training, **settings}), number)
+        return METHODS[kind].model_validate({"kind": kind, **training, **settings}).resolved_stages()[number]
 
     def _gradient(self, samples: Sequence[Any]) -> tuple[tuple[int, ...], float]:
         """The shape [B, N] of a micro-batch, and the norm of its gradient."""

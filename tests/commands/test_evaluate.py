@@ -19,7 +19,7 @@ from copra.data.tokenization import markers_of
 from copra.generation import compiled
 from copra.generation import decode as module
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 from copra.utils.errors import CopraError
 from copra.utils.files import read_parquet
 from copra.utils.heartbeat import running
@@ -46,7 +46,7 @@ def place(tmp_path, data, word_base):
             made.model,
             made.tokenizer,
             {**manifest, "decoding": decoding.to_json()},
-            parts=make_parts(made.model, {"projection": {}}),
+            extra_modules=make_extra_modules(made.model, {"projection": {}}),
         )
     return tmp_path
 
@@ -244,7 +244,7 @@ def test_compiled_answers_equal_plain_ones(place, monkeypatch):
 @pytest.fixture
 def types(monkeypatch):
     """The types of what every pass of a model gives, where bfloat16 is there to be used."""
-    from copra.generation.run import Run
+    from copra.generation.session import DecodingSession
 
     monkeypatch.setattr("copra.models.checkpoint.has_bfloat16", lambda: True)
     seen, pass_of = set(), Run._body

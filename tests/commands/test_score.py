@@ -14,7 +14,7 @@ from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import markers_of
 from copra.evaluation.accuracy import predictions
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 from copra.pruning.cut import KeptUnits
 from copra.pruning.scoring.ablation import Ablation
 from copra.pruning.scoring.calibration import calibration_batches, calibration_name
@@ -37,13 +37,13 @@ def place(tmp_path, data, word_base):
     made = word_base(layers=3, initializer_range=0.3)
     markers = markers_of(made.tokenizer)
     torch.manual_seed(1)
-    parts = make_parts(made.model, {"projection": {}})
+    parts = make_extra_modules(made.model, {"projection": {}})
     plain = GenerationSpec((), 0, "hidden", markers.latent, ())
     thinking = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,), "projected")
     for name, decoding in (("plain", plain), ("thinking", thinking), ("base", None)):
         manifest = {"node": name, "base": {}, "decoding": decoding and decoding.to_json()}
         own = parts if name == "thinking" else None
-        save_checkpoint(tmp_path / name, made.model, made.tokenizer, manifest, parts=own)
+        save_checkpoint(tmp_path / name, made.model, made.tokenizer, manifest, extra_modules=own)
     (tmp_path / "text.txt").write_text("1 and 2 ?\n\n3 + 4 = 7 and 5\n2\n")
     return tmp_path
 
@@ -123,7 +123,7 @@ def test_a_job_that_was_killed_before_the_small_file_has_not_made_the_scores(pla
 def loss_without(checkpoint, layers, batches):
     model = cut_model(checkpoint.model, KeptUnits.whole(checkpoint.shape).without(checkpoint.shape, layers))
     losses = [
-        example_losses(model, checkpoint.parts, batch.to(model.device), decoding_of(checkpoint))
+        example_losses(model, checkpoint.extra_modules, batch.to(model.device), decoding_of(checkpoint))
         for batch in batches
     ]
     return float(torch.cat(losses).mean())

@@ -7,14 +7,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
-from copra.cost.flops import PARTS, PHASES, FlopCounter, Pass, passes
+from copra.cost.flops import FLOP_GROUPS, PHASES, FlopCounter, Pass, passes
 from copra.data.batch import collate
 from copra.data.sequences import GenerationSpec, Markers, TokenRow, lay_out
 from copra.generation.decode import decode
-from copra.generation.run import Run, read_prefix
+from copra.generation.session import DecodingSession, read_prefix
 from copra.methods.losses import cross_entropy
-from copra.methods.rollout import hidden_states
-from copra.models.parts import make_parts
+from copra.methods.hidden_states import hidden_states
+from copra.models.extra_modules import make_extra_modules
 from copra.models.per_layer import CopraLlamaConfig, CopraLlamaForCausalLM
 from copra.models.shape import shape_of
 from copra.pruning.cut import KeptUnits
@@ -127,7 +127,7 @@ def test_passes_equal_the_counter(meta_models, name, series):
 def answer_once(model, decoding, prompt: int, generated: int, cached: int) -> int:
     """Really answer with a model and parts that have no weights, and count the FLOPs."""
     with torch.device("meta"):
-        parts = make_parts(model, {name: {} for name in (decoding.parts if decoding else ())})
+        parts = make_extra_modules(model, {name: {} for name in (decoding.extra_modules if decoding else ())})
 
     def without_mask(_, arguments, settings):
         # A mask would be looked into, and one row needs none.
@@ -173,7 +173,7 @@ def test_answers_equal_the_counter(meta_models, name, way, cached):
     for phase in PHASES:
         by_method[phase] = counted.by[phase, "method"]
         assert counted.of(phase) == by_phase[phase] + by_method[phase]
-    assert counted.total == sum(counted.of(part) for part in PARTS) == sum(map(counted.of, PHASES))
+    assert counted.total == sum(counted.of(part) for part in FLOP_GROUPS) == sum(map(counted.of, PHASES))
     assert counted.depth == len(series)
     assert (counted.of("method") > 0) == (way in WITH_PARTS)
     assert by_method == {**dict.fromkeys(PHASES, 0), "latent": counted.of("method")}
@@ -197,7 +197,7 @@ def test_parts_equal_the_counter(meta_models):
 @pytest.mark.parametrize("length", [1, 2, 7])
 def test_decoding_runs_exactly_these_passes(any_model, name, cached, length):
     decoding, tokens = DECODINGS[name], list(range(1, 10))
-    parts = make_parts(any_model, {"projection": {}, "mind_reader": {}, "emulator": {}})
+    parts = make_extra_modules(any_model, {"projection": {}, "mind_reader": {}, "emulator": {}})
     seen: list[tuple[int, int]] = []
     heads: list[int] = []
     fed: list[tuple[int, int]] = []

@@ -13,7 +13,7 @@ from copra.cost.parameters import (
 )
 from copra.data.sequences import GenerationSpec
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 from copra.models.shape import shape_of
 
 WANTED = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {"layers": 2}}
@@ -31,14 +31,14 @@ ANSWERING = {
 
 @pytest.fixture
 def save(make_model, word_tokenizer, tmp_path):
-    """Saves a tiny model with parts; returns the model, the parts and the manifest."""
+    """Saves a tiny model with parts; returns the model, the extra modules and the manifest."""
 
     def save(kind: str, decoding: GenerationSpec, wanted=WANTED):
         model = make_model(kind, len(word_tokenizer), double=False)
-        parts = make_parts(model, wanted)
+        extra_modules = make_extra_modules(model, wanted)
         manifest = {"decoding": decoding.to_json()}
-        save_checkpoint(tmp_path / "model", model, word_tokenizer, manifest, None, parts, wanted)
-        return model, parts, load_checkpoint(tmp_path / "model").manifest
+        save_checkpoint(tmp_path / "model", model, word_tokenizer, manifest, None, extra_modules, wanted)
+        return model, extra_modules, load_checkpoint(tmp_path / "model").manifest
 
     return save
 
@@ -47,13 +47,13 @@ def save(make_model, word_tokenizer, tmp_path):
 @pytest.mark.parametrize("way", ANSWERING)
 def test_what_an_answer_needs_is_counted(save, tmp_path, kind, way):
     decoding, names = ANSWERING[way]
-    model, parts, manifest = save(kind, decoding)
-    needed = [parameter for name in names for parameter in parts[name].parameters()]
+    model, extra_modules, manifest = save(kind, decoding)
+    needed = [parameter for name in names for parameter in extra_modules[name].parameters()]
     assert answering_parameters(manifest) == sum(p.numel() for p in [*model.parameters(), *needed])
-    # The bytes are those of a file with these parts alone, but for its short table of contents.
+    # The bytes are those of a file with these extra modules alone, but for its short table of contents.
     save_file({str(i): parameter.detach().clone() for i, parameter in enumerate(needed)}, tmp_path / "needed")
     weights = (tmp_path / "model" / WEIGHTS).stat().st_size
-    headers = 200 * sum(1 for _ in parts.parameters())
+    headers = 200 * sum(1 for _ in extra_modules.parameters())
     expected = weights + sum(parameter.nbytes for parameter in needed)
     assert expected <= answering_bytes(manifest) <= expected + headers * bool(names)
 
@@ -61,13 +61,13 @@ def test_what_an_answer_needs_is_counted(save, tmp_path, kind, way):
 def test_where_an_answer_needs_all_parts_their_file_counts_whole(save, tmp_path):
     decoding, names = ANSWERING["emulated"]
     _, _, manifest = save("llama", decoding, {name: {} for name in names})
-    files = [tmp_path / "model" / name for name in (WEIGHTS, "parts.safetensors")]
+    files = [tmp_path / "model" / name for name in (WEIGHTS, "extra_modules.safetensors")]
     assert answering_bytes(manifest) == sum(file.stat().st_size for file in files)
 
 
 def test_a_model_without_parts_needs_its_weights_alone(save, tmp_path):
     model, _, manifest = save("gpt2", ANSWERING["text"][0], {})
-    assert manifest["parts"] is None
+    assert manifest["extra_modules"] is None
     assert answering_parameters(manifest) == sum(p.numel() for p in model.parameters())
     assert answering_bytes(manifest) == (tmp_path / "model" / WEIGHTS).stat().st_size
 

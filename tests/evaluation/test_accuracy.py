@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from copra.cost.flops import PARTS, PHASES, FlopCounter
+from copra.cost.flops import FLOP_GROUPS, PHASES, FlopCounter
 from copra.data.sequences import GenerationSpec, Prompting
 from copra.data.tokenization import markers_of
 from copra.evaluation import accuracy
@@ -88,7 +88,7 @@ def test_tokens_are_counted_by_what_they_are(checkpoint, decoding):
 def test_flops_are_those_of_the_counts_and_add_up(checkpoint, decoding):
     table = predictions(checkpoint, decoding, ROWS, 20, "number")
     assert (sum(table[f"flops_{phase}"] for phase in PHASES) == table["flops"]).all()
-    assert (sum(table[f"flops_{part}"] for part in PARTS) == table["flops"]).all()
+    assert (sum(table[f"flops_{part}"] for part in FLOP_GROUPS) == table["flops"]).all()
     counter = FlopCounter(checkpoint.shape)
     for row in table.itertuples():
         assert row.flops == counter.of_answer(decoding, row.n_prompt, row.n_generated).total

@@ -81,7 +81,7 @@ def test_a_legal_config_gets_its_defaults():
         ("steps.drop.budget.cuont", "count"),
         ("steps.ask.num_fewshots", "num_fewshot"),
         ("steps.codi.training.lora.rnk", "rank"),
-        ("steps.codi.explaining.layer", "layers"),
+        ("steps.codi.auxiliary_decoder.layer", "layers"),
         ("evaluation.max_new_token", "max_new_tokens"),
         ("latency.repetitons", "repetitions"),
         ("recipes.1.stpes", "steps"),
@@ -230,11 +230,11 @@ def test_a_wrong_value_is_one_line_with_its_path_and_what_is_allowed(path, value
     ("step", "message"),
     [
         (
-            {"kind": "coconut", "thought": "none", "explaining": {}},
+            {"kind": "coconut", "thought": "none", "auxiliary_decoder": {}},
             "explaining: only latents that are hidden",
         ),
         (
-            {"kind": "codi", "iterations": 0, "explaining": {}},
+            {"kind": "codi", "iterations": 0, "auxiliary_decoder": {}},
             "explaining: pause tokens (iterations: 0) hold",
         ),
     ],

@@ -94,7 +94,7 @@ SMALL = {
         "coconut": {
             "kind": "coconut",
             "max_latent_stage": 2,
-            "explaining": {"decoder": "small"},
+            "auxiliary_decoder": {"decoder": "small"},
             "training": TRAINING,
             "overrides": {1: {"steps": 12}, 2: {"epochs": 2}},
         },

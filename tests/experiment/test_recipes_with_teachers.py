@@ -44,8 +44,8 @@ def test_a_node_has_the_latents_that_its_stage_ends_with():
 def test_a_decoder_starts_as_the_first_model_of_its_shape():
     """In the first stage of a step; later ones go on with it."""
     explaining = {"decoder": "pretrained"}
-    steps = with_step("coconut", explaining=explaining)
-    steps["codi"] = {"kind": "codi", "explaining": explaining, "training": TRAINING}
+    steps = with_step("coconut", auxiliary_decoder=explaining)
+    steps["codi"] = {"kind": "codi", "auxiliary_decoder": explaining, "training": TRAINING}
     recipes = [
         {"base": "hub", "steps": each} for each in (["codi"], ["cot", "coconut"], ["layers-1", "cot", "codi"])
     ]
@@ -209,7 +209,10 @@ def test_a_teacher_of_predictions_that_cannot_be_is_named(recipe, steps, message
     ("steps", "message"),
     [
         (healing(kind="icot_kd"), "steps.heal.distil: icot_kd has a way of its own to learn from a teacher"),
-        (healing(kind="codi", explaining={}), "steps.heal.distil.task_weight: at 0 the method's own loss is"),
+        (
+            healing(kind="codi", auxiliary_decoder={}),
+            "steps.heal.distil.task_weight: at 0 the method's own loss is",
+        ),
         (healing(weight=0), "steps.heal.distil.weight: should be greater than 0"),
         (healing(3), "steps.heal.distil.teacher: should be text"),
     ],

@@ -51,7 +51,7 @@ def test_the_manifest_of_the_teacher_is_what_a_training_waits_for():
 
 
 def test_the_manifest_of_the_pretrained_model_is_what_a_training_waits_for():
-    codi = {"kind": "codi", "training": TRAINING, "explaining": {"decoder": "pretrained"}}
+    codi = {"kind": "codi", "training": TRAINING, "auxiliary_decoder": {"decoder": "pretrained"}}
     found = workflow(steps=CONFIG["steps"] | {"codi": codi}, recipes=[["cot", "drop", "codi"]])
     assert found.pretrained("llama@0+cot+drop+codi") == ["results/config/models/llama@0+cot+drop/copra.json"]
     assert found.pretrained("llama@0+cot") == []

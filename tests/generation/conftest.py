@@ -1,4 +1,4 @@
-"""What tests of decoding share: prompts of unlike lengths, and parts for any way to answer."""
+"""What tests of decoding share: prompts of unlike lengths, and extra modules for any way to answer."""
 
 import pytest
 import torch
@@ -12,11 +12,11 @@ def prompts():
 
 
 @pytest.fixture
-def parts(any_model):
-    from copra.models.parts import make_parts
+def extra_modules(any_model):
+    from copra.models.extra_modules import make_extra_modules
 
     torch.manual_seed(5)
-    made = make_parts(any_model, {"projection": {}, "mind_reader": {}, "emulator": {}})
+    made = make_extra_modules(any_model, {"projection": {}, "mind_reader": {}, "emulator": {}})
     with torch.no_grad():
         for parameter in made["mind_reader"].parameters():
             parameter *= 8  # what it says must count beside the model's large states

@@ -7,7 +7,7 @@ from transformers import DynamicCache, MistralConfig, MistralForCausalLM
 
 from copra.generation.cache import BLOCK, BlockLayer, FixedLayer, growing_cache, start_with
 from copra.generation.decode import decode
-from copra.generation.run import Run
+from copra.generation.session import DecodingSession
 
 
 def draw(*shape: int) -> torch.Tensor:

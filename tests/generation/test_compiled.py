@@ -23,7 +23,7 @@ def _fresh():
     torch.compiler.reset()
 
 
-def test_tokens_equal_the_plain_ones(any_model, prompts, parts, monkeypatch):
+def test_tokens_equal_the_plain_ones(any_model, prompts, extra_modules, monkeypatch):
     """Every way to answer, with a prefix and without, a full last batch and one to fill up."""
     monkeypatch.setattr(module, "LOOK_EVERY", {"cpu": 3})
     counter = CompileCounter()
@@ -32,7 +32,7 @@ def test_tokens_equal_the_plain_ones(any_model, prompts, parts, monkeypatch):
         for prefix in ((), (11, 2, 35)):
             if decoding is not None and decoding.emulated and prefix:
                 continue
-            options = OPTIONS | {"parts": parts, "prefix": prefix}
+            options = OPTIONS | {"extra_modules": extra_modules, "prefix": prefix}
             plain = decode(any_model, prompts, decoding, batch_size=8, **options)
             assert decode(any_model, prompts, decoding, batch_size=3, compiled=compiled, **options) == plain
     assert counter.frame_count == 1

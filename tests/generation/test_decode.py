@@ -12,7 +12,7 @@ from decodings import DECODINGS, HIDDEN, LENGTHS, LIMIT, PAD
 from copra.data.sequences import GenerationSpec
 from copra.generation import decode as module
 from copra.generation.decode import Answer, decode
-from copra.generation.run import read_prefix
+from copra.generation.session import read_prefix
 
 # As many iterations as latents, or more, are the sequential chain.
 EQUAL = {"jacobi 3": "hidden", "jacobi 9": "hidden"}
@@ -33,7 +33,7 @@ def plain_latents(last, vectors: list, decoding: GenerationSpec, feed: Callable,
 
 
 @torch.no_grad()
-def plain_tokens(model, prompt, decoding, length: int, parts) -> list[int]:
+def plain_tokens(model, prompt, decoding, length: int, extra_modules) -> list[int]:
     """`length` greedy tokens; every one of them, and every latent, recomputes the whole prefix."""
     embedding = model.get_input_embeddings().weight
     decoding = decoding or DECODINGS["no thought"]
@@ -46,12 +46,12 @@ def plain_tokens(model, prompt, decoding, length: int, parts) -> list[int]:
     feed = {
         "raw": lambda vector: vector,
         "scaled": lambda vector: vector / vector.norm() * embedding.norm(dim=1).mean(),
-        "projected": parts["projection"],
+        "projected": extra_modules["projection"],
     }[decoding.latent_input]
     inputs = [embedding[token] for token in [*prompt, *decoding.prefix_ids]]
     inputs += plain_latents(last, inputs, decoding, feed, embedding)
     inputs += [embedding[token] for token in decoding.suffix_ids]
-    handles = replaced_states(model, prompt, parts) if decoding.emulated else []
+    handles = replaced_states(model, prompt, extra_modules) if decoding.emulated else []
     tokens: list[int] = []
     for _ in range(length):
         logits = model.get_output_embeddings().weight @ last(inputs)
@@ -62,11 +62,11 @@ def plain_tokens(model, prompt, decoding, length: int, parts) -> list[int]:
     return tokens
 
 
-def replaced_states(model, prompt, parts) -> list:
+def replaced_states(model, prompt, extra_modules) -> list:
     """Put what the student makes of the emulator's states before each block, at the prompt's end."""
     n = len(prompt)
     whole = torch.tensor([prompt]), torch.ones(1, n, dtype=torch.long), torch.arange(n)[None]
-    thoughts = parts["mind_reader"](parts["emulator"](*whole, torch.tensor([n - 1])))
+    thoughts = extra_modules["mind_reader"](extra_modules["emulator"](*whole, torch.tensor([n - 1])))
 
     def replacing(thought):
         def hook(_, arguments):
@@ -105,23 +105,25 @@ def answers(model, prompts, decoding, batch_size: int, stop: int, **options) -> 
 
 
 @pytest.mark.parametrize("name", DECODINGS)
-def test_batched_answers_equal_plain_ones(any_model, prompts, parts, name, monkeypatch):
+def test_batched_answers_equal_plain_ones(any_model, prompts, extra_modules, name, monkeypatch):
     decoding = DECODINGS[name]
-    texts = [plain_tokens(any_model, prompt, decoding, LIMIT, parts) for prompt in prompts]
+    texts = [plain_tokens(any_model, prompt, decoding, LIMIT, extra_modules) for prompt in prompts]
     stop = common_token(texts)
     expected = plain_answers(texts, stop)
     assert {answer.hit_length_limit for answer in expected} == {True, False}
     for batch_size in (1, 3, len(prompts)):
-        assert answers(any_model, prompts, decoding, batch_size, stop, parts=parts) == expected
+        assert (
+            answers(any_model, prompts, decoding, batch_size, stop, extra_modules=extra_modules) == expected
+        )
     # A look every third token, as on a GPU, changes the work and not the answers.
     monkeypatch.setattr(module, "LOOK_EVERY", {"cpu": 3})
-    assert answers(any_model, prompts, decoding, len(prompts), stop, parts=parts) == expected
+    assert answers(any_model, prompts, decoding, len(prompts), stop, extra_modules=extra_modules) == expected
 
 
-def test_the_models_tell_prompts_and_latents_apart(any_model, prompts, parts):
+def test_the_models_tell_prompts_and_latents_apart(any_model, prompts, extra_modules):
     """Otherwise the comparisons above would hold for any decoding."""
     texts = {
-        name: tuple(tuple(plain_tokens(any_model, prompt, decoding, 6, parts)) for prompt in prompts)
+        name: tuple(tuple(plain_tokens(any_model, prompt, decoding, 6, extra_modules)) for prompt in prompts)
         for name, decoding in DECODINGS.items()
     }
     for name in ("hidden", "projected", "jacobi 1", "emulated"):
@@ -137,9 +139,9 @@ PASSES = {"hidden": 4, "projected": 4, "jacobi 1": 2, "jacobi 2": 3, "jacobi 3":
 
 
 @pytest.mark.parametrize("name", PASSES)
-def test_ended_rows_leave_the_batch(any_model, prompts, parts, name):
+def test_ended_rows_leave_the_batch(any_model, prompts, extra_modules, name):
     decoding, limit = DECODINGS[name], 16
-    texts = [plain_tokens(any_model, prompt, decoding, limit, parts) for prompt in prompts]
+    texts = [plain_tokens(any_model, prompt, decoding, limit, extra_modules) for prompt in prompts]
     # The stop token that makes the ends lie apart.
     ends = {
         stop: sorted(text.index(stop) if stop in text else limit for text in texts)
@@ -150,7 +152,7 @@ def test_ended_rows_leave_the_batch(any_model, prompts, parts, name):
     any_model.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: widths.append(len(kwargs["inputs_embeds"])), with_kwargs=True
     )
-    options = {"parts": parts, "max_new_tokens": limit}
+    options = {"extra_modules": extra_modules, "max_new_tokens": limit}
     assert answers(any_model, prompts, decoding, 8, stop, **options) == plain_answers(texts, stop)
     alive = [sum(place > step for place in ends[stop]) for step in range(limit)]
     # A batch is cut as soon as half of it has ended.
@@ -164,8 +166,8 @@ def test_ended_rows_leave_the_batch(any_model, prompts, parts, name):
     assert widths[-1] < 8
 
 
-def test_a_forced_length_goes_on_after_the_end(any_model, prompts, parts):
-    texts = [plain_tokens(any_model, prompt, HIDDEN, LIMIT, parts) for prompt in prompts]
+def test_a_forced_length_goes_on_after_the_end(any_model, prompts, extra_modules):
+    texts = [plain_tokens(any_model, prompt, HIDDEN, LIMIT, extra_modules) for prompt in prompts]
     stop = common_token(texts)
     forced = answers(any_model, prompts, HIDDEN, 3, stop, force_length=True)
     assert [answer.tokens for answer in forced] == texts
@@ -174,8 +176,8 @@ def test_a_forced_length_goes_on_after_the_end(any_model, prompts, parts):
     assert again == forced
 
 
-def test_the_length_limit_is_hit_only_by_answers_that_do_not_end(any_model, prompts, parts):
-    text = plain_tokens(any_model, prompts[0], HIDDEN, LIMIT, parts)
+def test_the_length_limit_is_hit_only_by_answers_that_do_not_end(any_model, prompts, extra_modules):
+    text = plain_tokens(any_model, prompts[0], HIDDEN, LIMIT, extra_modules)
     stop = text[2]
     place = text.index(stop)
     for limit, expected in (
@@ -251,13 +253,15 @@ def test_a_batch_that_is_kept_is_not_answered(any_model, prompts):
 
 
 @pytest.mark.parametrize("name", ["none", "hidden", "projected", "jacobi 2", "embedding"])
-def test_a_shared_prefix_equals_prompts_with_it_written_out(any_model, prompts, parts, name):
+def test_a_shared_prefix_equals_prompts_with_it_written_out(any_model, prompts, extra_modules, name):
     decoding, prefix = DECODINGS[name], [11, 2, 35, 2, 40]
-    texts = [plain_tokens(any_model, prefix + prompt, decoding, LIMIT, parts) for prompt in prompts]
-    assert texts[0] != plain_tokens(any_model, prompts[0], decoding, LIMIT, parts)
+    texts = [plain_tokens(any_model, prefix + prompt, decoding, LIMIT, extra_modules) for prompt in prompts]
+    assert texts[0] != plain_tokens(any_model, prompts[0], decoding, LIMIT, extra_modules)
     stop = common_token(texts)
     for batch_size in (3, len(prompts)):
-        found = answers(any_model, prompts, decoding, batch_size, stop, parts=parts, prefix=prefix)
+        found = answers(
+            any_model, prompts, decoding, batch_size, stop, extra_modules=extra_modules, prefix=prefix
+        )
         assert found == plain_answers(texts, stop)
 
 
@@ -299,9 +303,9 @@ def plainly_ended(texts, pair, stop: int) -> list[Answer]:
 
 
 @pytest.mark.parametrize("look_every", [1, 3, 8, 50])
-def test_a_text_ends_where_it_is_said_to_end(any_model, prompts, parts, monkeypatch, look_every):
+def test_a_text_ends_where_it_is_said_to_end(any_model, prompts, extra_modules, monkeypatch, look_every):
     monkeypatch.setattr(module, "LOOK_EVERY", {"text": look_every})
-    texts = [plain_tokens(any_model, prompt, HIDDEN, LIMIT, parts) for prompt in prompts]
+    texts = [plain_tokens(any_model, prompt, HIDDEN, LIMIT, extra_modules) for prompt in prompts]
     # A pair and an end token such that some texts end by the one, some by the other, and some not at all.
     for pair, stop in product(dict.fromkeys(p for text in texts for p in pairwise(text[:8])), range(1, 50)):
         expected = plainly_ended(texts, pair, stop)
@@ -313,9 +317,9 @@ def test_a_text_ends_where_it_is_said_to_end(any_model, prompts, parts, monkeypa
         assert answers(any_model, prompts, HIDDEN, batch_size, stop, ends=ends_with(pair)) == expected
 
 
-def test_texts_that_have_ended_are_not_gone_on_with(any_model, prompts, parts):
+def test_texts_that_have_ended_are_not_gone_on_with(any_model, prompts, extra_modules):
     """A look comes at the first token and then every eighth one."""
-    texts, never = [plain_tokens(any_model, prompt, None, 12, parts) for prompt in prompts], 50
+    texts, never = [plain_tokens(any_model, prompt, None, 12, extra_modules) for prompt in prompts], 50
     steps: list[int] = []
     any_model.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: steps.append(len(kwargs["inputs_embeds"])), with_kwargs=True

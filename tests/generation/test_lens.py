@@ -6,7 +6,7 @@ import torch
 from copra.data.sequences import GenerationSpec
 from copra.generation.decode import decode
 from copra.generation.lens import look
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 
 PAD, K = 0, 4
 WAYS = {
@@ -25,7 +25,7 @@ def prompts():
 
 
 @torch.no_grad()
-def plain_states(model, prompt, decoding, parts) -> list[torch.Tensor]:
+def plain_states(model, prompt, decoding, extra_modules) -> list[torch.Tensor]:
     """The hidden state before each latent as it is fed in the last pass; every pass recomputes all."""
     embedding = model.get_input_embeddings().weight
     inputs = [embedding[token] for token in [*prompt, *decoding.prefix_ids]]
@@ -37,7 +37,7 @@ def plain_states(model, prompt, decoding, parts) -> list[torch.Tensor]:
 
     def feed(state):
         if decoding.latent_input == "projected":
-            return parts["projection"](state)
+            return extra_modules["projection"](state)
         return state / state.norm() * mean if decoding.latent_input == "scaled" else state
 
     n = decoding.latents
@@ -58,14 +58,14 @@ def plain_states(model, prompt, decoding, parts) -> list[torch.Tensor]:
 def test_tokens_and_probabilities_equal_the_plain_ones(any_model, prompts, name):
     decoding = WAYS[name]
     torch.manual_seed(1)
-    parts = make_parts(any_model, {"projection": {}} if name == "projected" else {})
-    options = {"stop": 46, "pad": PAD, "max_new_tokens": 5, "parts": parts}
+    extra_modules = make_extra_modules(any_model, {"projection": {}} if name == "projected" else {})
+    options = {"stop": 46, "pad": PAD, "max_new_tokens": 5, "extra_modules": extra_modules}
     seen = look(any_model, prompts, decoding, batch_size=3, k=K, **options)
     answers = decode(any_model, prompts, decoding, batch_size=4, **options)
     head = any_model.get_output_embeddings().weight
     for prompt, one, answer in zip(prompts, seen, answers, strict=True):
         assert one.answer == answer
-        states = plain_states(any_model, prompt, decoding, parts)
+        states = plain_states(any_model, prompt, decoding, extra_modules)
         assert len(one.tokens) == len(states) == decoding.latents
         for state, tokens, probabilities in zip(states, one.tokens, one.probabilities, strict=True):
             expected = (head @ state).softmax(0)

@@ -156,7 +156,7 @@ def test_a_checkpoint_is_whole_in_the_storage(done, storage, tmp_path):
         (tmp_path / name).write_bytes(data)
     assert not (tmp_path / "config.json").exists()
     checkpoint = load_checkpoint(tmp_path)
-    assert checkpoint.parts
+    assert checkpoint.extra_modules
     assert len(checkpoint.shape.layers) == 1
     assert (tmp_path / "config.json").exists()
 
@@ -165,7 +165,7 @@ def test_a_pack_holds_no_time_and_no_place(done, storage):
     pack = storage.files("my-bucket", PREFIX)[f"models/{CODI}/rest.tar"]
     with tarfile.open(fileobj=BytesIO(pack)) as tar:
         members = tar.getmembers()
-    assert {"config.json", "tokenizer.json", "parts.safetensors"} <= {each.name for each in members}
+    assert {"config.json", "tokenizer.json", "extra_modules.safetensors"} <= {each.name for each in members}
     assert not {"model.safetensors", "copra.json", "training.jsonl"} & {each.name for each in members}
     assert {(each.mtime, each.uid, each.uname, each.mode) for each in members} == {(0, 0, "", 0o644)}
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from copra.data.batch import collate
 from copra.data.sequences import IGNORED, Markers, Sample, TokenRow
-from copra.methods.losses import weighted
+from copra.methods.loss_functions import weighted
 from copra.methods.method import Stage
 from copra.methods.reasoning_model import ReasoningModel
 

@@ -25,7 +25,7 @@ from copra.data.batch import collate
 from copra.data.sequences import IGNORED, GenerationSpec, Markers, TokenRow
 from copra.methods import Codi
 from copra.methods.reasoning_model import ReasoningModel
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 
 MARKERS = Markers(start=7, latent=8, end=9)
 ROW = TokenRow("row", question=[1, 2], steps=[[11, 12], [21], [31, 32]], answer=[90, 91, 92])
@@ -91,7 +91,10 @@ def test_a_mark_of_more_tokens_or_none(mark, student, teacher):
 def test_a_step_is_explained_by_each_latent_and_what_remains_by_the_last():
     """With the last step in the teacher's chain: three steps for two latents, and for four."""
     texts = {
-        n: codi(latents=n, drop_last_step=False, explaining={}).stages()[0].lay_out(ROW, MARKERS).explained
+        n: codi(latents=n, drop_last_step=False, auxiliary_decoder={})
+        .stages()[0]
+        .lay_out(ROW, MARKERS)
+        .explained
         for n in (1, 2, 4)
     }
     assert texts == {
@@ -100,7 +103,7 @@ def test_a_step_is_explained_by_each_latent_and_what_remains_by_the_last():
         4: ((11, 12), (21,), (31, 32)),
     }
     # What the teacher does not read is not explained either.
-    stage = codi(latents=2, explaining={}).stages()[0]
+    stage = codi(latents=2, auxiliary_decoder={}).stages()[0]
     samples = [stage.lay_out(row, MARKERS) for row in (ROW, SHORT, BARE)]
     assert [sample.explained for sample in samples] == [((11, 12), (21,)), (), ()]
     assert {sample.latents_per_text for sample in samples} == {1}
@@ -109,21 +112,25 @@ def test_a_step_is_explained_by_each_latent_and_what_remains_by_the_last():
 def test_decoding():
     decoding = codi(latents=3).stages()[0].decoding(MARKERS)
     assert decoding == GenerationSpec((7,), 3, "hidden", 8, (9,), latent_input="projected")
-    assert (decoding.has_recurrent_latents, decoding.jacobi_iterations, decoding.parts) == (
+    assert (decoding.has_recurrent_latents, decoding.jacobi_iterations, decoding.extra_modules) == (
         True,
         0,
         ("projection",),
     )
     parallel = codi(latents=3, iterations=2, latent_input="raw").stages()[0].decoding(MARKERS)
     assert parallel == GenerationSpec((7,), 3, "hidden", 8, (9,), iterations=2)
-    assert (parallel.has_recurrent_latents, parallel.jacobi_iterations, parallel.parts) == (True, 2, ())
+    assert (parallel.has_recurrent_latents, parallel.jacobi_iterations, parallel.extra_modules) == (
+        True,
+        2,
+        (),
+    )
     # Three iterations over three latents are the chain; with none the latents are pause tokens.
     assert [
         codi(latents=3, iterations=t).stages()[0].decoding(MARKERS).jacobi_iterations for t in (3, 5)
     ] == [0, 0]
     pause = codi(latents=3, iterations=0).stages()[0].decoding(MARKERS)
     assert pause == GenerationSpec((7,), 3, "embedding", 8, (9,))
-    assert (pause.has_recurrent_latents, pause.jacobi_iterations, pause.parts) == (False, 0, ())
+    assert (pause.has_recurrent_latents, pause.jacobi_iterations, pause.extra_modules) == (False, 0, ())
     for each in (decoding, parallel, pause):
         assert GenerationSpec.from_json(json.loads(json.dumps(each.to_json()))) == each
 
@@ -131,23 +138,23 @@ def test_decoding():
 def test_parts_and_weights():
     stage = codi(distillation=20).stages()[0]
     assert list(codi().stages()) == [0]
-    assert stage.parts() == {"projection": {}}
+    assert stage.extra_modules() == {"projection": {}}
     assert stage.loss_weights() == {
         "cross_entropy": 1.0,
         "teacher_cross_entropy": 1.0,
         "self_distillation": 20.0,
     }
     assert (stage.frozen(), stage.needs_teacher, stage.draws, stage.dropout) == ((), False, False, True)
-    assert codi(latent_input="raw").stages()[0].parts() == {}
-    assert codi(iterations=0).stages()[0].parts() == {}
-    stage = codi(explaining={"layers": 2, "weight": 0.5}).stages()[0]
-    assert stage.parts() == {"projection": {}, "step_decoder": {"layers": 2}}
+    assert codi(latent_input="raw").stages()[0].extra_modules() == {}
+    assert codi(iterations=0).stages()[0].extra_modules() == {}
+    stage = codi(auxiliary_decoder={"layers": 2, "weight": 0.5}).stages()[0]
+    assert stage.extra_modules() == {"projection": {}, "step_decoder": {"layers": 2}}
     assert stage.loss_weights()["explanation"] == 0.5
-    assert codi(explaining={"decoder": "shared"}).stages()[0].parts() == {"projection": {}}
+    assert codi(auxiliary_decoder={"decoder": "shared"}).stages()[0].extra_modules() == {"projection": {}}
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"iterations": 2}, {"iterations": 0}, {"explaining": {"layers": 2}}]
+    "settings", [{}, {"iterations": 2}, {"iterations": 0}, {"auxiliary_decoder": {"layers": 2}}]
 )
 def test_stages_survive_their_json(settings):
     stage = codi(drop_last_step=False, distillation=2.5, **settings).stages()[0]
@@ -161,8 +168,8 @@ def test_stages_survive_their_json(settings):
         ({"iterations": -1}, "iterations"),
         ({"distillation": -1}, "distillation"),
         ({"latent_input": "embedded"}, "latent_input"),
-        ({"explaining": {"layers": 0}}, "layers"),
-        ({"explaining": {}, "iterations": 0}, "explaining: pause tokens"),
+        ({"auxiliary_decoder": {"layers": 0}}, "layers"),
+        ({"auxiliary_decoder": {}, "iterations": 0}, "explaining: pause tokens"),
         ({"max_latent_stage": 1}, "max_latent_stage"),
     ],
 )
@@ -177,7 +184,7 @@ ROWS = ((5, (3, 2, 4)), (2, (2,)), (7, ()), (3, (1, 6)))
 
 def thinker_of(model, stage):
     torch.manual_seed(5)
-    return ReasoningModel(model, make_parts(model, stage.parts()))
+    return ReasoningModel(model, make_extra_modules(model, stage.extra_modules()))
 
 
 def samples_of(stage, mark=1):
@@ -187,7 +194,9 @@ def samples_of(stage, mark=1):
 def way_of(reasoner, stage):
     """What a latent reads, how it enters, and the iterations, for `plain_inputs`."""
     feed = (
-        projected(reasoner.parts["projection"]) if "projection" in reasoner.parts else lambda hidden: hidden
+        projected(reasoner.extra_modules["projection"])
+        if "projection" in reasoner.extra_modules
+        else lambda hidden: hidden
     )
     return stage.thought, feed, stage.iterations
 
@@ -280,7 +289,10 @@ def test_the_teachers_cross_entropy_teaches_the_same_weights(any_model):
 
 def test_explanations_are_a_term_of_their_own(any_model):
     """What the term is: see test_sim_cot.py. The others do not change."""
-    plain, explained = codi(latents=3).stages()[0], codi(latents=3, explaining={"weight": 0.5}).stages()[0]
+    plain, explained = (
+        codi(latents=3).stages()[0],
+        codi(latents=3, auxiliary_decoder={"weight": 0.5}).stages()[0],
+    )
     reasoner = thinker_of(any_model, explained)
     ours = explained.loss(reasoner, collate(samples_of(explained), PAD))
     for name, (value, count) in plain.loss(reasoner, collate(samples_of(plain), PAD)).items():

@@ -24,9 +24,9 @@ from references import (
 from copra.data.batch import collate
 from copra.data.sequences import IGNORED
 from copra.methods import METHODS
-from copra.methods.distil import divergence, read_stage, stage_of
+from copra.methods.loss_functions import divergence
 from copra.methods.reasoning_model import ReasoningModel
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 
 ROWS = ((5, (3, 2, 4)), (2, (2,)), (7, ()), (3, (1, 6)))
 
@@ -37,7 +37,7 @@ def method(kind, distil=None, **settings):
 
 def stages(kind, distil=None, **settings):
     made = method(kind, distil, **settings)
-    return [stage_of(made, number) for number in made.stages()]
+    return [made.resolved_stages()[number] for number in made.stages()]
 
 
 def plain_divergence(student, teacher, temperature):
@@ -77,7 +77,7 @@ def test_divergence_and_gradient_equal_those_of_a_loop(temperature):
 def feed_of(reasoner, stage):
     """How a hidden state becomes a latent's input."""
     if stage.latent_input == "projected":
-        return projected(reasoner.parts["projection"])
+        return projected(reasoner.extra_modules["projection"])
     if stage.latent_input == "raw":
         return lambda hidden: hidden
     norm = reasoner.model.get_input_embeddings().weight.detach().norm(dim=1).mean()
@@ -104,10 +104,10 @@ def plain_terms(reasoner, stage, samples):
 
 
 def thinker_of(model, teacher, stage):
-    """A student and a teacher, each with parts of its own."""
+    """A student and a teacher, each with extra modules of its own."""
     torch.manual_seed(5)
-    made = ReasoningModel(teacher, make_parts(teacher, stage.parts()))
-    return ReasoningModel(model, make_parts(model, stage.parts()), made)
+    made = ReasoningModel(teacher, make_extra_modules(teacher, stage.extra_modules()))
+    return ReasoningModel(model, make_extra_modules(model, stage.extra_modules()), made)
 
 
 def samples_of(stage):
@@ -155,8 +155,8 @@ def test_the_loss_and_its_gradients_equal_the_plain_ones(any_model, make_model, 
 OWN = [
     ("cot", {}),
     ("icot_si", {}),
-    ("coconut", {"explaining": {"weight": 0.5}, **LATENTS}),
-    ("codi", {"latents": 3, "explaining": {"decoder": "shared"}, "distillation": 20.0}),
+    ("coconut", {"auxiliary_decoder": {"weight": 0.5}, **LATENTS}),
+    ("codi", {"latents": 3, "auxiliary_decoder": {"decoder": "shared"}, "distillation": 20.0}),
 ]
 
 
@@ -179,7 +179,7 @@ def test_beside_distillation_the_own_loss_is_what_it_was(make_model, kind, setti
     labels = [label for sample in samples for label in sample.labels]
     supervised = sum(label != IGNORED for label in labels)
     assert stage.normalizers(samples) == plain.normalizers(samples) | {"distillation": supervised}
-    assert stage.parts() == plain.parts()
+    assert stage.extra_modules() == plain.extra_modules()
 
 
 def test_alone_only_the_labels_are_watched(make_model):
@@ -202,9 +202,9 @@ def test_alone_only_the_labels_are_watched(make_model):
 @pytest.mark.parametrize(("kind", "place"), [("cot", 0), ("coconut", 3), ("codi", 0)])
 def test_nothing_is_to_be_learned_from_oneself(any_model, kind, place, temperature):
     stage = stages(kind, {"temperature": temperature})[place]
-    parts = make_parts(any_model, stage.parts())
+    extra_modules = make_extra_modules(any_model, stage.extra_modules())
     reasoner = ReasoningModel(
-        any_model, parts, ReasoningModel(copy.deepcopy(any_model), copy.deepcopy(parts))
+        any_model, extra_modules, ReasoningModel(copy.deepcopy(any_model), copy.deepcopy(extra_modules))
     )
     terms = stage.loss(reasoner, collate(samples_of(stage), PAD))
     total, count = terms["distillation"]
@@ -242,16 +242,16 @@ def test_a_teachers_latents_are_its_own(make_model):
 @pytest.mark.parametrize("kind", [kind for kind in METHODS if kind != "icot_kd"])
 def test_every_other_method_has_all_its_stages_taught(kind):
     plain, taught = method(kind), method(kind, {"teacher": "llama+cot", "temperature": 2.0})
-    assert list(plain.stages().values()) == [stage_of(plain, number) for number in plain.stages()]
+    assert list(plain.stages().values()) == [plain.resolved_stages()[number] for number in plain.stages()]
     for number, stage in plain.stages().items():
-        healed = stage_of(taught, number)
+        healed = taught.resolved_stages()[number]
         assert (healed.needs_teacher, healed.reads_minds) == (True, False)
         # Who teaches is not a setting of the stage.
         distil = {"weight": 1.0, "temperature": 2.0, "task_weight": 0.0}
         assert healed.canonical() == {**stage.canonical(), "distil": distil}
-        again = read_stage(METHODS[kind].stage_type, json.loads(json.dumps(healed.canonical())))
+        again = METHODS[kind].stage_type.model_validate(json.loads(json.dumps(healed.canonical())))
         assert (again, type(again)) == (healed, type(healed))
-        assert read_stage(METHODS[kind].stage_type, stage.canonical()) == stage
+        assert METHODS[kind].stage_type.model_validate(stage.canonical()) == stage
         for name in ("decoding", "lay_out"):
             arguments = (MARKERS,) if name == "decoding" else (draw_rows(ROWS[0])[0], MARKERS)
             assert getattr(healed, name)(*arguments) == getattr(stage, name)(*arguments)
@@ -280,10 +280,14 @@ def test_a_stage_that_moves_keeps_its_teacher():
         ("cot", {"distil": {"alpha": 1}}, "alpha"),
         (
             "coconut",
-            {"distil": {}, "explaining": {}},
+            {"distil": {}, "auxiliary_decoder": {}},
             "distil.task_weight: at 0 the method's own loss is left",
         ),
-        ("codi", {"distil": {}, "explaining": {}}, "distil.task_weight: at 0 the method's own loss is left"),
+        (
+            "codi",
+            {"distil": {}, "auxiliary_decoder": {}},
+            "distil.task_weight: at 0 the method's own loss is left",
+        ),
     ],
 )
 def test_wrong_settings_are_refused(kind, settings, message):

@@ -49,7 +49,12 @@ def test_one_drawn_example_by_hand():
     assert decoding.prompting.question == "Q: {question}\nA:"
     # Those of lm-evaluation-harness' task gsm8k_cot.
     assert decoding.prompting.stops == ("Q:", "</s>", "<|im_end|>")
-    assert (decoding.prefix_ids, decoding.latents, decoding.suffix_ids, decoding.parts) == ((), 0, (), ())
+    assert (decoding.prefix_ids, decoding.latents, decoding.suffix_ids, decoding.extra_modules) == (
+        (),
+        0,
+        (),
+        (),
+    )
     assert not decoding.has_recurrent_latents
 
 

@@ -18,9 +18,9 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from copra.data.batch import collate, width_multiple
 from copra.data.sequences import IGNORED, TokenRow, lay_out
-from copra.methods.losses import cross_entropy, weighted
-from copra.methods.rollout import hidden_states
-from copra.models.parts import Projection
+from copra.methods.loss_functions import cross_entropy, weighted
+from copra.methods.hidden_states import hidden_states
+from copra.models.extra_modules import Projection
 
 # Length of the question, lengths of the steps, steps left out, latents, with markers or without.
 ROWS = [
@@ -134,7 +134,7 @@ def test_a_loss_in_chunks_is_the_same_with_the_same_gradients(any_model, samples
     way = ("hidden", "raw")
     expected, count = ours_loss(any_model, samples, *way)
     expected_gradients = gradients(any_model, expected)
-    monkeypatch.setattr("copra.methods.losses.LOGITS_TOGETHER", together)
+    monkeypatch.setattr("copra.methods.loss_functions.LOGITS_TOGETHER", together)
     most, head = [], any_model.get_output_embeddings()
     handle = head.register_forward_hook(lambda _, inputs, logits: most.append(logits.numel()))
     loss, supervised = ours_loss(any_model, samples, *way)

@@ -24,7 +24,7 @@ from copra.data.sequences import IGNORED, GenerationSpec, Markers, Sample, Token
 from copra.methods import IcotKd
 from copra.methods.icot_kd import teacher_states
 from copra.methods.reasoning_model import ReasoningModel
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 
 MARKERS = Markers(start=7, latent=8, end=9)
 ROW = TokenRow("row", question=[1, 2], steps=[[11, 12], [21]], answer=[91, 92])
@@ -73,7 +73,7 @@ def test_three_trainings_and_what_each_of_them_trains():
         ["cross_entropy"],
     ]
     for stage in STAGES.values():
-        assert stage.parts() == {"mind_reader": {}, "emulator": {}}
+        assert stage.extra_modules() == {"mind_reader": {}, "emulator": {}}
         assert (stage.dropout, stage.draws, stage.is_scheduled) == (False, False, False)
     assert not IcotKd.prunable
 
@@ -83,7 +83,7 @@ def test_answers_come_from_the_emulator_once_there_is_one():
     for number in (1, 2):
         decoding = STAGES[number].decoding(MARKERS)
         assert decoding == GenerationSpec((), 0, "hidden", 8, (), emulated=True)
-        assert decoding.parts == ("mind_reader", "emulator")
+        assert decoding.extra_modules == ("mind_reader", "emulator")
         assert not decoding.has_recurrent_latents
         assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
 
@@ -105,7 +105,7 @@ def test_a_teacher_can_be_named():
 
 
 # Question and chain lengths, and by hand: from the question's last place to the chain's last one in equal
-# parts, a half rounded to the even place.
+# extra_modules, a half rounded to the even place.
 @pytest.mark.parametrize(
     ("layers", "question", "chain", "places"),
     [
@@ -157,7 +157,9 @@ def reasoner(request, make_model):
     """
     model = make_model(request.param, layers=5)
     student = another(model)
-    return ReasoningModel(student, make_parts(model, STAGES[0].parts()), ReasoningModel(another(student)))
+    return ReasoningModel(
+        student, make_extra_modules(model, STAGES[0].extra_modules()), ReasoningModel(another(student))
+    )
 
 
 @pytest.fixture
@@ -189,7 +191,7 @@ def plain_student(reasoner, sample: Sample, states) -> torch.Tensor:
     t = len(sample.tokens) - 3 - 1
 
     def change(index, hidden):
-        thought = network(reasoner.parts["mind_reader"].layers[index], states[index])
+        thought = network(reasoner.extra_modules["mind_reader"].layers[index], states[index])
         return torch.cat([hidden[:t], thought[None], hidden[t + 1 :]])
 
     hidden = through_blocks(reasoner.model.base_model, embedded(reasoner.model, sample.tokens), change)[-1]
@@ -224,7 +226,7 @@ def plain_emulator(emulator, question: list[int]) -> list[torch.Tensor]:
     return found
 
 
-BODY = "parts.emulator.body."
+BODY = "extra_modules.emulator.body."
 LAST_BLOCK = {"llama": BODY + "layers.4", "copra_llama": BODY + "layers.4", "gpt2": BODY + "h.4"}
 FINAL_NORM = {"llama": BODY + "norm", "copra_llama": BODY + "norm", "gpt2": BODY + "ln_f"}
 
@@ -244,25 +246,27 @@ def unused(reasoner) -> set[str]:
 def test_the_student_reads_the_teachers_mind(reasoner, samples):
     losses = [plain_student(reasoner, sample, plain_states(reasoner, sample)) for sample in samples[0]]
     reached = assert_same_loss(STAGES[0], reasoner, samples[0], {"cross_entropy": (1.0, sum(losses), 4 * 3)})
-    assert set(reached) == part_names(reasoner, "model") | part_names(reasoner, "parts.mind_reader")
+    assert set(reached) == part_names(reasoner, "model") | part_names(reasoner, "extra_modules.mind_reader")
     assert all(parameter.grad is None for parameter in reasoner.teacher.parameters())
 
 
 def test_the_emulator_predicts_the_teachers_states(reasoner, samples):
     losses = []
     for sample in samples[1]:
-        predicted = plain_emulator(reasoner.parts["emulator"], sample.tokens[:-3])
+        predicted = plain_emulator(reasoner.extra_modules["emulator"], sample.tokens[:-3])
         states = plain_states(reasoner, sample)
         losses += [0.5 * (p - z).square().sum() for p, z in zip(predicted, states, strict=True)]
     reached = assert_same_loss(STAGES[1], reasoner, samples[1], {"emulation": (1.0, sum(losses), 4)})
-    assert set(reached) == part_names(reasoner, "parts.emulator") - unused(reasoner)
+    assert set(reached) == part_names(reasoner, "extra_modules.emulator") - unused(reasoner)
     assert all(parameter.grad is None for parameter in reasoner.teacher.parameters())
 
 
 def test_both_coupled_answer_without_a_teacher(reasoner, samples):
-    reasoner = ReasoningModel(reasoner.model, reasoner.parts)
+    reasoner = ReasoningModel(reasoner.model, reasoner.extra_modules)
     losses = [
-        plain_student(reasoner, sample, plain_emulator(reasoner.parts["emulator"], sample.tokens[:-3]))
+        plain_student(
+            reasoner, sample, plain_emulator(reasoner.extra_modules["emulator"], sample.tokens[:-3])
+        )
         for sample in samples[2]
     ]
     reached = assert_same_loss(STAGES[2], reasoner, samples[2], {"cross_entropy": (1.0, sum(losses), 4 * 3)})
@@ -279,7 +283,7 @@ def test_the_emulator_reads_no_further_than_the_question(reasoner, samples):
         )
     columns = collate(samples[2], PAD).read[:, 0]
     predicted = [
-        reasoner.parts["emulator"](batch.tokens, batch.mask, batch.positions, columns)
+        reasoner.extra_modules["emulator"](batch.tokens, batch.mask, batch.positions, columns)
         for batch in (collate(samples[2], PAD), collate(changed, PAD))
     ]
     assert torch.equal(*predicted)
@@ -287,8 +291,8 @@ def test_the_emulator_reads_no_further_than_the_question(reasoner, samples):
 
 def test_the_emulator_is_a_model_of_its_own(any_model):
     """It starts from the model's weights, and training one leaves the other alone."""
-    reasoner = ReasoningModel(any_model, make_parts(any_model, STAGES[2].parts()))
-    body = dict(reasoner.parts["emulator"].body.named_parameters())
+    reasoner = ReasoningModel(any_model, make_extra_modules(any_model, STAGES[2].extra_modules()))
+    body = dict(reasoner.extra_modules["emulator"].body.named_parameters())
     for name, parameter in any_model.base_model.named_parameters():
         assert torch.equal(parameter, body[name])
         assert parameter.data_ptr() != body[name].data_ptr()

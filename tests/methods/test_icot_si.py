@@ -172,9 +172,9 @@ def test_every_stage_answers_from_the_question():
         for now in (stage, stage.at_step(2, 8)):
             decoding = now.decoding(MARKERS)
             assert decoding == GenerationSpec((), 0, "hidden", 8, ())
-            assert (decoding.has_recurrent_latents, decoding.parts) == (False, ())
+            assert (decoding.has_recurrent_latents, decoding.extra_modules) == (False, ())
             assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
-            assert (now.parts(), now.frozen(), now.needs_teacher) == ({}, (), False)
+            assert (now.extra_modules(), now.frozen(), now.needs_teacher) == ({}, (), False)
 
 
 @pytest.mark.parametrize("smoothing", [None, 2.5])

@@ -254,14 +254,14 @@ def test_uniform_draws_are_made_anew_each_epoch_and_come_from_the_draw_alone():
 
 def test_projected_latents_bring_a_projection_and_need_it_to_answer():
     for stage in coconut(latent_input="projected", first_stage=1).stages().values():
-        assert stage.parts() == {"projection": {}}
+        assert stage.extra_modules() == {"projection": {}}
         decoding = stage.decoding(MARKERS)
         assert decoding.latent_input == "projected"
-        assert decoding.parts == ("projection",)
+        assert decoding.extra_modules == ("projection",)
         assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
     # Without latents there is nothing to project.
     assert coconut(latent_input="projected").stages()[0].decoding(MARKERS).parts == ()
-    assert coconut().stages()[4].parts() == {}
+    assert coconut().stages()[4].extra_modules() == {}
     assert coconut().stages()[4].decoding(MARKERS).parts == ()
 
 
@@ -304,7 +304,7 @@ def test_stages_survive_their_json():
         "uniform_prob": 0.3,
         "latent_input": "projected",
     }
-    for stage in [*coconut(**ways).stages().values(), *coconut(explaining={}).stages().values()]:
+    for stage in [*coconut(**ways).stages().values(), *coconut(auxiliary_decoder={}).stages().values()]:
         assert type(stage).model_validate(json.loads(json.dumps(stage.canonical()))) == stage
 
 

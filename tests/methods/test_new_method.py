@@ -16,7 +16,7 @@ from copra.data.tokenization import markers_of, pad_id, tokenize
 from copra.generation.decode import decode
 from copra.methods import METHODS
 from copra.methods.reasoning_model import ReasoningModel
-from copra.models import parts
+from copra.models import extra_modules
 from copra.schema.training import Training
 from copra.training.loop import Trainer
 
@@ -29,7 +29,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from copra.models.hooks import taken
+from copra.models.hooks import gather_positions
 from copra.data.sequences import IGNORED
 from copra.methods.method import Layout, Method, Stage
 
@@ -48,8 +48,8 @@ class LastStepStage(Stage):
         layout = self.layouts[-1].model_copy(update={"skip": max(len(row.steps) - 1, 0)})
         return replace(layout.lay_out(row, markers), read=(len(row.question) - 1,))
 
-    def parts(self):
-        return super().parts() | {"guess": {}}
+    def extra_modules(self):
+        return super().extra_modules() | {"guess": {}}
 
     def loss_weights(self):
         return super().loss_weights() | {"guess": self.guessing}
@@ -59,7 +59,7 @@ class LastStepStage(Stage):
 
     def loss(self, reasoner, batch):
         hidden = reasoner.hidden_states(batch, self.thought)
-        guesses = reasoner.parts["guess"](taken(hidden, batch.read[:, 0]))[:, 0]
+        guesses = reasoner.extra_modules["guess"](gather_positions(hidden, batch.read[:, 0]))[:, 0]
         to_come = (batch.labels != IGNORED).sum(1)
         terms = self.answer_terms(reasoner, batch, hidden)
         return terms | {"guess": ((guesses - to_come).square().sum(), len(batch))}
@@ -91,7 +91,7 @@ def last_step(tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setitem(METHODS, "last_step", module.LastStep)
-    monkeypatch.setitem(parts.PARTS, "guess", module.Guess)
+    monkeypatch.setitem(extra_modules.EXTRA_MODULES, "guess", module.Guess)
     return module
 
 
@@ -122,9 +122,9 @@ def test_it_lays_out_as_its_file_says(last_step):
 def test_its_loss_has_a_term_of_its_own(last_step, any_model):
     """Rows are padded on the left, so that what is read is in other columns."""
     stage = a_step().stages()[0]
-    reasoner = ReasoningModel(any_model, parts.make_parts(any_model, stage.parts()))
+    reasoner = ReasoningModel(any_model, extra_modules.make_extra_modules(any_model, stage.extra_modules()))
     samples = [stage.lay_out(row, IDS) for row in draw_rows((5, (3, 2, 4)), (2, (2,)), (7, ()))]
-    guess = reasoner.parts["guess"]
+    guess = reasoner.extra_modules["guess"]
     answers, guesses = 0.0, 0.0
     # The last step's tokens and three of the answer.
     for sample, to_come in zip(samples, (4 + 3, 2 + 3, 3), strict=True):
@@ -133,7 +133,7 @@ def test_its_loss_has_a_term_of_its_own(last_step, any_model):
         guesses += (guess.weight[0] @ hidden[sample.first_latent - 2] + guess.bias[0] - to_come).square()
     expected = {"cross_entropy": (1.0, answers, 7 + 5 + 3), "guess": (0.1, guesses, 3)}
     reached = assert_same_loss(stage, reasoner, samples, expected)
-    assert {"parts.guess.weight", "parts.guess.bias"} < set(reached)
+    assert {"extra_modules.guess.weight", "extra_modules.guess.bias"} < set(reached)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def trained(last_step, word_base, rows, tmp_path):
         seed=0,
         state=tmp_path / "state",
         accuracy=lambda: 0.0,
-        parts=parts.make_parts(base.model, stage.parts()),
+        extra_modules=extra_modules.make_extra_modules(base.model, stage.extra_modules()),
     )
     trainer.run()
     yield trainer, base.tokenizer

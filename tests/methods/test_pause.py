@@ -42,9 +42,13 @@ def test_a_checkpoint_answers_after_its_pauses_in_one_pass():
     stage = pause(pauses=3).stages()[0]
     decoding = stage.decoding(MARKERS)
     assert decoding == GenerationSpec((), 3, "embedding", 8, ())
-    assert (decoding.has_recurrent_latents, decoding.jacobi_iterations, decoding.parts) == (False, 0, ())
+    assert (decoding.has_recurrent_latents, decoding.jacobi_iterations, decoding.extra_modules) == (
+        False,
+        0,
+        (),
+    )
     assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
-    assert (stage.parts(), stage.frozen(), stage.needs_teacher, stage.draws) == ({}, (), False, False)
+    assert (stage.extra_modules(), stage.frozen(), stage.needs_teacher, stage.draws) == ({}, (), False, False)
 
 
 def test_stages_survive_their_json():

@@ -85,9 +85,14 @@ def test_answers_are_written_from_the_question():
         decoding = stage.decoding(MARKERS)
         assert decoding == GenerationSpec((), 0, "hidden", 8, ())
         assert not decoding.has_recurrent_latents
-        assert decoding.parts == ()
+        assert decoding.extra_modules == ()
         assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
-        assert (stage.parts(), stage.frozen(), stage.needs_teacher, stage.draws) == ({}, (), False, False)
+        assert (stage.extra_modules(), stage.frozen(), stage.needs_teacher, stage.draws) == (
+            {},
+            (),
+            False,
+            False,
+        )
 
 
 def test_stages_survive_their_json():

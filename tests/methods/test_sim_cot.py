@@ -27,10 +27,10 @@ from references import (
 from copra.data.batch import collate
 from copra.data.sequences import IGNORED, GenerationSpec, Markers, TokenRow
 from copra.methods import Coconut, Codi
-from copra.methods.losses import weighted
+from copra.methods.loss_functions import weighted
 from copra.methods.reasoning_model import ReasoningModel
-from copra.methods.sim_cot import Explaining, told
-from copra.models.parts import StepDecoder, make_parts
+from copra.methods.sim_cot import AuxiliaryDecoder, told
+from copra.models.extra_modules import StepDecoder, make_extra_modules
 
 MARKERS = Markers(start=7, latent=8, end=9)
 ROW = TokenRow("row", question=[1, 2], steps=[[11, 12], [21], [31, 32]], answer=[91, 92])
@@ -38,9 +38,9 @@ SHORT = TokenRow("short", question=[3], steps=[[41]], answer=[93])
 BARE = TokenRow("bare", question=[4], steps=[], answer=[94])
 
 
-def coconut(explaining=None, **settings):
-    explaining = {} if explaining is None else explaining
-    return Coconut(kind="coconut", training={"steps": 1}, explaining=explaining, **settings)
+def coconut(auxiliary_decoder=None, **settings):
+    auxiliary_decoder = {} if auxiliary_decoder is None else auxiliary_decoder
+    return Coconut(kind="coconut", training={"steps": 1}, auxiliary_decoder=auxiliary_decoder, **settings)
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,11 @@ def coconut(explaining=None, **settings):
     ],
 )
 def test_each_group_tells_a_step_and_the_last_one_what_remains(groups, texts):
-    assert told(ROW.steps, groups) == texts
-    assert told((), groups) == ()
+    assert step_targets(ROW.steps, groups) == texts
+    assert step_targets((), groups) == ()
     spare = [91, 92]
-    assert told(ROW.steps, groups, spare) == texts + ((91, 92),) * (groups - len(texts))
-    assert told((), groups, spare) == ((91, 92),) * groups
+    assert step_targets(ROW.steps, groups, spare) == texts + ((91, 92),) * (groups - len(texts))
+    assert step_targets((), groups, spare) == ((91, 92),) * groups
 
 
 # c = 2 latents a step, K = 2: stages 0, 1, 2 and the last one, 3. Tokens and what the latents must tell.
@@ -75,7 +75,7 @@ def test_coconuts_latents_tell_the_steps_that_they_replace(number):
     sample = coconut(latents_per_step=2, max_latent_stage=2).stages()[number].lay_out(ROW, MARKERS)
     assert (sample.tokens, sample.explained) == WORKED[number]
     assert sample.latents_per_text == 2
-    plain = coconut(latents_per_step=2, max_latent_stage=2).model_copy(update={"explaining": None})
+    plain = coconut(latents_per_step=2, max_latent_stage=2).model_copy(update={"auxiliary_decoder": None})
     without = plain.stages()[number].lay_out(ROW, MARKERS)
     assert (without.tokens, without.labels) == (sample.tokens, sample.labels)
     assert (without.explained, without.latents_per_text) == ((), 1)
@@ -109,40 +109,43 @@ def test_explaining_changes_no_answer():
     for number, stage in coconut().stages().items():
         decoding = Coconut(kind="coconut", training={"steps": 1}).stages()[number].decoding(MARKERS)
         assert stage.decoding(MARKERS) == decoding
-        assert decoding.parts == ()
+        assert decoding.extra_modules == ()
         assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
 
 
 def test_parts_weights_and_counts():
     stage = coconut({"layers": 2, "weight": 0.5}, latents_per_step=2, max_latent_stage=2).stages()[3]
-    assert stage.parts() == {"step_decoder": {"layers": 2}}
+    assert stage.extra_modules() == {"step_decoder": {"layers": 2}}
     assert stage.loss_weights() == {"cross_entropy": 1.0, "explanation": 0.5}
     samples = [stage.lay_out(row, MARKERS) for row in (ROW, SHORT, BARE)]
     assert stage.normalizers(samples) == {"cross_entropy": 2 + 1 + 1, "explanation": 2 + 3 + 1}
-    assert coconut({"decoder": "shared"}).stages()[1].parts() == {}
+    assert coconut({"decoder": "shared"}).stages()[1].extra_modules() == {}
     both = coconut(latent_input="projected").stages()[1]
-    assert both.parts() == {"projection": {}, "step_decoder": {"layers": 1}}
+    assert both.extra_modules() == {"projection": {}, "step_decoder": {"layers": 1}}
     copied = coconut({"decoder": "pretrained"}).stages()[1]
-    assert copied.parts() == {"step_decoder": {"layers": None}}
+    assert copied.extra_modules() == {"step_decoder": {"layers": None}}
     assert (copied.copies_pretrained, both.copies_pretrained) == (True, False)
 
 
-@pytest.mark.parametrize("explaining", [{}, {"decoder": "shared", "weight": 0.1}, {"layers": 3}])
-def test_stages_survive_their_json(explaining):
-    for stage in coconut(explaining, stage_mixing=True).stages().values():
+@pytest.mark.parametrize("auxiliary_decoder", [{}, {"decoder": "shared", "weight": 0.1}, {"layers": 3}])
+def test_stages_survive_their_json(auxiliary_decoder):
+    for stage in coconut(auxiliary_decoder, stage_mixing=True).stages().values():
         assert type(stage).model_validate(json.loads(json.dumps(stage.canonical()))) == stage
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"explaining": {"layers": 0}}, "layers"),
-        ({"explaining": {"weight": 0}}, "weight"),
-        ({"explaining": {"decoder": "big"}}, "decoder"),
-        ({"explaining": {"lambda": 1}}, "lambda"),
-        ({"explaining": {"next_latent": True}}, "explaining.next_latent: Coconut feeds every latent"),
-        ({"thought": "none"}, "explaining: only latents"),
-        ({"thought": "embedding"}, "explaining: only latents"),
+        ({"auxiliary_decoder": {"layers": 0}}, "layers"),
+        ({"auxiliary_decoder": {"weight": 0}}, "weight"),
+        ({"auxiliary_decoder": {"decoder": "big"}}, "decoder"),
+        ({"auxiliary_decoder": {"lambda": 1}}, "lambda"),
+        (
+            {"auxiliary_decoder": {"next_latent": True}},
+            "auxiliary_decoder.next_latent: Coconut feeds every latent",
+        ),
+        ({"thought": "none"}, "auxiliary_decoder: only latents"),
+        ({"thought": "embedding"}, "auxiliary_decoder: only latents"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
@@ -172,12 +175,14 @@ WAYS = [
 
 def thinker_of(model, stage):
     torch.manual_seed(5)
-    return ReasoningModel(model, make_parts(model, stage.parts()))
+    return ReasoningModel(model, make_extra_modules(model, stage.extra_modules()))
 
 
 def feed_of(reasoner):
     return (
-        projected(reasoner.parts["projection"]) if "projection" in reasoner.parts else lambda hidden: hidden
+        projected(reasoner.extra_modules["projection"])
+        if "projection" in reasoner.extra_modules
+        else lambda hidden: hidden
     )
 
 
@@ -193,7 +198,7 @@ def plain_explanation(reasoner, sample, inputs, c):
 
 def plain_telling(reasoner, latents, text):
     """The sum of -log p(token) over one text, after the latents that stand for it."""
-    decoder = reasoner.part("step_decoder")
+    decoder = reasoner.extra_module("step_decoder")
     body = reasoner.model.base_model if decoder is None else decoder.body
     # The authors' copy of the model has an LM head of its own; what it reads are the model's embeddings.
     own_head = decoder is not None and decoder.head is not None
@@ -204,9 +209,9 @@ def plain_telling(reasoner, latents, text):
     return sum(surprise(head, states[last + i], token) for i, token in enumerate(text))
 
 
-@pytest.mark.parametrize(("explaining", "settings", "number"), WAYS)
-def test_the_loss_and_its_gradients_equal_the_plain_ones(any_model, explaining, settings, number):
-    stage = coconut(explaining, **settings).stages()[number]
+@pytest.mark.parametrize(("auxiliary_decoder", "settings", "number"), WAYS)
+def test_the_loss_and_its_gradients_equal_the_plain_ones(any_model, auxiliary_decoder, settings, number):
+    stage = coconut(auxiliary_decoder, **settings).stages()[number]
     reasoner = thinker_of(any_model, stage)
     samples = [stage.lay_out(row, IDS) for row in draw_rows(*ROWS)]
     c = settings.get("latents_per_step", 1)
@@ -220,7 +225,7 @@ def test_the_loss_and_its_gradients_equal_the_plain_ones(any_model, explaining, 
     told_tokens = {3: 9 + 3 + 0 + 6, 2: 5 + 3 + 0 + 6, 1: 3 + 2 + 0 + 6}[number]
     expected = {
         "cross_entropy": (1.0, sum(answers), supervised),
-        "explanation": (explaining.get("weight", 1.0), sum(explanations), told_tokens),
+        "explanation": (auxiliary_decoder.get("weight", 1.0), sum(explanations), told_tokens),
     }
     reached = assert_same_loss(stage, reasoner, samples, expected, TOLERANCE)
     assert set(reached) == {name for name, _ in reasoner.named_parameters()}
@@ -258,7 +263,7 @@ def test_a_batch_without_steps_explains_nothing(any_model):
 
 
 def test_codis_latents_tell_the_steps_that_its_teacher_reads(any_model):
-    stage = Codi(kind="codi", training={"steps": 1}, latents=2, explaining={"weight": 0.5}).stages()[0]
+    stage = Codi(kind="codi", training={"steps": 1}, latents=2, auxiliary_decoder={"weight": 0.5}).stages()[0]
     reasoner = thinker_of(any_model, stage)
     samples = [stage.lay_out(row, IDS) for row in draw_rows(*ROWS)]
     total = sum(
@@ -336,7 +341,7 @@ def test_on_coconut_the_loss_is_the_authors(any_model, c):
 def test_on_codi_the_loss_is_the_authors(any_model, rows):
     """Three latents and the next one; no row may have a step for the last of them."""
     way = {**PUBLISHED, "step_loss": "mean_per_latent", "next_latent": True, "weight": 0.7}
-    stage = Codi(kind="codi", training={"steps": 1}, latents=3, explaining=way).stages()[0]
+    stage = Codi(kind="codi", training={"steps": 1}, latents=3, auxiliary_decoder=way).stages()[0]
     assert len([name for name in stage.loss_weights() if name.startswith("explanation_")]) == 4
     reasoner = thinker_of(any_model, stage)
     samples = [stage.lay_out(row, IDS) for row in draw_rows(*rows)]
@@ -353,8 +358,10 @@ def test_micro_batches_add_up(any_model, step_loss):
     samples = [stage.lay_out(row, IDS) for row in draw_rows(*ROWS)]
     weights = {name: weight for name, weight in stage.loss_weights().items() if name != "cross_entropy"}
     counts = stage.normalizers(samples)
-    parts = [stage.loss(reasoner, collate(part, PAD)) for part in (samples[:1], samples[1:3], samples[3:])]
-    assert sum(weighted(terms, weights, counts) for terms in parts).item() == pytest.approx(
+    extra_modules = [
+        stage.loss(reasoner, collate(part, PAD)) for part in (samples[:1], samples[1:3], samples[3:])
+    ]
+    assert sum(weighted(terms, weights, counts) for terms in extra_modules).item() == pytest.approx(
         explanation_of(stage, reasoner, samples).item(), rel=1e-6
     )
 
@@ -366,7 +373,7 @@ def test_a_step_beyond_the_latents_is_told_by_the_next_one():
             training={"steps": 1},
             latents=2,
             drop_last_step=False,
-            explaining={"next_latent": next_latent},
+            auxiliary_decoder={"next_latent": next_latent},
         )
         .stages()[0]
         .lay_out(ROW, MARKERS)
@@ -388,7 +395,7 @@ def test_a_copied_decoder_is_the_model_at_first_and_learns_alone(any_model):
 
 
 def test_the_defaults_are_a_small_decoder_of_one_layer():
-    assert Explaining().canonical() == {
+    assert AuxiliaryDecoder().canonical() == {
         "decoder": "small",
         "layers": 1,
         "weight": 1.0,

@@ -9,9 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from copra.cost.flops import FlopCounter, of_training_work
 from copra.data.batch import collate
 from copra.methods import METHODS
-from copra.methods.distil import stage_of
 from copra.methods.reasoning_model import ReasoningModel
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 from copra.models.shape import shape_of
 from copra.schema.training import Lora
 from copra.training.adapters import adapted
@@ -22,17 +21,17 @@ WAYS = [
     ("pause", {}),
     ("coconut", {}),
     ("coconut", {"latent_input": "projected"}),
-    ("coconut", {"explaining": {"layers": 2}, "latent_input": "projected"}),
-    ("coconut", {"explaining": {"decoder": "shared"}}),
+    ("coconut", {"auxiliary_decoder": {"layers": 2}, "latent_input": "projected"}),
+    ("coconut", {"auxiliary_decoder": {"decoder": "shared"}}),
     ("codi", {}),
     ("codi", {"latents": 4, "iterations": 2}),
-    ("codi", {"explaining": {}, "drop_last_step": False}),
+    ("codi", {"auxiliary_decoder": {}, "drop_last_step": False}),
     ("cot", {"distil": {}}),
     ("codi", {"distil": {"task_weight": 1}, "iterations": 2}),
     ("icot_kd", {}),
 ]
 STAGES = [
-    pytest.param(stage_of(method, number), id=f"{kind}-{'-'.join(settings)}-{number}")
+    pytest.param(method.resolved_stages()[number], id=f"{kind}-{'-'.join(settings)}-{number}")
     for kind, settings in WAYS
     for method in [METHODS[kind](kind=kind, training={"steps": 1}, **settings)]
     for number in (method.stages() if kind == "icot_kd" else list(method.stages())[-1:])
@@ -56,7 +55,7 @@ def said(reasoner, stage, sample, lora) -> float:
         reader: dict(zip(("tokens", "context", "supervised"), sums, strict=True))
         for reader, sums in progress.work.items()
     }
-    layers = stage.parts().get("step_decoder", {}).get("layers", 0)
+    layers = stage.extra_modules().get("step_decoder", {}).get("layers", 0)
     shapes = [each and shape_of(each.model.config.to_dict()) for each in (reasoner, reasoner.teacher)]
     return of_training_work(shapes[0], work, layers, shapes[1], lora and lora.rank)
 
@@ -109,10 +108,10 @@ def test_training_flops_equal_the_counter(make_model, kind, stage, lora):
     """To the last FLOP, once the rule's stated omissions are made up for."""
     model = make_model(kind)
     model.set_attn_implementation("eager")
-    parts = make_parts(model, stage.parts())
-    teacher = ReasoningModel(another(model), copy.deepcopy(parts)) if stage.needs_teacher else None
-    reasoner = ReasoningModel(model, parts, teacher)
+    extra_modules = make_extra_modules(model, stage.extra_modules())
+    teacher = ReasoningModel(another(model), copy.deepcopy(extra_modules)) if stage.needs_teacher else None
+    reasoner = ReasoningModel(model, extra_modules, teacher)
     (row,) = draw_rows((9, (6,)))
     sample = stage.lay_out(row, MARKERS)
-    more = unseen(reasoner, stage, sample) + (unused(reasoner, stage) if "emulator" in parts else 0)
+    more = unseen(reasoner, stage, sample) + (unused(reasoner, stage) if "emulator" in extra_modules else 0)
     assert said(reasoner, stage, sample, lora) - more == counted(reasoner, stage, sample, lora)

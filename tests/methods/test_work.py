@@ -8,9 +8,8 @@ from references import MARKERS, PAD, another, draw_rows
 
 from copra.data.batch import collate
 from copra.methods import METHODS
-from copra.methods.distil import stage_of
 from copra.methods.reasoning_model import ReasoningModel
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 
 WAYS = [
     ("no_cot", {}),
@@ -20,18 +19,18 @@ WAYS = [
     ("icot_si", {}),
     ("icot_kd", {}),
     ("coconut", {}),
-    ("coconut", {"explaining": {"layers": 2}, "latents_per_step": 2}),
-    ("coconut", {"explaining": {"decoder": "shared"}}),
-    ("coconut", {"explaining": {"decoder": "pretrained"}}),
+    ("coconut", {"auxiliary_decoder": {"layers": 2}, "latents_per_step": 2}),
+    ("coconut", {"auxiliary_decoder": {"decoder": "shared"}}),
+    ("coconut", {"auxiliary_decoder": {"decoder": "pretrained"}}),
     ("codi", {}),
-    ("codi", {"explaining": {}, "drop_last_step": False}),
+    ("codi", {"auxiliary_decoder": {}, "drop_last_step": False}),
     ("codi", {"iterations": 2}),
     ("codi", {"iterations": 0}),
     ("codi", {"iterations": 6}),
     ("cot", {"distil": {}}),
     ("scratchpad", {"distil": {"task_weight": 1}}),
     ("coconut", {"distil": {}}),
-    ("coconut", {"distil": {"task_weight": 1}, "explaining": {"layers": 2}, "latents_per_step": 2}),
+    ("coconut", {"distil": {"task_weight": 1}, "auxiliary_decoder": {"layers": 2}, "latents_per_step": 2}),
     ("codi", {"distil": {"task_weight": 1}, "iterations": 2}),
     ("codi", {"distil": {}, "iterations": 2}),
 ]
@@ -54,20 +53,20 @@ def seen(reasoner, stage, sample) -> Counter:
     watch(reasoner.model.base_model, "model")
     if reasoner.teacher is not None:
         watch(reasoner.teacher.model.base_model, "teacher")
-    if "emulator" in reasoner.parts:
-        watch(reasoner.parts["emulator"].body, "emulator")
-        watch_states(reasoner.parts["emulator"], "emulation", len)
-        watch_states(reasoner.parts["mind_reader"], "mind_reader", lambda states: states.shape[1])
+    if "emulator" in reasoner.extra_modules:
+        watch(reasoner.extra_modules["emulator"].body, "emulator")
+        watch_states(reasoner.extra_modules["emulator"], "emulation", len)
+        watch_states(reasoner.extra_modules["mind_reader"], "mind_reader", lambda states: states.shape[1])
     for reader, each in (("projection", reasoner), ("teacher_projection", reasoner.teacher)):
-        if each is not None and "projection" in each.parts:
-            watch_states(each.parts["projection"], reader, lambda states: states.shape[:-1].numel())
-    if "step_decoder" in reasoner.parts:
-        watch(reasoner.parts["step_decoder"].body, "step_decoder")
+        if each is not None and "projection" in each.extra_modules:
+            watch_states(each.extra_modules["projection"], reader, lambda states: states.shape[:-1].numel())
+    if "step_decoder" in reasoner.extra_modules:
+        watch(reasoner.extra_modules["step_decoder"].body, "step_decoder")
     for reader in filter(None, (reasoner, reasoner.teacher)):
         reader.model.get_output_embeddings().register_forward_hook(
             lambda _, args, __: found.update(head=args[0].shape[0])
         )
-    if (head := getattr(reasoner.part("step_decoder"), "head", None)) is not None:
+    if (head := getattr(reasoner.extra_module("step_decoder"), "head", None)) is not None:
         head.register_forward_hook(lambda _, args, __: found.update(head=args[0].shape[0]))
     stage.loss(reasoner, collate([sample], PAD))
     # An explanation is told by one pass for all texts, padded to the longest.
@@ -76,7 +75,7 @@ def seen(reasoner, stage, sample) -> Counter:
 
 
 STAGES = [
-    pytest.param(stage_of(method, number), id=f"{kind}-{'-'.join(settings)}-{number}")
+    pytest.param(method.resolved_stages()[number], id=f"{kind}-{'-'.join(settings)}-{number}")
     for kind, settings in WAYS
     for method in [METHODS[kind](kind=kind, training={"steps": 1}, **settings)]
     for number in method.stages()
@@ -89,9 +88,11 @@ def test_stages_say_what_they_compute(make_model, kind, stage):
     """One row of one step, so that no explanation is padded, and one of none."""
     for row in draw_rows((5, (6,)), (7, ())):
         model = make_model(kind)
-        parts = make_parts(model, stage.parts())
-        teacher = ReasoningModel(another(model), copy.deepcopy(parts)) if stage.needs_teacher else None
+        extra_modules = make_extra_modules(model, stage.extra_modules())
+        teacher = (
+            ReasoningModel(another(model), copy.deepcopy(extra_modules)) if stage.needs_teacher else None
+        )
         sample, said = stage.lay_out(row, MARKERS), Counter()
         for work in stage.flop_workload(sample):
             said.update({work.reader: work.tokens, "head": work.supervised})
-        assert seen(ReasoningModel(model, parts, teacher), stage, sample) == +said
+        assert seen(ReasoningModel(model, extra_modules, teacher), stage, sample) == +said

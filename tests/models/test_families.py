@@ -20,13 +20,13 @@ from copra.data.sequences import IGNORED, GenerationSpec, Markers, Sample
 from copra.generation.decode import decode
 from copra.methods.losses import cross_entropy
 from copra.methods.reasoning_model import ReasoningModel
-from copra.methods.rollout import embedding_norm, hidden_states
+from copra.methods.hidden_states import embedding_norm, hidden_states
 from copra.models.anatomy import attention_output, blocks, ffn_output, layout_of
 from copra.models.checkpoint import register
 from copra.models.families import FAMILIES, family_of
 from copra.models.limits import limits_of
 from copra.models.logits import read_logits
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 from copra.models.per_layer import CLASSES
 from copra.models.shape import shape_of
 from copra.pruning.cut import KeptUnits
@@ -401,7 +401,7 @@ def test_added_modules_run_and_learn(case):
     """A step decoder with more layers than the model, and a thought emulator with its mind reader."""
     model = make(case)
     model = precise(cut_model(model, cut_of(model, "mixed")))
-    parts = make_parts(model, {"step_decoder": {"layers": 5}, "emulator": {}, "mind_reader": {}})
+    parts = make_extra_modules(model, {"step_decoder": {"layers": 5}, "emulator": {}, "mind_reader": {}})
     inputs = model.get_input_embeddings()(INPUT_IDS)
     states = parts["step_decoder"](inputs, MASK)
     assert states.shape == (3, 9, 32)

@@ -8,7 +8,7 @@ import torch
 
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, relabel_checkpoint, save_checkpoint
 from copra.models.pack import PACK, put_pack_beside_checkpoints
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST
 
@@ -24,8 +24,8 @@ def save(make_model, word_tokenizer, tmp_path):
         torch.manual_seed(1)
         wanted = {"projection": {}}
         extra = {"training.jsonl": "log"}
-        parts = make_parts(model, wanted)
-        save_checkpoint(tmp_path / name, model, word_tokenizer, {"node": "a"}, extra, parts, wanted)
+        extra_modules = make_extra_modules(model, wanted)
+        save_checkpoint(tmp_path / name, model, word_tokenizer, {"node": "a"}, extra, extra_modules, wanted)
         return tmp_path / name
 
     return save
@@ -61,7 +61,7 @@ def test_three_files_make_a_whole_checkpoint(save, packing, tmp_path):
     tokens = torch.arange(1, 15, device=before.model.device)[None]
     assert torch.equal(before.model(tokens).logits, after.model(tokens).logits)
     ones = torch.ones(1, 32, device=before.model.device)
-    assert torch.equal(before.parts["projection"](ones), after.parts["projection"](ones))
+    assert torch.equal(before.extra_modules["projection"](ones), after.extra_modules["projection"](ones))
 
 
 def test_a_relabelled_checkpoint_can_be_carried_too(save, packing, tmp_path):
@@ -69,7 +69,7 @@ def test_a_relabelled_checkpoint_can_be_carried_too(save, packing, tmp_path):
     relabel_checkpoint(there, tmp_path / "again", {"node": "b"})
     last = load_checkpoint(carried(tmp_path / "again", tmp_path / "last"))
     assert last.manifest["node"] == "b"
-    assert list(last.parts) == ["projection"]
+    assert list(last.extra_modules) == ["projection"]
 
 
 def test_equal_checkpoints_have_equal_packs(save, packing):

@@ -12,7 +12,7 @@ from copra.data.batch import collate
 from copra.data.sequences import GenerationSpec, Sample
 from copra.generation.decode import decode
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 from copra.models.quantized import compare, quantize
 from copra.utils.errors import CopraError
 
@@ -29,12 +29,12 @@ def make(make_model, word_tokenizer, tmp_path):
         model = make_model(kind, len(word_tokenizer), double=False, tied=tied).to(getattr(torch, dtype))
         wanted = {name: {} for name in wanted}
         manifest = {"base": {"dtype": dtype}}
-        parts = make_parts(model, wanted)
-        save_checkpoint(tmp_path / "plain", model, word_tokenizer, manifest, None, parts, wanted)
+        extra_modules = make_extra_modules(model, wanted)
+        save_checkpoint(tmp_path / "plain", model, word_tokenizer, manifest, None, extra_modules, wanted)
         load_checkpoint(tmp_path / "plain")
         quantized = quantize(tmp_path / "plain")
         manifest |= {"quantized": "int8"}
-        save_checkpoint(tmp_path / "int8", quantized, word_tokenizer, manifest, None, parts, wanted)
+        save_checkpoint(tmp_path / "int8", quantized, word_tokenizer, manifest, None, extra_modules, wanted)
         return model, tmp_path / "plain", tmp_path / "int8"
 
     return make
@@ -171,7 +171,10 @@ def test_answers_do_not_depend_on_the_batch(make, latents):
 def test_parts_stay_as_they_are(make):
     wanted = ("projection", "mind_reader", "emulator")
     _, plain, folder = make(wanted=wanted)
-    before, after = load_checkpoint(plain).parts.state_dict(), load_checkpoint(folder).parts.state_dict()
+    before, after = (
+        load_checkpoint(plain).extra_modules.state_dict(),
+        load_checkpoint(folder).extra_modules.state_dict(),
+    )
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
 

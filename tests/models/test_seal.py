@@ -8,7 +8,7 @@ import pytest
 
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, relabel_checkpoint, save_checkpoint
 from copra.models.pack import PACK, put_pack_beside_checkpoints
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, file_sha256, read_sealed_json, write_sealed_json
 
@@ -25,9 +25,9 @@ def save(make_model, word_tokenizer, tmp_path):
         tokenizer = copy.deepcopy(word_tokenizer)
         tokenizer.chat_template = TEMPLATES
         model, wanted = make_model("llama", len(word_tokenizer), double=False), {"projection": {}}
-        parts, extra = make_parts(model, wanted), {LOG: "log"}
+        extra_modules, extra = make_extra_modules(model, wanted), {LOG: "log"}
         manifest = {"node": "a", "decoding": None}
-        save_checkpoint(tmp_path / name, model, tokenizer, manifest, extra, parts, wanted)
+        save_checkpoint(tmp_path / name, model, tokenizer, manifest, extra, extra_modules, wanted)
         return tmp_path / name
 
     return save
@@ -44,7 +44,7 @@ def test_every_file_is_sealed(save):
     sealed = read_sealed_json(folder / MANIFEST)["files"]
     assert sealed == {name: file_sha256(folder / name) for name in names_of(folder)}
     assert {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"} <= set(sealed)
-    assert {WEIGHTS, "parts.safetensors", LOG, "additional_chat_templates/plain.jinja"} <= set(sealed)
+    assert {WEIGHTS, "extra_modules.safetensors", LOG, "additional_chat_templates/plain.jinja"} <= set(sealed)
 
 
 def test_each_of_them_is_checked(save, tmp_path):

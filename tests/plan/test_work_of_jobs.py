@@ -9,7 +9,6 @@ import pytest
 
 from copra.data.sequences import TokenRow
 from copra.methods import Coconut, Codi, Cot, IcotKd, NoCot
-from copra.methods.distil import stage_of
 from copra.methods.few_shot import FewShot
 from copra.plan import work
 from copra.plan.estimate import Estimate
@@ -89,14 +88,14 @@ def test_adapters_save_the_gradients_of_what_they_leave_as_it_is():
 
 
 def test_validation_reads_a_teacher_once_too():
-    stage = stage_of(Cot(kind="cot", training=STEP, distil={}), 0)
+    stage = Cot(kind="cot", training=STEP, distil={}).resolved_stages()[0]
     assert course(stage, steps=1).looking(SHAPE, SHAPE).flops == pytest.approx(
         2 * 10 * 2 * forward(13, logits=8)
     )
 
 
 def test_a_teacher_reads_without_learning_and_in_its_own_shape():
-    stage = stage_of(Cot(kind="cot", training=STEP, distil={}), 0)
+    stage = Cot(kind="cot", training=STEP, distil={}).resolved_stages()[0]
     teacher = SHAPE.with_layers(SHAPE.layers * 2)
     found = course(stage, steps=1).learning(SHAPE, teacher).flops
     assert found == pytest.approx(4 * (3 * forward(13, logits=8) + forward(13, logits=8, layers=4)))

@@ -71,7 +71,6 @@ def place(tmp_path_factory, model) -> Place:
 def trained(place) -> dict[str, Path]:
     """Checkpoints after two steps of chain of thought, and of Coconut's last stage and CODI after that."""
     from copra.methods import METHODS
-    from copra.methods.distil import stage_of
 
     training = {
         "learning_rate": 1e-4,
@@ -83,7 +82,7 @@ def trained(place) -> dict[str, Path]:
 
     def train(parent: str, kind: str, number: int, **settings) -> Path:
         method = METHODS[kind].model_validate({"kind": kind, "training": training, **settings})
-        stage = stage_of(method, number).canonical()
+        stage = method.resolved_stages()[number].canonical()
         value = {"node": f"{parent}+{kind}", "method": kind, "stage": stage, "training": training, "seed": 0}
         return place.copra("train", value, parent=parent, data="data", state="state", output=value["node"])
 

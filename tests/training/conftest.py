@@ -5,9 +5,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from copra.data.tokenization import markers_of, pad_id, tokenize
 from copra.methods import Coconut, Codi, Cot, IcotKd, IcotSi
-from copra.methods.distil import stage_of
 from copra.methods.reasoning_model import ReasoningModel
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 from copra.schema.training import Training
 from copra.training.loop import Trainer
 from copra.training.saves import CheckpointSchedule
@@ -22,7 +21,7 @@ STAGES = {
     # Rows of an epoch are drawn from the stages 0, 1 and 2: none, one or two latents in one batch.
     "mixed": Coconut(kind="coconut", **TWO, stage_mixing=True).stages()[2],
     "projected": Coconut(kind="coconut", **TWO, latent_input="projected").stages()[1],
-    "explained": Coconut(kind="coconut", **TWO, explaining={"layers": 1}).stages()[2],
+    "explained": Coconut(kind="coconut", **TWO, auxiliary_decoder={"layers": 1}).stages()[2],
     "codi": Codi(**CODI).stages()[0],
     "codi alone": Codi(**CODI, distillation=0).stages()[0],
     # From 5 to 9 tokens of the chain go, one more after each fifth of the training.
@@ -31,11 +30,13 @@ STAGES = {
     # All of the chain is out.
     "removed": IcotSi(kind="icot_si", training=STEP, tokens_per_stage=39, smoothing=None).stages()[1],
     # With a teacher's predictions, alone and beside the own loss.
-    "healed": stage_of(Cot(kind="cot", training=STEP, distil={}), 0),
-    "healed latents": stage_of(Coconut(kind="coconut", **TWO, latent_input="projected", distil=BESIDE), 1),
-    "healed removal": stage_of(
-        IcotSi(kind="icot_si", training=STEP, tokens_per_stage=5, smoothing=None, distil=BESIDE), 1
-    ),
+    "healed": Cot(kind="cot", training=STEP, distil={}).resolved_stages()[0],
+    "healed latents": Coconut(
+        kind="coconut", **TWO, latent_input="projected", distil=BESIDE
+    ).resolved_stages()[1],
+    "healed removal": IcotSi(
+        kind="icot_si", training=STEP, tokens_per_stage=5, smoothing=None, distil=BESIDE
+    ).resolved_stages()[1],
     **{f"kd.{number}": stage for number, stage in IcotKd(kind="icot_kd", training=STEP).stages().items()},
 }
 
@@ -55,7 +56,7 @@ def _own_accelerator():
 def make_trainer(word_base, rows, tmp_path):
     """Makes a trainer of a tiny model: 18 rows to train on and 6 for validation, 10 steps of 4 rows.
 
-    It has the parts that its stage wants, and where that needs a teacher, another model of the same kind,
+    It has the extra_modules that its stage wants, and where that needs a teacher, another model of the same kind,
     but of another shape where the stage does not read its states.
     """
 
@@ -79,7 +80,7 @@ def make_trainer(word_base, rows, tmp_path):
         if stage.needs_teacher:
             shape = {} if stage.reads_minds else {"layers": 3, "hidden_size": 40}
             model = word_base(architecture, seed=7, **spec, **shape).model
-            teacher = ReasoningModel(model, make_parts(model, stage.parts()))
+            teacher = ReasoningModel(model, make_extra_modules(model, stage.extra_modules()))
         base = word_base(architecture, **spec)
         torch.manual_seed(2)
         tokens = tokenize(base.tokenizer, rows)
@@ -100,7 +101,7 @@ def make_trainer(word_base, rows, tmp_path):
             precision=precision,
             saves=CheckpointSchedule(save_every, save_steps),
             sharding=sharding,
-            parts=make_parts(base.model, stage.parts()),
+            extra_modules=make_extra_modules(base.model, stage.extra_modules()),
             teacher=teacher,
         )
 

@@ -7,7 +7,6 @@ import torch
 
 from copra.commands import train
 from copra.methods import METHODS
-from copra.methods.distil import stage_of
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.training import loop
 from copra.utils.files import MANIFEST
@@ -44,7 +43,7 @@ def words(
     settings = {
         "node": f"tiny@0+{output}",
         "method": kind,
-        "stage": stage_of(METHODS[kind].model_validate(method), stage).canonical(),
+        "stage": METHODS[kind].model_validate(method).resolved_stages()[stage].canonical(),
         "training": {**usual, **training},
         "seed": 3,
         "max_new_tokens": 8,
@@ -58,8 +57,8 @@ def words(
     return words
 
 
-def same_parts(first, second, name: str) -> bool:
-    first, second = (checkpoint.parts[name].state_dict() for checkpoint in (first, second))
+def same_extra_modules(first, second, name: str) -> bool:
+    first, second = (checkpoint.extra_modules[name].state_dict() for checkpoint in (first, second))
     return list(first) == list(second) and all(torch.equal(first[key], second[key]) for key in first)
 
 

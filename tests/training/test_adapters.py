@@ -8,7 +8,7 @@ from torch.nn import functional
 from copra.data.sequences import Markers
 from copra.data.tokenization import MARKERS
 from copra.methods.reasoning_model import ReasoningModel
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 from copra.schema.training import Lora
 from copra.training.adapters import adapted
 
@@ -33,9 +33,9 @@ def linear_names(model) -> list[str]:
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_only_linear_layers_and_rows_of_markers_change(make_trainer, word_tokenizer, architecture, tied):
-    """And the parts, which have no adapters. Weight decay must not touch the other rows either."""
+    """And the extra_modules, which have no adapters. Weight decay must not touch the other rows either."""
     trainer = make_trainer("projected", architecture=architecture, tied=tied, lora=LORA, weight_decay=0.3)
-    before, parts_before = weights(trainer.model), weights(trainer.parts)
+    before, parts_before = weights(trainer.model), weights(trainer.extra_modules)
     trainer.run()
     after, linear = weights(trainer.model), linear_names(trainer.model)
     assert list(after) == list(before)
@@ -50,7 +50,7 @@ def test_only_linear_layers_and_rows_of_markers_change(make_trainer, word_tokeni
             assert changed == {start, end, *([latent] if tied or name == "lm_head.weight" else [])}, name
         else:
             assert not change.any(), name
-    for name, value in trainer.parts.state_dict().items():
+    for name, value in trainer.extra_modules.state_dict().items():
         assert not torch.equal(value, parts_before[name]), name
 
 
@@ -143,30 +143,32 @@ def test_gradients_are_those_of_the_weights_that_are_adapted(make_model, kind, t
 
 def test_parts_are_trained_whole_unless_they_are_frozen(make_model):
     model = make_model("llama")
-    reasoner = ReasoningModel(model, make_parts(model, {"projection": {}, "mind_reader": {}}))
+    reasoner = ReasoningModel(model, make_extra_modules(model, {"projection": {}, "mind_reader": {}}))
     with adapted(reasoner, Lora(**LORA), ("mind_reader",), IDS) as groups:
         (others, rows) = groups
         assert rows == {"params": [model.get_input_embeddings().weight], "weight_decay": 0.0}
         chosen = {id(parameter) for parameter in others["params"]}
         expected = [p for matrices in adapters(model).values() for p in matrices]
-        assert chosen == {id(p) for p in [*expected, *reasoner.parts["projection"].parameters()]}
-        assert not any(p.requires_grad for p in reasoner.parts["mind_reader"].parameters())
+        assert chosen == {id(p) for p in [*expected, *reasoner.extra_modules["projection"].parameters()]}
+        assert not any(p.requires_grad for p in reasoner.extra_modules["mind_reader"].parameters())
     assert all(parameter.requires_grad for parameter in reasoner.parameters())
 
 
 @pytest.mark.parametrize("lora", [None, Lora(**LORA)])
 def test_a_frozen_model_gets_no_adapters(make_model, lora):
     model = make_model("llama")
-    reasoner = ReasoningModel(model, make_parts(model, {"projection": {}, "mind_reader": {}}))
+    reasoner = ReasoningModel(model, make_extra_modules(model, {"projection": {}, "mind_reader": {}}))
     with adapted(reasoner, lora, ("model", "mind_reader"), IDS) as groups:
         assert adapters(model) == {}
         (group,) = groups
-        assert {id(p) for p in group["params"]} == {id(p) for p in reasoner.parts["projection"].parameters()}
+        assert {id(p) for p in group["params"]} == {
+            id(p) for p in reasoner.extra_modules["projection"].parameters()
+        }
 
 
 def test_without_adapters_everything_is_trained(make_model):
     model = make_model("gpt2")
-    reasoner = ReasoningModel(model, make_parts(model, {"projection": {}}))
+    reasoner = ReasoningModel(model, make_extra_modules(model, {"projection": {}}))
     with adapted(reasoner, None, (), IDS) as groups:
         assert [{id(p) for p in group["params"]} for group in groups] == [
             {id(p) for p in reasoner.parameters()}

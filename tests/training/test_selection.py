@@ -95,7 +95,7 @@ def test_parts_and_adapters_are_those_of_the_best_step(make_trainer, name, by):
                         parameter += 0.2 * torch.randn_like(parameter)
         reasoner.eval()
         with torch.no_grad():
-            seen[step] = trainer.model(tokens).logits, weights(trainer.parts)
+            seen[step] = trainer.model(tokens).logits, weights(trainer.extra_modules)
         return validate(objective, reasoner, samples, step, total)
 
     trainer._validate = look
@@ -103,7 +103,7 @@ def test_parts_and_adapters_are_those_of_the_best_step(make_trainer, name, by):
     assert list(seen) == [4, 7, 10]
     assert record["selected"]["step"] == 7
     logits, parts = seen[7]
-    assert same(weights(trainer.parts), parts)
+    assert same(weights(trainer.extra_modules), parts)
     trainer.model.eval()
     found = trainer.model(tokens).logits
     assert (

@@ -36,7 +36,7 @@ STAGES = {
 
 
 def double(trainer) -> None:
-    for module in (trainer.model, trainer.parts, trainer.teacher):
+    for module in (trainer.model, trainer.extra_modules, trainer.teacher):
         if module is not None:
             module.double()
 

@@ -45,7 +45,7 @@ def clock(monkeypatch):
 
 def test_rates_are_those_since_the_last_call(make_trainer, clock):
     trainer = make_trainer("healed")
-    reasoner = ReasoningModel(trainer.model, trainer.parts, trainer.teacher)
+    reasoner = ReasoningModel(trainer.model, trainer.extra_modules, trainer.teacher)
     progress = Progress(work={"model": [1000, 9000, 500], "teacher": [1000, 9000, 500]})
     speed = Speed(reasoner, 0, "float32")
     speed.start(progress)

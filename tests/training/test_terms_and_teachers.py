@@ -24,7 +24,7 @@ CHANGING = {
 
 
 def modules(trainer) -> dict[str, torch.nn.Module]:
-    return {"model": trainer.model, **trainer.parts}
+    return {"model": trainer.model, **trainer.extra_modules}
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -82,7 +82,7 @@ def test_dropout_is_on_only_where_the_method_trains_with_it(make_trainer, stage,
 
 def losses(trainer, samples) -> dict[str, float]:
     """The means of the terms of a batch, at once."""
-    reasoner = ReasoningModel(trainer.model, trainer.parts, trainer.teacher)
+    reasoner = ReasoningModel(trainer.model, trainer.extra_modules, trainer.teacher)
     with torch.no_grad():
         terms = trainer.stage.loss(reasoner, collate(samples, trainer.pad))
     return {name: float(total) / int(count) for name, (total, count) in terms.items()}

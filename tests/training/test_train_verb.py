@@ -5,7 +5,7 @@ from argparse import ArgumentParser
 
 import pytest
 import torch
-from stages import drop_a_layer, same_parts, train_stage
+from stages import drop_a_layer, same_extra_modules, train_stage
 
 from copra.commands import base as base_verb
 from copra.commands.common import summary_of
@@ -13,7 +13,7 @@ from copra.cost.flops import FlopCounter, of_training_work
 from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import MARKERS, markers_of, tokenize
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
-from copra.models.parts import StepDecoder
+from copra.models.extra_modules import StepDecoder
 from copra.tasks.prepare import Prepared, data_record, read_rows, write_split
 from copra.training import loop
 from copra.utils.errors import CopraError
@@ -205,49 +205,49 @@ def test_validation_rows_longer_than_the_model_are_refused_too(place):
 
 def test_a_projection_goes_on_from_stage_to_stage(place, monkeypatch):
     """And a step decoder, which the next method does not want, stays behind."""
-    projected = {"latent_input": "projected", "explaining": {"layers": 1}}
+    projected = {"latent_input": "projected", "auxiliary_decoder": {"layers": 1}}
     first = train_stage(place, "tiny", "first", "coconut", 1, method=projected)
-    assert first.manifest["parts"]["settings"] == {"projection": {}, "step_decoder": {"layers": 1}}
+    assert first.manifest["extra_modules"]["settings"] == {"projection": {}, "step_decoder": {"layers": 1}}
     started, run = [], loop.Trainer.run
 
     def spy(self):
-        started.append({name: part.state_dict() for name, part in self.parts.items()})
+        started.append({name: part.state_dict() for name, part in self.extra_modules.items()})
         started[-1] = {name: {k: v.clone() for k, v in part.items()} for name, part in started[-1].items()}
         return run(self)
 
     monkeypatch.setattr(loop.Trainer, "run", spy)
     second = train_stage(place, "first", "second", "codi", 0, method={"latents": 1})
-    assert set(started[0]) == set(second.parts) == {"projection"}
-    for name, value in first.parts["projection"].state_dict().items():
+    assert set(started[0]) == set(second.extra_modules) == {"projection"}
+    for name, value in first.extra_modules["projection"].state_dict().items():
         assert torch.equal(started[0]["projection"][name], value)
-    assert not same_parts(first, second, "projection")
+    assert not same_extra_modules(first, second, "projection")
     third = train_stage(place, "second", "third", "cot")
-    assert third.manifest["parts"] is None
+    assert third.manifest["extra_modules"] is None
 
 
 def test_a_decoder_starts_as_the_pretrained_model_and_goes_on(place, monkeypatch):
     started, run = [], loop.Trainer.run
 
     def spy(self):
-        started.append({k: v.clone() for k, v in self.parts["step_decoder"].state_dict().items()})
+        started.append({k: v.clone() for k, v in self.extra_modules["step_decoder"].state_dict().items()})
         return run(self)
 
     train_stage(place, "tiny", "cot", learning_rate=1e-2)
     monkeypatch.setattr(loop.Trainer, "run", spy)
-    method = {"explaining": {"decoder": "pretrained", "step_loss": "sum"}}
+    method = {"auxiliary_decoder": {"decoder": "pretrained", "step_loss": "sum"}}
     first = train_stage(place, "cot", "first", "coconut", 1, method=method, pretrained="tiny")
     pretrained = load_checkpoint(place / "tiny")
     expected = StepDecoder(pretrained.model, None).state_dict()
     assert set(started[0]) == set(expected)
     assert all(torch.equal(started[0][name], value) for name, value in expected.items())
-    assert first.manifest["parts"]["settings"] == {"step_decoder": {"layers": None}}
+    assert first.manifest["extra_modules"]["settings"] == {"step_decoder": {"layers": None}}
     sha256 = pretrained.manifest["weights"]["sha256"]
     assert first.manifest["lineage"][-1]["pretrained"] == {"node": "tiny@0", "sha256": sha256}
     files = [place / node / MANIFEST for node in ("cot", "tiny")]
     files += [summary_of(place / "data", split) for split in ("train", "valid")]
     made_of = {file_sha256(file) for file in files}
     assert set(first.manifest[MADE_BY]["files"]) == made_of
-    learned = first.parts["step_decoder"].state_dict()
+    learned = first.extra_modules["step_decoder"].state_dict()
     assert not all(torch.equal(learned[name], value) for name, value in expected.items())
     second = train_stage(place, "first", "second", "coconut", 2, method=method)
     assert all(torch.equal(started[1][name], value) for name, value in learned.items())
@@ -260,7 +260,7 @@ def test_a_decoder_starts_as_the_pretrained_model_and_goes_on(place, monkeypatch
 
 def test_a_pretrained_model_of_another_shape_is_refused(place):
     drop_a_layer(place, "tiny", "short")
-    method = {"explaining": {"decoder": "pretrained"}}
+    method = {"auxiliary_decoder": {"decoder": "pretrained"}}
     with pytest.raises(CopraError, match=r"^--pretrained: .*short must have the shape of the model"):
         train_stage(place, "tiny", "out", "coconut", 1, method=method, pretrained="short")
 
@@ -272,7 +272,7 @@ def test_adapters_end_in_a_plain_checkpoint(place):
     assert set(adapted.model.state_dict()) == set(parent.model.state_dict())
     assert {file.name for file in (place / "adapted").iterdir()} == {
         file.name for file in (place / "tiny").iterdir()
-    } | {"training.jsonl", "parts.safetensors"}
+    } | {"training.jsonl", "extra_modules.safetensors"}
     done = adapted.manifest["lineage"][-1]
     assert done["training"]["lora"]["rank"] == 2
     flops = of_training_work(parent.shape, done["record"]["work"], lora=2)
@@ -282,4 +282,4 @@ def test_adapters_end_in_a_plain_checkpoint(place):
     # The same training again gives the same weights.
     again = train_stage(place, "tiny", "again", "codi", 0, lora=lora, select_best_by="accuracy")
     assert again.manifest["weights"] == adapted.manifest["weights"]
-    assert again.manifest["parts"] == adapted.manifest["parts"]
+    assert again.manifest["extra_modules"] == adapted.manifest["extra_modules"]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from stages import drop_a_layer, log_of, same_parts, train_stage
+from stages import drop_a_layer, log_of, same_extra_modules, train_stage
 
 from copra.cost.flops import FlopCounter
 from copra.data.tokenization import tokenize
@@ -24,15 +24,18 @@ def test_the_three_trainings_of_icot_kd_hand_on_their_parts(place):
         True,
         True,
     ]
-    assert all(stage.manifest["parts"]["settings"] == {"mind_reader": {}, "emulator": {}} for stage in stages)
+    assert all(
+        stage.manifest["extra_modules"]["settings"] == {"mind_reader": {}, "emulator": {}} for stage in stages
+    )
     # The emulator is made of the first parent and waits; then it alone learns, and then all do.
     assert torch.equal(
-        reading.parts["emulator"].body.get_input_embeddings().weight, cot.model.get_input_embeddings().weight
+        reading.extra_modules["emulator"].body.get_input_embeddings().weight,
+        cot.model.get_input_embeddings().weight,
     )
-    assert same_parts(reading, emulating, "mind_reader")
+    assert same_extra_modules(reading, emulating, "mind_reader")
     assert reading.manifest["weights"] == emulating.manifest["weights"]
-    assert not same_parts(reading, emulating, "emulator")
-    assert not any(same_parts(emulating, coupled, name) for name in ("mind_reader", "emulator"))
+    assert not same_extra_modules(reading, emulating, "emulator")
+    assert not any(same_extra_modules(emulating, coupled, name) for name in ("mind_reader", "emulator"))
     assert emulating.manifest["weights"] != coupled.manifest["weights"]
 
 

@@ -84,7 +84,7 @@ def run(options: Namespace) -> None:
 
 
 def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[str, Any]:
-    from copra.cost.flops import PARTS, PHASES
+    from copra.cost.flops import FLOP_GROUPS, PHASES
     from copra.cost.parameters import answering_bytes, answering_parameters, kv_cache_bytes_per_token
     from copra.evaluation.accuracy import accuracy_of
     from copra.schema.units import NAMES, units_of
@@ -102,7 +102,7 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
             "total": float(table["flops"].mean()),
             "cached_prompt": float(table["flops_cached_prompt"].mean()),
         }
-        | {name: float(table[f"flops_{name}"].mean()) for name in (*PHASES, *PARTS)},
+        | {name: float(table[f"flops_{name}"].mean()) for name in (*PHASES, *FLOP_GROUPS)},
         "tokens": {name: float(table[f"n_{name}"].mean()) for name in counts},
         "depth": float(table["depth"].mean()),
         "hit_length_limit": int(table["hit_length_limit"].sum()),

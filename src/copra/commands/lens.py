@@ -73,7 +73,7 @@ def run(options: Namespace) -> None:
         pad=pad_id(tokenizer),
         max_new_tokens=settings.max_new_tokens,
         batch_size=settings.batch_size,
-        parts=checkpoint.parts,
+        extra_modules=checkpoint.extra_modules,
     )
     table = [
         {

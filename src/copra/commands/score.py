@@ -152,23 +152,23 @@ def _calibration(settings: ScoreSettings, checkpoint: "Checkpoint", data: Path) 
 def _pass_scores(
     settings: ScoreSettings, checkpoint: "Checkpoint", calibration: Calibration
 ) -> "list[ScoreRow]":
-    from copra.models.checkpoint import answering_parts
+    from copra.models.checkpoint import answering_modules
     from copra.pruning.scoring.passes import pass_scores
 
     batches = calibration.lay_out(calibration.items, settings.importance.batch_size)
-    return pass_scores(checkpoint.model, answering_parts(checkpoint), batches, calibration.decoding)
+    return pass_scores(checkpoint.model, answering_modules(checkpoint), batches, calibration.decoding)
 
 
 def _gate_scores(
     settings: ScoreSettings, checkpoint: "Checkpoint", calibration: Calibration
 ) -> "list[ScoreRow]":
-    from copra.models.checkpoint import answering_parts
+    from copra.models.checkpoint import answering_modules
     from copra.pruning.scoring.gates import endless_batches, gate_scores
 
     gates = settings.importance.gates
     return gate_scores(
         checkpoint.model,
-        answering_parts(checkpoint),
+        answering_modules(checkpoint),
         endless_batches(
             calibration.items, lambda items: calibration.lay_out(items, gates.batch_size), gates.seed
         ),

@@ -19,7 +19,6 @@ from copra.commands.common import (
 )
 from copra.cost.flops import of_training_work
 from copra.methods import METHODS
-from copra.methods.distil import read_stage
 from copra.methods.method import Stage
 from copra.schema.settings import Precision
 from copra.schema.training import Training
@@ -109,7 +108,7 @@ def run(options: Namespace) -> None:
         save_checkpoint,
         usable_precision,
     )
-    from copra.models.parts import make_parts
+    from copra.models.extra_modules import make_extra_modules
     from copra.training.loop import LOG, Trainer
     from copra.training.saves import CheckpointSchedule
 
@@ -121,7 +120,7 @@ def run(options: Namespace) -> None:
     made_of += [summary_of(options.data, split) for split in ("train", "valid")]
     origin = made_by(options, *made_of)
     markers = markers_of(parent.tokenizer)
-    stage = read_stage(METHODS[settings.method].stage_type, settings.stage)
+    stage = METHODS[settings.method].stage_type.model_validate(settings.stage)
     teacher = _teacher(options.teacher, parent, stage) if stage.needs_teacher else None
     train_rows = rows_of(options.data, "train")
     valid_rows = rows_of(options.data, "valid", settings.training.validation_rows)
@@ -132,9 +131,11 @@ def run(options: Namespace) -> None:
         if _reads_markers(decoding) and not has_trained_markers(reader.manifest):
             start_markers(reader.model, reader.tokenizer)
     torch.manual_seed(settings.seed)
-    parts = make_parts(parent.model, stage.parts(), parent.parts)
+    extra_modules = make_extra_modules(parent.model, stage.extra_modules(), parent.extra_modules)
     pretrained = (
-        _copy_pretrained(options.pretrained, parent, parts["step_decoder"]) if options.pretrained else None
+        _copy_pretrained(options.pretrained, parent, extra_modules["step_decoder"])
+        if options.pretrained
+        else None
     )
     # A saved state is valid only for exactly these settings, models and data.
     key = {
@@ -155,10 +156,14 @@ def run(options: Namespace) -> None:
         seed=settings.seed,
         state=options.state / digest(key)[:16],
         accuracy=lambda: share_correct(
-            replace(parent, parts=parts), decoding, valid_rows, settings.max_new_tokens, settings.answers
+            replace(parent, extra_modules=extra_modules),
+            decoding,
+            valid_rows,
+            settings.max_new_tokens,
+            settings.answers,
         ),
-        parts=parts,
-        teacher=teacher and ReasoningModel(teacher.model, teacher.parts),
+        extra_modules=extra_modules,
+        teacher=teacher and ReasoningModel(teacher.model, teacher.extra_modules),
         precision=usable_precision(settings.precision),
         saves=CheckpointSchedule(options.save_every, options.save_steps or None),
         sharding=options.sharding == "full",
@@ -175,7 +180,7 @@ def run(options: Namespace) -> None:
         tracker.finish()
         if processes.rank():
             return
-        layers = stage.parts().get("step_decoder", {}).get("layers", 0)
+        layers = stage.extra_modules().get("step_decoder", {}).get("layers", 0)
         lora = settings.training.lora_rank
         flops = of_training_work(parent.shape, record["work"], layers, teacher and teacher.shape, lora)
         done = {
@@ -199,8 +204,8 @@ def run(options: Namespace) -> None:
                 **origin,
             },
             {LOG: trainer.log_text()},
-            parts,
-            stage.parts(),
+            extra_modules,
+            stage.extra_modules(),
         )
         trainer.forget()
 
@@ -257,7 +262,7 @@ def _teacher(folder: Path | None, student: Any, stage: Stage) -> Any:
             f"its predictions are compared token by token. They have {differ}. Name a teacher of the same "
             "family."
         )
-    if "projection" in stage.parts() and "projection" not in teacher.parts:
+    if "projection" in stage.extra_modules() and "projection" not in teacher.extra_modules:
         raise CopraError(
             f"{folder}: the stage feeds latents through a projection, which the teacher does not have. Name "
             "a teacher that was trained with latent_input: projected."

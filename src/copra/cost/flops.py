@@ -40,7 +40,7 @@ from copra.schema.shape import LayerShape, ModelShape
 
 Phase = Literal["prefill", "latent", "decode"]
 PHASES: tuple[Phase, ...] = ("prefill", "latent", "decode")
-PARTS = ("attention", "ffn", "head", "method")
+FLOP_GROUPS = ("attention", "ffn", "head", "method")
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class FlopCounter:
     ) -> AnswerFlops:
         """Return the FLOPs of one answer; the first `cached` tokens of the prompt cost nothing."""
         by: dict[tuple[Phase, str], int] = dict.fromkeys(
-            ((phase, part) for phase in PHASES for part in PARTS), 0
+            ((phase, part) for phase in PHASES for part in FLOP_GROUPS), 0
         )
         depth = 0
         projected = decoding is not None and decoding.latent_input == "projected"

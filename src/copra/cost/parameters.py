@@ -13,25 +13,27 @@ def kv_cache_bytes_per_token(shape: ModelShape, bytes_per_value: int = 4) -> int
 
 
 def answering_parameters(manifest: Mapping[str, Any]) -> int:
-    """Return the number of weights that an answer needs: the language model's and its decoding's parts'."""
-    parts = (manifest.get("parts") or {}).get("parameters", {})
-    return manifest["parameters"] + sum(parts[name] for name in _answering(manifest))
+    """Return the number of weights that an answer needs: the language model's and its decoding's extra modules'."""
+    extra_modules = (manifest.get("extra_modules") or {}).get("parameters", {})
+    return manifest["parameters"] + sum(extra_modules[name] for name in _answering(manifest))
 
 
 def answering_bytes(manifest: Mapping[str, Any]) -> int:
     """Return the bytes on disk of the weights that an answer needs.
 
-    The bytes of all parts count in proportion to the weights of those that an answer needs.
+    The bytes of all extra modules count in proportion to the weights of those that an answer needs.
     """
-    parts = manifest.get("parts")
-    if not parts:
+    extra_modules = manifest.get("extra_modules")
+    if not extra_modules:
         return manifest["weights"]["bytes"]
-    used = sum(parts["parameters"][name] for name in _answering(manifest))
-    return manifest["weights"]["bytes"] + round(parts["bytes"] * used / sum(parts["parameters"].values()))
+    used = sum(extra_modules["parameters"][name] for name in _answering(manifest))
+    return manifest["weights"]["bytes"] + round(
+        extra_modules["bytes"] * used / sum(extra_modules["parameters"].values())
+    )
 
 
 def _answering(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    return GenerationSpec.from_json(manifest["decoding"]).parts
+    return GenerationSpec.from_json(manifest["decoding"]).extra_modules
 
 
 def block_parameters(shape: ModelShape) -> list[dict[str, int]]:

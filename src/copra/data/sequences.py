@@ -184,7 +184,7 @@ class GenerationSpec:
         return parallel_iterations(self.iterations, self.latents) if self.has_recurrent_latents else 0
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def extra_modules(self) -> tuple[str, ...]:
         """The names of the extra modules that answering needs."""
         projection = (
             ("projection",) if self.has_recurrent_latents and self.latent_input == "projected" else ()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas
 
-from copra.cost.flops import PARTS, PHASES, FlopCounter
+from copra.cost.flops import FLOP_GROUPS, PHASES, FlopCounter
 from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import ANSWER, first_token, pad_id
 from copra.evaluation import harness
@@ -58,7 +58,7 @@ def predictions(
         pad=pad_id(tokenizer),
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
-        parts=checkpoint.parts,
+        extra_modules=checkpoint.extra_modules,
         prefix=asked.prefix,
         ends=asked.ends,
         keep=keep,
@@ -186,5 +186,5 @@ def _flops(
         "depth": flops.depth,
         "flops": flops.total,
         "flops_cached_prompt": cached,
-        **{f"flops_{name}": flops.of(name) for name in (*PHASES, *PARTS)},
+        **{f"flops_{name}": flops.of(name) for name in (*PHASES, *FLOP_GROUPS)},
     }

@@ -13,7 +13,7 @@ from copra.data.tokenization import pad_id
 from copra.generation.compiled import Compiled, positions
 from copra.generation.decode import decode
 from copra.generation.prompts import prompts_of
-from copra.generation.run import read_prefix
+from copra.generation.session import read_prefix
 from copra.models.checkpoint import Checkpoint
 from copra.tasks.task import Row
 
@@ -66,7 +66,7 @@ def measure(
                 max_new_tokens=limit,
                 batch_size=batch,
                 force_length=length == "forced",
-                parts=checkpoint.parts,
+                extra_modules=checkpoint.extra_modules,
                 prefix=prefix,
                 known=known,
                 ends=asked.ends,

@@ -11,7 +11,7 @@ from transformers import Cache, PreTrainedModel
 
 from copra.data.sequences import GenerationSpec
 from copra.generation.compiled import Compiled
-from copra.generation.run import Run, read_prefix
+from copra.generation.session import DecodingSession, read_prefix
 from copra.models.shape import shape_of
 from copra.utils import processes
 
@@ -47,7 +47,7 @@ def decode(
     max_new_tokens: int,
     batch_size: int,
     force_length: bool = False,
-    parts: nn.ModuleDict | None = None,
+    extra_modules: nn.ModuleDict | None = None,
     prefix: Sequence[int] = (),
     known: Cache | None = None,
     ends: Ends | None = None,
@@ -57,7 +57,7 @@ def decode(
     """Return a greedy answer to every prompt, in the order of the prompts.
 
     Prompts of similar length share a batch. `force_length` generates `max_new_tokens` for every prompt
-    without stopping, for timing. `parts` are the extra modules that the decoding needs. `prefix` precedes
+    without stopping, for timing. `extra_modules` are the extra modules that the decoding needs. `prefix` precedes
     every prompt and is read once, or not at all if `known` is its cache from `read_prefix`. `ends` finds the
     end of texts without an end token. `keep` caches the answers of each batch. `compiled` is the model
     compiled by `copra.generation.compiled`, for batches of at most its size and prompts of at most its
@@ -79,7 +79,7 @@ def decode(
 
         def answer(asked: list[Sequence[int]] = asked) -> list[Answer]:
             empty = 0 if compiled is None else compiled.batch_size - len(asked)
-            run = Run(model, [*asked, *asked[:1] * empty], decoding, pad, parts, shared(), compiled)
+            run = Run(model, [*asked, *asked[:1] * empty], decoding, pad, extra_modules, shared(), compiled)
             tokens = generate(run, run.prefill(), stop, max_new_tokens, force_length, ends)
             return [cut(row, stop, force_length, ends) for row in tokens[: len(asked)]]
 

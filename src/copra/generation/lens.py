@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from copra.data.sequences import GenerationSpec
 from copra.generation.decode import Answer, cut, generate
-from copra.generation.run import Run
+from copra.generation.session import DecodingSession
 from copra.models.logits import read_logits
 
 
@@ -33,7 +33,7 @@ def look(
     max_new_tokens: int,
     batch_size: int,
     k: int = 5,
-    parts: nn.ModuleDict | None = None,
+    extra_modules: nn.ModuleDict | None = None,
 ) -> list[LatentReadout]:
     """Return the `k` most likely tokens at each latent of every prompt, `batch_size` prompts at a time.
 
@@ -43,7 +43,7 @@ def look(
     """
     seen = []
     for first in range(0, len(prompts), batch_size):
-        run = Run(model, prompts[first : first + batch_size], decoding, pad, parts)
+        run = Run(model, prompts[first : first + batch_size], decoding, pad, extra_modules)
         states = run.think()
         said = read_logits(model, states).float().softmax(-1).topk(k)
         texts = generate(run, run.conclude(states), stop, max_new_tokens)

@@ -11,9 +11,9 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from copra.data.sequences import GenerationSpec
 from copra.generation.cache import growing_cache, start_with, widened
 from copra.generation.compiled import Compiled
-from copra.methods.rollout import latent_feed
+from copra.methods.hidden_states import latent_feed
 from copra.models.attention import shortest_window
-from copra.models.hooks import before_blocks, put
+from copra.models.hooks import before_blocks, scatter_positions
 from copra.models.logits import read_logits
 
 
@@ -49,7 +49,7 @@ class Run:
         self.model = model
         self.embed = model.get_input_embeddings()
         self.decoding = decoding
-        self.parts = nn.ModuleDict() if parts is None else parts
+        self.extra_modules = nn.ModuleDict() if parts is None else parts
         self.compiled = compiled
         tail: list[int] = []
         if decoding is not None:
@@ -137,7 +137,7 @@ class Run:
     @cached_property
     def _feed(self) -> Callable[[Tensor], Tensor]:
         """The function from hidden states to latent inputs, cached as creating it may read all embeddings."""
-        projection = self.parts["projection"] if "projection" in self.parts else None  # noqa: SIM401
+        projection = self.extra_modules["projection"] if "projection" in self.extra_modules else None  # noqa: SIM401
         return latent_feed(self.model, self.decoding.latent_input, projection)
 
     def _prefill_emulated(self, prompt: Tensor) -> Tensor:
@@ -145,9 +145,11 @@ class Run:
         width = prompt.shape[1]
         columns = torch.full_like(self.padding, width - 1)
         mask = self.mask[:, self.stop : self.stop + width].long()
-        states = self.parts["emulator"](self.prompt, mask, self._positions(0, width), columns)
-        states = self.parts["mind_reader"](states)
-        with before_blocks(self.model, lambda index, hidden: put(hidden, columns, states[index])):
+        states = self.extra_modules["emulator"](self.prompt, mask, self._positions(0, width), columns)
+        states = self.extra_modules["mind_reader"](states)
+        with before_blocks(
+            self.model, lambda index, hidden: scatter_positions(hidden, columns, states[index])
+        ):
             return self._logits(self._body(prompt))
 
     def _body(self, inputs: Tensor) -> Tensor:

@@ -96,15 +96,17 @@ def _last_of_mark(sample: Sample, row: TokenRow) -> int:
 def _read(reasoner: "ReasoningModel", batch: "Batch", run: Any) -> tuple[Any, list[Any]]:
     """Return the hidden states [B, N, d] that `run` computes, and the states [B, d] of every layer at
     `batch.read`: the input of each block, and the final one."""
-    from copra.models.hooks import before_blocks, taken
+    from copra.models.hooks import before_blocks, gather_positions
 
     inputs: dict[int, Any] = {}
     with before_blocks(reasoner.model, inputs.__setitem__):
         hidden = run()
     # With latents there are several passes; the positions of `batch.read` are in the last one.
     column, width = batch.read[:, 0], hidden.shape[1]
-    states = [taken(state, column - (width - state.shape[1])) for _, state in sorted(inputs.items())]
-    return hidden, [*states, taken(hidden, column)]
+    states = [
+        gather_positions(state, column - (width - state.shape[1])) for _, state in sorted(inputs.items())
+    ]
+    return hidden, [*states, gather_positions(hidden, column)]
 
 
 def _distance(student: Any, teacher: Any) -> Any:

@@ -52,7 +52,7 @@ class KdStage(Stage):
     def decoding(self, markers: Markers) -> GenerationSpec | None:
         return replace(super().decoding(markers), emulated=True) if self.answers else None
 
-    def parts(self) -> dict[str, dict[str, Any]]:
+    def extra_modules(self) -> dict[str, dict[str, Any]]:
         """Return both modules in all trainings: training 0 creates the emulator from its initial model."""
         return {"mind_reader": {}, "emulator": {}}
 
@@ -93,7 +93,7 @@ def teacher_states(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
     from torch.nn import functional
 
     from copra.models.anatomy import blocks
-    from copra.models.hooks import before_blocks, taken
+    from copra.models.hooks import before_blocks, gather_positions
 
     model = reasoner.teacher.model
     layers = len(blocks(model))
@@ -103,7 +103,7 @@ def teacher_states(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
     def read(index: int, hidden: "Tensor") -> None:
         share = index / max(layers - 1, 1)
         column = torch.minimum((first + share * (last - first)).round().long(), last)
-        found.append(functional.layer_norm(taken(hidden, column), hidden.shape[-1:]))
+        found.append(functional.layer_norm(gather_positions(hidden, column), hidden.shape[-1:]))
 
     with torch.no_grad(), before_blocks(model, read):
         model.base_model(
@@ -119,7 +119,7 @@ def _emulate(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
     """Return f [L, B, d], the emulator's predictions. It reads only the question."""
     column = batch.read[:, 0]
     stop = int(column.max()) + 1
-    return reasoner.parts["emulator"](
+    return reasoner.extra_modules["emulator"](
         batch.tokens[:, :stop], batch.mask[:, :stop], batch.positions[:, :stop], column
     )
 
@@ -128,10 +128,12 @@ def _answer(reasoner: "ReasoningModel", batch: "Batch", states: "Tensor") -> "Lo
     """Return the cross-entropy of the student, whose block inputs are replaced by the mind reader's output
     for the states [L, B, d]."""
     from copra.methods.losses import cross_entropy
-    from copra.models.hooks import before_blocks, put
+    from copra.models.hooks import before_blocks, scatter_positions
 
-    thoughts, column = reasoner.parts["mind_reader"](states), batch.read[:, 0]
-    with before_blocks(reasoner.model, lambda index, hidden: put(hidden, column, thoughts[index])):
+    thoughts, column = reasoner.extra_modules["mind_reader"](states), batch.read[:, 0]
+    with before_blocks(
+        reasoner.model, lambda index, hidden: scatter_positions(hidden, column, thoughts[index])
+    ):
         hidden = reasoner.hidden_states(batch, "embedding")
     return {"cross_entropy": cross_entropy(reasoner.model, batch, hidden)}
 

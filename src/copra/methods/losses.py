@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from copra.data.batch import Batch
-from copra.methods.rollout import embedding_norm
+from copra.methods.hidden_states import embedding_norm
 from copra.models.logits import read_logits
 from copra.utils import processes
 

@@ -6,7 +6,7 @@ answers. Everything else (the loop, decoding, evaluation, cost) is shared.
 
 To add a method: one file with a `Method` (and a subclass of `Stage` where `Stage` does not suffice), one
 line in `copra/methods/__init__.py`, and a test. An extra module takes one more line, in
-`copra/models/parts.py`.
+`copra/models/extra_modules.py`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -155,8 +155,8 @@ class Stage(Settings):
         """True if the trained checkpoint can answer."""
         return True
 
-    def parts(self) -> dict[str, dict[str, Any]]:
-        """Return the settings of the extra modules trained with the model, by name (`copra.models.parts`)."""
+    def extra_modules(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of the extra modules trained with the model, by name (`copra.models.extra_modules`)."""
         return {"projection": {}} if self.latent_input == "projected" else {}
 
     def frozen(self) -> tuple[str, ...]:

@@ -6,13 +6,13 @@ from transformers import PreTrainedModel
 
 from copra.data.batch import Batch
 from copra.data.sequences import LatentInput, Thought
-from copra.methods.rollout import hidden_states
+from copra.methods.hidden_states import hidden_states
 
 
 class ReasoningModel(nn.Module):
     """The language model, the extra modules trained with it, and a frozen teacher.
 
-    `parts` maps names of `copra.models.parts` to modules. `teacher` is a reasoning model with its own extra
+    `extra_modules` maps names of `copra.models.extra_modules` to modules. `teacher` is a reasoning model with its own extra
     modules. It is not registered as a submodule: it is neither trained nor saved, and always in evaluation
     mode.
     """
@@ -20,12 +20,12 @@ class ReasoningModel(nn.Module):
     def __init__(
         self,
         model: PreTrainedModel,
-        parts: nn.ModuleDict | None = None,
+        extra_modules: nn.ModuleDict | None = None,
         teacher: "ReasoningModel | None" = None,
     ):
         super().__init__()
         self.model = model
-        self.parts = nn.ModuleDict() if parts is None else parts
+        self.extra_modules = nn.ModuleDict() if extra_modules is None else extra_modules
         self.__dict__["teacher"] = None if teacher is None else teacher.eval().requires_grad_(False)
 
     @property
@@ -33,7 +33,7 @@ class ReasoningModel(nn.Module):
         return self.model.device
 
     def part(self, name: str) -> nn.Module | None:
-        return self.parts[name] if name in self.parts else None  # noqa: SIM401
+        return self.extra_modules[name] if name in self.extra_modules else None  # noqa: SIM401
 
     def hidden_states(
         self, batch: Batch, thought: Thought, latent_input: LatentInput = "raw", iterations: int = 0
@@ -44,6 +44,6 @@ class ReasoningModel(nn.Module):
             batch,
             thought,
             latent_input,
-            projection=self.part("projection"),
+            projection=self.extra_module("projection"),
             iterations=iterations,
         )

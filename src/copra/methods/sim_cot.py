@@ -63,7 +63,7 @@ class Explaining(Settings):
     next_latent: bool = False
     """If true, the latent that would follow the last one predicts a step too (the authors' on CODI)."""
 
-    def parts(self) -> dict[str, dict[str, Any]]:
+    def extra_modules(self) -> dict[str, dict[str, Any]]:
         layers = {"small": self.layers, "pretrained": None}
         return {} if self.decoder == "shared" else {"step_decoder": {"layers": layers[self.decoder]}}
 
@@ -124,7 +124,7 @@ class Explaining(Settings):
         from torch.nn import functional
         from torch.nn.utils.rnn import pad_sequence
 
-        from copra.methods.rollout import latent_feed
+        from copra.methods.hidden_states import latent_feed
         from copra.models.logits import read_logits
 
         c = batch.latents_per_text
@@ -139,7 +139,7 @@ class Explaining(Settings):
         first = torch.tensor([batch.first_latent + k * c for _, k in places], device=hidden.device)
         # A latent is made from the hidden state of the position before it.
         before = first[:, None] - 1 + torch.arange(c, device=hidden.device)
-        feed = latent_feed(reasoner.model, latent_input, reasoner.part("projection"))
+        feed = latent_feed(reasoner.model, latent_input, reasoner.extra_module("projection"))
         latents = feed(hidden[rows[:, None], before])
         texts = [torch.tensor(batch.explained[row][k], device=hidden.device) for row, k in places]
         targets = pad_sequence(texts, batch_first=True, padding_value=-1)
@@ -149,7 +149,7 @@ class Explaining(Settings):
         mask = torch.cat([torch.ones_like(before), (targets[:, :-1] >= 0).long()], dim=1)
         states = self._read(reasoner, inputs, mask)
         here = targets >= 0
-        head = getattr(reasoner.part("step_decoder"), "head", None)
+        head = getattr(reasoner.extra_module("step_decoder"), "head", None)
         logits = read_logits(reasoner.model, states[:, c - 1 :][here], head).float()
         if self.step_loss != "mean_per_latent":
             loss = functional.cross_entropy(logits, targets[here], reduction="sum")
@@ -163,7 +163,7 @@ class Explaining(Settings):
     def _read(self, reasoner: "ReasoningModel", inputs: "Tensor", mask: "Tensor") -> "Tensor":
         """Return the decoder's hidden states [B, T, d] of input embeddings [B, T, d]."""
         if self.decoder != "shared":
-            return reasoner.parts["step_decoder"](inputs, mask)
+            return reasoner.extra_modules["step_decoder"](inputs, mask)
         return reasoner.model.base_model(
             inputs_embeds=inputs, attention_mask=mask, use_cache=False
         ).last_hidden_state
@@ -197,8 +197,8 @@ class ExplainedStage(Stage):
     def copies_pretrained(self) -> bool:
         return self.explaining is not None and self.explaining.decoder == "pretrained"
 
-    def parts(self) -> dict[str, dict[str, Any]]:
-        return super().parts() | (self.explaining.parts() if self.explaining else {})
+    def extra_modules(self) -> dict[str, dict[str, Any]]:
+        return super().extra_modules() | (self.explaining.extra_modules() if self.explaining else {})
 
     def loss_weights(self) -> dict[str, float]:
         return super().loss_weights() | (self.explaining.loss_weights(self.groups) if self.explaining else {})

@@ -19,7 +19,7 @@ from copra.data.sequences import GenerationSpec
 from copra.models import per_layer
 from copra.models.loading import load_language_model
 from copra.models.pack import LOG, pack, unpack
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 from copra.models.quantized import need_torchao, sort_metadata, unquantized
 from copra.models.seal import FILES, check_files, checksums
 from copra.models.shape import shape_of
@@ -31,7 +31,7 @@ from copra.utils.files import MANIFEST, read_json, read_sealed_json, replacing, 
 TRAINED_MARKERS = "trained_markers"
 """The manifest key that is true if the rows of the latent markers were trained."""
 WEIGHTS = "model.safetensors"
-PARTS = "parts.safetensors"
+EXTRA_MODULES_FILE = "extra_modules.safetensors"
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Checkpoint:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     manifest: dict[str, Any]
-    parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    extra_modules: nn.ModuleDict = field(default_factory=nn.ModuleDict)
 
     @property
     def shape(self) -> ModelShape:
@@ -151,16 +151,16 @@ def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer
     if model.dtype == torch.bfloat16 and not has_bfloat16():
         model.to(torch.float32)
     model.to(device()).eval()
-    parts = nn.ModuleDict()
-    if described := manifest.get("parts"):
+    extra_modules = nn.ModuleDict()
+    if described := manifest.get("extra_modules"):
         wanted = described["settings"]
         if to_answer:
-            answers = manifest["decoding"] and GenerationSpec.from_json(manifest["decoding"]).parts
+            answers = manifest["decoding"] and GenerationSpec.from_json(manifest["decoding"]).extra_modules
             wanted = {name: wanted[name] for name in answers or ()}
-        parts = make_parts(unquantized(model) if quantized else model, wanted)
+        extra_modules = make_extra_modules(unquantized(model) if quantized else model, wanted)
         if wanted:
-            load_model(parts, folder / PARTS, strict=not to_answer)
-    return Checkpoint(model, tokenizer, manifest, parts.eval())
+            load_model(extra_modules, folder / EXTRA_MODULES_FILE, strict=not to_answer)
+    return Checkpoint(model, tokenizer, manifest, extra_modules.eval())
 
 
 def checked_manifest(folder: Path) -> dict[str, Any]:
@@ -206,13 +206,13 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerBase,
     manifest: dict[str, Any],
     extra: dict[str, str] | None = None,
-    parts: nn.ModuleDict | None = None,
-    part_settings: dict[str, dict[str, Any]] | None = None,
+    extra_modules: nn.ModuleDict | None = None,
+    module_settings: dict[str, dict[str, Any]] | None = None,
 ) -> None:
     """Write a checkpoint in one rename: config, tokenizer, weights, manifest, and `extra` text files.
 
-    The weights are written in the type that the base's settings in the manifest name. `parts` are written
-    to a separate file, so that the model alone loads without copra; `part_settings` are the settings that
+    The weights are written in the type that the base's settings in the manifest name. `extra_modules` are written
+    to a separate file, so that the model alone loads without copra; `module_settings` are the settings that
     they were created with.
 
     The manifest is completed with the checksums of all files, sizes, shape and versions; it contains no times
@@ -226,7 +226,9 @@ def save_checkpoint(
             tokenizer.save_pretrained(temporary)
         for name, text in (extra or {}).items():
             (temporary / name).write_text(text)
-        described = _save_parts(temporary / PARTS, parts, part_settings or {}, model.dtype)
+        described = _save_extra_modules(
+            temporary / EXTRA_MODULES_FILE, extra_modules, module_settings or {}, model.dtype
+        )
         weights = temporary / WEIGHTS
         if manifest.get("quantized") is not None:
             sort_metadata(weights)
@@ -234,7 +236,7 @@ def save_checkpoint(
         complete = {
             **manifest,
             FILES: files,
-            "parts": described and {**described, "sha256": files[PARTS]},
+            "extra_modules": described and {**described, "sha256": files[EXTRA_MODULES_FILE]},
             "shape": shape_of(model.config.to_dict()).to_json(),
             "parameters": sum(p.numel() for p in model.parameters()),
             "weights": {
@@ -277,8 +279,8 @@ def save_changed(
         model,
         parent.tokenizer,
         manifest,
-        parts=answering_parts(parent),
-        part_settings=(parent.manifest.get("parts") or {}).get("settings"),
+        extra_modules=answering_modules(parent),
+        module_settings=(parent.manifest.get("extra_modules") or {}).get("settings"),
     )
 
 
@@ -298,22 +300,24 @@ def relabel_checkpoint(parent: Path, folder: Path, changes: dict[str, Any]) -> N
         pack(temporary)
 
 
-def answering_parts(checkpoint: Checkpoint) -> nn.ModuleDict:
+def answering_modules(checkpoint: Checkpoint) -> nn.ModuleDict:
     """Return the extra modules that answering needs. Others may not fit a model after pruning."""
-    names = checkpoint.decoding.parts if checkpoint.decoding else ()
-    return nn.ModuleDict({name: checkpoint.parts[name] for name in names})
+    names = checkpoint.decoding.extra_modules if checkpoint.decoding else ()
+    return nn.ModuleDict({name: checkpoint.extra_modules[name] for name in names})
 
 
-def _save_parts(
-    file: Path, parts: nn.ModuleDict | None, settings: dict[str, dict[str, Any]], dtype: torch.dtype
+def _save_extra_modules(
+    file: Path, extra_modules: nn.ModuleDict | None, settings: dict[str, dict[str, Any]], dtype: torch.dtype
 ) -> dict[str, Any] | None:
     """Write the extra modules, if any, and return their entry in the manifest except the checksum."""
-    if not parts:
+    if not extra_modules:
         return None
-    save_model(parts.to(dtype), str(file))
+    save_model(extra_modules.to(dtype), str(file))
     return {
-        "settings": {name: settings.get(name, {}) for name in parts},
-        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+        "settings": {name: settings.get(name, {}) for name in extra_modules},
+        "parameters": {
+            name: sum(p.numel() for p in part.parameters()) for name, part in extra_modules.items()
+        },
         "bytes": file.stat().st_size,
     }
 

@@ -8,7 +8,6 @@ from copra.cost.parameters import matrix_parameters
 from copra.experiment.recipes import Node
 from copra.experiment.workflow import Workflow
 from copra.methods import METHODS
-from copra.methods.distil import read_stage
 from copra.methods.few_shot import FewShot
 from copra.methods.method import Stage
 from copra.plan import work
@@ -187,7 +186,7 @@ class Estimate:
         if last is None or last.kind != "train":
             return {}
         stage = _stage(last)
-        parts = stage.parts()
+        parts = stage.extra_modules()
         if node is last:
             return parts
         decoding = stage.decoding(work.MARKERS)
@@ -301,11 +300,11 @@ class Estimate:
 
 def _stage(node: Node) -> Stage:
     """Return the stage of a training node."""
-    return read_stage(METHODS[node.method].stage_type, node.settings["stage"])
+    return METHODS[node.method].stage_type.model_validate(node.settings["stage"])
 
 
 def _part(name: str, settings: Mapping, size: Size) -> float:
-    """Return the approximate number of weights of a part that a method adds, see `copra.models.parts`."""
+    """Return the approximate number of weights of a part that a method adds, see `copra.models.extra_modules`."""
     d, layers = size.shape.hidden, len(size.shape.layers)
     inside = size.parameters - size.outside
     told_by = settings.get("layers", 0)

@@ -106,7 +106,7 @@ def course(
         batches=ceil(valid / micro),
         looked=_times(valid, _sums(stage, rows["valid"], None)),
         depth=_depth(stage),
-        decoder=stage.parts().get("step_decoder", {}).get("layers", 0),
+        decoder=stage.extra_modules().get("step_decoder", {}).get("layers", 0),
         lora=settings.lora_rank,
     )
 

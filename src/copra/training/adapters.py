@@ -22,7 +22,7 @@ def adapted(
 
     `frozen` contains "model" and the names of the extra modules that are not trained.
     """
-    for name, module in {"model": reasoner.model, **reasoner.parts}.items():
+    for name, module in {"model": reasoner.model, **reasoner.extra_modules}.items():
         module.requires_grad_(name not in frozen)
     if lora is None or "model" in frozen:
         yield [{"params": [p for p in reasoner.parameters() if p.requires_grad]}]

@@ -82,7 +82,7 @@ class Trainer:
     sharding: bool = False
     node: str = "model"
     tracker: Tracker | None = None
-    parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    extra_modules: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     teacher: ReasoningModel | None = None
     progress: Progress = field(default_factory=Progress)
     _total: int = field(default=0, init=False)
@@ -96,7 +96,7 @@ class Trainer:
         """
         self.state.mkdir(parents=True, exist_ok=True)
         accelerator = self.accelerator
-        reasoner = ReasoningModel(self.model, self.parts, self.teacher)
+        reasoner = ReasoningModel(self.model, self.extra_modules, self.teacher)
         with self.saves.listening():
             if self.sharding and processes.world_size() > 1:
                 return self._train_sharded(reasoner, accelerator)
@@ -117,7 +117,7 @@ class Trainer:
             kwargs_handlers=[
                 # Extra modules get no gradient in a process without latent rows. There are no buffers.
                 DistributedDataParallelKwargs(
-                    find_unused_parameters=len(self.parts) > 0, broadcast_buffers=False
+                    find_unused_parameters=len(self.extra_modules) > 0, broadcast_buffers=False
                 ),
                 # The first process may wait for another job, or write, for hours.
                 InitProcessGroupKwargs(timeout=timedelta(days=1)),
@@ -126,8 +126,8 @@ class Trainer:
 
     def _train_sharded(self, reasoner: ReasoningModel, accelerator: Accelerator) -> dict[str, Any]:
         """Train a sharded copy of a reasoner, and load the trained weights into the original."""
-        model, parts = copy.deepcopy((reasoner.model, reasoner.parts))
-        sharded = ReasoningModel(model, parts, reasoner.teacher)
+        model, extra_modules = copy.deepcopy((reasoner.model, reasoner.extra_modules))
+        sharded = ReasoningModel(model, extra_modules, reasoner.teacher)
         with adapted(sharded, None, self.stage.frozen(), self.markers):
             objective = accelerator.prepare_model(Objective(sharded, self.stage), evaluation_mode=True)
             shard(objective, model)
@@ -170,7 +170,7 @@ class Trainer:
         self._total = total
         done = self._resume(reasoner, optimizer, scheduler)
         start_heartbeat(self.state, self.node, total)
-        layers = self.stage.parts().get("step_decoder", {}).get("layers", 0)
+        layers = self.stage.extra_modules().get("step_decoder", {}).get("layers", 0)
         speed = Speed(reasoner, layers, self._used_precision, processes.world_size(), self.training.lora_rank)
         speed.start(self.progress)
         looks = {

@@ -13,7 +13,7 @@ from copra.data.sequences import IGNORED, GenerationSpec, Sample, lay_out
 from copra.data.tokenization import markers_of, tokenize
 from copra.models.anatomy import attention_output, blocks, ffn_output
 from copra.models.checkpoint import Checkpoint
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 from copra.schema.units import Unit
 from copra.tasks.task import Row
 
@@ -27,8 +27,8 @@ def make_checkpoint(made: types.SimpleNamespace, objective: str = "cot") -> Chec
         return Checkpoint(made.model, made.tokenizer, manifest | {"decoding": decoding.to_json()})
     decoding = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,), "projected")
     torch.manual_seed(1)
-    parts = make_parts(made.model, {"projection": {}}).eval()
-    return Checkpoint(made.model, made.tokenizer, manifest | {"decoding": decoding.to_json()}, parts)
+    extra_modules = make_extra_modules(made.model, {"projection": {}}).eval()
+    return Checkpoint(made.model, made.tokenizer, manifest | {"decoding": decoding.to_json()}, extra_modules)
 
 
 def samples_of(checkpoint: Checkpoint, rows: Sequence[Row]) -> list[Sample]:
@@ -54,7 +54,7 @@ def batches_of(checkpoint: Checkpoint, rows: Sequence[Row], size: int = 3) -> li
 def plain_loss(checkpoint: Checkpoint, model: nn.Module, rows: Sequence[Row]) -> float:
     """The mean loss of a model, an example at a time, without cache and padding."""
     decoding = GenerationSpec.from_json(checkpoint.manifest["decoding"])
-    feed = checkpoint.parts["projection"] if checkpoint.parts else None
+    feed = checkpoint.extra_modules["projection"] if checkpoint.extra_modules else None
     with torch.no_grad():
         losses = [
             plain.loss(model, sample, decoding, feed=feed).item() for sample in samples_of(checkpoint, rows)

@@ -149,7 +149,7 @@ def test_values_of_other_settings_are_others(llama, rows, tmp_path):
     of_model = [
         {},
         {"checkpoint": changed_manifest(llama, files={**llama.files, "model.safetensors": "others"})},
-        {"checkpoint": changed_manifest(llama, files={**llama.files, "parts.safetensors": "some"})},
+        {"checkpoint": changed_manifest(llama, files={**llama.files, "extra_modules.safetensors": "some"})},
         {"checkpoint": changed_manifest(llama, decoding=decoding)},
         {"code": "newer"},
     ]
@@ -196,7 +196,7 @@ def test_a_model_that_cannot_answer_has_no_accuracy(llama, rows, tmp_path):
 def test_a_thought_emulator_needs_all_layers(llama, rows, tmp_path):
     decoding = llama.manifest["decoding"] | {"emulated": True}
     parts = torch.nn.ModuleDict({name: torch.nn.Identity() for name in ("mind_reader", "emulator")})
-    emulated = replace(changed_manifest(llama, decoding=decoding), parts=parts)
+    emulated = replace(changed_manifest(llama, decoding=decoding), extra_modules=parts)
     found = Ablation(emulated, tmp_path, questions=Questions(rows[:2]))
     with pytest.raises(CopraError, match=r"^accuracy: .*thought emulator .* no layer can be left out"):
         found.answers(cut_of(llama, [("layers", 0, 0)]))

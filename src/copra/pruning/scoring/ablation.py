@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from copra.data.batch import Batch
 from copra.evaluation.accuracy import predictions
-from copra.models.checkpoint import Checkpoint, answering_parts
+from copra.models.checkpoint import Checkpoint, answering_modules
 from copra.pruning.cut import KeptUnits
 from copra.pruning.proof import masked
 from copra.pruning.scoring.objective import example_losses
@@ -70,7 +70,7 @@ class Ablation:
         questions: Questions | None = None,
         code: str | None = None,
     ):
-        self.checkpoint = replace(checkpoint, parts=answering_parts(checkpoint))
+        self.checkpoint = replace(checkpoint, extra_modules=answering_modules(checkpoint))
         self.shape = checkpoint.shape
         self.batches = batches
         self.questions = questions
@@ -112,7 +112,7 @@ class Ablation:
     def _loss(self, cut: KeptUnits) -> float:
         with applied(self.checkpoint.model, cut) as model:
             losses = [
-                example_losses(model, self.checkpoint.parts, batch.to(model.device), self.decoding)
+                example_losses(model, self.checkpoint.extra_modules, batch.to(model.device), self.decoding)
                 for batch in self.batches
             ]
         loss = float(torch.cat(losses).double().mean())

@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 def gate_scores(
     model: PreTrainedModel,
-    parts: nn.ModuleDict,
+    extra_modules: nn.ModuleDict,
     batches: Iterator[Batch],
     decoding: GenerationSpec | None,
     kind: Literal["kv_groups", "heads"],
@@ -77,9 +77,9 @@ def gate_scores(
 
     def loss_of(batch: Batch, gates: Tensor) -> Tensor:
         with gated(model, gates.split(sizes, dim=-1)):
-            return example_losses(model, parts, batch, decoding).mean()
+            return example_losses(model, extra_modules, batch, decoding).mean()
 
-    with _frozen(model, parts):
+    with _frozen(model, extra_modules):
         for step in tqdm(range(settings.steps), unit="step", mininterval=5, dynamic_ncols=True):
             batch = next(batches).to(model.device)
             noise = torch.rand(len(batch), len(units), generator=generator).to(model.device)

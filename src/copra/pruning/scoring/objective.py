@@ -7,17 +7,17 @@ from transformers import PreTrainedModel
 
 from copra.data.batch import Batch
 from copra.data.sequences import IGNORED, GenerationSpec
-from copra.methods.rollout import hidden_states
+from copra.methods.hidden_states import hidden_states
 from copra.models.logits import read_logits
 from copra.utils.errors import CopraError
 
 
 def example_losses(
-    model: PreTrainedModel, parts: nn.ModuleDict, batch: Batch, decoding: GenerationSpec | None
+    model: PreTrainedModel, extra_modules: nn.ModuleDict, batch: Batch, decoding: GenerationSpec | None
 ) -> Tensor:
     """Return the mean cross-entropy over each example's own supervised positions, [B], at least in float32.
 
-    Latents are computed as in the node's own `decoding`, with its `parts`; a batch without latents needs
+    Latents are computed as in the node's own `decoding`, with its `extra_modules`; a batch without latents needs
     neither. Logits are computed at supervised positions only.
 
     Raises:
@@ -35,7 +35,7 @@ def example_losses(
         batch,
         "embedding" if decoding is None else decoding.thought,
         "raw" if decoding is None else decoding.latent_input,
-        projection=parts["projection"] if "projection" in parts else None,  # noqa: SIM401
+        projection=extra_modules["projection"] if "projection" in extra_modules else None,  # noqa: SIM401
     )
     logits = read_logits(model, hidden[:, :-1][supervised])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

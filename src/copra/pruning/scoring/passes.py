@@ -35,7 +35,10 @@ class _Totals:
 
 
 def pass_scores(
-    model: PreTrainedModel, parts: nn.ModuleDict, batches: Iterable[Batch], decoding: GenerationSpec | None
+    model: PreTrainedModel,
+    extra_modules: nn.ModuleDict,
+    batches: Iterable[Batch],
+    decoding: GenerationSpec | None,
 ) -> list[ScoreRow]:
     """Return scores of layers, blocks, query heads, KV groups (sums over their heads) and FFN neurons.
 
@@ -49,7 +52,7 @@ def pass_scores(
     - `activation` of heads and neurons and `contribution` of heads: the size of their outputs.
 
     The scores do not depend on padding or batch size. Memory holds the weights, one gradient of the layers'
-    weights, and the activations of one batch. The model and its parts are left unchanged.
+    weights, and the activations of one batch. The model and its extra modules are left unchanged.
 
     Raises:
         CopraError: there are no batches, an example has no supervised position, or the model type is
@@ -57,9 +60,9 @@ def pass_scores(
     """
     layers = shape_of(model.config.to_dict()).layers
     totals = _Totals([{} for _ in layers], [{} for _ in layers])
-    with _only_layers_learn(model, parts):
+    with _only_layers_learn(model, extra_modules):
         for batch in batches:
-            _pass(totals, model, parts, batch.to(model.device), decoding, layers)
+            _pass(totals, model, extra_modules, batch.to(model.device), decoding, layers)
         if not totals.examples:
             raise CopraError("scores: the calibration set is empty, so there is nothing to score on.")
         return _rows(totals, model, layers)
@@ -68,7 +71,7 @@ def pass_scores(
 def _pass(
     totals: _Totals,
     model: PreTrainedModel,
-    parts: nn.ModuleDict,
+    extra_modules: nn.ModuleDict,
     batch: Batch,
     decoding: GenerationSpec | None,
     layers: tuple[LayerShape, ...],
@@ -76,7 +79,7 @@ def _pass(
     """Run a batch forward and backward, and add to the sums. Gradients of weights accumulate in the model."""
     with torch.enable_grad(), recording(model) as record:
         # The gradient of the sum is each example's own: no example attends to another.
-        example_losses(model, parts, batch, decoding).sum().backward()
+        example_losses(model, extra_modules, batch, decoding).sum().backward()
     tokens = Tokens.of(batch)
     with torch.no_grad():
         _add(totals.layers, layer_sums(record, tokens))
@@ -126,14 +129,14 @@ def _of_weights(block: nn.Module, sizes: LayerShape, examples: int) -> dict[str,
 
 
 @contextlib.contextmanager
-def _only_layers_learn(model: PreTrainedModel, parts: nn.ModuleDict) -> Iterator[None]:
+def _only_layers_learn(model: PreTrainedModel, extra_modules: nn.ModuleDict) -> Iterator[None]:
     """Set evaluation mode and gradients of the layers' weights alone; restore all on exit."""
-    modules = [*model.modules(), *parts.modules()]
-    parameters = [*model.parameters(), *parts.parameters()]
+    modules = [*model.modules(), *extra_modules.modules()]
+    parameters = [*model.parameters(), *extra_modules.parameters()]
     modes = [module.training for module in modules]
     states = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
     model.eval().requires_grad_(False)
-    parts.eval().requires_grad_(False)
+    extra_modules.eval().requires_grad_(False)
     blocks(model).requires_grad_(True)
     for parameter in parameters:
         parameter.grad = None

@@ -1,32 +1,32 @@
-"""Which parts a stage gets, and their sizes, by hand."""
+"""Which extra_modules a stage gets, and their sizes, by hand."""
 
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from copra.models.parts import StepDecoder, make_parts
+from copra.models.extra_modules import StepDecoder, make_extra_modules
 
 
 def test_known_parts_stay_and_others_are_new(any_model):
-    known = make_parts(any_model, {"projection": {}, "step_decoder": {"layers": 1}})
-    parts = make_parts(any_model, {"step_decoder": {"layers": 1}, "mind_reader": {}}, known)
-    assert list(parts) == ["step_decoder", "mind_reader"]
-    assert parts["step_decoder"] is known["step_decoder"]
+    known = make_extra_modules(any_model, {"projection": {}, "step_decoder": {"layers": 1}})
+    extra_modules = make_extra_modules(any_model, {"step_decoder": {"layers": 1}, "mind_reader": {}}, known)
+    assert list(extra_modules) == ["step_decoder", "mind_reader"]
+    assert extra_modules["step_decoder"] is known["step_decoder"]
 
 
 def test_a_part_with_other_settings_is_new(any_model):
     """Its manifest would not fit its weights otherwise."""
-    known = make_parts(any_model, {"step_decoder": {"layers": 1}})
-    parts = make_parts(any_model, {"step_decoder": {"layers": 2}}, known)
-    fresh = make_parts(any_model, {"step_decoder": {"layers": 2}})
-    assert set(parts.state_dict()) == set(fresh.state_dict()) > set(known.state_dict())
+    known = make_extra_modules(any_model, {"step_decoder": {"layers": 1}})
+    extra_modules = make_extra_modules(any_model, {"step_decoder": {"layers": 2}}, known)
+    fresh = make_extra_modules(any_model, {"step_decoder": {"layers": 2}})
+    assert set(extra_modules.state_dict()) == set(fresh.state_dict()) > set(known.state_dict())
 
 
 def test_parts_are_of_the_models_type(make_model):
     for double, dtype in ((True, torch.float64), (False, torch.float32)):
         wanted = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {"layers": 1}}
-        parts = make_parts(make_model("llama", double=double), wanted)
-        assert {parameter.dtype for parameter in parts.parameters()} == {dtype}
+        extra_modules = make_extra_modules(make_model("llama", double=double), wanted)
+        assert {parameter.dtype for parameter in extra_modules.parameters()} == {dtype}
 
 
 def test_parts_have_the_sizes_of_the_papers(make_model):
@@ -34,7 +34,8 @@ def test_parts_have_the_sizes_of_the_papers(make_model):
     model = make_model("llama")
     wanted = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {"layers": 1}}
     sizes = {
-        name: sum(p.numel() for p in part.parameters()) for name, part in make_parts(model, wanted).items()
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in make_extra_modules(model, wanted).items()
     }
     # Attention 32 x (32 + 16 + 16 + 32), FFN 3 x 32 x 40, two norms.
     block = 32 * 96 + 3 * 32 * 40 + 2 * 32

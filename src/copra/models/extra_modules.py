@@ -1,6 +1,6 @@
 """Extra modules that a reasoning method adds to a language model, by their names in manifests.
 
-A module is created for a model, `PARTS[name](model, **settings)`, with random weights or the model's own.
+A module is created for a model, `EXTRA_MODULES[name](model, **settings)`, with random weights or the model's own.
 """
 
 import copy
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from copra.models.anatomy import blocks
 from copra.models.families import family_of
-from copra.models.hooks import before_blocks, put, taken
+from copra.models.hooks import before_blocks, gather_positions, scatter_positions
 
 
 class Projection(nn.Sequential):
@@ -69,12 +69,12 @@ class Emulator(nn.Module):
 
         def emulate(index: int, hidden: Tensor) -> Tensor:
             nonlocal context, state
-            here = taken(hidden, columns)
+            here = gather_positions(hidden, columns)
             found.append(self.networks[index](torch.cat([here, self.mixture.expand_as(here)], dim=-1)))
             state = self.cell(found[-1] + context, state)
             context = self._context(state[0], keys)
             keys.append(self.key(state[0]))
-            return put(hidden, columns, self.output(torch.cat([state[0], context], dim=-1)))
+            return scatter_positions(hidden, columns, self.output(torch.cat([state[0], context], dim=-1)))
 
         with before_blocks(self.body, emulate):
             self.body(input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False)
@@ -114,7 +114,7 @@ class StepDecoder(nn.Module):
         ).last_hidden_state
 
 
-PARTS: dict[str, type[nn.Module]] = {
+EXTRA_MODULES: dict[str, type[nn.Module]] = {
     "projection": Projection,
     "mind_reader": MindReader,
     "emulator": Emulator,
@@ -122,20 +122,20 @@ PARTS: dict[str, type[nn.Module]] = {
 }
 
 
-def make_parts(
+def make_extra_modules(
     model: PreTrainedModel,
     wanted: Mapping[str, Mapping[str, Any]],
     known: nn.ModuleDict | None = None,
 ) -> nn.ModuleDict:
     """Return the wanted extra modules: those of `known` with the same settings, new ones for the rest."""
-    parts = nn.ModuleDict()
+    extra_modules = nn.ModuleDict()
     for name, settings in wanted.items():
         part = known[name] if known is not None and name in known else None
         if part is None or part.settings != settings:
-            part = PARTS[name](model, **settings).to(model.device, model.dtype)
+            part = EXTRA_MODULES[name](model, **settings).to(model.device, model.dtype)
             part.settings = dict(settings)
-        parts[name] = part
-    return parts
+        extra_modules[name] = part
+    return extra_modules
 
 
 def _small_body(model: PreTrainedModel, layers: int) -> nn.Module:

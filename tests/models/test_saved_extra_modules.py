@@ -9,12 +9,12 @@ from copra.data.sequences import GenerationSpec
 from copra.models.checkpoint import (
     PARTS,
     WEIGHTS,
-    answering_parts,
+    answering_modules,
     load_checkpoint,
     relabel_checkpoint,
     save_checkpoint,
 )
-from copra.models.parts import make_parts
+from copra.models.extra_modules import make_extra_modules
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, file_sha256
 
@@ -23,25 +23,25 @@ WANTED = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {
 
 @pytest.fixture
 def save_parts(make_model, word_tokenizer, tmp_path):
-    """Saves a tiny model with parts, whose weights are all drawn anew; returns the folder and
-    the parts."""
+    """Saves a tiny model with extra_modules, whose weights are all drawn anew; returns the folder and
+    the extra_modules."""
 
     def save_parts(kind: str = "llama", wanted=WANTED, name="model", *, manifest=(), **changes):
         dtype = changes.pop("dtype", torch.float32)
         model = make_model(kind, len(word_tokenizer), double=False, **changes).to(dtype)
         torch.manual_seed(3)
-        parts = make_parts(model, wanted)
+        extra_modules = make_extra_modules(model, wanted)
         with torch.no_grad():
-            for parameter in parts.parameters():
+            for parameter in extra_modules.parameters():
                 parameter.copy_(torch.randn(parameter.shape))
         extra = {"training.jsonl": "log"}
-        save_checkpoint(tmp_path / name, model, word_tokenizer, dict(manifest), extra, parts, wanted)
-        return tmp_path / name, parts
+        save_checkpoint(tmp_path / name, model, word_tokenizer, dict(manifest), extra, extra_modules, wanted)
+        return tmp_path / name, extra_modules
 
     return save_parts
 
 
-def same_parts(first, second) -> bool:
+def same_extra_modules(first, second) -> bool:
     """Bit for bit, names and types too."""
     first, second = first.state_dict(), second.state_dict()
     return list(first) == list(second) and all(
@@ -53,29 +53,31 @@ def same_parts(first, second) -> bool:
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "copra_llama"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_parts_come_back_bit_for_bit(save_parts, kind, tied):
-    folder, parts = save_parts(kind, tied=tied)
+    folder, extra_modules = save_parts(kind, tied=tied)
     again = load_checkpoint(folder)
-    assert same_parts(again.parts, parts)
-    assert {name: part.settings for name, part in again.parts.items()} == WANTED
-    assert not any(module.training for module in again.parts.modules())
+    assert same_extra_modules(again.extra_modules, extra_modules)
+    assert {name: part.settings for name, part in again.extra_modules.items()} == WANTED
+    assert not any(module.training for module in again.extra_modules.modules())
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
 def test_parts_of_a_bfloat16_model_are_kept_in_it(save_parts, monkeypatch, has_bfloat16):
     monkeypatch.setattr("copra.models.checkpoint.has_bfloat16", lambda: has_bfloat16)
-    folder, parts = save_parts(dtype=torch.bfloat16, manifest={"base": {"dtype": "bfloat16"}})
+    folder, extra_modules = save_parts(dtype=torch.bfloat16, manifest={"base": {"dtype": "bfloat16"}})
     again = load_checkpoint(folder)
-    assert {p.dtype for p in again.parts.parameters()} == {again.model.dtype}
+    assert {p.dtype for p in again.extra_modules.parameters()} == {again.model.dtype}
     assert again.model.dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)
-    assert same_parts(again.parts.to(torch.bfloat16), parts)
+    assert same_extra_modules(again.extra_modules.to(torch.bfloat16), extra_modules)
 
 
 def test_the_manifest_describes_the_parts(save_parts):
-    folder, parts = save_parts()
-    described = json.loads((folder / MANIFEST).read_text())["parts"]
+    folder, extra_modules = save_parts()
+    described = json.loads((folder / MANIFEST).read_text())["extra_modules"]
     assert described == {
         "settings": WANTED,
-        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+        "parameters": {
+            name: sum(p.numel() for p in part.parameters()) for name, part in extra_modules.items()
+        },
         "bytes": (folder / PARTS).stat().st_size,
         "sha256": file_sha256(folder / PARTS),
     }
@@ -89,8 +91,8 @@ def test_without_parts_there_is_no_file_of_them(save_parts):
     folder, _ = save_parts(wanted={})
     assert not (folder / PARTS).exists()
     again = load_checkpoint(folder)
-    assert again.manifest["parts"] is None
-    assert len(again.parts) == 0
+    assert again.manifest["extra_modules"] is None
+    assert len(again.extra_modules) == 0
 
 
 @pytest.mark.parametrize(
@@ -125,16 +127,18 @@ def test_the_next_stage_goes_on_with_the_parts_that_it_wants(save_parts, word_to
     folder, saved = save_parts()
     parent = load_checkpoint(folder)
     wanted = {"step_decoder": {"layers": 2}, "projection": {}}
-    parts = make_parts(parent.model, wanted, parent.parts)
-    assert [parts[name] is parent.parts[name] for name in wanted] == [True, True]
-    save_checkpoint(tmp_path / "next", parent.model, word_tokenizer, parent.manifest, None, parts, wanted)
+    extra_modules = make_extra_modules(parent.model, wanted, parent.extra_modules)
+    assert [extra_modules[name] is parent.extra_modules[name] for name in wanted] == [True, True]
+    save_checkpoint(
+        tmp_path / "next", parent.model, word_tokenizer, parent.manifest, None, extra_modules, wanted
+    )
     again = load_checkpoint(tmp_path / "next")
-    assert again.manifest["parts"]["settings"] == wanted
+    assert again.manifest["extra_modules"]["settings"] == wanted
     for name in wanted:
-        assert same_parts(again.parts[name], saved[name])
+        assert same_extra_modules(again.extra_modules[name], saved[name])
     # Other settings make another part.
     torch.manual_seed(3)
-    other = make_parts(again.model, {"step_decoder": {"layers": 1}}, again.parts)
+    other = make_extra_modules(again.model, {"step_decoder": {"layers": 1}}, again.extra_modules)
     assert not torch.equal(
         other["step_decoder"].body.get_parameter("norm.weight").cpu(),
         saved["step_decoder"].body.get_parameter("norm.weight"),
@@ -150,20 +154,20 @@ def test_only_parts_that_an_answer_needs_are_answering(save_parts):
     for names, decoding in ways.items():
         folder, _ = save_parts(manifest={"decoding": decoding.to_json()})
         checkpoint = load_checkpoint(folder)
-        answering = answering_parts(checkpoint)
+        answering = answering_modules(checkpoint)
         assert tuple(answering) == names
-        assert all(answering[name] is checkpoint.parts[name] for name in names)
+        assert all(answering[name] is checkpoint.extra_modules[name] for name in names)
         # An evaluation loads no others.
-        found = load_checkpoint(folder, to_answer=True).parts
+        found = load_checkpoint(folder, to_answer=True).extra_modules
         assert tuple(found) == names
-        assert all(same_parts(found[name], answering[name]) for name in names)
+        assert all(same_extra_modules(found[name], answering[name]) for name in names)
     folder, _ = save_parts(manifest={"decoding": None})
-    assert len(answering_parts(load_checkpoint(folder))) == 0
-    assert len(load_checkpoint(folder, to_answer=True).parts) == 0
+    assert len(answering_modules(load_checkpoint(folder))) == 0
+    assert len(load_checkpoint(folder, to_answer=True).extra_modules) == 0
 
 
 def test_a_checkpoint_under_another_manifest(save_parts, tmp_path):
-    folder, parts = save_parts(manifest={"node": "a", "method": "cot", "decoding": None, "seed": 3})
+    folder, extra_modules = save_parts(manifest={"node": "a", "method": "cot", "decoding": None, "seed": 3})
     changes = {"node": "a+b", "method": "few_shot", "decoding": {"latents": 0}}
     relabel_checkpoint(folder, tmp_path / "again", changes)
     before, after = load_checkpoint(folder), load_checkpoint(tmp_path / "again")
@@ -176,7 +180,7 @@ def test_a_checkpoint_under_another_manifest(save_parts, tmp_path):
     assert {file.name for file in (tmp_path / "again").iterdir()} == names | {MANIFEST}
     for name in names:
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
-    assert same_parts(after.parts, parts)
+    assert same_extra_modules(after.extra_modules, extra_modules)
 
 
 def test_a_relabelled_folder_is_replaced_whole(save_parts, tmp_path):
