@@ -18,8 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from copra.data.batch import Batch, collate
 from copra.data.sequences import IGNORED, GenerationSpec, Markers, TokenRow, lay_out
 from copra.generation.decode import decode
-from copra.methods.losses import cross_entropy
 from copra.methods.hidden_states import hidden_states
+from copra.methods.losses import cross_entropy
 
 LATENTS, MARKERS = 6, Markers(1, 2, 3)
 

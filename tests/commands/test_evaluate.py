@@ -247,14 +247,14 @@ def types(monkeypatch):
     from copra.generation.session import DecodingSession
 
     monkeypatch.setattr("copra.models.checkpoint.has_bfloat16", lambda: True)
-    seen, pass_of = set(), Run._body
+    seen, pass_of = set(), DecodingSession._read
 
     def watched(self, *arguments):
         states = pass_of(self, *arguments)
         seen.add(states.dtype)
         return states
 
-    monkeypatch.setattr(Run, "_body", watched)
+    monkeypatch.setattr(DecodingSession, "_read", watched)
     return seen
 
 

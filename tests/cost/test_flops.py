@@ -12,8 +12,8 @@ from copra.data.batch import collate
 from copra.data.sequences import GenerationSpec, Markers, TokenRow, lay_out
 from copra.generation.decode import decode
 from copra.generation.session import DecodingSession, read_prefix
-from copra.methods.losses import cross_entropy
 from copra.methods.hidden_states import hidden_states
+from copra.methods.losses import cross_entropy
 from copra.models.extra_modules import make_extra_modules
 from copra.models.per_layer import CopraLlamaConfig, CopraLlamaForCausalLM
 from copra.models.shape import shape_of
@@ -138,7 +138,7 @@ def answer_once(model, decoding, prompt: int, generated: int, cached: int) -> in
     tokens = list(range(1, prompt + 1))
     shared = read_prefix(model, tokens[:cached]) if cached else None
     with FlopCounterMode(display=False) as counter:
-        answering = Run(model, [tokens[cached:]], decoding, 0, parts, shared)
+        answering = DecodingSession(model, [tokens[cached:]], decoding, 0, parts, shared)
         answering.prefill()
         for _ in range(generated - 1):
             answering.step(torch.zeros(1, dtype=torch.long, device="meta"))

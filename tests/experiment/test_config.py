@@ -231,11 +231,11 @@ def test_a_wrong_value_is_one_line_with_its_path_and_what_is_allowed(path, value
     [
         (
             {"kind": "coconut", "thought": "none", "auxiliary_decoder": {}},
-            "explaining: only latents that are hidden",
+            "auxiliary_decoder: only latents that are hidden",
         ),
         (
             {"kind": "codi", "iterations": 0, "auxiliary_decoder": {}},
-            "explaining: pause tokens (iterations: 0) hold",
+            "auxiliary_decoder: pause tokens (iterations: 0) hold",
         ),
     ],
 )

@@ -43,9 +43,9 @@ def test_a_node_has_the_latents_that_its_stage_ends_with():
 
 def test_a_decoder_starts_as_the_first_model_of_its_shape():
     """In the first stage of a step; later ones go on with it."""
-    explaining = {"decoder": "pretrained"}
-    steps = with_step("coconut", auxiliary_decoder=explaining)
-    steps["codi"] = {"kind": "codi", "auxiliary_decoder": explaining, "training": TRAINING}
+    decoder = {"decoder": "pretrained"}
+    steps = with_step("coconut", auxiliary_decoder=decoder)
+    steps["codi"] = {"kind": "codi", "auxiliary_decoder": decoder, "training": TRAINING}
     recipes = [
         {"base": "hub", "steps": each} for each in (["codi"], ["cot", "coconut"], ["layers-1", "cot", "codi"])
     ]

@@ -79,11 +79,11 @@ def test_no_token_asks_the_device(make_model, prompts):
     model = make_model("llama")
     for chosen in (prompts, prompts[:1]):
         with torch.inference_mode():
-            run = Run(model, chosen, HIDDEN, PAD)
-            run.prefill()
+            session = DecodingSession(model, chosen, HIDDEN, PAD)
+            session.prefill()
             with waits() as found:
-                logits = run.step(torch.ones(len(chosen), dtype=torch.long))
-                run.step(logits.argmax(-1))
+                logits = session.step(torch.ones(len(chosen), dtype=torch.long))
+                session.step(logits.argmax(-1))
         assert found == []
 
 

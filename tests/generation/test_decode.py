@@ -191,7 +191,7 @@ def test_the_length_limit_is_hit_only_by_answers_that_do_not_end(any_model, prom
 
 
 def test_all_latents_of_a_batch_share_one_norm_of_the_embeddings(any_model, prompts, monkeypatch):
-    from copra.methods import rollout as forward
+    from copra.methods import hidden_states as forward
 
     taken: list[int] = []
     norm = forward.embedding_norm

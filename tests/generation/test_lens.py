@@ -1,14 +1,17 @@
 """What latents would say, against a plain loop: a prompt at a time, no cache, in float64."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from copra.data.sequences import GenerationSpec
+from copra.generation.answering import GenerationOptions
 from copra.generation.decode import decode
-from copra.generation.lens import look
+from copra.generation.lens import logit_lens
 from copra.models.extra_modules import make_extra_modules
 
-PAD, K = 0, 4
+PAD, END, K = 0, 46, 4
 WAYS = {
     "raw": GenerationSpec((47,), 3, "hidden", 48, (49,)),
     "scaled": GenerationSpec((47,), 3, "hidden", 48, (49,), "scaled"),
@@ -22,6 +25,11 @@ WAYS = {
 def prompts():
     generator = torch.Generator().manual_seed(5)
     return [torch.randint(1, 47, (length,), generator=generator).tolist() for length in (4, 9, 1, 6)]
+
+
+def checkpoint_of(model, extra_modules=None, end: int = END):
+    tokenizer = SimpleNamespace(eos_token_id=end, pad_token_id=PAD)
+    return SimpleNamespace(model=model, tokenizer=tokenizer, extra_modules=extra_modules)
 
 
 @torch.no_grad()
@@ -59,8 +67,9 @@ def test_tokens_and_probabilities_equal_the_plain_ones(any_model, prompts, name)
     decoding = WAYS[name]
     torch.manual_seed(1)
     extra_modules = make_extra_modules(any_model, {"projection": {}} if name == "projected" else {})
-    options = {"stop": 46, "pad": PAD, "max_new_tokens": 5, "extra_modules": extra_modules}
-    seen = look(any_model, prompts, decoding, batch_size=3, k=K, **options)
+    checkpoint = checkpoint_of(any_model, extra_modules)
+    seen = logit_lens(checkpoint, prompts, decoding, GenerationOptions(5, batch_size=3), k=K)
+    options = {"stop": END, "pad": PAD, "max_new_tokens": 5, "extra_modules": extra_modules}
     answers = decode(any_model, prompts, decoding, batch_size=4, **options)
     head = any_model.get_output_embeddings().weight
     for prompt, one, answer in zip(prompts, seen, answers, strict=True):
@@ -76,8 +85,7 @@ def test_tokens_and_probabilities_equal_the_plain_ones(any_model, prompts, name)
 
 def test_the_latents_say_different_things(any_model, prompts):
     """Otherwise a lens that looks at the wrong place would pass."""
-    options = {"stop": 46, "pad": PAD, "max_new_tokens": 1, "batch_size": 4, "k": K}
-    (one, *_) = look(any_model, prompts, WAYS["raw"], **options)
+    (one, *_) = logit_lens(checkpoint_of(any_model), prompts, WAYS["raw"], GenerationOptions(1), k=K)
     assert len({tuple(tokens) for tokens in one.tokens}) == 3
 
 
@@ -86,9 +94,9 @@ def test_logits_are_read_at_latents_and_generated_tokens_only(any_model, prompts
     any_model.get_output_embeddings().register_forward_hook(
         lambda _, arguments, __: read.append(arguments[0].shape[:-1].numel())
     )
-    options = {"stop": -1, "pad": PAD, "max_new_tokens": 2, "k": K}
-    look(any_model, prompts, WAYS["raw"], batch_size=4, **options)
-    assert read == [4 * 3, 4, 4]
+    checkpoint = checkpoint_of(any_model, end=-1)
+    logit_lens(checkpoint, prompts, WAYS["raw"], GenerationOptions(2, batch_size=4))
+    assert read == [4, 4, 4 * 3]
     read.clear()
-    look(any_model, prompts, WAYS["raw"], batch_size=3, **options)
-    assert read == [3 * 3, 3, 3, 1 * 3, 1, 1]
+    logit_lens(checkpoint, prompts, WAYS["raw"], GenerationOptions(2, batch_size=3))
+    assert read == [3, 3, 3 * 3, 1, 1, 1 * 3]

@@ -169,7 +169,7 @@ def test_stages_survive_their_json(settings):
         ({"distillation": -1}, "distillation"),
         ({"latent_input": "embedded"}, "latent_input"),
         ({"auxiliary_decoder": {"layers": 0}}, "layers"),
-        ({"auxiliary_decoder": {}, "iterations": 0}, "explaining: pause tokens"),
+        ({"auxiliary_decoder": {}, "iterations": 0}, "auxiliary_decoder: pause tokens"),
         ({"max_latent_stage": 1}, "max_latent_stage"),
     ],
 )

@@ -281,12 +281,12 @@ def test_a_stage_that_moves_keeps_its_teacher():
         (
             "coconut",
             {"distil": {}, "auxiliary_decoder": {}},
-            "distil.task_weight: at 0 the method's own loss is left",
+            "distil.task_weight: at 0 the method's own loss",
         ),
         (
             "codi",
             {"distil": {}, "auxiliary_decoder": {}},
-            "distil.task_weight: at 0 the method's own loss is left",
+            "distil.task_weight: at 0 the method's own loss",
         ),
     ],
 )

@@ -18,8 +18,8 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from copra.data.batch import collate, width_multiple
 from copra.data.sequences import IGNORED, TokenRow, lay_out
-from copra.methods.loss_functions import cross_entropy, weighted
 from copra.methods.hidden_states import hidden_states
+from copra.methods.loss_functions import cross_entropy, weighted
 from copra.models.extra_modules import Projection
 
 # Length of the question, lengths of the steps, steps left out, latents, with markers or without.

@@ -260,9 +260,9 @@ def test_projected_latents_bring_a_projection_and_need_it_to_answer():
         assert decoding.extra_modules == ("projection",)
         assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
     # Without latents there is nothing to project.
-    assert coconut(latent_input="projected").stages()[0].decoding(MARKERS).parts == ()
+    assert coconut(latent_input="projected").stages()[0].decoding(MARKERS).extra_modules == ()
     assert coconut().stages()[4].extra_modules() == {}
-    assert coconut().stages()[4].decoding(MARKERS).parts == ()
+    assert coconut().stages()[4].decoding(MARKERS).extra_modules == ()
 
 
 def test_a_row_without_steps():

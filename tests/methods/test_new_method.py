@@ -23,7 +23,7 @@ from copra.training.loop import Trainer
 FILE = '''
 """Latents in the place of all steps but the last, and a guess at how much is to come."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -31,6 +31,7 @@ from torch import nn
 
 from copra.models.hooks import gather_positions
 from copra.data.sequences import IGNORED
+from copra.methods.losses import LossTerm
 from copra.methods.method import Layout, Method, Stage
 
 
@@ -39,6 +40,20 @@ class Guess(nn.Linear):
 
     def __init__(self, model):
         super().__init__(model.config.hidden_size, 1)
+
+
+@dataclass(frozen=True)
+class GuessError(LossTerm):
+    """The squared error of the guess."""
+
+    def normalizer(self, samples):
+        return len(samples)
+
+    def compute(self, reasoner, batch, outputs):
+        states = gather_positions(outputs["hidden"], batch.read[:, 0])
+        to_come = (batch.labels != IGNORED).sum(1)
+        error = reasoner.extra_modules["guess"](states)[:, 0] - to_come
+        return error.square().sum(), len(batch)
 
 
 class LastStepStage(Stage):
@@ -51,18 +66,8 @@ class LastStepStage(Stage):
     def extra_modules(self):
         return super().extra_modules() | {"guess": {}}
 
-    def loss_weights(self):
-        return super().loss_weights() | {"guess": self.guessing}
-
-    def normalizers(self, samples):
-        return super().normalizers(samples) | {"guess": len(samples)}
-
-    def loss(self, reasoner, batch):
-        hidden = reasoner.hidden_states(batch, self.thought)
-        guesses = reasoner.extra_modules["guess"](gather_positions(hidden, batch.read[:, 0]))[:, 0]
-        to_come = (batch.labels != IGNORED).sum(1)
-        terms = self.answer_terms(reasoner, batch, hidden)
-        return terms | {"guess": ((guesses - to_come).square().sum(), len(batch))}
+    def own_terms(self):
+        return [*super().own_terms(), GuessError("guess", self.guessing)]
 
 
 class LastStep(Method):

@@ -29,7 +29,7 @@ from copra.data.sequences import IGNORED, GenerationSpec, Markers, TokenRow
 from copra.methods import Coconut, Codi
 from copra.methods.loss_functions import weighted
 from copra.methods.reasoning_model import ReasoningModel
-from copra.methods.sim_cot import AuxiliaryDecoder, told
+from copra.methods.sim_cot import AuxiliaryDecoder, step_targets
 from copra.models.extra_modules import StepDecoder, make_extra_modules
 
 MARKERS = Markers(start=7, latent=8, end=9)
@@ -142,7 +142,7 @@ def test_stages_survive_their_json(auxiliary_decoder):
         ({"auxiliary_decoder": {"lambda": 1}}, "lambda"),
         (
             {"auxiliary_decoder": {"next_latent": True}},
-            "auxiliary_decoder.next_latent: Coconut feeds every latent",
+            "auxiliary_decoder.next_latent: Coconut feeds every",
         ),
         ({"thought": "none"}, "auxiliary_decoder: only latents"),
         ({"thought": "embedding"}, "auxiliary_decoder: only latents"),

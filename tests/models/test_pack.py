@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, relabel_checkpoint, save_checkpoint
-from copra.models.pack import PACK, put_pack_beside_checkpoints
 from copra.models.extra_modules import make_extra_modules
+from copra.models.pack import PACK, put_pack_beside_checkpoints
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST
 

@@ -23,7 +23,7 @@ WANTED = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {
 
 @pytest.fixture
 def save_parts(make_model, word_tokenizer, tmp_path):
-    """Saves a tiny model with extra_modules, whose weights are all drawn anew; returns the folder and
+    """Saves a tiny model with extra modules, whose weights are all drawn anew; returns the folder and
     the extra_modules."""
 
     def save_parts(kind: str = "llama", wanted=WANTED, name="model", *, manifest=(), **changes):
@@ -76,7 +76,7 @@ def test_the_manifest_describes_the_parts(save_parts):
     assert described == {
         "settings": WANTED,
         "parameters": {
-            name: sum(p.numel() for p in part.parameters()) for name, part in extra_modules.items()
+            name: sum(p.numel() for p in each.parameters()) for name, each in extra_modules.items()
         },
         "bytes": (folder / PARTS).stat().st_size,
         "sha256": file_sha256(folder / PARTS),

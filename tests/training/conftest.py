@@ -56,8 +56,8 @@ def _own_accelerator():
 def make_trainer(word_base, rows, tmp_path):
     """Makes a trainer of a tiny model: 18 rows to train on and 6 for validation, 10 steps of 4 rows.
 
-    It has the extra_modules that its stage wants, and where that needs a teacher, another model of the same kind,
-    but of another shape where the stage does not read its states.
+    It has the extra modules that its stage wants, and where that needs a teacher, another model of the same
+    kind, but of another shape where the stage does not read its states.
     """
 
     def make(

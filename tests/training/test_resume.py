@@ -97,7 +97,7 @@ def test_a_resumed_training_is_the_undisturbed_one(make_trainer, monkeypatch, na
     assert resumed.run() == expected
     assert taken == list(range(5, 11))
     assert same(weights(resumed.model), weights(whole.model))
-    assert same(weights(resumed.parts), weights(whole.parts))
+    assert same(weights(resumed.extra_modules), weights(whole.extra_modules))
     assert resumed.log_text() == whole.log_text()
 
 

@@ -102,8 +102,8 @@ def test_parts_and_adapters_are_those_of_the_best_step(make_trainer, name, by):
     record = trainer.run()
     assert list(seen) == [4, 7, 10]
     assert record["selected"]["step"] == 7
-    logits, parts = seen[7]
-    assert same(weights(trainer.extra_modules), parts)
+    logits, extra_modules = seen[7]
+    assert same(weights(trainer.extra_modules), extra_modules)
     trainer.model.eval()
     found = trainer.model(tokens).logits
     assert (
@@ -111,7 +111,7 @@ def test_parts_and_adapters_are_those_of_the_best_step(make_trainer, name, by):
     )
     for step in (4, 10):
         assert not torch.allclose(found, seen[step][0], atol=1e-4)
-        assert not same(parts, seen[step][1])
+        assert not same(extra_modules, seen[step][1])
 
 
 def test_a_stage_that_cannot_answer_is_selected_by_its_loss(make_trainer):

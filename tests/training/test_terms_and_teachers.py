@@ -1,4 +1,4 @@
-"""What the loop does for methods with parts, teachers and several terms in their loss."""
+"""What the loop does for methods with extra modules, teachers and several terms in their loss."""
 
 import copy
 
@@ -52,7 +52,7 @@ def test_a_teacher_is_neither_trained_nor_saved(make_trainer, stage, architectur
     assert same(weights(teacher), before)
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
     assert modes == {False}
-    # The state holds the student and its parts once each (a tied head is the embedding).
+    # The state holds the student and its extra modules once each (a tied head is the embedding).
     *_, state = sorted(trainer.state.glob("step-*"))
     saved = load_file(state / TENSORS)
     held = sum(value.numel() for name, value in saved.items() if name.startswith("model."))
@@ -139,12 +139,12 @@ def test_terms_are_weighed_by_their_counts_over_micro_batches(make_trainer):
     trainer = make_trainer("codi", steps=1, batch_size=6, micro_batch_size=2, learning_rate=1e-12)
     (batch, *_) = epoch_batches(trainer.samples(0)[0], 6, 0, 0)
     whole = losses(trainer, batch)
-    parts = [losses(trainer, batch[i : i + 2])["self_distillation"] for i in (0, 2, 4)]
+    extra_modules = [losses(trainer, batch[i : i + 2])["self_distillation"] for i in (0, 2, 4)]
     trainer.run()
     (line,) = log_of(trainer)
     for name in ("cross_entropy", "teacher_cross_entropy"):
         assert line[name] == pytest.approx(whole[name], rel=1e-5)
-    assert line["self_distillation"] == pytest.approx(sum(parts) / 3, rel=1e-5)
+    assert line["self_distillation"] == pytest.approx(sum(extra_modules) / 3, rel=1e-5)
     assert line["self_distillation"] != pytest.approx(whole["self_distillation"], rel=1e-3)
 
 

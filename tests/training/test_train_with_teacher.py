@@ -132,7 +132,7 @@ def test_a_teacher_of_latents_needs_its_own_projection(place):
     healed = train_stage(place, "codi", "heal", "codi", method=method, teacher="codi")
     # It starts from its teacher, projection and all.
     assert log_of(place, "heal")[0]["distillation"] < 1e-7
-    assert set(healed.parts) == {"projection"}
+    assert set(healed.extra_modules) == {"projection"}
 
 
 def test_markers_start_in_a_teacher_that_never_read_them_too(place):

@@ -41,7 +41,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", type=folder, required=True, help="checkpoint that thinks in latents")
     parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
     parser.add_argument(
-        "--output", type=Path, required=True, help="Parquet table, a row a token that is said"
+        "--output", type=Path, required=True, help="Parquet table, a row a token that is likely"
     )
 
 
@@ -50,9 +50,9 @@ def run(options: Namespace) -> None:
     use_threads(options, settings.precision)
     import pandas
 
-    from copra.data.tokenization import pad_id
     from copra.evaluation.accuracy import check_length
-    from copra.generation.lens import look
+    from copra.generation.answering import GenerationOptions
+    from copra.generation.lens import logit_lens
     from copra.generation.prompts import prompts_of
     from copra.models.checkpoint import load_checkpoint
 
@@ -65,16 +65,8 @@ def run(options: Namespace) -> None:
     rows = rows_of(options.data, settings.split, settings.questions)
     asked = prompts_of(tokenizer, rows, decoding)
     check_length(checkpoint, decoding, rows, asked, settings.max_new_tokens)
-    seen = look(
-        checkpoint.model,
-        asked.prompts,
-        decoding,
-        stop=tokenizer.eos_token_id,
-        pad=pad_id(tokenizer),
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=settings.batch_size,
-        extra_modules=checkpoint.extra_modules,
-    )
+    limits = GenerationOptions(settings.max_new_tokens, settings.batch_size)
+    readouts = logit_lens(checkpoint, asked.prompts, decoding, limits)
     table = [
         {
             "node": settings.node,
@@ -89,9 +81,9 @@ def run(options: Namespace) -> None:
             "token": tokenizer.decode([token]),
             "probability": probability,
         }
-        for row, one in zip(rows, seen, strict=True)
-        for latent, said in enumerate(zip(one.tokens, one.probabilities, strict=True))
-        for rank, (token, probability) in enumerate(zip(*said, strict=True))
+        for row, one in zip(rows, readouts, strict=True)
+        for latent, likely in enumerate(zip(one.tokens, one.probabilities, strict=True))
+        for rank, (token, probability) in enumerate(zip(*likely, strict=True))
     ]
     origin = made_by(options, options.model / MANIFEST, summary_of(options.data, settings.split))
     write_parquet(options.output, pandas.DataFrame(table), origin)

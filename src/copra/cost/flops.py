@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from copra.data.sequences import GenerationSpec
+from copra.methods.rollout import spans
 from copra.models.families import family_of
 from copra.models.families.family import Layout
 from copra.schema.shape import LayerShape, ModelShape
@@ -59,7 +60,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class AnswerFlops:
-    """FLOPs of one answer by phase and part, and the number of dependent passes."""
+    """FLOPs of one answer by phase and group, and the number of dependent passes."""
 
     by: dict[tuple[Phase, str], int]
     depth: int
@@ -69,7 +70,7 @@ class AnswerFlops:
         return sum(self.by.values())
 
     def of(self, name: str) -> int:
-        """Return the FLOPs of a phase or of a part."""
+        """Return the FLOPs of a phase or of a group."""
         return sum(flops for key, flops in self.by.items() if name in key)
 
 
@@ -83,33 +84,20 @@ def passes(decoding: GenerationSpec | None, prompt: int, generated: int, cached:
     prompt and again in every iteration. A thought emulator reads the prompt in a pass of its own, which
     belongs to the phase `latent`.
     """
-    before, latents, after, recurrent, iterations = 0, 0, 0, False, 0
+    first, latents, stop, iterations = prompt, 0, prompt, 0
     if decoding is not None:
-        before, latents, after = len(decoding.prefix_ids), decoding.latents, len(decoding.suffix_ids)
-        recurrent, iterations = decoding.has_recurrent_latents, decoding.jacobi_iterations
-    if decoding is not None and decoding.emulated:
-        yield Pass("latent", prompt, 0, 0)
-    if iterations:
-        past = prompt + before
-        yield Pass("prefill", past + latents - cached, cached, 0)
-        for _ in range(iterations - 1):
-            yield Pass("latent", latents, past, 0, latents)
-        yield Pass("latent", latents + after, past, 1, latents)
-        past += latents + after
-    elif recurrent:
-        past = prompt + before
-        yield Pass("prefill", past - cached, cached, 0)
-        for _ in range(latents - 1):
-            yield Pass("latent", 1, past, 0, 1)
-            past += 1
-        yield Pass("latent", 1 + after, past, 1, 1)
-        past += 1 + after
-    else:
-        past = prompt + before + latents + after
-        yield Pass("prefill", past - cached, cached, 1)
-    for _ in range(generated - 1):
+        first += len(decoding.prefix_ids)
+        stop = first + decoding.latents + len(decoding.suffix_ids)
+        if decoding.has_recurrent_latents:
+            latents, iterations = decoding.latents, decoding.jacobi_iterations
+        if decoding.emulated:
+            yield Pass("latent", prompt, 0, 0)
+    read = list(spans(cached, first, latents, stop, iterations))
+    for number, span in enumerate(read, 1):
+        phase: Phase = "latent" if span.latents else "prefill"
+        yield Pass(phase, span.stop - span.start, span.start, int(number == len(read)), span.latents)
+    for past in range(stop, stop + generated - 1):
         yield Pass("decode", 1, past, 1)
-        past += 1
 
 
 class FlopCounter:
@@ -133,7 +121,7 @@ class FlopCounter:
         self.adapter = sum(2 * _ends(layout, d, each) for each in layers)
 
     def of_pass(self, one: Pass) -> dict[str, int]:
-        """Return the FLOPs of one pass, by part."""
+        """Return the FLOPs of one pass, by group."""
         reached = sum(
             (one.new + (one.past if window is None else min(one.past, window - 1))) * scores
             for window, scores in self.windows.items()
@@ -149,14 +137,14 @@ class FlopCounter:
     ) -> AnswerFlops:
         """Return the FLOPs of one answer; the first `cached` tokens of the prompt cost nothing."""
         by: dict[tuple[Phase, str], int] = dict.fromkeys(
-            ((phase, part) for phase in PHASES for part in FLOP_GROUPS), 0
+            ((phase, group) for phase in PHASES for group in FLOP_GROUPS), 0
         )
         depth = 0
         projected = decoding is not None and decoding.latent_input == "projected"
         for one in passes(decoding, prompt, generated, cached):
             depth += 1
-            for part, flops in self.of_pass(one).items():
-                by[one.phase, part] += flops
+            for group, flops in self.of_pass(one).items():
+                by[one.phase, group] += flops
             by[one.phase, "method"] += one.fed * self.projection if projected else 0
         if decoding is not None and decoding.emulated:
             by["latent", "method"] += self.emulation + self.mind_reading

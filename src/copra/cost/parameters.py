@@ -1,9 +1,6 @@
 """Parameter counts and cache sizes, by formula from the sizes of a model."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from copra.data.sequences import GenerationSpec
+from copra.models.manifest import Manifest
 from copra.schema.shape import ModelShape
 
 
@@ -12,28 +9,27 @@ def kv_cache_bytes_per_token(shape: ModelShape, bytes_per_value: int = 4) -> int
     return sum(2 * layer.kv_heads * layer.head_dim * bytes_per_value for layer in shape.layers)
 
 
-def answering_parameters(manifest: Mapping[str, Any]) -> int:
-    """Return the number of weights that an answer needs: the language model's and its decoding's extra modules'."""
-    extra_modules = (manifest.get("extra_modules") or {}).get("parameters", {})
-    return manifest["parameters"] + sum(extra_modules[name] for name in _answering(manifest))
+def answering_parameters(manifest: Manifest) -> int:
+    """Return the number of weights that an answer needs: the model's and those of extra modules."""
+    return manifest.parameters + _answering(manifest)
 
 
-def answering_bytes(manifest: Mapping[str, Any]) -> int:
+def answering_bytes(manifest: Manifest) -> int:
     """Return the bytes on disk of the weights that an answer needs.
 
     The bytes of all extra modules count in proportion to the weights of those that an answer needs.
     """
-    extra_modules = manifest.get("extra_modules")
-    if not extra_modules:
-        return manifest["weights"]["bytes"]
-    used = sum(extra_modules["parameters"][name] for name in _answering(manifest))
-    return manifest["weights"]["bytes"] + round(
-        extra_modules["bytes"] * used / sum(extra_modules["parameters"].values())
-    )
+    modules = manifest.extra_modules
+    if modules is None:
+        return manifest.weights.bytes
+    used, total = _answering(manifest), sum(modules.parameters.values())
+    return manifest.weights.bytes + round(modules.bytes * used / total)
 
 
-def _answering(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    return GenerationSpec.from_json(manifest["decoding"]).extra_modules
+def _answering(manifest: Manifest) -> int:
+    """Return the number of weights of the extra modules that an answer needs."""
+    modules = manifest.extra_modules
+    return sum(modules.parameters[name] for name in manifest.answering_modules) if modules else 0
 
 
 def block_parameters(shape: ModelShape) -> list[dict[str, int]]:

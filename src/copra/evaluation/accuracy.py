@@ -7,11 +7,12 @@ import pandas
 
 from copra.cost.flops import FLOP_GROUPS, PHASES, FlopCounter
 from copra.data.sequences import GenerationSpec
-from copra.data.tokenization import ANSWER, first_token, pad_id
+from copra.data.tokenization import ANSWER, first_token
 from copra.evaluation import harness
 from copra.evaluation.statistics import proportion
+from copra.generation.answering import GenerationOptions, generate
 from copra.generation.compiled import Compiled, positions
-from copra.generation.decode import Answer, Keep, decode
+from copra.generation.decode import Answer, Keep
 from copra.generation.prompts import Prompts, prompts_of, until_stop
 from copra.tasks.answers import extract_answer, same_answer
 from copra.tasks.task import Row
@@ -50,20 +51,8 @@ def predictions(
     asked = prompts_of(tokenizer, rows, decoding)
     max_new_tokens = decoding.longest_answer(max_new_tokens)
     check_length(checkpoint, decoding, rows, asked, max_new_tokens)
-    decoded = decode(
-        checkpoint.model,
-        asked.prompts,
-        decoding,
-        stop=tokenizer.eos_token_id,
-        pad=pad_id(tokenizer),
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        extra_modules=checkpoint.extra_modules,
-        prefix=asked.prefix,
-        ends=asked.ends,
-        keep=keep,
-        compiled=compiled,
-    )
+    options = GenerationOptions(max_new_tokens, batch_size)
+    decoded = generate(checkpoint, asked, decoding, options, answer_cache=keep, compiled=compiled)
     texts = tokenizer.batch_decode([answer.tokens for answer in decoded], skip_special_tokens=True)
     mark = first_token(tokenizer, ANSWER + "7")
     counter = FlopCounter(checkpoint.shape)

@@ -4,15 +4,16 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from transformers import Cache
 
-from copra.data.tokenization import pad_id
+from copra.generation.answering import GenerationOptions, generate
 from copra.generation.compiled import Compiled, positions
-from copra.generation.decode import decode
-from copra.generation.prompts import prompts_of
+from copra.generation.prompts import Prompts, prompts_of
 from copra.generation.session import read_prefix
 from copra.models.checkpoint import Checkpoint
 from copra.tasks.task import Row
@@ -38,44 +39,37 @@ def measure(
     the decoder layers' weights. With `compile` the pass over one token is compiled, once per batch size,
     before the measured runs.
     """
-    tokenizer = checkpoint.tokenizer
     decoding = checkpoint.decoding
     max_new_tokens = decoding.longest_answer(max_new_tokens)
-    asked = prompts_of(tokenizer, rows, decoding)
+    asked = prompts_of(checkpoint.tokenizer, rows, decoding)
     whole = [[*asked.prefix, *prompt] for prompt in asked.prompts]
-    ways = {"whole": (whole, (), None)}
+    ways: dict[str, tuple[Prompts, Cache | None]] = {"whole": (Prompts((), whole, asked.ends), None)}
     if asked.prefix:
         with torch.inference_mode():
-            ways["cached"] = (asked.prompts, asked.prefix, read_prefix(checkpoint.model, asked.prefix))
+            ways["cached"] = (asked, read_prefix(checkpoint.model, asked.prefix))
     table = []
     for batch, number in ((1, questions), (batch_size, batch_size)):
         compiled = None
         if compile:
             longest = positions(whole[:number], decoding, (), max(max_new_tokens, forced_tokens))
             compiled = Compiled(checkpoint.model, min(batch, len(whole)), longest)
-        for (prompt, (prompts, prefix, known)), (length, limit) in itertools.product(
+        for (prompt, (prompts, prefix_cache)), (length, limit) in itertools.product(
             ways.items(), (("natural", max_new_tokens), ("forced", forced_tokens))
         ):
+            first = replace(prompts, prompts=prompts.prompts[:number])
             answer = partial(
-                decode,
-                checkpoint.model,
-                prompts[:number],
+                generate,
+                checkpoint,
+                first,
                 decoding,
-                stop=tokenizer.eos_token_id,
-                pad=pad_id(tokenizer),
-                max_new_tokens=limit,
-                batch_size=batch,
-                force_length=length == "forced",
-                extra_modules=checkpoint.extra_modules,
-                prefix=prefix,
-                known=known,
-                ends=asked.ends,
+                GenerationOptions(limit, batch, force_length=length == "forced"),
+                prefix_cache=prefix_cache,
                 compiled=compiled,
             )
-            answers = len(prompts[:number])
+            answers = len(first.prompts)
             table.append(
                 {
-                    "node": checkpoint.manifest["node"],
+                    "node": checkpoint.manifest.node,
                     "device": device_name(checkpoint.model.device),
                     "dtype": weights_type(checkpoint),
                     "precision": checkpoint.precision,
@@ -93,7 +87,7 @@ def measure(
 
 def weights_type(checkpoint: Checkpoint) -> str:
     """Return the type of the decoder layers' weights, such as "bfloat16", or "int8" if they are quantized."""
-    return checkpoint.manifest.get("quantized") or str(checkpoint.model.dtype).removeprefix("torch.")
+    return checkpoint.manifest.quantized or str(checkpoint.model.dtype).removeprefix("torch.")
 
 
 def device_name(device: torch.device) -> str:
@@ -109,13 +103,13 @@ def _median_seconds(work: Callable[[], Any], repetitions: int) -> float:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    _synchronise()
+    _synchronize()
     start = time.perf_counter()
     work()
-    _synchronise()
+    _synchronize()
     return time.perf_counter() - start
 
 
-def _synchronise() -> None:
+def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -68,7 +68,7 @@ def recipe_problems(
             if scratch and not pruned and list(step.stages().values())[-1].copies_pretrained:
                 yield (
                     f"{name!r} starts its decoder as a base from scratch, which knows nothing: write "
-                    "explaining.decoder: small"
+                    "auxiliary_decoder.decoder: small"
                 )
             taught: Iterable[str] = ()
             if isinstance(step, IcotKd):

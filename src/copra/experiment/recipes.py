@@ -14,7 +14,6 @@ from typing import Any, Literal
 from copra.experiment.config import Experiment, Product, Recipe
 from copra.experiment.recipe_problems import named_teacher, recipe_problems
 from copra.methods import Method
-from copra.methods.distil import stages_of
 from copra.methods.few_shot import FewShot
 from copra.methods.method import Stage
 from copra.schema.base import Quantize
@@ -242,7 +241,7 @@ def _base_node(experiment: Experiment, base: str, seed: int) -> Node:
 
 def _trainings(experiment: Experiment, step: str, method: Method) -> list[Training]:
     """Return the stages of a training step."""
-    stages = stages_of(method)
+    stages = method.resolved_stages()
     numbers = list(stages)
     return [
         Training(

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import Cache, PreTrainedModel
 
 from copra.data.sequences import GenerationSpec
@@ -57,11 +57,10 @@ def decode(
     """Return a greedy answer to every prompt, in the order of the prompts.
 
     Prompts of similar length share a batch. `force_length` generates `max_new_tokens` for every prompt
-    without stopping, for timing. `extra_modules` are the extra modules that the decoding needs. `prefix` precedes
-    every prompt and is read once, or not at all if `known` is its cache from `read_prefix`. `ends` finds the
-    end of texts without an end token. `keep` caches the answers of each batch. `compiled` is the model
-    compiled by `copra.generation.compiled`, for batches of at most its size and prompts of at most its
-    length.
+    without stopping, for timing. `extra_modules` are those that the decoding needs. `prefix` precedes every
+    prompt and is read once, or not at all if `known` is its cache from `read_prefix`. `ends` finds the end of
+    texts without an end token. `keep` caches the answers of each batch. `compiled` is the model compiled by
+    `copra.generation.compiled`, for batches of at most its size and prompts of at most its length.
 
     Several processes (`copra.utils.processes`) share the same batches: all must call this function, and each
     gets all answers.
@@ -79,8 +78,9 @@ def decode(
 
         def answer(asked: list[Sequence[int]] = asked) -> list[Answer]:
             empty = 0 if compiled is None else compiled.batch_size - len(asked)
-            run = Run(model, [*asked, *asked[:1] * empty], decoding, pad, extra_modules, shared(), compiled)
-            tokens = generate(run, run.prefill(), stop, max_new_tokens, force_length, ends)
+            filled = [*asked, *asked[:1] * empty]
+            session = DecodingSession(model, filled, decoding, pad, extra_modules, shared(), compiled)
+            tokens = decode_greedily(session, stop, max_new_tokens, force_length, ends)
             return [cut(row, stop, force_length, ends) for row in tokens[: len(asked)]]
 
         found = keep([*depends, asked], answer) if keep else answer()
@@ -109,15 +109,15 @@ def cut(tokens: list[int], stop: int, force_length: bool = False, ends: Ends | N
     return Answer(tokens[:length], hit_length_limit=length is None)
 
 
-def generate(
-    run: Run,
-    logits: Tensor,
+def decode_greedily(
+    session: DecodingSession,
     stop: int,
     max_new_tokens: int,
     force_length: bool = False,
     ends: Ends | None = None,
 ) -> list[list[int]]:
     """Return the generated tokens of each prompt, uncut: they may continue after the end of the text."""
+    logits = session.prefill()
     n_rows, device = len(logits), logits.device
     generated = torch.full((n_rows, max_new_tokens), stop, device=device)
     look_every = LOOK_EVERY["text"] if ends else LOOK_EVERY.get(device.type, 1)
@@ -136,8 +136,8 @@ def generate(
             going = (~ended).nonzero().flatten()
             if not len(going):
                 break
-            if len(going) <= len(ended) // 2 and run.compiled is None:
-                run.keep(going)
+            if len(going) <= len(ended) // 2 and session.compiled is None:
+                session.keep(going)
                 alive, ended, token = alive[going], ended[going], token[going]
-        logits = run.step(token)
+        logits = session.step(token)
     return generated.tolist()

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
 
 from copra.data.sequences import GenerationSpec
-from copra.generation.decode import Answer, cut, generate
+from copra.data.tokenization import pad_id
+from copra.generation.answering import GenerationOptions
+from copra.generation.decode import Answer, cut, decode_greedily
 from copra.generation.session import DecodingSession
+from copra.models.checkpoint import Checkpoint
 from copra.models.logits import read_logits
 
 
@@ -23,30 +24,26 @@ class LatentReadout:
 
 
 @torch.inference_mode()
-def look(
-    model: PreTrainedModel,
+def logit_lens(
+    checkpoint: Checkpoint,
     prompts: Sequence[Sequence[int]],
     decoding: GenerationSpec,
-    *,
-    stop: int,
-    pad: int,
-    max_new_tokens: int,
-    batch_size: int,
+    options: GenerationOptions,
     k: int = 5,
-    extra_modules: nn.ModuleDict | None = None,
 ) -> list[LatentReadout]:
-    """Return the `k` most likely tokens at each latent of every prompt, `batch_size` prompts at a time.
+    """Return the `k` most likely tokens at each latent of every prompt.
 
     A latent is made from the final-norm hidden state of the position before it; the LM head applied to that
     state gives the token that would have followed instead. With Jacobi iterations it is the state of the
     last one. `decoding` must have recurrent latents: embeddings have no hidden state to decode.
     """
-    seen = []
-    for first in range(0, len(prompts), batch_size):
-        run = Run(model, prompts[first : first + batch_size], decoding, pad, extra_modules)
-        states = run.think()
-        said = read_logits(model, states).float().softmax(-1).topk(k)
-        texts = generate(run, run.conclude(states), stop, max_new_tokens)
-        rows = zip(said.indices.tolist(), said.values.tolist(), texts, strict=True)
-        seen += [LatentReadout(tokens, shares, cut(text, stop)) for tokens, shares, text in rows]
-    return seen
+    stop, pad = checkpoint.tokenizer.eos_token_id, pad_id(checkpoint.tokenizer)
+    readouts = []
+    for first in range(0, len(prompts), options.batch_size):
+        batch = prompts[first : first + options.batch_size]
+        session = DecodingSession(checkpoint.model, batch, decoding, pad, checkpoint.extra_modules)
+        texts = decode_greedily(session, stop, options.max_new_tokens)
+        likely = read_logits(checkpoint.model, session.latent_states).float().softmax(-1).topk(k)
+        rows = zip(likely.indices.tolist(), likely.values.tolist(), texts, strict=True)
+        readouts += [LatentReadout(tokens, shares, cut(text, stop)) for tokens, shares, text in rows]
+    return readouts

@@ -15,8 +15,8 @@ from copra.tasks.task import Row
 class Prompts:
     """Token ids of the common prefix and of each row's prompt after it, and the function that finds ends."""
 
-    prefix: list[int]
-    prompts: list[list[int]]
+    prefix: Sequence[int]
+    prompts: Sequence[Sequence[int]]
     ends: Ends | None
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from copra.data.sequences import LatentInput, Markers, Sample, TokenRow
 from copra.methods.method import Layout, Method, Stage
-from copra.methods.sim_cot import ExplainedStage, Explaining, check_weighed
+from copra.methods.sim_cot import AuxiliaryDecoder, ExplainedStage, check_weighed
 from copra.schema.settings import MOST_LATENTS, MOST_STAGES
 
 
@@ -22,18 +22,18 @@ class CoconutStage(ExplainedStage):
     latents_per_step: int = 1
     """c: number of latents per step."""
 
-    def layout_of(self, row: TokenRow, draw: Random | None) -> Layout:
-        if draw is not None and self.uniform_prob and draw.random() < self.uniform_prob:
-            return self.uniform[min(draw.randrange(len(row.steps) + 1), len(self.uniform) - 1)]
-        return super().layout_of(row, draw)
+    def layout_of(self, row: TokenRow, rng: Random | None) -> Layout:
+        if rng is not None and self.uniform_prob and rng.random() < self.uniform_prob:
+            return self.uniform[min(rng.randrange(len(row.steps) + 1), len(self.uniform) - 1)]
+        return super().layout_of(row, rng)
 
-    def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
-        layout = self.layout_of(row, draw)
+    def lay_out(self, row: TokenRow, markers: Markers, rng: Random | None = None) -> Sample:
+        layout = self.layout_of(row, rng)
         sample = layout.lay_out(row, markers)
-        if self.explaining is None:
+        if self.auxiliary_decoder is None:
             return sample
         groups = sample.n_latents // self.latents_per_step
-        texts = self.explaining.told(row.steps[: layout.skip], groups, row.answer)
+        texts = self.auxiliary_decoder.targets(row.steps[: layout.skip], groups, row.answer)
         return replace(sample, explained=texts, latents_per_text=self.latents_per_step)
 
     @property
@@ -84,19 +84,19 @@ class Coconut(Method):
     (arXiv 2602.22441)."""
     uniform_prob: float = Field(0.0, ge=0, le=1)
     """Probability that a row of m steps instead takes the layout of a stage drawn uniformly from 0..m."""
-    explaining: Explaining | None = None
+    auxiliary_decoder: AuxiliaryDecoder | None = None
     """Auxiliary decoder that is trained to predict each step from its latents (SIM-CoT; null: none)."""
 
     @model_validator(mode="after")
     def _explains_latents(self) -> "Coconut":
-        check_weighed(self.explaining, self.distil)
-        if self.explaining is not None and self.thought != "hidden":
+        check_weighed(self.auxiliary_decoder, self.distil)
+        if self.auxiliary_decoder is not None and self.thought != "hidden":
             raise ValueError(
-                "explaining: only latents that are hidden states can be explained (thought: hidden)"
+                "auxiliary_decoder: only latents that are hidden states can be explained (thought: hidden)"
             )
-        if self.explaining is not None and self.explaining.next_latent:
+        if self.auxiliary_decoder is not None and self.auxiliary_decoder.next_latent:
             raise ValueError(
-                "explaining.next_latent: Coconut feeds every latent that tells a step; leave it out"
+                "auxiliary_decoder.next_latent: Coconut feeds every latent that tells a step; leave it out"
             )
         if self.latent_input == "projected" and self.thought != "hidden":
             raise ValueError("latent_input: there is no hidden state to project (thought: hidden)")
@@ -126,7 +126,7 @@ class Coconut(Method):
             latent_input=self.latent_input,
             uniform=tuple(self._layout(i) for i in uniform),
             uniform_prob=self.uniform_prob,
-            explaining=self.explaining,
+            auxiliary_decoder=self.auxiliary_decoder,
             latents_per_step=self.latents_per_step,
         )
 

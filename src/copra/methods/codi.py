@@ -2,14 +2,13 @@
 (PCCoT, arXiv 2506.18582)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from copra.data.sequences import (
-    IGNORED,
     GenerationSpec,
     LatentInput,
     Markers,
@@ -19,13 +18,15 @@ from copra.data.sequences import (
     lay_out,
     parallel_iterations,
 )
+from copra.methods.losses import LossTerm, Outputs, n_supervised
 from copra.methods.method import Layout, Method, Stage
-from copra.methods.sim_cot import ExplainedStage, Explaining, check_weighed
+from copra.methods.sim_cot import AuxiliaryDecoder, ExplainedStage, check_weighed
 from copra.schema.settings import MOST_LATENTS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from copra.data.batch import Batch
-    from copra.methods.losses import LossTerms
     from copra.methods.reasoning_model import ReasoningModel
 
 
@@ -39,12 +40,16 @@ class CodiStage(ExplainedStage):
     drop_last_step: bool
     """If true, the teacher's chain omits its last step."""
 
-    def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
+    def lay_out(self, row: TokenRow, markers: Markers, rng: Random | None = None) -> Sample:
         """Return the student's and the teacher's sample, both read at the last token before the answer."""
-        student = super().lay_out(row, markers, draw)
+        student = super().lay_out(row, markers, rng)
         steps = row.steps[:-1] if self.drop_last_step else row.steps
         teacher = lay_out(replace(row, steps=steps), 0, 0, None)
-        texts = self.explaining.told(steps, student.n_latents, row.answer) if self.explaining else ()
+        texts = (
+            self.auxiliary_decoder.targets(steps, student.n_latents, row.answer)
+            if self.auxiliary_decoder
+            else ()
+        )
         return replace(
             student,
             read=(_last_of_mark(student, row),),
@@ -55,37 +60,61 @@ class CodiStage(ExplainedStage):
     def decoding(self, markers: Markers) -> GenerationSpec:
         return replace(super().decoding(markers), iterations=self.iterations)
 
-    def loss_weights(self) -> dict[str, float]:
-        return super().loss_weights() | {"teacher_cross_entropy": 1.0, "self_distillation": self.distillation}
-
-    def normalizers(self, samples: Sequence[Sample]) -> dict[str, float]:
-        teachers = [label for sample in samples for label in sample.teacher.labels]
-        return super().normalizers(samples) | {
-            "teacher_cross_entropy": sum(label != IGNORED for label in teachers),
-            "self_distillation": len(samples),
-        }
-
     @property
     def jacobi_iterations(self) -> int:
         return parallel_iterations(self.iterations, self.layouts[-1].latents)
 
-    def flop_workload(self, sample: Sample) -> Iterator[Work]:
-        yield from super().flop_workload(sample)
-        yield from super().flop_workload(sample.teacher)
+    def own_terms(self) -> list[LossTerm]:
+        return [*super().own_terms(), TeacherCrossEntropy(), SelfDistillation(weight=self.distillation)]
 
-    def loss(self, reasoner: "ReasoningModel", batch: "Batch") -> "LossTerms":
-        """Return the cross-entropy of both (equations 2, 4) and the distance of their states (equation 5)."""
-        from copra.methods.losses import cross_entropy
+    def pass_workload(self, sample: Sample) -> Iterator[Work]:
+        yield from self.sequence_workload(sample)
+        yield from self.sequence_workload(sample.teacher)
 
+    def forward(self, reasoner: "ReasoningModel", batch: "Batch") -> Outputs:
+        """Return the outputs of both tasks: hidden states [B, N, d] of the student and of the teacher
+        (`chain`), and the states of every layer at `batch.read`, [B, d] each."""
         hidden, student = _read(reasoner, batch, lambda: self.hidden_states(reasoner, batch))
         chain, teacher = _read(
             reasoner, batch.teacher, lambda: reasoner.hidden_states(batch.teacher, "embedding")
         )
+        return {"hidden": hidden, "states": student, "chain": chain, "teacher_states": teacher}
+
+
+@dataclass(frozen=True)
+class TeacherCrossEntropy(LossTerm):
+    """Next-token cross-entropy of the chain of thought (equation 4)."""
+
+    name: str = "teacher_cross_entropy"
+    weight: float = 1.0
+
+    def normalizer(self, samples: Sequence[Sample]) -> float:
+        return n_supervised([sample.teacher for sample in samples])
+
+    def compute(
+        self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
+    ) -> "tuple[Tensor, Tensor | int]":
+        from copra.methods.loss_functions import cross_entropy
+
+        return cross_entropy(reasoner.model, batch.teacher, outputs["chain"])
+
+
+@dataclass(frozen=True)
+class SelfDistillation(LossTerm):
+    """The distance of the student's states to the teacher's, a mean over the layers (equation 5)."""
+
+    name: str = "self_distillation"
+    weight: float = 1.0
+
+    def normalizer(self, samples: Sequence[Sample]) -> float:
+        return len(samples)
+
+    def compute(
+        self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
+    ) -> "tuple[Tensor, Tensor | int]":
+        student, teacher = outputs["states"], outputs["teacher_states"]
         distance = sum(map(_distance, student, teacher)) / len(student)
-        return self.answer_terms(reasoner, batch, hidden) | {
-            "teacher_cross_entropy": cross_entropy(reasoner.model, batch.teacher, chain),
-            "self_distillation": (distance * len(batch), len(batch)),
-        }
+        return distance * len(batch), len(batch)
 
 
 def _last_of_mark(sample: Sample, row: TokenRow) -> int:
@@ -144,15 +173,15 @@ class Codi(Method):
     iterations: int | None = Field(None, ge=0, le=MOST_LATENTS)
     """T: number of Jacobi iterations, each of which feeds all latents at once (PCCoT). n iterations equal the
     sequential chain; 0 makes the latents pause tokens (null: the sequential chain)."""
-    explaining: Explaining | None = None
+    auxiliary_decoder: AuxiliaryDecoder | None = None
     """Auxiliary decoder that is trained to predict step k from latent k (SIM-CoT; null: none)."""
 
     @model_validator(mode="after")
     def _explains_latents(self) -> "Codi":
-        check_weighed(self.explaining, self.distil)
-        if self.explaining is not None and self.iterations == 0:
+        check_weighed(self.auxiliary_decoder, self.distil)
+        if self.auxiliary_decoder is not None and self.iterations == 0:
             raise ValueError(
-                "explaining: pause tokens (iterations: 0) hold no thought that could be explained"
+                "auxiliary_decoder: pause tokens (iterations: 0) hold no thought that could be explained"
             )
         return self
 
@@ -165,6 +194,6 @@ class Codi(Method):
             iterations=None if pause else self.iterations,
             distillation=self.distillation,
             drop_last_step=self.drop_last_step,
-            explaining=self.explaining,
+            auxiliary_decoder=self.auxiliary_decoder,
         )
         return {0: stage}

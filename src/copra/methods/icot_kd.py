@@ -1,18 +1,18 @@
 """iCoT-KD: implicit chain of thought by knowledge distillation (Deng et al. 2023, arXiv 2311.01460)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from copra.data.sequences import IGNORED, GenerationSpec, Markers, Sample, TokenRow, Work
+from copra.methods.losses import CrossEntropy, LossTerm, Outputs
 from copra.methods.method import Layout, Method, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from copra.data.batch import Batch
-    from copra.methods.losses import LossTerms
     from copra.methods.reasoning_model import ReasoningModel
 
 READING, EMULATING, COUPLED = range(3)
@@ -37,12 +37,12 @@ class KdStage(Stage):
         """False for the student alone: it reads its teacher's states, and answering has no teacher."""
         return self.training != READING
 
-    def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
+    def lay_out(self, row: TokenRow, markers: Markers, rng: Random | None = None) -> Sample:
         """Return question and answer for the student, question and chain for the teacher.
 
         The student is read at the end of its question, the teacher there and at the end of its chain.
         """
-        sample = super().lay_out(row, markers, draw)
+        sample = super().lay_out(row, markers, rng)
         first = len(row.question) - 1
         chain = [token for step in row.steps for token in step]
         tokens = row.question + chain
@@ -59,15 +59,12 @@ class KdStage(Stage):
     def frozen(self) -> tuple[str, ...]:
         return {READING: ("emulator",), EMULATING: ("model", "mind_reader"), COUPLED: ()}[self.training]
 
-    def loss_weights(self) -> dict[str, float]:
-        return {"emulation": 1.0} if self.training == EMULATING else super().loss_weights()
+    def own_terms(self) -> list[LossTerm]:
+        return [Emulation()] if self.training == EMULATING else [CrossEntropy()]
 
-    def normalizers(self, samples: Sequence[Sample]) -> dict[str, int]:
-        return super().normalizers(samples) | {"emulation": len(samples)}
-
-    def flop_workload(self, sample: Sample) -> Iterator[Work]:
+    def pass_workload(self, sample: Sample) -> Iterator[Work]:
         if self.training != EMULATING:
-            yield from super().flop_workload(sample)
+            yield from self.sequence_workload(sample)
             yield Work("mind_reader", 1)
         if self.training != READING:
             yield Work("emulator", sample.read[0] + 1)
@@ -75,15 +72,32 @@ class KdStage(Stage):
         if sample.teacher is not None:
             yield Work("teacher", len(sample.teacher.tokens))
 
-    def loss(self, reasoner: "ReasoningModel", batch: "Batch") -> "LossTerms":
-        """Return the cross-entropy of the answer, or the emulator's squared error (sections 3.1 to 3.3)."""
+    def forward(self, reasoner: "ReasoningModel", batch: "Batch") -> Outputs:
+        """Return the student's hidden states, or the teacher's and the emulator's states [L, B, d] (sections
+        3.1 to 3.3)."""
         if self.training == READING:
-            return _answer(reasoner, batch, teacher_states(reasoner, batch.teacher))
+            return {"hidden": _student(reasoner, batch, teacher_states(reasoner, batch.teacher))}
         predicted = _emulate(reasoner, batch)
         if self.training == COUPLED:
-            return _answer(reasoner, batch, predicted)
-        error = predicted - teacher_states(reasoner, batch.teacher)
-        return {"emulation": (0.5 * error.float().square().sum(), len(batch))}
+            return {"hidden": _student(reasoner, batch, predicted)}
+        return {"predicted": predicted, "taught": teacher_states(reasoner, batch.teacher)}
+
+
+@dataclass(frozen=True)
+class Emulation(LossTerm):
+    """Half the squared error of the emulator's predictions (section 3.2)."""
+
+    name: str = "emulation"
+    weight: float = 1.0
+
+    def normalizer(self, samples: Sequence[Sample]) -> float:
+        return len(samples)
+
+    def compute(
+        self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
+    ) -> "tuple[Tensor, Tensor | int]":
+        error = outputs["predicted"] - outputs["taught"]
+        return 0.5 * error.float().square().sum(), len(batch)
 
 
 def teacher_states(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
@@ -124,18 +138,16 @@ def _emulate(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
     )
 
 
-def _answer(reasoner: "ReasoningModel", batch: "Batch", states: "Tensor") -> "LossTerms":
-    """Return the cross-entropy of the student, whose block inputs are replaced by the mind reader's output
-    for the states [L, B, d]."""
-    from copra.methods.losses import cross_entropy
+def _student(reasoner: "ReasoningModel", batch: "Batch", states: "Tensor") -> "Tensor":
+    """Return hidden states [B, N, d] of the student, whose block inputs are replaced by the mind reader's
+    output for the states [L, B, d]."""
     from copra.models.hooks import before_blocks, scatter_positions
 
     thoughts, column = reasoner.extra_modules["mind_reader"](states), batch.read[:, 0]
     with before_blocks(
         reasoner.model, lambda index, hidden: scatter_positions(hidden, column, thoughts[index])
     ):
-        hidden = reasoner.hidden_states(batch, "embedding")
-    return {"cross_entropy": cross_entropy(reasoner.model, batch, hidden)}
+        return reasoner.hidden_states(batch, "embedding")
 
 
 class IcotKd(Method):

@@ -38,16 +38,16 @@ class Removal(Stage):
         now = self.first + (step - 1) * (self.last - self.first + 1) // total
         return self.model_copy(update={"first": now, "last": now})
 
-    def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
-        """Return the sample of a row: at the beginning of the stage if there is a `draw`, else at its end.
+    def lay_out(self, row: TokenRow, markers: Markers, rng: Random | None = None) -> Sample:
+        """Return the sample of a row: at the beginning of the stage if there is an `rng`, else at its end.
 
         Smoothing applies only to a stage at one optimizer step, see `at_step`.
         """
         chain = [token for step in row.steps for token in step]
-        gone = len(chain) if self.last is None else (self.last if draw is None else self.first)
-        if draw is not None and self.first == self.last and self.smoothing is not None:
+        gone = len(chain) if self.last is None else (self.last if rng is None else self.first)
+        if rng is not None and self.first == self.last and self.smoothing is not None:
             # Inverse transform sampling of the geometric distribution of o.
-            gone += math.floor(-math.log(1.0 - draw.random()) / self.smoothing)
+            gone += math.floor(-math.log(1.0 - rng.random()) / self.smoothing)
         gone = min(gone, len(chain))
         kept = chain[gone:] if self.side == "left" else chain[: len(chain) - gone]
         return super().lay_out(replace(row, steps=[kept]), markers)

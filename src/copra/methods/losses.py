@@ -1,70 +1,106 @@
-"""Compute the loss at the labels from hidden states, and weighted sums of loss terms."""
+"""The named terms of a loss. The loss of a stage is the sum of weight * sum / normalizer over its terms."""
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from copra.data.sequences import IGNORED, Sample, Work
 
-from copra.data.batch import Batch
-from copra.methods.hidden_states import embedding_norm
-from copra.models.logits import read_logits
-from copra.utils import processes
+if TYPE_CHECKING:
+    from torch import Tensor
 
-LossTerms = dict[str, tuple[Tensor, Tensor | int]]
-"""The terms of a loss by name, each as a sum and the number of summands."""
-LOGITS_TOGETHER = 2**26
-"""Maximum number of logits in memory at once: 256 MiB in float32. Softmax and gradient are as large."""
+    from copra.data.batch import Batch
+    from copra.methods.method import Stage
+    from copra.methods.reasoning_model import ReasoningModel
 
+LossValues = dict[str, tuple["Tensor", "Tensor | int"]]
+"""The values of the terms on a batch by name, each as a sum and the number of summands."""
 
-def supervised_logits(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> Tensor:
-    """Return float32 logits [S, V] at the S positions of `hidden` [B, N, d] whose next token is a label."""
-    return read_logits(model, hidden.flatten(0, 1)[batch.supervised]).float()
-
-
-def label_loss(batch: Batch, logits: Tensor) -> tuple[Tensor, int]:
-    """Return the summed next-token cross-entropy of the supervised positions' logits [S, V], and S."""
-    targets = batch.labels.flatten()[batch.supervised + 1]
-    return functional.cross_entropy(logits, targets, reduction="sum"), len(logits)
+Outputs = dict[str, Any]
+"""What the passes of a stage over a batch return, shared by its terms. `hidden` [B, N, d] are the final-norm
+hidden states, `logits` [S, V] those at the supervised positions (only if a teacher's are compared with
+them)."""
 
 
-def cross_entropy(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> tuple[Tensor, int]:
-    """Return the summed next-token cross-entropy at the S supervised positions of `hidden` [B, N, d], and S.
+@dataclass(frozen=True)
+class LossTerm(ABC):
+    """A term of a loss; with weight 0 it is only logged."""
 
-    Logits are computed only at the supervised positions, the loss in float32. More logits than
-    `LOGITS_TOGETHER` are computed in chunks, and recomputed in the backward pass.
+    name: str
+    weight: float
+
+    @abstractmethod
+    def normalizer(self, samples: Sequence[Sample]) -> float:
+        """Return the divisor of the term's sum over all samples of an optimizer step."""
+
+    @abstractmethod
+    def compute(
+        self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
+    ) -> "tuple[Tensor, Tensor | int]":
+        """Return the sum over a batch and the number of summands, from the outputs of the stage's passes."""
+
+    def flop_workload(self, sample: Sample) -> Iterator[Work]:
+        """Yield the work that the term needs beside the stage's own passes."""
+        yield from ()
+
+
+@dataclass(frozen=True)
+class CrossEntropy(LossTerm):
+    """Next-token cross-entropy at the labels."""
+
+    name: str = "cross_entropy"
+    weight: float = 1.0
+
+    def normalizer(self, samples: Sequence[Sample]) -> float:
+        return n_supervised(samples)
+
+    def compute(
+        self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
+    ) -> "tuple[Tensor, Tensor | int]":
+        from copra.methods.loss_functions import cross_entropy, label_loss
+
+        if (logits := outputs.get("logits")) is None:
+            return cross_entropy(reasoner.model, batch, outputs["hidden"])
+        return label_loss(batch, logits if self.weight else logits.detach())
+
+
+TEACHER_READERS = {"model": "teacher", "projection": "teacher_projection"}
+"""The teacher's reader that corresponds to each of the student's readers (`Work.reader`)."""
+
+
+@dataclass(frozen=True)
+class TeacherDivergence(LossTerm):
+    """T^2 KL(teacher || student) at the positions before labels (Hinton et al. 2015, arXiv 1503.02531).
+
+    The frozen teacher reads the student's sequences and computes its own latents.
     """
-    rows = max(1, LOGITS_TOGETHER // model.get_output_embeddings().out_features)
-    # Sharded weights are no longer gathered in the backward pass, where chunks would be recomputed.
-    if len(batch.supervised) <= rows or processes.world_size() > 1:
-        return label_loss(batch, supervised_logits(model, batch, hidden))
 
-    def loss_of(states: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(read_logits(model, states).float(), labels, reduction="sum")
+    name: str
+    weight: float
+    temperature: float
+    stage: "Stage"
 
-    states = hidden.flatten(0, 1)[batch.supervised].split(rows)
-    labels = batch.labels.flatten()[batch.supervised + 1].split(rows)
-    losses = [
-        checkpoint(loss_of, *chunk, use_reentrant=False, preserve_rng_state=False)
-        for chunk in zip(states, labels, strict=True)
-    ]
-    return torch.stack(losses).sum(), len(batch.supervised)
+    def normalizer(self, samples: Sequence[Sample]) -> float:
+        return n_supervised(samples)
+
+    def flop_workload(self, sample: Sample) -> Iterator[Work]:
+        read = self.stage.sequence_workload(sample)
+        yield from (replace(work, reader=TEACHER_READERS[work.reader]) for work in read)
+
+    def compute(
+        self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
+    ) -> "tuple[Tensor, Tensor | int]":
+        import torch
+
+        from copra.methods.loss_functions import divergence, supervised_logits
+
+        with torch.no_grad():
+            hidden = self.stage.hidden_states(reasoner.teacher, batch)
+            teacher = supervised_logits(reasoner.teacher.model, batch, hidden)
+        return divergence(outputs["logits"], teacher, self.temperature), len(teacher)
 
 
-@torch.no_grad()
-def latent_norms(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> LossTerms:
-    """Return norms for the log: of the hidden states that latents are made from, and of the embeddings."""
-    if not batch.max_latents:
-        return {}
-    before = hidden[:, :-1][batch.latent[:, 1:]].float().norm(dim=-1)
-    return {"hidden_norm": (before.sum(), len(before)), "embedding_norm": (embedding_norm(model), 1)}
-
-
-def weighted(terms: LossTerms, weights: Mapping[str, float], counts: Mapping[str, float]) -> Tensor:
-    """Return the loss: the weighted sum of the terms, each divided by its count in the whole batch.
-
-    The terms may be those of a micro-batch.
-    """
-    return sum(weight * terms[name][0] / (counts[name] or 1) for name, weight in weights.items())
+def n_supervised(samples: Sequence[Sample]) -> int:
+    """Return the number of labels of all samples."""
+    return sum(label != IGNORED for sample in samples for label in sample.labels)

@@ -1,7 +1,7 @@
 """The base classes of reasoning methods: `Method`, `Stage` and `Layout`.
 
 A method is a step of the config that trains. It is a class of settings that lists the stages of its
-training; a stage defines how a row is laid out, how the loss is computed and how the trained checkpoint
+training; a stage defines how a row is laid out, which terms its loss has and how the trained checkpoint
 answers. Everything else (the loop, decoding, evaluation, cost) is shared.
 
 To add a method: one file with a `Method` (and a subclass of `Stage` where `Stage` does not suffice), one
@@ -10,13 +10,13 @@ line in `copra/methods/__init__.py`, and a test. An extra module takes one more 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, ValidationError, model_validator
 
 from copra.data.sequences import (
-    IGNORED,
     GenerationSpec,
     LatentInput,
     Markers,
@@ -26,15 +26,22 @@ from copra.data.sequences import (
     Work,
     lay_out,
 )
+from copra.methods.losses import (
+    CrossEntropy,
+    LossTerm,
+    LossValues,
+    Outputs,
+    TeacherDivergence,
+    n_supervised,
+)
 from copra.schema.settings import Name, Settings
-from copra.schema.training import Distil, Training
+from copra.schema.training import Distil, Distillation, Training
 from copra.utils.problems import cut, dotted, explain, located, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from copra.data.batch import Batch
-    from copra.methods.losses import LossTerms
     from copra.methods.reasoning_model import ReasoningModel
 
 
@@ -78,6 +85,9 @@ class Stage(Settings):
     """Input of a latent position: the hidden state before it, or the latent token's embedding."""
     latent_input: LatentInput = "raw"
     """Conversion of a hidden state to an input embedding."""
+    distil: Distillation | None = Field(None, exclude_if=lambda value: value is None)
+    """Weights and temperature of a teacher's predictions in the loss (null: no teacher). The loss is
+    task_weight * the method's own + weight * `TeacherDivergence`."""
 
     dropout: ClassVar[bool] = True
     """True if the model's dropout is on in training."""
@@ -103,15 +113,15 @@ class Stage(Settings):
         """True if a row's sample still contains some of its steps, for scheduled stages."""
         return len(sample.tokens) > len(row.question) + len(row.answer)
 
-    def lay_out(self, row: TokenRow, markers: Markers, draw: Random | None = None) -> Sample:
-        """Return the sample of a row; `draw` samples one of several mixed layouts (None: the last one)."""
-        return self.layout_of(row, draw).lay_out(row, markers)
+    def lay_out(self, row: TokenRow, markers: Markers, rng: Random | None = None) -> Sample:
+        """Return the sample of a row; `rng` samples one of several mixed layouts (None: the last one)."""
+        return self.layout_of(row, rng).lay_out(row, markers)
 
-    def layout_of(self, row: TokenRow, draw: Random | None) -> Layout:
-        """Return the layout of a row, sampled with `draw` where there are several."""
-        if draw is None or len(self.layouts) == 1:
+    def layout_of(self, row: TokenRow, rng: Random | None) -> Layout:
+        """Return the layout of a row, sampled with `rng` where there are several."""
+        if rng is None or len(self.layouts) == 1:
             return self.layouts[-1]
-        return draw.choices(self.layouts, self.weights)[0]
+        return rng.choices(self.layouts, self.weights)[0]
 
     @property
     def draws(self) -> bool:
@@ -138,7 +148,7 @@ class Stage(Settings):
     @property
     def needs_teacher(self) -> bool:
         """True if the loss reads a frozen teacher model."""
-        return False
+        return self.distil is not None
 
     @property
     def copies_pretrained(self) -> bool:
@@ -156,55 +166,88 @@ class Stage(Settings):
         return True
 
     def extra_modules(self) -> dict[str, dict[str, Any]]:
-        """Return the settings of the extra modules trained with the model, by name (`copra.models.extra_modules`)."""
+        """Return the settings of the extra modules trained with the model, by their names in
+        `copra.models.extra_modules`."""
         return {"projection": {}} if self.latent_input == "projected" else {}
 
     def frozen(self) -> tuple[str, ...]:
         """Return which of "model" and the extra modules' names are not trained."""
         return ()
 
-    def loss_weights(self) -> dict[str, float]:
-        """Return the weight of each term of the loss; terms without a weight are only logged."""
-        return {"cross_entropy": 1.0}
-
-    def normalizers(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """Return the divisor of each weighted term's sum over these samples."""
-        return {"cross_entropy": sum(label != IGNORED for sample in samples for label in sample.labels)}
-
-    def flop_workload(self, sample: Sample) -> Iterator[Work]:
-        """Yield the work that a sample's loss computes, for the FLOPs of the training.
-
-        Every Jacobi iteration reads the latents once more. Projected latents are projected each time they
-        are fed.
-        """
-        yield Work("model", len(sample.tokens), sum(label != IGNORED for label in sample.labels))
-        if sample.n_latents:
-            yield from [Work("model", sample.n_latents, past=sample.first_latent)] * self.jacobi_iterations
-            if self.thought == "hidden" and self.latent_input == "projected":
-                yield Work("projection", sample.n_latents * max(self.jacobi_iterations, 1))
-
-    def loss(self, reasoner: "ReasoningModel", batch: "Batch") -> "LossTerms":
-        """Return the terms of the loss on a batch, each as a sum and a count."""
-        return self.answer_terms(reasoner, batch, self.hidden_states(reasoner, batch))
+    def forward(self, reasoner: "ReasoningModel", batch: "Batch") -> Outputs:
+        """Run the passes of the method's own loss over a batch and return their outputs."""
+        return {"hidden": self.hidden_states(reasoner, batch)}
 
     def hidden_states(self, reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
         """Return final-norm hidden states [B, N, d] of a reasoner, with latents fed as the stage defines."""
         return reasoner.hidden_states(batch, self.thought, self.latent_input, self.jacobi_iterations)
 
-    def answer_terms(self, reasoner: "ReasoningModel", batch: "Batch", hidden: "Tensor") -> "LossTerms":
-        """Return the terms at the labels from hidden states [B, N, d], and in validation latent norms."""
-        from copra.methods.losses import latent_norms
+    def own_terms(self) -> list[LossTerm]:
+        """Return the terms of the method's own loss."""
+        return [CrossEntropy()]
 
-        terms = self.label_terms(reasoner, batch, hidden)
+    def pass_workload(self, sample: Sample) -> Iterator[Work]:
+        """Yield the work of the passes in `forward` for one sample, with the logits at its labels."""
+        yield from self.sequence_workload(sample)
+
+    def sequence_workload(self, sample: Sample) -> Iterator[Work]:
+        """Yield the work of reading one sequence as `hidden_states` does, with the logits at its labels.
+
+        Every Jacobi iteration reads the latents once more. Projected latents are projected each time they
+        are fed.
+        """
+        yield Work("model", len(sample.tokens), n_supervised([sample]))
+        if sample.n_latents:
+            yield from [Work("model", sample.n_latents, past=sample.first_latent)] * self.jacobi_iterations
+            if self.thought == "hidden" and self.latent_input == "projected":
+                yield Work("projection", sample.n_latents * max(self.jacobi_iterations, 1))
+
+    # What follows is derived from the functions above and holds for all methods.
+
+    @property
+    def learns_own_loss(self) -> bool:
+        """False if only the teacher's predictions are learned; the cross-entropy is then logged."""
+        return self.distil is None or self.distil.task_weight > 0
+
+    def loss_terms(self) -> list[LossTerm]:
+        """Return all terms of the loss: the method's own, and a teacher's predictions if it is distilled."""
+        if self.distil is None:
+            return self.own_terms()
+        own = self.own_terms() if self.learns_own_loss else [CrossEntropy()]
+        scaled = [replace(term, weight=self.distil.task_weight * term.weight) for term in own]
+        taught = TeacherDivergence("distillation", self.distil.weight, self.distil.temperature, self)
+        return [*scaled, taught]
+
+    def loss_weights(self) -> dict[str, float]:
+        """Return the weight of each term of the loss; values without a weight are only logged."""
+        return {term.name: term.weight for term in self.loss_terms()}
+
+    def normalizers(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """Return the divisor of each term's sum over these samples."""
+        return {term.name: term.normalizer(samples) for term in self.loss_terms()}
+
+    def flop_workload(self, sample: Sample) -> Iterator[Work]:
+        """Yield the work that a sample's loss computes, for the FLOPs of the training."""
+        yield from self.pass_workload(sample) if self.learns_own_loss else self.sequence_workload(sample)
+        for term in self.loss_terms():
+            yield from term.flop_workload(sample)
+
+    def loss(self, reasoner: "ReasoningModel", batch: "Batch") -> LossValues:
+        """Return the values of all terms on a batch, each as a sum and a count; in validation latent norms
+        too."""
+        from copra.methods.loss_functions import latent_norms, supervised_logits
+
+        if self.learns_own_loss:
+            outputs = self.forward(reasoner, batch)
+        else:
+            outputs = {"hidden": self.hidden_states(reasoner, batch)}
+        if self.distil is not None:
+            outputs["logits"] = supervised_logits(reasoner.model, batch, outputs["hidden"])
+        values = {term.name: term.compute(reasoner, batch, outputs) for term in self.loss_terms()}
         # In validation only: reading all embeddings in every step would cost more than a small model does.
-        watched = self.thought == "hidden" and not reasoner.training
-        return terms | (latent_norms(reasoner.model, batch, hidden) if watched else {})
-
-    def label_terms(self, reasoner: "ReasoningModel", batch: "Batch", hidden: "Tensor") -> "LossTerms":
-        """Return the cross-entropy over the labels, from hidden states [B, N, d]."""
-        from copra.methods.losses import cross_entropy
-
-        return {"cross_entropy": cross_entropy(reasoner.model, batch, hidden)}
+        if self.thought == "hidden" and "hidden" in outputs and not reasoner.training:
+            values |= latent_norms(reasoner.model, batch, outputs["hidden"])
+        return values
 
 
 class Method(Settings):
@@ -230,6 +273,16 @@ class Method(Settings):
     def stages(self) -> Mapping[int, Stage]:
         """Return the stages by number, in order; a method without stages has only stage 0."""
         raise TypeError(f"method {self.kind!r} does not say what its stages are")
+
+    def resolved_stages(self) -> dict[int, Stage]:
+        """Return the stages by number, each with the distillation of the method, if it has any."""
+        if self.distil is None:
+            return dict(self.stages())
+        # The teacher belongs to the recipe: stages with equal weights and temperature are the same stage.
+        distil = Distillation.model_validate(self.distil.model_dump(include=set(Distillation.model_fields)))
+        return {
+            number: stage.model_copy(update={"distil": distil}) for number, stage in self.stages().items()
+        }
 
     def notes(self) -> list[str]:
         """Return unexpected effects of the settings, one per line, for `copra check` and `copra plan`."""

@@ -12,9 +12,9 @@ from copra.methods.hidden_states import hidden_states
 class ReasoningModel(nn.Module):
     """The language model, the extra modules trained with it, and a frozen teacher.
 
-    `extra_modules` maps names of `copra.models.extra_modules` to modules. `teacher` is a reasoning model with its own extra
-    modules. It is not registered as a submodule: it is neither trained nor saved, and always in evaluation
-    mode.
+    `extra_modules` maps names of `copra.models.extra_modules` to modules. `teacher` is a reasoning model with
+    its own extra modules. It is not registered as a submodule: it is neither trained nor saved, and always in
+    evaluation mode.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class ReasoningModel(nn.Module):
     def device(self) -> torch.device:
         return self.model.device
 
-    def part(self, name: str) -> nn.Module | None:
+    def extra_module(self, name: str) -> nn.Module | None:
         return self.extra_modules[name] if name in self.extra_modules else None  # noqa: SIM401
 
     def hidden_states(

@@ -1,11 +1,13 @@
 """SIM-CoT: an optional auxiliary decoder predicts steps from latents (arXiv 2509.20317, section 3)."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from copra.data.sequences import LatentInput, Sample, Work
+from copra.methods.losses import LossTerm, LossValues, Outputs
 from copra.methods.method import Stage
 from copra.schema.settings import MOST_LAYERS, Settings
 from copra.schema.training import Distil
@@ -15,11 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from copra.data.batch import Batch
-    from copra.methods.losses import LossTerms
     from copra.methods.reasoning_model import ReasoningModel
 
 
-def told(
+def step_targets(
     steps: Sequence[Sequence[int]], groups: int, spare: Sequence[int] = ()
 ) -> tuple[tuple[int, ...], ...]:
     """Return the target text of each of `groups` groups of latents: one step per group, and all remaining
@@ -34,7 +35,7 @@ def told(
     return (*texts, *(tuple(spare),) * (groups - len(texts))) if spare else texts
 
 
-class Explaining(Settings):
+class AuxiliaryDecoder(Settings):
     """An auxiliary decoder that is trained to write a step from the step's latents.
 
     It is trained with the model and dropped at inference, where it costs nothing. The settings of the
@@ -67,58 +68,33 @@ class Explaining(Settings):
         layers = {"small": self.layers, "pretrained": None}
         return {} if self.decoder == "shared" else {"step_decoder": {"layers": layers[self.decoder]}}
 
-    def told(
+    def targets(
         self, steps: Sequence[Sequence[int]], groups: int, answer: Sequence[int]
     ) -> tuple[tuple[int, ...], ...]:
         """Return the target texts of a row's `groups` groups of latents (one more with `next_latent`)."""
         spare = answer if self.spare_latents == "answer" else ()
-        return told(steps, groups + (self.next_latent and groups > 0), spare)
+        return step_targets(steps, groups + (self.next_latent and groups > 0), spare)
 
-    def loss_weights(self, groups: int) -> dict[str, float]:
-        """Return the weight of each term, where rows have at most `groups` groups of latents."""
-        names = self._names(groups)
-        return {name: self.weight / len(names) for name in names}
-
-    def normalizers(self, samples: Sequence[Sample], groups: int) -> dict[str, float]:
-        texts = [text for sample in samples for text in sample.explained]
-        if self.step_loss == "mean":
-            return {"explanation": sum(map(len, texts))}
-        if self.step_loss == "sum":
-            return {"explanation": len(texts)}
-        names = self._names(groups)
-        sizes = [
-            sum(len(sample.explained[k]) for sample in samples if k < len(sample.explained))
-            for k in range(len(names))
-        ]
-        # The mean is over latents that have a target text in this batch.
-        share = sum(map(bool, sizes)) / max(len(names), 1)
-        return {name: size * share for name, size in zip(names, sizes, strict=True)}
-
-    def flop_workload(self, sample: Sample) -> Iterator[Work]:
-        reader = "model" if self.decoder == "shared" else "step_decoder"
-        for text in sample.explained:
-            yield Work(reader, sample.latents_per_text + len(text) - 1, len(text))
-
-    def _names(self, groups: int) -> list[str]:
-        """Return the names of the terms: one, or one per group of latents."""
+    def term_names(self, groups: int) -> list[str]:
+        """Return the names of the terms of the loss, where rows have at most `groups` groups of latents."""
         if self.step_loss != "mean_per_latent":
             return ["explanation"]
         return [f"explanation_{k}" for k in range(1, groups + (self.next_latent and groups > 0) + 1)]
 
-    def terms(
+    def losses(
         self,
         reasoner: "ReasoningModel",
         batch: "Batch",
         hidden: "Tensor",
         latent_input: LatentInput,
-        groups: int,
-    ) -> "LossTerms":
+        names: Sequence[str],
+    ) -> LossValues:
         """Return sums of -log p(step k | its latents) over tokens of explained steps, each with the count
         that `step_loss` divides by.
 
-        `hidden` [B, N, d] are the final-norm hidden states, `groups` is the largest number of groups of
-        latents that a row may have. The decoder reads the latents as they were fed (after Jacobi iterations:
-        as one more iteration would feed them), then the step, which ends with its line break.
+        `hidden` [B, N, d] are the final-norm hidden states, `names` are those of the terms. The decoder reads
+        the latents as they were fed (after Jacobi iterations: as one more iteration would feed them), then
+        the step, which ends with its line break.
         """
         import torch
         from torch.nn import functional
@@ -134,7 +110,7 @@ class Explaining(Settings):
             if processes.world_size() > 1:
                 # Other processes may have steps; with sharded weights all must run the same passes.
                 reached = self._read(reasoner, hidden[:, :1], torch.ones_like(batch.mask[:, :1]))
-            return {name: (reached.sum() * 0.0, 0) for name in self._names(groups)}
+            return {name: (reached.sum() * 0.0, 0) for name in names}
         rows = torch.tensor([row for row, _ in places], device=hidden.device)
         first = torch.tensor([batch.first_latent + k * c for _, k in places], device=hidden.device)
         # A latent is made from the hidden state of the position before it.
@@ -156,7 +132,6 @@ class Explaining(Settings):
             return {"explanation": (loss, len(texts) if self.step_loss == "sum" else len(logits))}
         losses = functional.cross_entropy(logits, targets[here], reduction="none")
         numbers = [k for (_, k), text in zip(places, texts, strict=True) for _ in text]
-        names = self._names(groups)
         sums = losses.new_zeros(len(names)).index_add(0, torch.tensor(numbers, device=losses.device), losses)
         return {name: (sums[k], numbers.count(k)) for k, name in enumerate(names)}
 
@@ -169,23 +144,65 @@ class Explaining(Settings):
         ).last_hidden_state
 
 
-def check_weighed(explaining: Explaining | None, distil: Distil | None) -> None:
+def check_weighed(auxiliary_decoder: AuxiliaryDecoder | None, distil: Distil | None) -> None:
     """Check that the loss does not leave out the explanation term.
 
     Raises:
         ValueError: its weight is 0.
     """
-    if explaining is not None and distil is not None and not distil.task_weight:
+    if auxiliary_decoder is not None and distil is not None and not distil.task_weight:
         raise ValueError(
-            "distil.task_weight: at 0 the method's own loss is left out, and 'explaining' with it; raise the "
-            "one or leave out the other"
+            "distil.task_weight: at 0 the method's own loss is left out, and 'auxiliary_decoder' with it; "
+            "raise the one or leave out the other"
         )
 
 
-class ExplainedStage(Stage):
-    """A stage that may train an auxiliary decoder on its latents; adds its modules, loss terms and work."""
+@dataclass(frozen=True)
+class Explanation(LossTerm):
+    """-log p(step | its latents) under the auxiliary decoder (2509.20317, section 3.2)."""
 
-    explaining: Explaining | None = None
+    name: str
+    weight: float
+    stage: "ExplainedStage"
+    decoder: AuxiliaryDecoder
+    names: tuple[str, ...]
+    """The names of all terms of the decoder, one per group of latents if there are several."""
+
+    def normalizer(self, samples: Sequence[Sample]) -> float:
+        if self.decoder.step_loss == "sum":
+            return sum(len(sample.explained) for sample in samples)
+        sizes = [sum(map(len, self._texts(samples, name))) for name in self.names]
+        # The mean is over latents that have a target text in this batch.
+        return sizes[self.names.index(self.name)] * (sum(map(bool, sizes)) / len(sizes))
+
+    def flop_workload(self, sample: Sample) -> Iterator[Work]:
+        reader = "model" if self.decoder.decoder == "shared" else "step_decoder"
+        for text in self._texts([sample], self.name):
+            yield Work(reader, sample.latents_per_text + len(text) - 1, len(text))
+            if self.stage.latent_input == "projected":
+                yield Work("projection", sample.latents_per_text)
+
+    def compute(
+        self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
+    ) -> "tuple[Tensor, Tensor | int]":
+        if "explained" not in outputs:
+            outputs["explained"] = self.decoder.losses(
+                reasoner, batch, outputs["hidden"], self.stage.latent_input, self.names
+            )
+        return outputs["explained"][self.name]
+
+    def _texts(self, samples: Sequence[Sample], name: str) -> list[tuple[int, ...]]:
+        """Return the target texts that a term counts: all, or those of its group of latents."""
+        if self.decoder.step_loss != "mean_per_latent":
+            return [text for sample in samples for text in sample.explained]
+        k = self.names.index(name)
+        return [sample.explained[k] for sample in samples if k < len(sample.explained)]
+
+
+class ExplainedStage(Stage):
+    """A stage that may train an auxiliary decoder on its latents."""
+
+    auxiliary_decoder: AuxiliaryDecoder | None = None
     """Auxiliary decoder that predicts steps from latents (null: none)."""
 
     @property
@@ -195,28 +212,15 @@ class ExplainedStage(Stage):
 
     @property
     def copies_pretrained(self) -> bool:
-        return self.explaining is not None and self.explaining.decoder == "pretrained"
+        return self.auxiliary_decoder is not None and self.auxiliary_decoder.decoder == "pretrained"
 
     def extra_modules(self) -> dict[str, dict[str, Any]]:
-        return super().extra_modules() | (self.explaining.extra_modules() if self.explaining else {})
+        own = self.auxiliary_decoder.extra_modules() if self.auxiliary_decoder else {}
+        return super().extra_modules() | own
 
-    def loss_weights(self) -> dict[str, float]:
-        return super().loss_weights() | (self.explaining.loss_weights(self.groups) if self.explaining else {})
-
-    def normalizers(self, samples: Sequence[Sample]) -> dict[str, float]:
-        return super().normalizers(samples) | (
-            self.explaining.normalizers(samples, self.groups) if self.explaining else {}
-        )
-
-    def flop_workload(self, sample: Sample) -> Iterator[Work]:
-        yield from super().flop_workload(sample)
-        if self.explaining is not None:
-            yield from self.explaining.flop_workload(sample)
-            if self.latent_input == "projected" and sample.explained:
-                yield Work("projection", sample.latents_per_text * len(sample.explained))
-
-    def answer_terms(self, reasoner: "ReasoningModel", batch: "Batch", hidden: "Tensor") -> "LossTerms":
-        terms = super().answer_terms(reasoner, batch, hidden)
-        if self.explaining is not None:
-            terms |= self.explaining.terms(reasoner, batch, hidden, self.latent_input, self.groups)
+    def own_terms(self) -> list[LossTerm]:
+        terms = super().own_terms()
+        if (decoder := self.auxiliary_decoder) is not None:
+            names = tuple(decoder.term_names(self.groups))
+            terms += [Explanation(name, decoder.weight / len(names), self, decoder, names) for name in names]
         return terms

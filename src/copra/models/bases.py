@@ -22,14 +22,15 @@ from transformers import (
 from copra.data.tokenization import MARKERS, first_token, pad_id, train_tokenizer
 from copra.models.base_config import config_of
 from copra.models.base_files import absence_problem, base_problem, quantization_problem
-from copra.models.checkpoint import has_trained_markers, register
+from copra.models.checkpoint import register
 from copra.models.families import family_of
 from copra.models.loading import load_language_model
+from copra.models.manifest import Manifest
 from copra.models.shape import shape_of
 from copra.schema.base import Base, FromScratch
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
-from copra.utils.files import MANIFEST, read_json
+from copra.utils.files import MANIFEST
 
 
 def make_base(
@@ -66,7 +67,7 @@ def brings_trained_markers(base: Base) -> bool:
     if base.from_scratch is not None:
         return False
     if base.folder is not None and (base.folder / MANIFEST).is_file():
-        return has_trained_markers(read_json(base.folder / MANIFEST))
+        return Manifest.read(base.folder).reads_markers
     vocabulary = _tokenizer(base).get_vocab()
     return all(marker in vocabulary for marker in MARKERS)
 

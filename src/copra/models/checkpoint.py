@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,18 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 import copra
 from copra.data.sequences import GenerationSpec
 from copra.models import per_layer
-from copra.models.loading import load_language_model
-from copra.models.pack import LOG, pack, unpack
 from copra.models.extra_modules import make_extra_modules
+from copra.models.loading import load_language_model
+from copra.models.manifest import ExtraModules, Manifest, Provenance, Weights
+from copra.models.pack import LOG, pack, unpack
 from copra.models.quantized import need_torchao, sort_metadata, unquantized
-from copra.models.seal import FILES, check_files, checksums
+from copra.models.seal import check_files, checksums
 from copra.models.shape import shape_of
 from copra.schema.settings import Precision
 from copra.schema.shape import ModelShape
 from copra.utils.errors import CopraError
-from copra.utils.files import MANIFEST, read_json, read_sealed_json, replacing, write_sealed_json
+from copra.utils.files import replacing
 
-TRAINED_MARKERS = "trained_markers"
-"""The manifest key that is true if the rows of the latent markers were trained."""
 WEIGHTS = "model.safetensors"
 EXTRA_MODULES_FILE = "extra_modules.safetensors"
 
@@ -40,7 +38,7 @@ class Checkpoint:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    manifest: dict[str, Any]
+    manifest: Manifest
     extra_modules: nn.ModuleDict = field(default_factory=nn.ModuleDict)
 
     @property
@@ -50,8 +48,7 @@ class Checkpoint:
     @property
     def decoding(self) -> GenerationSpec | None:
         """The generation spec (None: the model was never trained to answer)."""
-        known = self.manifest["decoding"]
-        return None if known is None else GenerationSpec.from_json(known)
+        return self.manifest.decoding
 
     @property
     def precision(self) -> Precision:
@@ -64,7 +61,7 @@ class Checkpoint:
     @property
     def files(self) -> dict[str, str]:
         """The sha256 of each file by name: weights, config, tokenizer and extra modules, without the log."""
-        return {name: sha256 for name, sha256 in self.manifest[FILES].items() if name != LOG}
+        return {name: sha256 for name, sha256 in self.manifest.files.items() if name != LOG}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -72,16 +69,10 @@ class Checkpoint:
         precision and number of threads."""
         return {
             "files": self.files,
-            "decoding": self.manifest["decoding"],
+            "decoding": self.decoding and self.decoding.to_json(),
             "device": [self.model.device.type, str(self.model.dtype), self.precision],
             "threads": torch.get_num_threads(),
         }
-
-
-def has_trained_markers(manifest: Mapping[str, Any]) -> bool:
-    """True if the checkpoint, or one of its ancestors, was trained to read the latent markers."""
-    answers = manifest.get("decoding")
-    return bool(manifest.get(TRAINED_MARKERS) or (answers and (answers["prefix_ids"] or answers["latents"])))
 
 
 def device() -> torch.device:
@@ -137,7 +128,7 @@ def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer
     folder = Path(folder)
     manifest = checked_manifest(folder)
     register()
-    quantized = manifest.get("quantized") is not None
+    quantized = manifest.quantized is not None
     if quantized:
         need_torchao()
     try:
@@ -152,26 +143,25 @@ def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer
         model.to(torch.float32)
     model.to(device()).eval()
     extra_modules = nn.ModuleDict()
-    if described := manifest.get("extra_modules"):
-        wanted = described["settings"]
+    if manifest.extra_modules is not None:
+        wanted = manifest.extra_modules.settings
         if to_answer:
-            answers = manifest["decoding"] and GenerationSpec.from_json(manifest["decoding"]).extra_modules
-            wanted = {name: wanted[name] for name in answers or ()}
+            wanted = {name: wanted[name] for name in manifest.answering_modules}
         extra_modules = make_extra_modules(unquantized(model) if quantized else model, wanted)
         if wanted:
             load_model(extra_modules, folder / EXTRA_MODULES_FILE, strict=not to_answer)
     return Checkpoint(model, tokenizer, manifest, extra_modules.eval())
 
 
-def checked_manifest(folder: Path) -> dict[str, Any]:
+def checked_manifest(folder: Path) -> Manifest:
     """Return the manifest of a checkpoint after checking all files against it.
 
     Raises:
         CopraError: a file is missing, changed or unexpected, or the manifest itself was edited.
     """
-    manifest = read_sealed_json(folder / MANIFEST)
+    manifest = Manifest.read(folder)
     unpack(folder)
-    check_files(folder, manifest)
+    check_files(folder, manifest.files)
     return manifest
 
 
@@ -191,9 +181,9 @@ def refuse_quantized(folder: Path) -> None:
     Raises:
         CopraError: the weights are int8.
     """
-    manifest = read_json(Path(folder) / MANIFEST)
-    if (weights := manifest.get("quantized")) is not None:
-        made_of = manifest["node"].rsplit("+", 1)[0]
+    manifest = Manifest.read(folder)
+    if (weights := manifest.quantized) is not None:
+        made_of = manifest.node.rsplit("+", 1)[0]
         raise CopraError(
             f"{folder}: is quantized already, and {weights} weights can neither be trained, scored, pruned "
             f"nor quantized again. Take the checkpoint that it was made of, {made_of}, and quantize last."
@@ -204,21 +194,20 @@ def save_checkpoint(
     folder: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    manifest: dict[str, Any],
+    provenance: Provenance,
     extra: dict[str, str] | None = None,
     extra_modules: nn.ModuleDict | None = None,
     module_settings: dict[str, dict[str, Any]] | None = None,
 ) -> None:
     """Write a checkpoint in one rename: config, tokenizer, weights, manifest, and `extra` text files.
 
-    The weights are written in the type that the base's settings in the manifest name. `extra_modules` are written
-    to a separate file, so that the model alone loads without copra; `module_settings` are the settings that
+    The weights are written in the type that the base's settings in the manifest name. The extra modules are
+    written to a separate file, so that the model alone loads without copra; `module_settings` are those that
     they were created with.
 
-    The manifest is completed with the checksums of all files, sizes, shape and versions; it contains no times
-    and no paths, so equal runs write equal manifests.
+    The manifest is the provenance with the checksums of all files, sizes, shape and versions.
     """
-    if dtype := manifest.get("base", {}).get("dtype"):
+    if dtype := provenance.base.get("dtype"):
         model.to(getattr(torch, dtype))
     with replacing(folder) as temporary:
         with _quiet():
@@ -230,27 +219,26 @@ def save_checkpoint(
             temporary / EXTRA_MODULES_FILE, extra_modules, module_settings or {}, model.dtype
         )
         weights = temporary / WEIGHTS
-        if manifest.get("quantized") is not None:
+        if provenance.quantized is not None:
             sort_metadata(weights)
         files = checksums(temporary)
-        complete = {
-            **manifest,
-            FILES: files,
-            "extra_modules": described and {**described, "sha256": files[EXTRA_MODULES_FILE]},
-            "shape": shape_of(model.config.to_dict()).to_json(),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "weights": {
-                "sha256": files[WEIGHTS],
-                "bytes": weights.stat().st_size,
-                "dtype": str(model.dtype).removeprefix("torch."),
-            },
-            "versions": {
+        Manifest(
+            **{name: getattr(provenance, name) for name in Provenance.model_fields},
+            files=files,
+            extra_modules=described and ExtraModules(**described, sha256=files[EXTRA_MODULES_FILE]),
+            shape=shape_of(model.config.to_dict()),
+            parameters=sum(p.numel() for p in model.parameters()),
+            weights=Weights(
+                sha256=files[WEIGHTS],
+                bytes=weights.stat().st_size,
+                dtype=str(model.dtype).removeprefix("torch."),
+            ),
+            versions={
                 "copra": copra.__version__,
                 "torch": torch.__version__.split("+")[0],
                 "transformers": transformers.__version__,
             },
-        }
-        write_sealed_json(temporary / MANIFEST, complete)
+        ).write(temporary)
         pack(temporary)
 
 
@@ -260,49 +248,43 @@ def save_changed(
     parent: Checkpoint,
     node: str,
     step: dict[str, Any],
-    **more: Any,
+    **changes: Any,
 ) -> None:
     """Write the checkpoint that one step without training made of `parent`, with the same generation spec.
 
-    `step` is the step's entry in the lineage except its name, `more` are further entries of the manifest.
+    `step` is the step's entry in the lineage except its name, `changes` are other fields of the manifest.
     """
-    kept = ("base", "seed", "method", "decoding", "dense_shape", "typical_answer", "training_flops")
-    manifest = {
-        **{name: parent.manifest[name] for name in kept},
-        TRAINED_MARKERS: has_trained_markers(parent.manifest),
-        "node": node,
-        "lineage": [*parent.manifest["lineage"], {"step": node.rsplit("+", 1)[-1], **step}],
-        **more,
-    }
+    described = parent.manifest.extra_modules
     save_checkpoint(
         folder,
         model,
         parent.tokenizer,
-        manifest,
+        parent.manifest.after(node, step, trained_markers=parent.manifest.reads_markers, **changes),
         extra_modules=answering_modules(parent),
-        module_settings=(parent.manifest.get("extra_modules") or {}).get("settings"),
+        module_settings=described.settings if described else None,
     )
 
 
-def relabel_checkpoint(parent: Path, folder: Path, changes: dict[str, Any]) -> None:
-    """Copy a checkpoint with changes to its manifest, without the log of its training.
+def relabel_checkpoint(parent: Path, folder: Path, provenance: Provenance) -> None:
+    """Copy a checkpoint with another provenance, without the log of its training.
 
     Raises:
         CopraError: as `checked_manifest` does.
     """
-    manifest = checked_manifest(parent) | changes
-    manifest[FILES] = {name: sha256 for name, sha256 in manifest[FILES].items() if name != LOG}
+    manifest = checked_manifest(parent)
+    files = {name: sha256 for name, sha256 in manifest.files.items() if name != LOG}
+    changes = {name: getattr(provenance, name) for name in Provenance.model_fields}
     with replacing(folder) as temporary:
-        for name in manifest[FILES]:
+        for name in files:
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(parent / name, temporary / name)
-        write_sealed_json(temporary / MANIFEST, manifest)
+        manifest.model_copy(update={**changes, "files": files}).write(temporary)
         pack(temporary)
 
 
 def answering_modules(checkpoint: Checkpoint) -> nn.ModuleDict:
     """Return the extra modules that answering needs. Others may not fit a model after pruning."""
-    names = checkpoint.decoding.extra_modules if checkpoint.decoding else ()
+    names = checkpoint.manifest.answering_modules
     return nn.ModuleDict({name: checkpoint.extra_modules[name] for name in names})
 
 
@@ -316,7 +298,7 @@ def _save_extra_modules(
     return {
         "settings": {name: settings.get(name, {}) for name in extra_modules},
         "parameters": {
-            name: sum(p.numel() for p in part.parameters()) for name, part in extra_modules.items()
+            name: sum(p.numel() for p in each.parameters()) for name, each in extra_modules.items()
         },
         "bytes": file.stat().st_size,
     }

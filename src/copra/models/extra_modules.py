@@ -1,6 +1,7 @@
 """Extra modules that a reasoning method adds to a language model, by their names in manifests.
 
-A module is created for a model, `EXTRA_MODULES[name](model, **settings)`, with random weights or the model's own.
+A module is created for a model by `EXTRA_MODULES[name](model, **settings)`, with random weights or the
+model's own.
 """
 
 import copy

@@ -32,12 +32,12 @@ def before_blocks(model: PreTrainedModel, change: Callable[[int, Tensor], Tensor
             handle.remove()
 
 
-def taken(hidden: Tensor, columns: Tensor) -> Tensor:
+def gather_positions(hidden: Tensor, columns: Tensor) -> Tensor:
     """Return the hidden state of each row at its own column: [B, T, d] and [B] give [B, d]."""
     return hidden[torch.arange(len(hidden), device=hidden.device), columns]
 
 
-def put(hidden: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+def scatter_positions(hidden: Tensor, columns: Tensor, values: Tensor) -> Tensor:
     """Return `hidden` [B, T, d] with each row's state at its own column [B] replaced by `values` [B, d]."""
     here = torch.arange(hidden.shape[1], device=hidden.device) == columns[:, None]
     return torch.where(here[:, :, None], values[:, None].to(hidden.dtype), hidden)

@@ -6,14 +6,11 @@ edited, swapped, truncated, added or removed must not be loaded silently.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from copra.models.pack import LOG, PACK
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, file_sha256
 
-FILES = "files"
-"""The manifest key of the checksums, by path relative to the checkpoint's folder."""
 READ_IF_THERE = (".json", ".jinja", ".model", "merges.txt", "vocab.txt")
 """Name endings of files that transformers reads if they exist: configs, adapters, tokenizers."""
 
@@ -24,8 +21,8 @@ def checksums(folder: Path) -> dict[str, str]:
     return {name: file_sha256(folder / name) for name in sorted(found) if name not in (MANIFEST, PACK)}
 
 
-def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Check that a checkpoint has exactly the files that its manifest was written for.
+def check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Check that a checkpoint has exactly the files of its manifest, given by path with their checksums.
 
     The training's log may be missing, since no model needs it and object storage does not transfer it.
     Files that are not in the manifest are ignored, except those that transformers would read.
@@ -33,17 +30,12 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
         CopraError: a file is missing, changed or unexpected; names it and what to delete.
     """
-    again = f"Delete {folder} and run snakemake again."
-    if FILES not in manifest:
-        raise CopraError(
-            f"{folder / MANIFEST}: has no checksums, as in an older copra's checkpoints. {again}"
-        )
-    for name, sha256 in manifest[FILES].items():
+    for name, sha256 in files.items():
         if name != LOG or (folder / name).exists():
             check_file(folder, name, sha256)
     for file in sorted([*folder.glob("[!.]*"), *folder.glob("additional_chat_templates/*")]):
         name = file.relative_to(folder).as_posix()
-        if name.endswith(READ_IF_THERE) and name not in (MANIFEST, *manifest[FILES]):
+        if name.endswith(READ_IF_THERE) and name not in (MANIFEST, *files):
             raise CopraError(
                 f"{file}: no file of this checkpoint, but one that transformers reads. Delete it, or move it "
                 "elsewhere, then run again."

@@ -304,7 +304,7 @@ def _stage(node: Node) -> Stage:
 
 
 def _part(name: str, settings: Mapping, size: Size) -> float:
-    """Return the approximate number of weights of a part that a method adds, see `copra.models.extra_modules`."""
+    """Return the approximate number of weights of an extra module, see `copra.models.extra_modules`."""
     d, layers = size.shape.hidden, len(size.shape.layers)
     inside = size.parameters - size.outside
     told_by = settings.get("layers", 0)

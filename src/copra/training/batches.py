@@ -17,18 +17,18 @@ def epoch_batches(samples: Sequence[Sample], batch_size: int, seed: int, epoch: 
 
     Every sample occurs once; only the last batch of the epoch may be smaller.
     """
-    draw = Random(f"batches {seed} {epoch}")
+    rng = Random(f"batches {seed} {epoch}")
     order = list(range(len(samples)))
-    draw.shuffle(order)
+    rng.shuffle(order)
     batches = []
     for first in range(0, len(order), POOL * batch_size):
         pool = sorted(order[first : first + POOL * batch_size], key=lambda i: len(samples[i].tokens))
         batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
-    draw.shuffle(batches)
+    rng.shuffle(batches)
     return [[samples[i] for i in batch] for batch in batches]
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """Samples for one forward pass. Without `counts` they are filler, for a pass that all processes must run.
 
     `latents` is the largest number of latents that any process has in this pass; all run that many latent
@@ -42,7 +42,7 @@ class Part(NamedTuple):
 
 def micro_batches(
     batch: Sequence[Sample], size: int | None, tokens: int | None = None, multiple: int = 1
-) -> Iterator[Part]:
+) -> Iterator[MicroBatch]:
     """Yield this process's share of a batch in micro-batches that fit the memory.
 
     A micro-batch has at most `size` rows and at most `tokens` padded tokens (rows times width), but at least
@@ -57,7 +57,7 @@ def micro_batches(
             last = first + count * _rows_within(batch[first:last], tokens, count, multiple)
         together = batch[first:last]
         own = processes.shard(together)
-        yield Part(own or batch[:1], bool(own), max(sample.n_latents for sample in together))
+        yield MicroBatch(own or batch[:1], bool(own), max(sample.n_latents for sample in together))
         first = last
 
 

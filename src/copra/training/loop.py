@@ -38,12 +38,12 @@ from copra.training.sharding import gather_full, shard
 from copra.training.speed import Speed
 from copra.training.state import full_state_dict, load_state, load_tensors, save_state
 from copra.training.step import (
-    Objective,
+    LossModule,
     Taken,
     accumulate,
     cross_entropy_limit,
+    evaluate_loss,
     is_broken,
-    look,
     seed_step,
     skip_if,
 )
@@ -101,8 +101,8 @@ class Trainer:
             if self.sharding and processes.world_size() > 1:
                 return self._train_sharded(reasoner, accelerator)
             with adapted(reasoner, self.training.lora, self.stage.frozen(), self.markers) as parameters:
-                objective = accelerator.prepare_model(Objective(reasoner, self.stage))
-                return self._train(reasoner, objective, parameters, accelerator)
+                loss_module = accelerator.prepare_model(LossModule(reasoner, self.stage))
+                return self._train(reasoner, loss_module, parameters, accelerator)
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -129,23 +129,23 @@ class Trainer:
         model, extra_modules = copy.deepcopy((reasoner.model, reasoner.extra_modules))
         sharded = ReasoningModel(model, extra_modules, reasoner.teacher)
         with adapted(sharded, None, self.stage.frozen(), self.markers):
-            objective = accelerator.prepare_model(Objective(sharded, self.stage), evaluation_mode=True)
-            shard(objective, model)
+            loss_module = accelerator.prepare_model(LossModule(sharded, self.stage), evaluation_mode=True)
+            shard(loss_module, model)
             parameters = [{"params": [p for p in sharded.parameters() if p.requires_grad]}]
-            record = self._train(sharded, objective, parameters, accelerator)
+            record = self._train(sharded, loss_module, parameters, accelerator)
         load_tensors(reasoner, full_state_dict(sharded))
         return record
 
     def _train(
         self,
         reasoner: ReasoningModel,
-        objective: nn.Module,
+        loss_module: nn.Module,
         parameters: list[dict[str, Any]],
         accelerator: Accelerator,
     ) -> dict[str, Any]:
         """Train `parameters`, given as optimizer groups, and return the record for the manifest.
 
-        `objective` is the reasoner's loss, wrapped for all processes.
+        `loss_module` is the reasoner's loss, wrapped for all processes.
         """
         optimizer = torch.optim.AdamW(
             parameters,
@@ -173,7 +173,7 @@ class Trainer:
         layers = self.stage.extra_modules().get("step_decoder", {}).get("layers", 0)
         speed = Speed(reasoner, layers, self._used_precision, processes.world_size(), self.training.lora_rank)
         speed.start(self.progress)
-        looks = {
+        validations = {
             math.ceil(total * (i + 1) / self.training.num_validations)
             for i in range(self.training.num_validations)
         }
@@ -185,7 +185,7 @@ class Trainer:
             for step, batch, restarts in self._batches(samples, done, total):
                 if restarts:
                     optimizer.state.clear()
-                taken, broken = self._optimize(objective, optimizer, accelerator, broken, batch, step)
+                taken, broken = self._optimize(loss_module, optimizer, accelerator, broken, batch, step)
                 rate = scheduler.get_last_lr()[0]
                 scheduler.step()
                 # The numbers of the previous step have arrived by now, so reading them does not stall a GPU.
@@ -193,11 +193,11 @@ class Trainer:
                     self._write(log, self._line(*before), speed, bar)
                 before = taken, rate
                 saving = step < total and any(processes.all_gather(self.saves.due(step)))
-                if step in looks or saving or step == total:
+                if step in validations or saving or step == total:
                     line = self._line(*before)
                     before = None
-                    if step in looks:
-                        line |= self._validate(objective, reasoner, validation, step, total)
+                    if step in validations:
+                        line |= self._validate(loss_module, reasoner, validation, step, total)
                     self._write(log, line, speed, bar)
                 bar.update()
                 if saving:
@@ -259,8 +259,8 @@ class Trainer:
 
     def samples(self, epoch: int) -> tuple[list[Sample], int]:
         """Return the samples of an epoch that fit in `max_tokens`, and the number of those that do not."""
-        draw = Random(f"layouts {self.seed} {epoch}")
-        samples = [self.stage.lay_out(row, self.markers, draw) for row in self.rows]
+        rng = Random(f"layouts {self.seed} {epoch}")
+        samples = [self.stage.lay_out(row, self.markers, rng) for row in self.rows]
         fitting = self._fitting(samples, "train")
         return fitting, len(samples) - len(fitting)
 
@@ -302,8 +302,8 @@ class Trainer:
                 restarts = False
                 # A resumed training also needs the batch before its first step, for `chain_was_left`.
                 if self.stage.is_scheduled:
-                    stage, draw = self.stage.at_step(step, total), Random(f"layouts {self.seed} step {step}")
-                    batch = [stage.lay_out(rows[sample.id], self.markers, draw) for sample in batch]
+                    stage, rng = self.stage.at_step(step, total), Random(f"layouts {self.seed} step {step}")
+                    batch = [stage.lay_out(rows[sample.id], self.markers, rng) for sample in batch]
                     restarts = stage != before and chain_was_left
                     before = stage
                     chain_was_left = any(stage.has_chain(rows[sample.id], sample) for sample in batch)
@@ -388,7 +388,7 @@ class Trainer:
 
     def _optimize(
         self,
-        objective: nn.Module,
+        loss_module: nn.Module,
         optimizer: torch.optim.Optimizer,
         accelerator: Accelerator,
         broken: Tensor,
@@ -401,10 +401,10 @@ class Trainer:
         (`broken`), changes no weight. Several processes read the step together before they take it. Return
         the step and the new `broken`.
         """
-        objective.train(self.stage.dropout)
+        loss_module.train(self.stage.dropout)
         seed_step(self.seed, step)
         loss, means = accumulate(
-            objective,
+            loss_module,
             accelerator,
             batch,
             weights=self.stage.loss_weights(),
@@ -413,7 +413,7 @@ class Trainer:
             size=self.training.micro_batch_size,
             tokens=self.training.micro_batch_tokens,
         )
-        norm = gather_full(accelerator.clip_grad_norm_(objective.parameters(), self.training.max_grad_norm))
+        norm = gather_full(accelerator.clip_grad_norm_(loss_module.parameters(), self.training.max_grad_norm))
         limit = cross_entropy_limit(self.model.get_output_embeddings().out_features)
         if processes.world_size() == 1:
             broken = torch.maximum(broken, is_broken(loss, norm, means, limit))
@@ -427,12 +427,17 @@ class Trainer:
         return taken, broken
 
     def _validate(
-        self, objective: nn.Module, reasoner: ReasoningModel, samples: Sequence[Sample], step: int, total: int
+        self,
+        loss_module: nn.Module,
+        reasoner: ReasoningModel,
+        samples: Sequence[Sample],
+        step: int,
+        total: int,
     ) -> dict[str, float]:
         """Return losses (and accuracy, if it selects) on the validation split, and save the best weights."""
         size = self.training.micro_batch_size or math.ceil(self.training.batch_size / processes.world_size())
         tokens = self.training.micro_batch_tokens
-        values = look(objective, samples, pad=self.pad, size=size, tokens=tokens)
+        values = evaluate_loss(loss_module, samples, pad=self.pad, size=size, tokens=tokens)
         weights = self.stage.loss_weights()
         loss = sum(weight * values[name] for name, weight in weights.items())
         if not math.isfinite(loss):

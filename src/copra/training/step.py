@@ -13,7 +13,8 @@ from torch import nn
 
 from copra.data.batch import Batch, collate, width_multiple
 from copra.data.sequences import Sample
-from copra.methods.losses import LossTerms, weighted
+from copra.methods.loss_functions import weighted
+from copra.methods.losses import LossValues
 from copra.methods.method import Stage
 from copra.methods.reasoning_model import ReasoningModel
 from copra.training.batches import micro_batches
@@ -23,7 +24,7 @@ from copra.utils import processes
 from copra.utils.errors import CopraError
 
 
-class Objective(nn.Module):
+class LossModule(nn.Module):
     """A reasoning model with its stage's loss as one module, so that DDP and FSDP wrap every forward pass."""
 
     def __init__(self, reasoner: ReasoningModel, stage: Stage):
@@ -31,7 +32,7 @@ class Objective(nn.Module):
         self.reasoner = reasoner
         self.stage = stage
 
-    def forward(self, batch: Batch) -> LossTerms:
+    def forward(self, batch: Batch) -> LossValues:
         return self.stage.loss(self.reasoner, batch)
 
 
@@ -41,7 +42,7 @@ def seed_step(seed: int, step: int) -> None:
 
 
 def accumulate(
-    objective: nn.Module,
+    loss_module: nn.Module,
     accelerator: Accelerator,
     batch: Sequence[Sample],
     *,
@@ -60,8 +61,8 @@ def accumulate(
     multiple = width_multiple(accelerator.device)
     parts = list(micro_batches(batch, size, tokens, multiple))
     for number, (samples, counted, latents) in enumerate(parts, 1):
-        with contextlib.nullcontext() if number == len(parts) else _alone(objective, accelerator):
-            terms = objective(collate(samples, pad, latents, multiple).to(accelerator.device))
+        with contextlib.nullcontext() if number == len(parts) else _alone(loss_module, accelerator):
+            terms = loss_module(collate(samples, pad, latents, multiple).to(accelerator.device))
             loss = weighted(terms, weights, counts) * counted
             # DDP and FSDP average gradients over processes, but the loss is a sum.
             accelerator.backward(loss * processes.world_size())
@@ -71,26 +72,26 @@ def accumulate(
     return total, means
 
 
-def _alone(objective: nn.Module, accelerator: Accelerator) -> contextlib.AbstractContextManager:
+def _alone(loss_module: nn.Module, accelerator: Accelerator) -> contextlib.AbstractContextManager:
     """Return a context without gradient synchronization; if sharded, one that changes nothing.
 
     Without synchronization a sharded module would have to hold all gradients in each process.
     """
-    return contextlib.nullcontext() if is_sharded(objective) else accelerator.no_sync(objective)
+    return contextlib.nullcontext() if is_sharded(loss_module) else accelerator.no_sync(loss_module)
 
 
 @torch.no_grad()
-def look(
-    objective: nn.Module, samples: Sequence[Sample], *, pad: int, size: int, tokens: int | None = None
+def evaluate_loss(
+    loss_module: nn.Module, samples: Sequence[Sample], *, pad: int, size: int, tokens: int | None = None
 ) -> dict[str, float]:
     """Return the mean of each loss term over the samples, which the processes share in micro-batches."""
-    objective.eval()
+    loss_module.eval()
     means = Means()
-    device = next(objective.parameters()).device
+    device = next(loss_module.parameters()).device
     ordered = sorted(samples, key=lambda one: len(one.tokens))
     multiple = width_multiple(device)
     for part, counted, latents in micro_batches(ordered, size, tokens, multiple):
-        terms = objective(collate(part, pad, latents, multiple).to(device))
+        terms = loss_module(collate(part, pad, latents, multiple).to(device))
         if counted:
             means.add(terms)
     return means.values()

@@ -195,8 +195,8 @@ def test_a_model_that_cannot_answer_has_no_accuracy(llama, rows, tmp_path):
 
 def test_a_thought_emulator_needs_all_layers(llama, rows, tmp_path):
     decoding = llama.manifest["decoding"] | {"emulated": True}
-    parts = torch.nn.ModuleDict({name: torch.nn.Identity() for name in ("mind_reader", "emulator")})
-    emulated = replace(changed_manifest(llama, decoding=decoding), extra_modules=parts)
+    extra_modules = torch.nn.ModuleDict({name: torch.nn.Identity() for name in ("mind_reader", "emulator")})
+    emulated = replace(changed_manifest(llama, decoding=decoding), extra_modules=extra_modules)
     found = Ablation(emulated, tmp_path, questions=Questions(rows[:2]))
     with pytest.raises(CopraError, match=r"^accuracy: .*thought emulator .* no layer can be left out"):
         found.answers(cut_of(llama, [("layers", 0, 0)]))

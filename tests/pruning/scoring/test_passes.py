@@ -124,8 +124,8 @@ def test_latents_change_the_scores(model, with_latents):
 
 
 def test_the_model_stays_as_it_was(model, calibration):
-    parts = torch.nn.ModuleDict({"projection": Projection(model).double()})
-    both = torch.nn.ModuleDict({"model": model, "parts": parts}).train()
+    extra_modules = torch.nn.ModuleDict({"projection": Projection(model).double()})
+    both = torch.nn.ModuleDict({"model": model, "extra_modules": extra_modules}).train()
     eval_part = next(m for name, m in model.named_modules() if name.endswith("mlp")).eval()
     frozen, kept = list(model.parameters())[3:5]
     frozen.requires_grad_(False)
@@ -135,7 +135,7 @@ def test_the_model_stays_as_it_was(model, calibration):
     logits = []
     hook = model.lm_head.register_forward_hook(lambda _, args, output: logits.append(output.shape))
     with torch.no_grad():
-        pass_scores(model, parts, calibration.batches(5), decoding)
+        pass_scores(model, extra_modules, calibration.batches(5), decoding)
     hook.remove()
     supervised = sum(label != -100 for sample in calibration.samples for label in sample.labels)
     assert logits == [(supervised, 30)], "logits are computed at supervised positions only"
@@ -151,14 +151,14 @@ def test_the_model_stays_as_it_was(model, calibration):
 
 def test_projected_latents_go_through_their_projection(model, with_latents):
     torch.manual_seed(1)
-    parts = torch.nn.ModuleDict({"projection": Projection(model).double()})
+    extra_modules = torch.nn.ModuleDict({"projection": Projection(model).double()})
     decoding = replace(with_latents.decoding, latent_input="projected")
-    rows = pass_scores(model, parts, with_latents.batches(5), decoding)
+    rows = pass_scores(model, extra_modules, with_latents.batches(5), decoding)
     model.eval()
     expected = {}
     for sample in with_latents.samples:
         masks = {"head": [mask.requires_grad_() for mask in ones(model, sample)["head"]]}
-        value = loss(model, sample, decoding, masks, feed=parts["projection"])
+        value = loss(model, sample, decoding, masks, feed=extra_modules["projection"])
         for layer, slopes in enumerate(torch.autograd.grad(value, masks["head"])):
             for head, slope in enumerate(slopes.sum(0).tolist()):
                 expected[layer, head] = expected.get((layer, head), 0) + abs(slope) / 5

@@ -17,7 +17,7 @@ def example_losses(
 ) -> Tensor:
     """Return the mean cross-entropy over each example's own supervised positions, [B], at least in float32.
 
-    Latents are computed as in the node's own `decoding`, with its `extra_modules`; a batch without latents needs
+    Latents are computed as in the node's `decoding`, with its extra modules; a batch without latents needs
     neither. Logits are computed at supervised positions only.
 
     Raises:

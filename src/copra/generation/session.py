@@ -1,6 +1,7 @@
 """Decode one batch: its cache, its mask, its latents, and one token at a time."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -12,6 +13,7 @@ from copra.data.sequences import GenerationSpec
 from copra.generation.cache import growing_cache, start_with, widened
 from copra.generation.compiled import Compiled
 from copra.methods.hidden_states import latent_feed
+from copra.methods.rollout import Span, rollout, spans
 from copra.models.attention import shortest_window
 from copra.models.hooks import before_blocks, scatter_positions
 from copra.models.logits import read_logits
@@ -25,15 +27,16 @@ def read_prefix(model: PreTrainedModel, prefix: Sequence[int]) -> DynamicCache:
     return cache
 
 
-class Run:
+class DecodingSession:
     """The decoding state of a batch of prompts, padded on the left.
 
-    `prefix_ids` are appended to the prompts, and if latents need no loop also the latents and `suffix_ids`.
-    `shared` is the cache of a common prefix of the prompts. With `compiled`, passes over one position are
-    compiled; its batch size is the number of prompts.
+    `prefix_ids`, the latents' token and `suffix_ids` are appended to the prompts. `shared` is the cache of a
+    common prefix of the prompts. With `compiled`, passes over one position are compiled; its batch size is
+    the number of prompts.
 
     `stop` is the number of columns read, `padding` [B] the number of padding columns, which come first (after
-    the prefix), and `mask` [B, N] is false there; its columns from `stop` on are unused.
+    the prefix), and `mask` [B, N] is false there; its columns from `stop` on are unused. `latent_states`
+    [B, n, d] are the hidden states that the recurrent latents were last made from, None before `prefill`.
     """
 
     def __init__(
@@ -42,20 +45,19 @@ class Run:
         prompts: Sequence[Sequence[int]],
         decoding: GenerationSpec | None,
         pad: int,
-        parts: nn.ModuleDict | None = None,
+        extra_modules: nn.ModuleDict | None = None,
         shared: Cache | None = None,
         compiled: Compiled | None = None,
     ):
         self.model = model
         self.embed = model.get_input_embeddings()
         self.decoding = decoding
-        self.extra_modules = nn.ModuleDict() if parts is None else parts
+        self.extra_modules = nn.ModuleDict() if extra_modules is None else extra_modules
         self.compiled = compiled
         tail: list[int] = []
         if decoding is not None:
-            tail = list(decoding.prefix_ids)
-            if not decoding.has_recurrent_latents:
-                tail += [decoding.latent_token] * decoding.latents + list(decoding.suffix_ids)
+            latents = [decoding.latent_token] * decoding.latents
+            tail = [*decoding.prefix_ids, *latents, *decoding.suffix_ids]
         rows = [torch.tensor([*prompt, *tail], dtype=torch.long) for prompt in prompts]
         prompt = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")
         width = prompt.shape[1]
@@ -67,52 +69,44 @@ class Run:
         if decoding is not None and decoding.jacobi_iterations and compiled is None:
             # A sliding-window layer drops positions before its window; each iteration removes positions.
             self.cache.activate_past_recording()
+        self.latent_states: Tensor | None = None
         self.stop = 0
         if shared is not None:
             self.stop = shared.get_seq_length()
             start_with(self.cache, shared, len(rows))
         mask = torch.cat([mask.new_ones(len(rows), self.stop), mask], dim=1)
         length = mask.shape[1] if compiled is None else compiled.length
-        after = torch.tensor(() if decoding is None else decoding.suffix_ids, dtype=torch.long)
         # Later copies to the device would wait for the work in its queue.
-        self.prompt, self.padding, self.mask, self.after = (
-            each.to(model.device, non_blocking=True)
-            for each in (prompt, padding, widened(mask, length), after)
+        self.prompt, self.padding, self.mask = (
+            each.to(model.device, non_blocking=True) for each in (prompt, padding, widened(mask, length))
         )
 
     def prefill(self) -> Tensor:
         """Read the prompt, run the latents, and return logits [B, V] of the first generated token."""
-        decoding = self.decoding
-        if decoding is not None and decoding.has_recurrent_latents:
-            return self.conclude(self.think())
-        prompt = self.embed(self.prompt)
-        if decoding is not None and decoding.emulated:
-            return self._prefill_emulated(prompt)
-        return self._logits(self._body(prompt))
+        embeddings = self.embed(self.prompt)
+        if self.decoding is None or not self.decoding.has_recurrent_latents:
+            with self._emulation():
+                return self._logits(self._read(embeddings))
+        first, n = self.stop, self.decoding.latents
+        stop, iterations = first + embeddings.shape[1], self.decoding.jacobi_iterations
+        made_from: list[Tensor] = []
 
-    def think(self) -> Tensor:
-        """Read the prompt, run the latents, and return the hidden states [B, n, d] that they are made from.
+        def read(span: Span, before: list[Tensor]) -> Tensor:
+            inputs = embeddings[:, span.start - first : span.stop - first]
+            if span.latents:
+                made_from.append(torch.cat(before, dim=1))
+                inputs = torch.cat([self._feed(made_from[-1]), inputs[:, span.latents :]], dim=1)
+            self._forget(self.stop - span.start)
+            return self._read(inputs)
 
-        Only for a decoding with recurrent latents.
-        """
-        prompt = self.embed(self.prompt)
-        if self.decoding.jacobi_iterations:
-            return self._iterate(prompt)
-        states = [self._body(prompt)[:, -1:]]
-        for _ in range(self.decoding.latents - 1):
-            states.append(self._body(self._feed(states[-1])))
-        return torch.cat(states, dim=1)
-
-    def conclude(self, states: Tensor) -> Tensor:
-        """Feed the remaining latents made from `states` [B, n, d] and the suffix, and return logits [B, V] of
-        the first generated token."""
-        latents = self._feed(states if self.decoding.jacobi_iterations else states[:, -1:])
-        after = self.embed(self.after).expand(len(latents), -1, -1)
-        return self._logits(self._body(torch.cat([latents, after], dim=1)))
+        passes = spans(first, stop - len(self.decoding.suffix_ids) - n, n, stop, iterations)
+        _, hidden = rollout(passes, read)[-1]
+        self.latent_states = torch.cat(made_from[-1:] if iterations else made_from, dim=1)
+        return self._logits(hidden)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Feed one generated token per row, [B], and return the logits [B, V] of the next one."""
-        return self._logits(self._body(self.embed(tokens[:, None])))
+        return self._logits(self._read(self.embed(tokens[:, None])))
 
     def keep(self, rows: Tensor) -> None:
         """Keep only these rows in the batch. Not for compiled models."""
@@ -121,28 +115,19 @@ class Run:
         self.padding = self.padding[rows]
         self.paddings = [self.paddings[row] for row in rows.tolist()]
 
-    def _iterate(self, prompt: Tensor) -> Tensor:
-        """Return the states [B, n, d] before the last Jacobi iteration's pass (2506.18582, section 3.2)."""
-        n = self.decoding.latents
-        tokens = torch.full((len(prompt), n), self.decoding.latent_token, device=prompt.device)
-        hidden = self._body(torch.cat([prompt, self.embed(tokens)], dim=1))
-        before, latents = hidden[:, -n - 1 : -n], hidden[:, -n:]
-        for iteration in range(self.decoding.jacobi_iterations):
-            self._forget(n)
-            states = torch.cat([before, latents[:, :-1]], dim=1)
-            if iteration < self.decoding.jacobi_iterations - 1:
-                latents = self._body(self._feed(states))
-        return states
-
     @cached_property
     def _feed(self) -> Callable[[Tensor], Tensor]:
         """The function from hidden states to latent inputs, cached as creating it may read all embeddings."""
         projection = self.extra_modules["projection"] if "projection" in self.extra_modules else None  # noqa: SIM401
         return latent_feed(self.model, self.decoding.latent_input, projection)
 
-    def _prefill_emulated(self, prompt: Tensor) -> Tensor:
-        """Return logits [B, V] of the student, which reads the prompt with the emulator's states."""
-        width = prompt.shape[1]
+    @contextlib.contextmanager
+    def _emulation(self) -> Iterator[None]:
+        """Within this context the model reads the prompt with the states of its emulator, if it has one."""
+        if self.decoding is None or not self.decoding.emulated:
+            yield
+            return
+        width = self.prompt.shape[1]
         columns = torch.full_like(self.padding, width - 1)
         mask = self.mask[:, self.stop : self.stop + width].long()
         states = self.extra_modules["emulator"](self.prompt, mask, self._positions(0, width), columns)
@@ -150,9 +135,9 @@ class Run:
         with before_blocks(
             self.model, lambda index, hidden: scatter_positions(hidden, columns, states[index])
         ):
-            return self._logits(self._body(prompt))
+            yield
 
-    def _body(self, inputs: Tensor) -> Tensor:
+    def _read(self, inputs: Tensor) -> Tensor:
         """Return final-norm hidden states [B, T, d] of one cached pass over the next columns' embeddings."""
         start, self.stop = self.stop, self.stop + inputs.shape[1]
         inputs, positions = inputs.to(self.embed.weight.dtype), self._positions(start, self.stop)
@@ -191,8 +176,9 @@ class Run:
 
     def _forget(self, n: int) -> None:
         """Remove the last n positions from the cache."""
-        self.cache.crop(-n)
-        self.stop -= n
+        if n:
+            self.cache.crop(-n)
+            self.stop -= n
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Return logits [B, V] at the last position of hidden states [B, T, d]."""
