@@ -6,7 +6,7 @@ READY := .venv/ready
 INSTALL := $(BIN)/pip install --quiet --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup slurm kubernetes demo report test lint format lock clean
+.PHONY: help setup slurm kubernetes demo report check test lint format lock clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,8 +37,14 @@ demo: $(READY) ## Run the default experiment (config.yaml) to its tables and fig
 report: $(READY) ## Gather tables and figures in results/default/report.html, after the demo
 	$(BIN)/snakemake --report results/default/report.html
 
+# A file's tests share what they make, so that a file goes to one process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
+
+check: $(READY) lint ## Check style, then run the fast tests
+	$(PYTEST) -m "not slow and not workflow and not slurm and not kubernetes and not real"
+
 test: $(READY) lint ## Check style, then run all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 lint: $(READY) ## Check style and the workflow
 	$(BIN)/ruff check .

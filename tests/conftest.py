@@ -6,8 +6,11 @@ Heavy modules are imported inside the fixtures, so that tests without torch stay
 import os
 import random
 import types
+from pathlib import Path
 
 import pytest
+
+from helpers.kinds import KINDS
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests compute on the CPU, whatever the machine has. With COPRA_TEST_DEVICE=cuda checkpoints are loaded onto
@@ -17,9 +20,9 @@ if os.environ.get("COPRA_TEST_DEVICE", "cpu") == "cuda":
 else:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-KINDS = ("llama", "gpt2", "copra_llama", "copra_gpt2")
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-LONGEST = {"workflow", "slurm", "kubernetes", "real"}
+# Folders whose tests have a mark of the same name.
+MARKED = {"workflow", "slurm", "kubernetes", "real"}
 OVERRIDES = [
     {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 24},
     {"num_attention_heads": 6, "num_key_value_heads": 3},
@@ -28,9 +31,20 @@ OVERRIDES = [
 GPT2_OVERRIDES = [{"n_head": 2, "n_inner": 24}, {"n_head": 3}, {}]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The long tests first, so that at the end no process waits for another."""
-    items.sort(key=lambda item: LONGEST.isdisjoint(item.path.parts))
+    """Marks by folder, GPU tests skipped where there is none, and the long tests first, so that at the end no
+    process waits for another."""
+    for item in items:
+        if (folder := _folder(item)) in MARKED:
+            item.add_marker(folder)
+        if item.get_closest_marker("gpu") and not os.environ["CUDA_VISIBLE_DEVICES"]:
+            item.add_marker(pytest.mark.skip(reason="needs COPRA_TEST_DEVICE=cuda"))
+    items.sort(key=lambda item: _folder(item) not in MARKED)
+
+
+def _folder(item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
 
 
 @pytest.fixture

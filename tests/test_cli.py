@@ -65,13 +65,6 @@ def test_every_verb_explains_its_options(capsys, verb):
     assert f"usage: copra {verb}" in capsys.readouterr().out
 
 
-def test_a_missing_option_exits_with_2(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["data", "--settings", "{}"])
-    assert caught.value.code == 2
-    assert "--output" in capsys.readouterr().err
-
-
 def test_the_installed_command_ends_with_the_status():
     command = [sys.executable, "-m", "copra.cli"]
     assert subprocess.run([*command, "trian"], capture_output=True).returncode == 2

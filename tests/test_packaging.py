@@ -11,10 +11,11 @@ from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
-from copied_code import ROOT, copy_code
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from helpers.copied_code import ROOT, copy_code
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = sorted(ROOT.glob("requirements*.lock"))
@@ -79,6 +80,7 @@ def test_upper_bounds_are_the_first_versions_that_the_tests_have_not_seen(name):
     assert f"{seen.major}.{seen.minor + 1}" not in specifier
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_the_whole_package_and_its_command(tmp_path):
     # A build writes beside the sources.
     code = copy_code(tmp_path / "code")

@@ -12,23 +12,11 @@ import yaml
 from copra.cli import main
 from copra.utils import heartbeat as watch
 from copra.utils.locking import hold
+from helpers.tiny import DROP, tiny_config
 
-CONFIG = {
-    "name": "tiny",
-    "task": "sums",
-    "tasks": {"sums": {"kind": "word_sums"}},
-    "base": "llama",
-    "bases": {
-        "llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "intermediate_size": 32}}
-    },
-    "steps": {
-        "cot": {"kind": "cot", "training": {"steps": 8}},
-        "lean": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
-    },
-    "recipes": [["cot"], ["cot", "lean"]],
-    "importance": {"objective": "cot"},
-    "latency": None,
-}
+CONFIG = tiny_config(
+    name="tiny", steps__lean=DROP, recipes=[["cot"], ["cot", "lean"]], importance={"objective": "cot"}
+)
 NEEDED = (
     "data/sums/train.parquet",
     "models/llama@0/copra.json",

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from copra.cli import main
+from helpers.tiny import DROP, SIZES
 
-SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 16, "max_position_embeddings": 256}
 TRAINING = {
     "steps": 2,
     "batch_size": 8,
@@ -23,7 +23,6 @@ TRAINING = {
 }
 STAGE = {"layouts": [{"skip": 0, "latents": 0}]}
 SCORES = {"scoring": "passes", "objective": "cot", "importance": {"rows": 8}}
-PLAN = {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}}
 ROW = {"recipe": "base+cot+layers-1", "pruning": "layers-1", "parent_node": "cot", "node": "pruned"}
 EVALUATION = {"task": "sums", "max_new_tokens": 4, "batch_size": 4}
 CURVES = {"kind": "training_curves", "nodes": ["cot"]}
@@ -46,7 +45,7 @@ VERBS = {
         {"output": "scores/cot.parquet", "model": "models/cot", "data": "data", "state": "state"},
     ),
     "choose": (
-        {"prune": PLAN},
+        {"prune": DROP},
         {"output": "plans/pruned.json", "parent": "models/cot", "scores": "scores/cot.parquet"},
     ),
     "prune": (
@@ -256,6 +255,7 @@ def fill(folder: Path) -> Path:
             return filler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_full_disk_is_named_and_the_job_runs_when_there_is_space_again(disk, capsys, name):
     before = files(disk)
@@ -267,6 +267,7 @@ def test_a_full_disk_is_named_and_the_job_runs_when_there_is_space_again(disk, c
     assert files(disk) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_disk_that_cannot_be_written_is_named(disk, capsys, name):
     before = files(disk)

@@ -210,6 +210,7 @@ def test_what_cannot_be_answered_leaves_no_state(place):
     assert states(place) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_the_cpu")
 def test_two_processes_answer_as_one(place, batches):
     """They go on, too, where one was: of three batches the first is done, and each has one of the others."""
@@ -232,6 +233,7 @@ def test_two_processes_answer_as_one(place, batches):
     assert read_parquet(place / "together" / "predictions.parquet")["generated"].nunique() > 4
 
 
+@pytest.mark.slow
 def test_compiled_answers_equal_plain_ones(place, monkeypatch):
     counter, made = CompileCounter(), compiled.Compiled.__init__
     monkeypatch.setattr(compiled.Compiled, "__init__", lambda *given: made(*given, backend=counter))

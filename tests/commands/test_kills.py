@@ -19,6 +19,9 @@ import pytest
 from tqdm import tqdm
 
 from copra.cli import main
+from helpers.tiny import DROP, SIZES
+
+pytestmark = pytest.mark.slow
 
 FORKS = multiprocessing.get_context("forkserver")
 HEAVY = ("pyarrow.parquet", "scipy.stats", "copra.training.loop", "copra.models.bases")
@@ -26,12 +29,10 @@ FORKS.set_forkserver_preload([*HEAVY, "copra.pruning.scoring.ablation"])
 DELICATE = ("replace", "fsync", "unlink", "rmdir")
 SECONDS = 120
 
-SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 16, "max_position_embeddings": 256}
 BASE, COT, PRUNED = "models/llama@0", "models/llama@0+cot", "models/llama@0+cot+layers-1"
 PAUSE = "models/llama@0+cot+pause"
 TRAINING = {"steps": 3, "batch_size": 8, "learning_rate": 3.0e-3, "num_validations": 1}
 SCORES = {"importance": {"rows": 8, "validation_rows": 4, "greedy_removals": 1}, "objective": "cot"}
-PLAN = {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}}
 CURVE = {"model": "llama+cot", "unit": "layers", "metrics": ["cosine", "deepest"]}
 CURVE |= {"remove": [1], "objectives": ["cot"]}
 ANSWERS = {"max_new_tokens": 4, "batch_size": 4}
@@ -77,7 +78,7 @@ VERBS = {
         "output": "scores/cot/layers.greedy_loss.parquet",
     },
     "choose": {
-        "settings": {"prune": PLAN},
+        "settings": {"prune": DROP},
         "parent": COT,
         "scores": "scores/cot/passes.parquet",
         "output": "plans/layers-1.json",

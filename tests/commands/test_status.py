@@ -10,22 +10,10 @@ import yaml
 
 from copra.cli import main
 from copra.utils import heartbeat as watch
+from helpers.tiny import TRAINING, tiny_config
 
-TRAINING = {"steps": 8}
-CONFIG = {
-    "task": "sums",
-    "tasks": {"sums": {"kind": "word_sums"}},
-    "base": "llama",
-    "bases": {
-        "llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "intermediate_size": 32}}
-    },
-    "steps": {
-        "cot": {"kind": "cot", "training": TRAINING},
-        "no-cot": {"kind": "no_cot", "training": TRAINING},
-    },
-    "recipes": [["cot"], ["no-cot"]],
-    "latency": None,
-}
+NO_COT = {"kind": "no_cot", "training": TRAINING}
+CONFIG = tiny_config(**{"steps__no-cot": NO_COT}, recipes=[["cot"], ["no-cot"]])
 GONE = 2**22 + 1
 
 

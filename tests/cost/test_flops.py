@@ -1,7 +1,5 @@
 """The FLOPs formula against PyTorch's own counter, on the meta device and to the last FLOP."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,23 +18,12 @@ from copra.models.shape import shape_of
 from copra.pruning.cut import KeptUnits
 from copra.pruning.surgery import cut_model
 from copra.schema.shape import LayerShape, ModelShape
+from helpers.decodings import DECODINGS
 
-HIDDEN = GenerationSpec(prefix_ids=(47,), latents=3, thought="hidden", latent_token=48, suffix_ids=(49,))
-DECODINGS = {
-    "none": None,
-    "hidden": HIDDEN,
-    "one hidden": GenerationSpec((47,), 1, "hidden", 48, (49,)),
-    "bare hidden": GenerationSpec((), 2, "hidden", 48, ()),
-    "embedding": GenerationSpec((47,), 3, "embedding", 48, (49,)),
-    "zero latents": GenerationSpec((47,), 0, "hidden", 48, (49,)),
-    "projected": GenerationSpec((47,), 3, "hidden", 48, (49,), "projected"),
-    "jacobi 1": replace(HIDDEN, iterations=1),
-    "jacobi 2": replace(HIDDEN, iterations=2),
-    "jacobi 3": replace(HIDDEN, iterations=3),
-    "jacobi projected": GenerationSpec((47,), 4, "hidden", 48, (49,), "projected", iterations=2),
-    "bare jacobi": GenerationSpec((), 2, "hidden", 48, (), "scaled", iterations=1),
-    "emulated": GenerationSpec((), 0, "hidden", 48, (), emulated=True),
-}
+# Ways to answer whose passes differ.
+WAYS = ("none", "hidden", "one hidden", "bare hidden", "embedding", "zero latents", "projected", "jacobi 1")
+WAYS += ("jacobi 2", "jacobi projected", "bare jacobi", "emulated")
+QUICK = ("none", "hidden", "jacobi projected", "emulated")
 WITH_PARTS = ("projected", "jacobi projected", "emulated")
 
 
@@ -149,10 +136,9 @@ def answer_once(model, decoding, prompt: int, generated: int, cached: int) -> in
 
 @pytest.mark.parametrize(
     ("name", "way", "cached"),
-    [("llama", way, 0) for way in DECODINGS]
-    + [("llama", way, 5) for way in ("none", "hidden", "jacobi 2", "embedding")]
-    + [(name, way, 0) for name in ("gpt2", "copra_llama") for way in WITH_PARTS]
-    + [(name, "hidden", 0) for name in NAMES[1:]],
+    [pytest.param("copra_llama", way, 0, marks=[] if way in QUICK else pytest.mark.slow) for way in WAYS]
+    + [("llama", "jacobi 2", 5)]
+    + [pytest.param("gpt2", way, 0, marks=pytest.mark.slow) for way in WITH_PARTS],
 )
 def test_answers_equal_the_counter(meta_models, name, way, cached):
     model, decoding = meta_models[name], DECODINGS[way]
@@ -191,9 +177,8 @@ def test_parts_equal_the_counter(meta_models):
     assert FlopCounter(shape_of(model.config.to_dict())).of_pass(one) == found
 
 
-@pytest.mark.parametrize(
-    ("name", "cached"), [*((name, 0) for name in DECODINGS), ("none", 4), ("jacobi 2", 4)]
-)
+@pytest.mark.parametrize("any_model", ["copra_llama"], indirect=True)
+@pytest.mark.parametrize(("name", "cached"), [*((name, 0) for name in WAYS), ("none", 4), ("jacobi 2", 4)])
 @pytest.mark.parametrize("length", [1, 2, 7])
 def test_decoding_runs_exactly_these_passes(any_model, name, cached, length):
     decoding, tokens = DECODINGS[name], list(range(1, 10))

@@ -73,6 +73,7 @@ def test_worked_examples_are_measured_with_each_question_and_before_them(word_ba
     assert cached[1]["known"].get_seq_length() == prefix
 
 
+@pytest.mark.slow
 def test_compiled_code_is_compiled_once_for_each_size_of_a_batch(checkpoint, rows, asked, monkeypatch):
     counter, made = CompileCounter(), compiled.Compiled.__init__
     monkeypatch.setattr(compiled.Compiled, "__init__", lambda *given: made(*given, backend=counter))

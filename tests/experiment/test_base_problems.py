@@ -1,18 +1,12 @@
 import json
-import sys
 
 import pytest
 
 from copra.experiment.workflow import Workflow
 from copra.utils.errors import CopraError
+from helpers.tiny import tiny_config
 
-CONFIG = {
-    "task": "sums",
-    "tasks": {"sums": {"kind": "word_sums"}},
-    "base": "first",
-    "steps": {"cot": {"kind": "cot", "training": {"steps": 8, "batch_size": 16}}},
-    "recipes": [["cot"]],
-}
+CONFIG = tiny_config(base="first")
 
 
 def test_a_check_tells_of_every_base_whose_files_cannot_be_used(tmp_path):
@@ -31,10 +25,3 @@ def test_a_check_tells_of_every_base_whose_files_cannot_be_used(tmp_path):
         f"config.yaml: bases.second.path: {str(tmp_path / 'second')!r} has no config.json"
     )
     assert Workflow({**CONFIG, "bases": {"first": {"path": "some/model"}}}, "config.yaml").tree.nodes
-
-
-def test_files_are_judged_without_torch():
-    import subprocess
-
-    code = "import sys, copra.experiment.base_problems; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -13,32 +13,28 @@ from copra.experiment.recipes import build_tree
 from copra.utils.errors import CopraError
 from copra.utils.files import read_yaml
 from copra.utils.problems import hint
+from helpers.tiny import DROP, tiny_config
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = [
     path for path in [ROOT / "config.yaml", *sorted((ROOT / "config").glob("*.yaml"))] if path.is_file()
 ]
 TRAINING = {"steps": 8, "batch_size": 16}
-CONFIG = {
-    "task": "sums",
-    "tasks": {"sums": {"kind": "word_sums", "train": 300}},
-    "base": "llama",
-    "bases": {
-        "llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "intermediate_size": 32}}
-    },
-    "steps": {
-        "cot": {"kind": "cot", "training": dict(TRAINING)},
-        "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": dict(TRAINING)},
-        "drop": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
+CONFIG = tiny_config(
+    steps={
+        "cot": {"kind": "cot", "training": TRAINING},
+        "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": TRAINING},
+        "drop": DROP,
         "ask": {"kind": "few_shot"},
-        "codi": {"kind": "codi", "training": dict(TRAINING)},
+        "codi": {"kind": "codi", "training": TRAINING},
     },
-    "recipes": [
+    recipes=[
         ["cot"],
         {"steps": ["cot", "drop"]},
         {"start": ["cot"], "prunings": [[]], "methods": ["coconut"]},
     ],
-}
+    latency={},
+)
 CURVE = {"model": "llama+cot", "unit": "layers", "metrics": ["cosine"], "remove": [1]}
 
 
@@ -115,11 +111,6 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
         ("steps.cot.training.epochs", 3, "steps.cot.training: give exactly one of 'steps' and 'epochs'"),
         ("steps.cot.training", {}, "steps.cot.training: give exactly one of 'steps' and 'epochs'"),
         ("evaluation.split", "train", "evaluation.split: should be 'valid' or 'test' (got 'train')"),
-        (
-            "compute.precision",
-            "fp16",
-            "compute.precision: should be 'float32', 'tf32' or 'bfloat16' (got 'fp16')",
-        ),
         ("bases.llama.path", "gpt2", "bases.llama: give exactly one of 'path' and 'from_scratch'"),
         (
             "bases.llama.from_scratch.heads",
@@ -141,20 +132,9 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
         ),
         ("steps.drop.unit", ["heads", "neurons"] * 50, "steps.drop.unit: ['heads', 'neurons', "),
         ("steps.coconut.overrides", {1: {"learning_rate": "x"}}, "steps.coconut"),
-        ("steps.ask.num_fewshot", 0, "steps.ask.num_fewshot: should be greater than or equal to 1 (got 0)"),
         ("steps.ask.question", "Q:", "steps.ask.question: needs {question} where the question is to stand"),
         ("steps.ask.stops", ["Q:", ""], "steps.ask.stops.1: should have at least 1 character (got '')"),
         ("steps.ask.training", TRAINING, "steps.ask.training: unknown key"),
-        (
-            "steps.ask.answer",
-            "last",
-            "steps.ask.answer: should be 'flexible', 'strict', 'harness-flexible' or 'harness-strict' "
-            "(got 'last')",
-        ),
-        ("steps.codi.training.lora", {"rank": 0}, "steps.codi.training.lora.rank: should be greater than or"),
-        ("steps.codi.iterations", -1, "steps.codi.iterations: should be greater than or equal to 0 (got -1)"),
-        ("steps.coconut.latent_input", "big", "latent_input: should be 'raw', 'scaled' or 'projected' (got"),
-        ("steps.coconut.teacher", "llama+cot", "steps.coconut.teacher: unknown key"),
         (
             "curves",
             {"a": {**CURVE, "unit": "heads"}},
@@ -165,18 +145,15 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
             {"a": {**CURVE, "metrics": ["cosin"]}},
             "curves.a.metrics.0: should be 'cosine', 'angular'",
         ),
-        ("curves", {"a": {**CURVE, "remove": [0]}}, "curves.a.remove.0: should be greater than 0 (got 0)"),
         ("curves", {"a": {**CURVE, "remove": [1, 2, 1]}}, "curves.a.remove: 1 is given twice"),
         ("curves", {"a": {**CURVE, "random_seeds": [4, 4]}}, "curves.a.random_seeds: 4 is given twice"),
         ("curves", {"a": {**CURVE, "objectives": ["cot", "cot"]}}, "objectives: 'cot' is given twice"),
-        ("curves", {"a": {**CURVE, "metrics": []}}, "curves.a.metrics: should have at least 1 item, not 0"),
         ("curves", {"a/b": CURVE}, "curves.'a/b': is no name; take letters"),
         ("task", "sms", "task: 'sms' is not in tasks (did you mean 'sums'?)"),
         ("base", "lama", "base: 'lama' is not in bases (did you mean 'llama'?)"),
         ("steps.cot.task", "words", "steps.cot.task: 'words' is not in tasks (known: sums)"),
         ("seeds", [], "seeds: should have at least 1 item, not 0"),
         ("seeds", [1, 2, 1], "seeds: [1, 2, 1] has a seed twice"),
-        ("seeds", [-1], "seeds.0: should be greater than or equal to 0 (got -1)"),
         ("seeds", [2**32], "seeds.0: should be less than or equal to 4294967295 (got 4294967296)"),
         ("seeds", [True], "seeds: should be a number, not true or false (YAML reads yes, no, on"),
         ("steps.cot.training.steps", True, "steps.cot.training.steps: should be a number, not true or false"),
@@ -186,7 +163,6 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
         ("steps.coconut.overrides", {True: {}}, "steps.coconut.overrides.True: the key is no text to YAML"),
         ("evaluation.batch_size", "1" + "0" * 300, "evaluation.batch_size: is beyond 2^53"),
         ("steps.cot.training.betas", [0.9, 1], "steps.cot.training.betas.1: should be less than 1 (got 1)"),
-        ("steps.cot.training.betas", [-0.1, 0], "betas.0: should be greater than or equal to 0 (got -0.1)"),
         ("steps.cot.training.warmup_steps", 9, "training.warmup_steps: 9 are more than the 8 steps"),
         ("steps.coconut.overrides", {1: {"warmup_steps": 9}}, "overrides.1.warmup_steps: 9 are more than"),
         (
@@ -194,24 +170,15 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
             12,
             "'hidden_size' 12 over 'heads' 4 is 3 channels",
         ),
-        ("steps.coconut.max_latent_stage", 100000, "should be less than or equal to 100 (got 100000)"),
-        (
-            "steps.pad",
-            {"kind": "scratchpad", "max_stage": 4e9, "training": TRAINING},
-            "pad.max_stage: should",
-        ),
         (
             "steps.gone",
             {"kind": "icot_si", "remove_all_beyond": 10**9, "training": TRAINING},
             "steps.gone.remove_all_beyond: makes more than 100 stages. Lower it, or raise tokens_per_stage",
         ),
-        ("tasks.t", {"kind": "addition", "max_digits": 4e9}, "tasks.t.max_digits: should be less than"),
         ("steps.none", {"kind": "cot", "training": TRAINING}, "steps.none: this name stands for nothing"),
         ("steps.Cot", {"kind": "cot", "training": TRAINING}, "steps.Cot: differs from 'cot' by case alone"),
         ("tasks.Sums", {"kind": "word_sums"}, "tasks.Sums: differs from 'sums' by case alone"),
         ("curves", {"a" * 20: CURVE}, "it ends in 'a' 20 times or more, which Snakemake refuses"),
-        ("recipes", [], "recipes: should have at least 1 item, not 0"),
-        ("recipes.2.prunings", [], "recipes.2.prunings: should have at least 1 item, not 0"),
         ("recipes.0", "cot", "recipes.0: should be a list (got 'cot')"),
         ("recipes.0", {"base": "llama"}, "recipes.0.steps: this key is missing"),
         ("recipes.0", {"prunings": [[]]}, "recipes.0.methods: this key is missing"),
@@ -351,13 +318,11 @@ def test_shipped_configs_are_legal(path):
     assert build_tree(parse(read_yaml(path), str(path))).recipes
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["experiment.config", "experiment.recipes", "experiment.workflow", "utils.fingerprint", "utils.problems"],
-)
-def test_what_the_snakefile_imports_is_light(module):
+def test_what_the_snakefile_imports_is_light():
+    modules = ("experiment.config", "experiment.recipes", "experiment.workflow", "tasks.prepare")
     heavy = ("torch", "transformers", "datasets", "pandas", "pyarrow", "numpy", "scipy", "matplotlib")
-    code = f"import sys, copra.{module}; print(*sorted(set(sys.modules) & {set(heavy)}))"
+    imports = ", ".join(f"copra.{module}" for module in modules)
+    code = f"import sys, {imports}; print(*sorted(set(sys.modules) & {set(heavy)}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

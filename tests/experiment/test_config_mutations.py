@@ -373,6 +373,7 @@ def rows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(configs()))
 def test_mutants_are_accepted_or_refused_in_short_lines(name, rows):
     problems = {}

@@ -7,21 +7,16 @@ import pytest
 from copra.experiment.config import parse
 from copra.experiment.file_problems import check_files
 from copra.utils.errors import CopraError
+from helpers.tiny import tiny_config
 
-CONFIG = {
-    "task": "words",
-    "tasks": {"words": {"kind": "gsm8k", "source": "files", "train": "train.jsonl", "test": "test.jsonl"}},
-    "base": "llama",
-    "bases": {
-        "llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "intermediate_size": 32}}
-    },
-    "steps": {
-        "ask": {"kind": "few_shot", "file": "examples.jsonl"},
-        "cot": {"kind": "cot", "training": {"steps": 1}},
-    },
-    "recipes": [["cot", "ask"]],
-    "importance": {"objective": "text", "text": {"file": "text.txt"}},
-}
+ROWS = {"kind": "gsm8k", "source": "files", "train": "train.jsonl", "test": "test.jsonl"}
+CONFIG = tiny_config(
+    task="words",
+    tasks={"words": ROWS},
+    steps__ask={"kind": "few_shot", "file": "examples.jsonl"},
+    recipes=[["cot", "ask"]],
+    importance={"objective": "text", "text": {"file": "text.txt"}},
+)
 FILES = ("train.jsonl", "test.jsonl", "examples.jsonl", "text.txt")
 
 

@@ -8,17 +8,10 @@ from snakemake import rules
 from copra.experiment.config import parse
 from copra.experiment.planning import tell_problems_plainly
 from copra.utils.errors import CopraError
+from helpers.tiny import tiny_config
 
-CONFIG = {
-    "task": "words",
-    "tasks": {"words": {"kind": "gsm8k", "source": "files", "train": "train.jsonl", "test": "test.jsonl"}},
-    "base": "llama",
-    "bases": {
-        "llama": {"from_scratch": {"hidden_size": 16, "layers": 2, "heads": 4, "intermediate_size": 32}}
-    },
-    "steps": {"cot": {"kind": "cot", "training": {"steps": 1}}},
-    "recipes": [["cot"]],
-}
+FILES = {"kind": "gsm8k", "source": "files", "train": "train.jsonl", "test": "test.jsonl"}
+CONFIG = tiny_config(task="words", tasks={"words": FILES})
 RULE = SimpleNamespace(name="data", lineno=7, snakefile="data.smk", workflow=SimpleNamespace(linemaps={}))
 
 

@@ -8,43 +8,26 @@ import pytest
 from copra.experiment.config import parse
 from copra.experiment.recipes import build_tree, without_seed
 from copra.utils.errors import CopraError
+from helpers.tiny import DROP, tiny_config
 
 TRAINING = {"steps": 8, "batch_size": 16}
-SCRATCH = {"hidden_size": 16, "layers": 4, "heads": 4, "kv_heads": 2, "intermediate_size": 32}
-CONFIG = {
-    "task": "sums",
-    "tasks": {"sums": {"kind": "word_sums"}, "others": {"kind": "word_sums", "seed": 1}},
-    "base": "llama",
-    "bases": {
-        "llama": {"from_scratch": SCRATCH},
-        "hub": {"path": "HuggingFaceTB/SmolLM2-135M"},
-        "gpt2": {
-            "from_scratch": {
-                "architecture": "gpt2",
-                "hidden_size": 16,
-                "layers": 2,
-                "heads": 2,
-                "intermediate_size": 32,
-            }
-        },
-    },
-    "steps": {
+GPT2 = {"architecture": "gpt2", "hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 32}
+CONFIG = tiny_config(
+    tasks={"sums": {"kind": "word_sums"}, "others": {"kind": "word_sums", "seed": 1}},
+    bases__llama__from_scratch__layers=4,
+    bases__hub={"path": "HuggingFaceTB/SmolLM2-135M"},
+    bases__gpt2={"from_scratch": GPT2},
+    steps={
         "cot": {"kind": "cot", "training": TRAINING},
         "no_cot": {"kind": "no_cot", "training": TRAINING},
         "elsewhere": {"kind": "cot", "task": "others", "training": TRAINING},
         "coconut": {"kind": "coconut", "max_latent_stage": 2, "training": TRAINING},
-        "layers-1": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
-        "lowest": {"kind": "prune", "unit": "layers", "metric": "deepest", "budget": {"count": 1}},
-        "dice": {"kind": "prune", "unit": "layers", "metric": "random", "budget": {"count": 1}},
+        "layers-1": DROP,
+        "lowest": {**DROP, "metric": "deepest"},
+        "dice": {**DROP, "metric": "random"},
         "groups-1": {"kind": "prune", "unit": "kv_groups", "metric": "gradient", "budget": {"fraction": 0.5}},
-        "by-accuracy": {"kind": "prune", "unit": "layers", "metric": "accuracy", "budget": {"count": 1}},
-        "on-latents": {
-            "kind": "prune",
-            "unit": "layers",
-            "metric": "taylor",
-            "objective": "latent",
-            "budget": {"count": 1},
-        },
+        "by-accuracy": {**DROP, "metric": "accuracy"},
+        "on-latents": {**DROP, "metric": "taylor", "objective": "latent"},
         "on-text": {
             "kind": "prune",
             "unit": "neurons",
@@ -57,8 +40,7 @@ CONFIG = {
         "few_shot": {"kind": "few_shot", "num_fewshot": 2, "seed": 5},
         "int8": {"kind": "quantize", "weights": "int8"},
     },
-    "recipes": [["cot"]],
-}
+)
 
 
 def tree_of(recipes, seeds=(0,), **changes):

@@ -8,27 +8,23 @@ import pytest
 
 from copra.experiment.workflow import Workflow
 from copra.utils.errors import CopraError
+from helpers.tiny import DROP, tiny_config
 
 TRAINING = {"steps": 8, "batch_size": 16}
-CONFIG = {
-    "task": "sums",
-    "tasks": {"sums": {"kind": "word_sums"}},
-    "base": "llama",
-    "bases": {
-        "llama": {"from_scratch": {"hidden_size": 16, "layers": 3, "heads": 4, "intermediate_size": 128}}
-    },
-    "steps": {
+CONFIG = tiny_config(
+    bases__llama__from_scratch={"hidden_size": 16, "layers": 3, "heads": 4, "intermediate_size": 128},
+    steps={
         "cot": {"kind": "cot", "training": TRAINING},
         "cot-2": {"kind": "cot", "training": TRAINING},
         "kd": {"kind": "icot_kd", "training": {**TRAINING, "select_best_by": "accuracy"}},
         "kd-2": {"kind": "icot_kd", "teacher": "llama+cot-2", "training": TRAINING},
         "pause": {"kind": "pause", "training": TRAINING},
-        "drop": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
+        "drop": DROP,
         "ask": {"kind": "few_shot"},
         "ask-2": {"kind": "few_shot", "file": "examples.jsonl"},
     },
-    "recipes": [["cot", "kd"], ["cot", "kd-2"], ["cot", "drop", "pause"], ["cot", "ask"], ["cot", "ask-2"]],
-}
+    recipes=[["cot", "kd"], ["cot", "kd-2"], ["cot", "drop", "pause"], ["cot", "ask"], ["cot", "ask-2"]],
+)
 
 
 def workflow(**changes) -> Workflow:

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from decodings import LENGTHS
+
+from helpers.decodings import LENGTHS
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 """A cache in blocks holds what transformers' own cache holds, and copies less."""
 
 import torch
-from decodings import HIDDEN, PAD
-from devices import waits
 from transformers import DynamicCache, MistralConfig, MistralForCausalLM
 
 from copra.generation.cache import BLOCK, BlockLayer, FixedLayer, growing_cache, start_with
 from copra.generation.decode import decode
 from copra.generation.session import DecodingSession
+from helpers.decodings import HIDDEN, PAD
+from helpers.devices import waits
 
 
 def draw(*shape: int) -> torch.Tensor:

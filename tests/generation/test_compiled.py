@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import torch
-from decodings import DECODINGS, LIMIT, PAD
 from torch._dynamo.testing import CompileCounter
 from transformers import MistralConfig, MistralForCausalLM
 
@@ -13,6 +12,9 @@ from copra.generation import decode as module
 from copra.generation.compiled import Compiled, positions
 from copra.generation.decode import decode
 from copra.utils.errors import CopraError
+from helpers.decodings import DECODINGS, LIMIT, PAD
+
+pytestmark = pytest.mark.slow
 
 OPTIONS = {"stop": 9, "pad": PAD, "max_new_tokens": LIMIT}
 
@@ -23,6 +25,7 @@ def _fresh():
     torch.compiler.reset()
 
 
+@pytest.mark.parametrize("any_model", ["gpt2", "copra_llama"], indirect=True)
 def test_tokens_equal_the_plain_ones(any_model, prompts, extra_modules, monkeypatch):
     """Every way to answer, with a prefix and without, a full last batch and one to fill up."""
     monkeypatch.setattr(module, "LOOK_EVERY", {"cpu": 3})
@@ -45,6 +48,17 @@ def test_tokens_of_inductor_equal_the_plain_ones(make_model, prompts):
     plain = decode(model, prompts, decoding, batch_size=4, **OPTIONS)
     for _ in range(2):
         assert decode(model, prompts, decoding, batch_size=4, compiled=compiled, **OPTIONS) == plain
+
+
+@pytest.mark.gpu
+def test_tokens_of_a_gpu_equal_those_of_the_cpu(make_model, prompts):
+    """In float64, plain and compiled."""
+    model, decoding = make_model("llama"), DECODINGS["hidden"]
+    expected = decode(model, prompts, decoding, batch_size=4, **OPTIONS)
+    model = model.to("cuda")
+    assert decode(model, prompts, decoding, batch_size=4, **OPTIONS) == expected
+    compiled = Compiled(model, 4, positions(prompts, decoding, (), LIMIT))
+    assert decode(model, prompts, decoding, batch_size=4, compiled=compiled, **OPTIONS) == expected
 
 
 def test_rows_that_have_ended_stay_until_the_last_has(make_model, prompts, monkeypatch):

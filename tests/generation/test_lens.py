@@ -62,6 +62,7 @@ def plain_states(model, prompt, decoding, extra_modules) -> list[torch.Tensor]:
     return states
 
 
+@pytest.mark.parametrize("any_model", ["gpt2", "copra_llama"], indirect=True)
 @pytest.mark.parametrize("name", WAYS)
 def test_tokens_and_probabilities_equal_the_plain_ones(any_model, prompts, name):
     decoding = WAYS[name]

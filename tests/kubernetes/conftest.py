@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from copied_code import ROOT, copy_code
 from object_storage import ObjectStorage, serving
-from plugins import fetched, plugin_folders
-from warm import warm_copra
+
+from helpers.copied_code import ROOT, copy_code
+from helpers.plugins import fetched, plugin_folders
+from helpers.warm import warm_copra
 
 LOCK = ROOT / "requirements-kubernetes.lock"
 MODULES = ("snakemake_executor_plugin_kubernetes", "snakemake_storage_plugin_s3")

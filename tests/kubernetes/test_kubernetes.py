@@ -12,34 +12,20 @@ from pathlib import Path
 
 import pytest
 import yaml
-from warm import warm_copra
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.workflow]
+from helpers.tiny import DROP, TRAINING, tiny_config
+from helpers.warm import warm_copra
 
-TRAINING = {"steps": 4, "batch_size": 16, "learning_rate": 3.0e-3, "num_validations": 1}
-SIZES = {
-    "hidden_size": 16,
-    "layers": 2,
-    "heads": 4,
-    "kv_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 256,
-}
-CONFIG = {
-    "task": "sums",
-    "tasks": {"sums": {"kind": "word_sums", "train": 100, "valid": 20, "test": 40}},
-    "base": "llama",
-    "bases": {"llama": {"from_scratch": SIZES}},
-    "steps": {
+CONFIG = tiny_config(
+    steps={
         "codi": {"kind": "codi", "latents": 1, "training": TRAINING},
-        "layers-1": {"kind": "prune", "unit": "layers", "metric": "deepest", "budget": {"count": 1}},
+        "layers-1": {**DROP, "metric": "deepest"},
     },
-    "recipes": [["layers-1", "codi"]],
-    "reference": "llama+layers-1+codi",
-    "evaluation": {"max_new_tokens": 4},
-    "latency": None,
-    "compute": {"gpu": 1, "memory_mb": 700},
-}
+    recipes=[["layers-1", "codi"]],
+    reference="llama+layers-1+codi",
+    evaluation={"max_new_tokens": 4},
+    compute={"gpu": 1, "memory_mb": 700},
+)
 CODI = "llama@0+layers-1+codi"
 SUBMITTED = {"data": 3, "base": 1, "prune": 1, "train": 1, "evaluate": 1}
 TABLE = "tables/accuracy_vs_flops.csv"

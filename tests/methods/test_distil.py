@@ -274,10 +274,6 @@ def test_a_stage_that_moves_keeps_its_teacher():
     ("kind", "settings", "message"),
     [
         ("icot_kd", {"distil": {}}, "distil: icot_kd has a way of its own to learn from a teacher"),
-        ("cot", {"distil": {"temperature": 0}}, "temperature"),
-        ("cot", {"distil": {"weight": 0}}, "weight"),
-        ("cot", {"distil": {"task_weight": -1}}, "task_weight"),
-        ("cot", {"distil": {"alpha": 1}}, "alpha"),
         (
             "coconut",
             {"distil": {}, "auxiliary_decoder": {}},

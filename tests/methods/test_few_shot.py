@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from copra.data.sequences import GenerationSpec
 from copra.methods.few_shot import FewShot
@@ -192,15 +191,6 @@ def test_a_file_with_too_few_rows_is_refused(file):
     for lines, count in (((), 0), (({"question": "a ?", "solution": "b"},), 1)):
         with pytest.raises(CopraError, match=f"8 examples are asked for and there are {count}"):
             few_shot(file=file(*lines)).decoding([], 48)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("question", "Q: question"), ("num_fewshot", 0), ("stops", [""]), ("answer", "last"), ("shots", 3)],
-)
-def test_what_makes_no_sense_is_refused_by_name(key, value):
-    with pytest.raises(ValidationError, match=key):
-        few_shot(**{key: value})
 
 
 def test_the_way_of_asking_survives_its_json(rows):

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from devices import waits
 from references import (
     MARKERS,
     PAD,
@@ -21,6 +20,7 @@ from copra.data.sequences import IGNORED, TokenRow, lay_out
 from copra.methods.hidden_states import hidden_states
 from copra.methods.loss_functions import cross_entropy, weighted
 from copra.models.extra_modules import Projection
+from helpers.devices import waits
 
 # Length of the question, lengths of the steps, steps left out, latents, with markers or without.
 ROWS = [

@@ -7,7 +7,6 @@ import json
 
 import pytest
 import torch
-from pydantic import ValidationError
 from references import MARKERS as IDS
 from references import (
     PAD,
@@ -91,12 +90,6 @@ def test_answers_come_from_the_emulator_once_there_is_one():
 def test_stages_survive_their_json():
     for stage in STAGES.values():
         assert type(stage).model_validate(json.loads(json.dumps(stage.canonical()))) == stage
-
-
-@pytest.mark.parametrize("settings", [{"teacher": 3}, {"mixture": 2}, {"latents": 3}])
-def test_wrong_settings_are_refused(settings):
-    with pytest.raises(ValidationError, match=next(iter(settings))):
-        icot_kd(**settings)
 
 
 def test_a_teacher_can_be_named():

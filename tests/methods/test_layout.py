@@ -274,24 +274,6 @@ def test_a_row_without_steps():
     assert sample_of(method, 3, BARE).tokens == [4, 7, 9, 94]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"latents_per_step": 0},
-        {"max_latent_stage": 0},
-        {"first_stage": -1},
-        {"thought": "pause"},
-        {"latent_input": "normed"},
-        {"uniform_prob": 1.1},
-        {"uniform_prob": -0.1},
-        {"latents": 3},
-    ],
-)
-def test_wrong_settings_are_refused(settings):
-    with pytest.raises(ValidationError, match=next(iter(settings))):
-        coconut(**settings)
-
-
 def test_latents_need_their_markers():
     with pytest.raises(ValueError, match="markers"):
         lay_out(ROW, skip=1, latents=1, markers=None)
@@ -322,7 +304,6 @@ def test_overrides_change_single_stages():
     [
         ({5: {"steps": 2}}, "no stage 5"),
         ({1: {"learning_speed": 2}}, "learning_speed"),
-        ({1: {"steps": 0}}, "steps"),
         ({1: {"steps": 2, "epochs": 1}}, "exactly one"),
         ({1: {"micro_batch_size": 3}}, "multiple"),
     ],

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from pydantic import ValidationError
 from references import MARKERS as IDS
 from references import PAD, assert_supervised_loss, draw_rows, gradients
 
@@ -49,17 +48,6 @@ def test_a_checkpoint_answers_after_its_pauses_in_one_pass():
     )
     assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
     assert (stage.extra_modules(), stage.frozen(), stage.needs_teacher, stage.draws) == ({}, (), False, False)
-
-
-def test_stages_survive_their_json():
-    stage = pause(pauses=2).stages()[0]
-    assert type(stage).model_validate(json.loads(json.dumps(stage.canonical()))) == stage
-
-
-@pytest.mark.parametrize("settings", [{"pauses": 0}, {"pauses": 1.5}, {"latents": 3}])
-def test_wrong_settings_are_refused(settings):
-    with pytest.raises(ValidationError, match=next(iter(settings))):
-        pause(**settings)
 
 
 def test_the_loss_and_its_gradients_equal_the_plain_ones(any_model):

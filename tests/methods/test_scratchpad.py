@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from pydantic import ValidationError
 from references import MARKERS as IDS
 from references import assert_supervised_loss, draw_rows
 
@@ -93,20 +92,6 @@ def test_answers_are_written_from_the_question():
             False,
             False,
         )
-
-
-def test_stages_survive_their_json():
-    for stage in scratchpad(steps_per_stage=2).stages().values():
-        assert type(stage).model_validate(json.loads(json.dumps(stage.canonical()))) == stage
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"max_stage": 0}, {"steps_per_stage": 0}, {"first_stage": -1}, {"curriculum": 3}, {"latents": 1}],
-)
-def test_wrong_settings_are_refused(settings):
-    with pytest.raises(ValidationError, match=next(iter(settings))):
-        scratchpad(**settings)
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])

@@ -136,10 +136,6 @@ def test_stages_survive_their_json(auxiliary_decoder):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"auxiliary_decoder": {"layers": 0}}, "layers"),
-        ({"auxiliary_decoder": {"weight": 0}}, "weight"),
-        ({"auxiliary_decoder": {"decoder": "big"}}, "decoder"),
-        ({"auxiliary_decoder": {"lambda": 1}}, "lambda"),
         (
             {"auxiliary_decoder": {"next_latent": True}},
             "auxiliary_decoder.next_latent: Coconut feeds every",

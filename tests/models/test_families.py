@@ -58,8 +58,11 @@ CUTS = {
         "neurons": [None, [7], None, [0, 1]],
     },
 }
+# Blocks that are least alike: norms around each part, fused projections, and transposed weights with biases.
+QUICK = ("gemma2", "phi3", "gpt2")
+MARKED = {case: pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES}
 LEGAL = [
-    (case, name)
+    pytest.param(case, name, marks=MARKED[case].marks)
     for case in CASES
     for name in CUTS
     if not (case == "olmo2" and name.startswith(("groups", "heads")))
@@ -74,7 +77,7 @@ def precise_attention(monkeypatch):
     monkeypatch.setattr(modeling_gemma2, "eager_attention_forward", capped_attention)
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=MARKED.values())
 def case(request):
     return request.param
 
@@ -439,6 +442,7 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_unequal_layers_load_where_there_is_no_copra(tmp_path):
     expected = {}
     for case in CASES:
@@ -452,7 +456,6 @@ def test_unequal_layers_load_where_there_is_no_copra(tmp_path):
         assert torch.equal(torch.load(tmp_path / case / "logits.pt"), expected[case]), case
 
 
-@pytest.mark.parametrize("case", CASES)
 def test_adapters_are_counted_as_they_are(case):
     """A token costs 2 FLOPs for each weight of the adapters, q, k and v in one matrix or each in its own."""
     model, rank = make(case), 3

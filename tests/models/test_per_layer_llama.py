@@ -112,6 +112,7 @@ model.save_pretrained(sys.argv[4])
 """
 
 
+@pytest.mark.slow
 def test_it_loads_in_a_process_that_has_no_copra(tmp_path, model, input_ids):
     model.save_pretrained(tmp_path / "model")
     torch.save(input_ids, tmp_path / "inputs.pt")

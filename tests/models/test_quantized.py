@@ -118,6 +118,7 @@ def test_a_matrix_takes_about_a_quarter_of_its_bytes(make):
     assert saved + headers[1] - headers[0] == 3 * values - 5 * rows
 
 
+@pytest.mark.slow
 def test_a_fresh_process_computes_the_same_bits(make, tmp_path):
     _, _, folder = make("copra_llama")
     code = (
@@ -195,6 +196,7 @@ def test_without_torchao_the_message_says_what_to_install(make, monkeypatch):
     load_checkpoint(plain)
 
 
+@pytest.mark.slow
 def test_a_process_without_torchao_loads_plain_models_only(make):
     _, plain, folder = make()
     code = (

@@ -31,6 +31,8 @@ from copra.pruning.proof import masked
 from copra.pruning.surgery import cut_model
 from copra.schema.shape import ModelShape
 
+pytestmark = pytest.mark.slow
+
 SHARED = {"vocab_size": 40, "bos_token_id": None, "eos_token_id": None, "initializer_range": 0.2}
 HEADS = [(4, 4), (4, 2), (4, 1), (6, 3), (8, 2), (8, 1)]
 FAMILIES = ("llama", "copra_llama", "gpt2", "copra_gpt2")

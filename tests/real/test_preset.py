@@ -6,10 +6,7 @@ import sys
 from pathlib import Path
 
 import pandas
-import pytest
 import yaml
-
-pytestmark = [pytest.mark.real, pytest.mark.workflow]
 
 ROOT = Path(__file__).parents[2]
 FEW = {"steps": 2, "batch_size": 2, "warmup_steps": 1, "num_validations": 1}

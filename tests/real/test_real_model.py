@@ -14,8 +14,6 @@ from copra.schema.metrics import BACKWARD_METRICS, SCORED_AS
 from copra.schema.units import units_of
 from copra.utils.files import read_json, read_parquet
 
-pytestmark = pytest.mark.real
-
 IMPORTANCE = {"rows": 4, "batch_size": 4, "validation_rows": 1, "greedy_removals": 1}
 IMPORTANCE |= {"gates": {"steps": 2, "warmup_steps": 0, "batch_size": 2}}
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from plugins import plugin_folders
 
 from copra.utils.gpu import gpus_of_machine
+from helpers.plugins import plugin_folders
 
 LOCK = Path(__file__).parents[2] / "requirements-slurm.lock"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "setpriv")

@@ -12,15 +12,6 @@ from typing import Any
 import psutil
 import yaml
 
-TRAINING = {"steps": 4, "batch_size": 16, "learning_rate": 3.0e-3, "num_validations": 1}
-SIZES = {
-    "hidden_size": 16,
-    "layers": 2,
-    "heads": 4,
-    "kv_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 256,
-}
 TABLE = "results/config/tables/accuracy_vs_flops.csv"
 TIMES = {f"{prompt}seconds_{batch}" for prompt in ("", "cached_prompt_") for batch in ("batch_1", "batched")}
 # Jobs of seconds are asked after sooner than real ones.

@@ -15,27 +15,21 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from copied_code import copy_code
-from runs import SIZES, SOON, TRAINING, Run
-from warm import warm_copra
+from runs import SOON, Run
 
-pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
+from helpers.copied_code import copy_code
+from helpers.tiny import DROP, TRAINING, tiny_config
+from helpers.warm import warm_copra
 
 LONG = {**TRAINING, "steps": 60, "num_validations": 3}
-CONFIG = {
-    "task": "sums",
-    "tasks": {"sums": {"kind": "word_sums", "train": 100, "valid": 20, "test": 40}},
-    "base": "llama",
-    "bases": {"llama": {"from_scratch": SIZES}},
-    "steps": {
-        "cot": {"kind": "cot", "training": LONG},
-        "no_cot": {"kind": "no_cot", "training": LONG},
-        "pause": {"kind": "pause", "training": LONG},
+CONFIG = tiny_config(
+    steps={
+        **{name: {"kind": name, "training": LONG} for name in ("cot", "no_cot", "pause")},
         "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": {**LONG, "steps": 30}},
-        "layers-1": {"kind": "prune", "unit": "layers", "metric": "greedy_loss", "budget": {"count": 1}},
+        "layers-1": {**DROP, "metric": "greedy_loss"},
         "groups-1": {"kind": "prune", "unit": "kv_groups", "metric": "gradient", "budget": {"fraction": 0.5}},
     },
-    "recipes": [
+    recipes=[
         {
             "start": ["cot"],
             "prunings": [[], "layers-1", "groups-1"],
@@ -43,12 +37,11 @@ CONFIG = {
         },
         ["cot"],
     ],
-    "reference": "llama+cot",
-    "importance": {"rows": 16, "greedy_removals": 1},
-    "evaluation": {"stages": True, "max_new_tokens": 4, "batch_size": 10},
-    "latency": None,
-    "compute": {"gpu": 1, "memory_mb": 400, "runtime_minutes": 5, "save_every_seconds": 0},
-}
+    reference="llama+cot",
+    importance={"rows": 16, "greedy_removals": 1},
+    evaluation={"stages": True, "max_new_tokens": 4, "batch_size": 10},
+    compute={"gpu": 1, "memory_mb": 400, "runtime_minutes": 5, "save_every_seconds": 0},
+)
 KINDS = ("data", "models", "scores", "plans", "evaluations", "tables")
 SECONDS = 2400
 SECONDS_BETWEEN_BLOWS = 3.0

@@ -8,27 +8,19 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from copied_code import copy_code
-from runs import SIZES, SOON, TRAINING, Run
+from runs import SOON, Run
 
-pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
+from helpers.copied_code import copy_code
+from helpers.tiny import TRAINING, tiny_config
 
-CONFIG = {
-    "task": "sums",
-    "tasks": {"sums": {"kind": "word_sums", "train": 100, "valid": 20, "test": 40}},
-    "base": "llama",
-    "bases": {"llama": {"from_scratch": SIZES}},
-    "steps": {
-        "cot": {"kind": "cot", "training": TRAINING},
-        "no_cot": {"kind": "no_cot", "training": TRAINING},
-        "pause": {"kind": "pause", "training": TRAINING},
-    },
-    "recipes": [["cot"], ["no_cot"], ["pause"]],
-    "reference": "llama+cot",
-    "evaluation": {"max_new_tokens": 4},
-    "latency": {"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2},
-    "compute": {"gpu": 1, "memory_mb": 700, "runtime_minutes": 7},
-}
+CONFIG = tiny_config(
+    steps={name: {"kind": name, "training": TRAINING} for name in ("cot", "no_cot", "pause")},
+    recipes=[["cot"], ["no_cot"], ["pause"]],
+    reference="llama+cot",
+    evaluation={"max_new_tokens": 4},
+    latency={"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2},
+    compute={"gpu": 1, "memory_mb": 700, "runtime_minutes": 7},
+)
 SUBMITTED = {"data": 3, "base": 1, "train": 3, "evaluate": 3, "latency": 1}
 LOCAL = {"table": 1, "export": 1}
 ON_GPU = ("train", "evaluate", "latency")

@@ -200,8 +200,6 @@ def test_a_file_that_is_no_list_is_an_error_that_names_it(tmp_path, content, rea
         ({"nodes": 5}, "min_steps 3 and min_wrong_steps 1 need 6 nodes"),
         ({"nodes": 8, "min_wrong_steps": 4}, "min_steps 3 and min_wrong_steps 4 need 10 nodes"),
         ({"min_wrong_steps": 7}, "min_wrong_steps 7 is above max_steps 6"),
-        ({"nodes": 41}, "less than or equal to 40"),
-        ({"parents": 0}, "greater than 0"),
         ({"valid": "rows.json"}, "valid is read from a file; say of train and test too"),
     ],
 )

@@ -15,7 +15,7 @@ from copra.utils.files import MANIFEST
 STEPS = 30
 SECONDS = 240
 
-pytestmark = pytest.mark.usefixtures("on_the_cpu")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("on_the_cpu")]
 
 
 def start(place, output: str, count: int, *options: str, arguments=None) -> subprocess.Popen:

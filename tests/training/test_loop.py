@@ -11,8 +11,7 @@ from copra.training.batches import epoch_batches
 from copra.utils.errors import CopraError
 
 
-@pytest.mark.parametrize("stage", ["cot", "coconut"])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize(("stage", "architecture"), [("cot", "gpt2"), ("coconut", "llama")])
 def test_the_loss_falls(make_trainer, stage, architecture):
     trainer = make_trainer(
         stage, architecture=architecture, steps=40, batch_size=9, learning_rate=1e-2, num_validations=1
@@ -77,7 +76,6 @@ def test_the_rate_warms_up_whatever_the_schedule(make_trainer, schedule):
 @pytest.mark.parametrize(
     ("stage", "architecture"),
     [
-        ("cot", "llama"),
         ("mixed", "llama"),
         ("cot", "gpt2"),
         ("explained", "llama"),
@@ -85,14 +83,13 @@ def test_the_rate_warms_up_whatever_the_schedule(make_trainer, schedule):
         ("kd.0", "gpt2"),
         ("kd.1", "llama"),
         ("kd.2", "llama"),
-        ("healed", "llama"),
         ("healed latents", "gpt2"),
     ],
 )
 def test_accumulated_gradients_are_those_of_the_whole_batch(make_trainer, gradients, stage, architecture):
     """Rows differ in their supervised tokens, so a mean of means would be another gradient."""
     runs = {}
-    parts = [{}, *({"micro_batch_size": size} for size in (6, 2, 1)), {"micro_batch_tokens": 50}]
+    parts = [{}, *({"micro_batch_size": size} for size in (2, 1)), {"micro_batch_tokens": 50}]
     for number, sizes in enumerate(parts):
         # So small a rate that all runs stay at the same weights.
         trainer = make_trainer(

@@ -47,10 +47,7 @@ def steps_taken(trainer) -> list[int]:
 
 LORA = {"rank": 3, "alpha": 6.0, "dropout": 0.2}
 RESUMED = {
-    "cot": {"stage": "cot"},
     "coconut": {"stage": "coconut", "schedule": "cosine", "warmup_steps": 6},
-    "stage mixing": {"stage": "mixed", "micro_batch_size": 2},
-    "gpt2 with dropout": {"stage": "cot", "architecture": "gpt2", "dropout": 0.2},
     "gpt2 with dropout and mixing": {"stage": "mixed", "architecture": "gpt2", "dropout": 0.2},
     "best by loss": {"stage": "cot", "select_best_by": "loss", "num_validations": 5, "learning_rate": 3e-2},
     "codi with its projection": {"stage": "codi", "schedule": "cosine", "warmup_ratio": 0.3},
@@ -81,7 +78,12 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("name", RESUMED)
+# Random numbers, parts and adapters, a teacher and micro-batches, a stage that moves. The others are slow.
+QUICK = ("gpt2 with dropout and mixing", "adapters", "healing latents", "removal with smoothing")
+CASES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RESUMED]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_a_resumed_training_is_the_undisturbed_one(make_trainer, monkeypatch, name):
     """To the last bit, in weights, log and record; over the end of an epoch too (5 batches each)."""
     settings = {**RESUMED[name], "save_every": -1.0}
@@ -101,8 +103,10 @@ def test_a_resumed_training_is_the_undisturbed_one(make_trainer, monkeypatch, na
     assert resumed.log_text() == whole.log_text()
 
 
-@pytest.mark.parametrize("saved", [1, 5, 6, 9])
-@pytest.mark.parametrize("name", ["removal", "adapters"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "saved"), [("removal", 1), ("removal", 6), ("adapters", 5), ("adapters", 9)]
+)
 def test_it_may_be_broken_off_anywhere(make_trainer, monkeypatch, name, saved):
     """Within a part of a stage that moves, and between two of them."""
     settings = {**RESUMED[name], "save_every": -1.0}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from copra.utils import processes
 
 FORKED = multiprocessing.get_context("fork")
-pytestmark = pytest.mark.usefixtures("on_the_cpu")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("on_the_cpu")]
 SECONDS = 60
 STAGES = {
     "cot": {"stage": "cot"},

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from devices import waits
 from plain_training import log_of, weights
 from torch.utils._python_dispatch import _disable_current_modes
 
 from copra.training import step
 from copra.training.loop import Trainer
 from copra.utils.errors import CopraError
+from helpers.devices import waits
 
 
 @pytest.fixture

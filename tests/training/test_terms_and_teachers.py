@@ -27,9 +27,10 @@ def modules(trainer) -> dict[str, torch.nn.Module]:
     return {"model": trainer.model, **trainer.extra_modules}
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-@pytest.mark.parametrize("stage", CHANGING)
-def test_what_is_frozen_stays_bit_for_bit(make_trainer, architecture, stage):
+@pytest.mark.parametrize(
+    ("stage", "architecture"), [("kd.1", "gpt2"), *((stage, "llama") for stage in CHANGING)]
+)
+def test_what_is_frozen_stays_bit_for_bit(make_trainer, stage, architecture):
     trainer = make_trainer(stage, architecture=architecture, weight_decay=0.5, select_best_by="loss")
     before = {name: weights(module) for name, module in modules(trainer).items()}
     trainer.run()
@@ -38,8 +39,10 @@ def test_what_is_frozen_stays_bit_for_bit(make_trainer, architecture, stage):
     assert all(p.requires_grad for module in modules(trainer).values() for p in module.parameters())
 
 
-@pytest.mark.parametrize("stage", ["kd.0", "kd.1", "healed", "healed latents"])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("stage", "architecture"),
+    [("kd.0", "gpt2"), ("kd.1", "llama"), ("healed", "gpt2"), ("healed latents", "llama")],
+)
 def test_a_teacher_is_neither_trained_nor_saved(make_trainer, stage, architecture):
     dropout = 0.3 if architecture == "gpt2" else 0.0
     trainer = make_trainer(

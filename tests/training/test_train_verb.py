@@ -108,6 +108,7 @@ def marker_rows(checkpoint):
     return checkpoint.model.get_input_embeddings().weight[ids].detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thought", ["hidden", "none"])
 def test_markers_start_when_they_are_first_trained(place, monkeypatch, thought):
     """At the row of the line break, since these rows have no `<<`; a second stage goes on with them."""
@@ -135,6 +136,7 @@ def test_markers_start_when_they_are_first_trained(place, monkeypatch, thought):
     assert torch.equal(started[-1][0], marker_rows(first))
 
 
+@pytest.mark.slow
 def test_trained_markers_stay_through_a_training_without_them(place, monkeypatch):
     train_stage(place, "tiny", "latents", "coconut", stage=1)
     words = train_stage(place, "latents", "words")
@@ -145,6 +147,7 @@ def test_trained_markers_stay_through_a_training_without_them(place, monkeypatch
     assert torch.equal(started[0], marker_rows(words))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["coconut", "cot"])
 def test_a_checkpoint_that_becomes_a_base_keeps_its_trained_markers(place, monkeypatch, kind):
     """Of one that was trained on words alone they begin anew."""
@@ -203,6 +206,7 @@ def test_validation_rows_longer_than_the_model_are_refused_too(place):
         train_stage(place, "short", "cot")
 
 
+@pytest.mark.slow
 def test_a_projection_goes_on_from_stage_to_stage(place, monkeypatch):
     """And a step decoder, which the next method does not want, stays behind."""
     projected = {"latent_input": "projected", "auxiliary_decoder": {"layers": 1}}
@@ -225,6 +229,7 @@ def test_a_projection_goes_on_from_stage_to_stage(place, monkeypatch):
     assert third.manifest["extra_modules"] is None
 
 
+@pytest.mark.slow
 def test_a_decoder_starts_as_the_pretrained_model_and_goes_on(place, monkeypatch):
     started, run = [], loop.Trainer.run
 
@@ -265,6 +270,7 @@ def test_a_pretrained_model_of_another_shape_is_refused(place):
         train_stage(place, "tiny", "out", "coconut", 1, method=method, pretrained="short")
 
 
+@pytest.mark.slow
 def test_adapters_end_in_a_plain_checkpoint(place):
     lora = {"rank": 2, "alpha": 4.0}
     adapted = train_stage(place, "tiny", "adapted", "codi", 0, lora=lora, select_best_by="accuracy")

@@ -11,6 +11,7 @@ from copra.training import loop
 from copra.utils.errors import CopraError
 
 
+@pytest.mark.slow
 def test_the_three_trainings_of_icot_kd_hand_on_their_parts(place):
     cot = train_stage(place, "tiny", "cot")
     reading = train_stage(place, "cot", "kd.0", "icot_kd", 0, teacher="cot", select_best_by="accuracy")
@@ -50,6 +51,7 @@ def test_a_teacher_must_be_named_and_have_the_students_shape(place, word_base):
     assert not (place / "kd.0").exists()
 
 
+@pytest.mark.slow
 def test_a_state_serves_its_own_teacher_only(place, monkeypatch):
     train_stage(place, "tiny", "cot")
     with monkeypatch.context() as patch:
@@ -62,6 +64,7 @@ def test_a_state_serves_its_own_teacher_only(place, monkeypatch):
     assert len(list((place / "state").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_pruned_model_heals(place, rows):
     """The dense model teaches it alone: it comes near to that model's predictions, and so to the labels."""
     dense = train_stage(place, "tiny", "cot", steps=60, learning_rate=1e-2)
@@ -92,6 +95,7 @@ def test_a_pruned_model_heals(place, rows):
     assert load_checkpoint(place / "cot").manifest == dense.manifest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8.0}])
 def test_distillation_beside_the_own_loss(place, lora):
     train_stage(place, "tiny", "cot", steps=20)
@@ -124,6 +128,7 @@ def test_a_teacher_of_predictions_must_have_the_students_vocabulary(place, word_
         train_stage(place, "tiny", "heal", method={"distil": {}}, teacher="other")
 
 
+@pytest.mark.slow
 def test_a_teacher_of_latents_needs_its_own_projection(place):
     method = {"latents": 1, "distil": {}}
     with pytest.raises(CopraError, match=rf"^{place / 'tiny'}: the stage feeds latents through a projection"):
@@ -151,6 +156,7 @@ def test_rows_longer_than_the_teacher_are_refused(place):
         train_stage(place, "tiny", "heal", method={"distil": {}}, teacher="short")
 
 
+@pytest.mark.slow
 def test_a_healing_goes_on_after_a_kill(place, monkeypatch):
     train_stage(place, "tiny", "cot", steps=20)
     drop_a_layer(place, "cot", "pruned")

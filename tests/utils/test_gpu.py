@@ -198,6 +198,7 @@ def test_the_default_profile_lets_as_many_gpu_jobs_run_as_there_are_gpus(machine
         assert ProfileConfigFileParser().parse(file)["resources"] == [f"gpu={limit}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("jobs", "limit"), [(1, 3), (2, 6)])
 def test_snakemake_lets_as_many_jobs_run_as_share_the_gpus(tmp_path, jobs, limit):
     (tmp_path / "Snakefile").write_text(

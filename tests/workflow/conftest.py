@@ -4,7 +4,6 @@ Everything runs from a copy of the repository's code, so that a test may edit it
 repository during a run of the tests do not disturb them.
 """
 
-import copy
 import os
 import re
 import shutil
@@ -17,43 +16,27 @@ from typing import Any
 
 import pytest
 import yaml
-from copied_code import copy_code
-from warm import warm_copra
 
-TRAINING = {"steps": 6, "batch_size": 16, "learning_rate": 3.0e-3, "num_validations": 1}
-CONFIG = {
-    "task": "sums",
-    "tasks": {"sums": {"kind": "word_sums", "train": 300, "valid": 40, "test": 60}},
-    "base": "llama",
-    "bases": {
-        "llama": {
-            "from_scratch": {
-                "hidden_size": 16,
-                "layers": 2,
-                "heads": 4,
-                "kv_heads": 2,
-                "intermediate_size": 32,
-                "max_position_embeddings": 256,
-            }
-        }
-    },
-    "steps": {
-        "cot": {"kind": "cot", "training": {**TRAINING, "steps": 40}},
-        "no_cot": {
-            "kind": "no_cot",
-            "training": {**TRAINING, "weight_decay": 0.25, "max_grad_norm": 0.5},
-        },
-        "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": TRAINING},
-        "layers-1": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
+from helpers.copied_code import copy_code
+from helpers.tiny import DROP, TRAINING, set_paths, tiny_config
+from helpers.warm import warm_copra
+
+SHORT = {**TRAINING, "steps": 6}
+CONFIG = tiny_config(
+    tasks__sums={"kind": "word_sums", "train": 300, "valid": 40, "test": 60},
+    steps={
+        "cot": {"kind": "cot", "training": {**SHORT, "steps": 40}},
+        "no_cot": {"kind": "no_cot", "training": {**SHORT, "weight_decay": 0.25, "max_grad_norm": 0.5}},
+        "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": SHORT},
+        "layers-1": DROP,
         "groups-1": {"kind": "prune", "unit": "kv_groups", "metric": "gradient", "budget": {"fraction": 0.5}},
-        "lowest-1": {"kind": "prune", "unit": "layers", "metric": "deepest", "budget": {"count": 1}},
+        "lowest-1": {**DROP, "metric": "deepest"},
     },
-    "recipes": [["cot"], ["cot", "no_cot"], ["cot", "layers-1", "groups-1", "coconut"]],
-    "reference": "llama+cot",
-    "importance": {"rows": 32},
-    "evaluation": {"stages": True, "max_new_tokens": 8},
-    "latency": None,  # times are never the same twice
-}
+    recipes=[["cot"], ["cot", "no_cot"], ["cot", "layers-1", "groups-1", "coconut"]],
+    reference="llama+cot",
+    importance={"rows": 32},
+    evaluation={"stages": True, "max_new_tokens": 8},
+)
 
 
 @dataclass(frozen=True)
@@ -123,14 +106,7 @@ END = "Tables are in results/config/tables, figures in results/config/figures"
 
 
 def _write_config(file: Path, changes: Mapping[str, Any]) -> None:
-    config = copy.deepcopy(CONFIG)
-    for path, value in changes.items():
-        *parents, last = path.split("__")
-        node = config
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = value
-    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    file.write_text(yaml.safe_dump(set_paths(CONFIG, **changes), sort_keys=False))
 
 
 @pytest.fixture(scope="session")

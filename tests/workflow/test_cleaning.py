@@ -4,10 +4,7 @@ import os
 import subprocess
 import sys
 
-import pytest
 from test_invalidation import NO_COT
-
-pytestmark = pytest.mark.workflow
 
 RECIPES = [["cot"], ["cot", "layers-1", "groups-1", "coconut"]]
 NO_LONGER = {

@@ -7,12 +7,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import yaml
 
 from copra.tasks import WordSums
-
-pytestmark = pytest.mark.workflow
 
 TRAINING = {"steps": 2, "batch_size": 8, "learning_rate": 1e-3, "num_validations": 1}
 LONG_AGO = 1_700_000_000

@@ -2,11 +2,7 @@
 
 from dataclasses import replace
 
-import pytest
-
 from copra.utils.files import read_json
-
-pytestmark = pytest.mark.workflow
 
 COT = "llama@0+cot"
 

@@ -15,8 +15,6 @@ from test_invalidation import (
     trained,
 )
 
-pytestmark = pytest.mark.workflow
-
 
 @pytest.fixture
 def fetched(finished, tmp_path):

@@ -9,8 +9,6 @@ from copra.plan.jobs import jobs_of
 from copra.plan.made import made_jobs
 from copra.utils.files import read_yaml
 
-pytestmark = pytest.mark.workflow
-
 CURVE = {"model": "llama+cot", "unit": "layers", "remove": [1]}
 RECIPES = [["cot"], ["cot", "no_cot"], ["cot", "layers-1", "groups-1", "coconut"]]
 

@@ -6,8 +6,6 @@ import shutil
 
 import pytest
 
-pytestmark = pytest.mark.workflow
-
 COT = "llama@0+cot"
 NO_COT = f"{COT}+no_cot"
 LAYERS = f"{COT}+layers-1"

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.workflow
+from helpers.tiny import TRAINING
 
 PLANNED = Path(__file__).with_name("planned.py")
-TRAINING = {"steps": 6, "batch_size": 16, "learning_rate": 3.0e-3, "num_validations": 1}
 # All rules but those of local files, which test_contents.py has.
 WHOLE = {
     "steps": {

@@ -8,8 +8,6 @@ import yaml
 
 from copra.methods import METHODS
 
-pytestmark = pytest.mark.workflow
-
 PRESET = Path(__file__).parents[2] / "config" / "all-methods.yaml"
 
 # Coconut's ablations and mixtures differ from Coconut in their samples only, which other tests look at.

@@ -7,15 +7,14 @@ import pytest
 
 from copra.experiment.provenance import read_record
 from copra.utils.files import file_sha256
-
-pytestmark = pytest.mark.workflow
+from helpers.tiny import TRAINING
 
 COT = "llama@0+cot"
-TRAINING = {"steps": 8, "batch_size": 16, "learning_rate": 3.0e-3, "num_validations": 1}
+LONGER = {**TRAINING, "steps": 8}
 LAB = {
     "bases__llama__from_scratch__layers": 3,
     "steps": {
-        "cot": {"kind": "cot", "training": TRAINING},
+        "cot": {"kind": "cot", "training": LONGER},
         "layers-1": {"kind": "prune", "unit": "layers", "metric": "greedy_loss", "budget": {"count": 1}},
         "mixed": {
             "kind": "prune",
@@ -24,7 +23,7 @@ LAB = {
             "multiple_of": 8,
             "budget": {"flops": 0.25},
         },
-        "heal": {"kind": "cot", "distil": {"task_weight": 0.0}, "training": TRAINING},
+        "heal": {"kind": "cot", "distil": {"task_weight": 0.0}, "training": LONGER},
         "int8": {"kind": "quantize", "weights": "int8"},
     },
     "recipes": [["cot"], ["cot", "layers-1", "heal"], ["cot", "mixed"], ["cot", "int8"]],

@@ -11,8 +11,6 @@ from dataclasses import replace
 import psutil
 import pytest
 
-pytestmark = pytest.mark.workflow
-
 COT = "llama@0+cot"
 NO_COT = f"{COT}+no_cot"
 HEAVY = ("torch", "transformers", "datasets", "matplotlib", "scipy")

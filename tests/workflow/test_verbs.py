@@ -4,13 +4,11 @@ import re
 from dataclasses import replace
 
 import pytest
-from copied_code import copy_code
-from warm import warm_copra
 
 from copra.utils.files import read_json, read_parquet
 from copra.utils.fingerprint import closure
-
-pytestmark = pytest.mark.workflow
+from helpers.copied_code import copy_code
+from helpers.warm import warm_copra
 
 COCONUT = "llama@0+cot+layers-1+groups-1+coconut"
 LATENCY = {"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2}

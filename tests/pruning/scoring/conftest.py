@@ -13,6 +13,7 @@ from copra.models.per_layer import (
     CopraLlamaConfig,
     CopraLlamaForCausalLM,
 )
+from helpers.kinds import KINDS
 
 TOKENS = {"vocab_size": 30, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 LLAMA = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -39,7 +40,7 @@ def make(kind):
     return CopraGPT2LMHeadModel(CopraGPT2Config(**GPT2, **TOKENS, layer_overrides=GPT2_LAYERS))
 
 
-@pytest.fixture(params=["llama", "copra_llama", "gpt2", "copra_gpt2"])
+@pytest.fixture(params=KINDS)
 def model(request, monkeypatch):
     """A tiny model in float64 with weights far from the small usual ones, and dropout where it has any."""
     # Llama's norm rounds to float32 whatever the model's type, which would drown small differences.

@@ -27,9 +27,10 @@ CUTS = {
 }
 
 
-@pytest.fixture(params=["llama", "gpt2"])
-def made(request, word_base):
-    return word_base(request.param, layers=3, initializer_range=0.3)
+@pytest.fixture(params=[("llama", "latent"), ("gpt2", "cot")], ids=lambda param: " ".join(param))
+def checkpoint(request, word_base):
+    architecture, objective = request.param
+    return make_checkpoint(word_base(architecture, layers=3, initializer_range=0.3), objective)
 
 
 @pytest.fixture
@@ -41,9 +42,7 @@ def cut_of(checkpoint, units):
     return KeptUnits.whole(checkpoint.shape).without(checkpoint.shape, units)
 
 
-@pytest.mark.parametrize("objective", ["cot", "latent"])
-def test_the_loss_is_that_of_a_model_changed_by_hand(made, rows, tmp_path, objective):
-    checkpoint = make_checkpoint(made, objective)
+def test_the_loss_is_that_of_a_model_changed_by_hand(checkpoint, rows, tmp_path):
     found = Ablation(checkpoint, tmp_path, batches=batches_of(checkpoint, rows[:7]))
     losses = {name: found.loss(cut_of(checkpoint, units)) for name, units in CUTS.items()}
     expected = {
@@ -53,12 +52,10 @@ def test_the_loss_is_that_of_a_model_changed_by_hand(made, rows, tmp_path, objec
     assert len(set(losses.values())) == len(CUTS)
 
 
-@pytest.mark.parametrize("objective", ["cot", "latent"])
-def test_answers_are_those_of_a_model_with_the_units_masked(made, rows, tmp_path, objective, monkeypatch):
+def test_answers_are_those_of_a_model_with_the_units_masked(checkpoint, rows, tmp_path, monkeypatch):
     """An untrained model is never right, so what counts as right is a matter of what it writes."""
     monkeypatch.setattr("copra.evaluation.accuracy.extract_answer", lambda text: text)
     monkeypatch.setattr("copra.evaluation.accuracy.same_answer", lambda text, *_: len(text) % 3 == 0)
-    checkpoint = make_checkpoint(made, objective)
     found = Ablation(checkpoint, tmp_path, questions=Questions(rows, max_new_tokens=6))
     decoding = GenerationSpec.from_json(checkpoint.manifest["decoding"])
     counts = []

@@ -128,6 +128,7 @@ def test_examples_have_gates_of_their_own(llama):
             assert torch.allclose(llama(tokens[example : example + 1]).logits[0], together[example])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "closed"), [("heads", 0.5), ("kv_groups", 0.25)])
 def test_the_budget_is_met(llama, kind, closed):
     found = train(llama, kind, target_sparsity=closed, **QUICK)
@@ -137,6 +138,7 @@ def test_the_budget_is_met(llama, kind, closed):
     assert sum(expected) / len(expected) == pytest.approx(closed, abs=0.02)
 
 
+@pytest.mark.slow
 def test_useless_heads_close_and_needed_ones_stay_open(llama):
     useless = [(0, 1), (1, 0), (1, 3), (2, 2)]
     with torch.no_grad():
@@ -148,6 +150,7 @@ def test_useless_heads_close_and_needed_ones_stay_open(llama):
     assert max(found[unit] for unit in useless) < -1 < 0 < found[lowest[4]]
 
 
+@pytest.mark.slow
 def test_a_group_that_is_useless_closes(llama):
     with torch.no_grad():
         reading(attention_output(blocks(llama)[1]))[16:] = 0

@@ -43,6 +43,7 @@ def test_gradients_equal_those_of_masks_for_each_token(model, calibration):
         assert by_unit(rows, kind, metric) == pytest.approx(values, rel=1e-7, abs=1e-12), (kind, metric)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_gradients_equal_finite_differences_of_a_mask_on_one_unit(model, calibration):
     step = 1e-5

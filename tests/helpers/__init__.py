@@ -1,0 +1,1 @@
+"""What tests of several folders share: the tiny experiment, ways to answer, and tools around copra."""
