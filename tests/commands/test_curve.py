@@ -101,7 +101,7 @@ def test_accuracy_is_that_of_the_model_really_cut(place, rows, model, monkeypatc
     expected = []
     for units in ([], layers(2), layers(0, 2)):
         left = cut(place, model, units)
-        decoding = GenerationSpec.from_json(left.manifest["decoding"])
+        decoding = left.decoding
         expected.append(predictions(left, decoding, rows[2::3], 6, "number")["correct"].sum())
     assert len(set(expected)) > 1
     table = run(place, model, limit=None)

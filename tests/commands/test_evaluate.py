@@ -176,7 +176,7 @@ def test_a_state_belongs_to_weights_parts_decoding_and_threads(place):
     def changed(**changes):
         return replace(checkpoint, manifest={**checkpoint.manifest, **changes})
 
-    decoding = checkpoint.manifest["decoding"] | {"iterations": 1}
+    decoding = checkpoint.manifest.decoding | {"iterations": 1}
     found = [
         folder(),
         *(folder(changed(files=checkpoint.files | {name: "others"})) for name in checkpoint.files),

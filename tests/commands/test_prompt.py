@@ -61,7 +61,7 @@ def test_a_prompt_changes_the_manifest_alone(place):
         "method": "few_shot",
         "prompt": prompting.canonical(),
         "worked": None,
-        "parent": parent.manifest["weights"]["sha256"],
+        "parent": parent.manifest.weights.sha256,
     }
     assert asked.manifest == parent.manifest | {
         "files": parent.files,
@@ -82,7 +82,7 @@ def test_a_prompt_changes_the_manifest_alone(place):
 
 def test_a_prompted_checkpoint_answers(place, rows):
     asked = ask(place, answer="strict")
-    decoding = GenerationSpec.from_json(asked.manifest["decoding"])
+    decoding = asked.decoding
     assert decoding.prompting.exemplars.count("The answer is") == 3
     table = predictions(asked, decoding, rows[2::3], 5, "number")
     assert (table["flops_cached_prompt"] < table["flops"]).all()
@@ -92,7 +92,7 @@ def test_a_tasks_own_examples_stand_before_the_question(place):
     worked = {"task": "gsm8k", "sha256": "of the file"}
     asked = ask(place, worked, answer="harness-flexible", max_new_tokens=2)
     assert asked.decoding.prompting.exemplars.startswith("Q: A baker puts 12 rolls on each of 4 trays.")
-    assert asked.manifest["lineage"][-1]["worked"] == worked
+    assert asked.manifest.lineage[-1]["worked"] == worked
 
 
 def test_a_prompt_has_a_rule_and_a_limit_of_its_own(place, rows, monkeypatch):

@@ -62,7 +62,7 @@ def run(place, scoring, model="plain", objective="cot", importance=(), **setting
 
 
 def decoding_of(checkpoint):
-    known = checkpoint.manifest["decoding"]
+    known = checkpoint.manifest.decoding
     return known and GenerationSpec.from_json(known)
 
 

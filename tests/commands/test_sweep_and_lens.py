@@ -48,7 +48,7 @@ def test_a_sweep_equals_single_evaluations(place, rows):
     assert table["latents"].tolist() == [0, 2, 3]
     assert table["trained"].tolist() == [False, True, False]
     checkpoint = load_checkpoint(place / "thinking")
-    decoding = GenerationSpec.from_json(checkpoint.manifest["decoding"])
+    decoding = checkpoint.decoding
     for row in table.itertuples():
         single = predictions(checkpoint, replace(decoding, latents=row.latents), rows[2::3], 6, "number")
         assert (row.n, row.correct) == (8, single["correct"].sum())

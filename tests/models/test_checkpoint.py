@@ -52,7 +52,7 @@ def test_what_is_loaded_is_what_was_saved(save, word_tokenizer, kind, tied):
         word_tokenizer.eos_token_id,
         word_tokenizer.pad_token_id,
     )
-    assert again.shape == shape_of(model.config.to_dict()) == ModelShape.from_json(again.manifest["shape"])
+    assert again.shape == shape_of(model.config.to_dict()) == again.manifest.shape
 
 
 def test_unequal_layers_come_back_unequal(save):
@@ -73,7 +73,7 @@ def test_the_type_of_the_weights_is_kept(make_model, word_tokenizer, tmp_path, d
     save_checkpoint(tmp_path / "model", model, word_tokenizer, {})
     again = load_checkpoint(tmp_path / "model")
     assert {parameter.dtype for parameter in again.model.parameters()} == {dtype}
-    assert again.manifest["weights"]["dtype"] == str(dtype).removeprefix("torch.")
+    assert again.manifest.weights.dtype == str(dtype).removeprefix("torch.")
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "copra_llama"])
@@ -157,10 +157,10 @@ def test_bfloat16_weights_are_computed_with_in_float32_where_the_device_has_none
         monkeypatch.setattr("copra.models.checkpoint.has_bfloat16", lambda has=has: has)
         loaded = load_checkpoint(tmp_path / "first")
         assert loaded.model.dtype == dtype
-        assert loaded.manifest["weights"]["dtype"] == "bfloat16"
+        assert loaded.manifest.weights.dtype == "bfloat16"
         save_checkpoint(tmp_path / "again", loaded.model, loaded.tokenizer, manifest)
-        again = load_checkpoint(tmp_path / "again").manifest["weights"]
-        assert again == loaded.manifest["weights"], "a round through float32 must change no weight"
+        again = load_checkpoint(tmp_path / "again").manifest.weights
+        assert again == loaded.manifest.weights, "a round through float32 must change no weight"
 
 
 def test_a_checkpoint_whose_weights_are_not_those_of_its_config_is_refused(save):

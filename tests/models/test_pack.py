@@ -68,7 +68,7 @@ def test_a_relabelled_checkpoint_can_be_carried_too(save, packing, tmp_path):
     there = carried(save(), tmp_path / "there")
     relabel_checkpoint(there, tmp_path / "again", {"node": "b"})
     last = load_checkpoint(carried(tmp_path / "again", tmp_path / "last"))
-    assert last.manifest["node"] == "b"
+    assert last.manifest.node == "b"
     assert list(last.extra_modules) == ["projection"]
 
 

@@ -144,7 +144,7 @@ def test_bfloat16_activations_where_the_device_has_them(make, monkeypatch, has):
     monkeypatch.setattr("copra.models.checkpoint.has_bfloat16", lambda: has)
     model, _, folder = make(dtype="bfloat16")
     loaded = load_checkpoint(folder)
-    assert loaded.manifest["weights"]["dtype"] == "bfloat16"
+    assert loaded.manifest.weights.dtype == "bfloat16"
     assert loaded.model.dtype == (torch.bfloat16 if has else torch.float32)
     with torch.no_grad():
         found = loaded.model(TOKENS.to(loaded.model.device)).logits.cpu()

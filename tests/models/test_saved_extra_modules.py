@@ -83,15 +83,15 @@ def test_the_manifest_describes_the_parts(save_parts):
     }
     # The language model's own weights are counted apart, and in a file that any other program loads.
     again = load_checkpoint(folder)
-    assert again.manifest["parameters"] == sum(p.numel() for p in again.model.parameters())
-    assert type(again.model).from_pretrained(folder).num_parameters() == again.manifest["parameters"]
+    assert again.manifest.parameters == sum(p.numel() for p in again.model.parameters())
+    assert type(again.model).from_pretrained(folder).num_parameters() == again.manifest.parameters
 
 
 def test_without_parts_there_is_no_file_of_them(save_parts):
     folder, _ = save_parts(wanted={})
     assert not (folder / PARTS).exists()
     again = load_checkpoint(folder)
-    assert again.manifest["extra_modules"] is None
+    assert again.manifest.extra_modules is None
     assert len(again.extra_modules) == 0
 
 
@@ -133,7 +133,7 @@ def test_the_next_stage_goes_on_with_the_parts_that_it_wants(save_parts, word_to
         tmp_path / "next", parent.model, word_tokenizer, parent.manifest, None, extra_modules, wanted
     )
     again = load_checkpoint(tmp_path / "next")
-    assert again.manifest["extra_modules"]["settings"] == wanted
+    assert again.manifest.extra_modules.settings == wanted
     for name in wanted:
         assert same_extra_modules(again.extra_modules[name], saved[name])
     # Other settings make another part.
@@ -171,7 +171,7 @@ def test_a_checkpoint_under_another_manifest(save_parts, tmp_path):
     changes = {"node": "a+b", "method": "few_shot", "decoding": {"latents": 0}}
     relabel_checkpoint(folder, tmp_path / "again", changes)
     before, after = load_checkpoint(folder), load_checkpoint(tmp_path / "again")
-    files = {name: sum for name, sum in before.manifest["files"].items() if name != "training.jsonl"}
+    files = {name: sum for name, sum in before.manifest.files.items() if name != "training.jsonl"}
     assert after.manifest == before.manifest | changes | {"files": files}
     # All but the log of the training, which was the parent's.
     left_out = {"training.jsonl", MANIFEST}
@@ -192,4 +192,4 @@ def test_a_relabelled_folder_is_replaced_whole(save_parts, tmp_path):
     assert load_checkpoint(other).shape.family == "llama"
     with pytest.raises(CopraError, match=f"^{tmp_path / 'nowhere' / MANIFEST}: no such file"):
         relabel_checkpoint(tmp_path / "nowhere", other, {})
-    assert load_checkpoint(other).manifest["node"] == "new"
+    assert load_checkpoint(other).manifest.node == "new"

@@ -125,8 +125,8 @@ def test_a_cut_model_reloads_and_computes_what_the_masked_one_does(place, traine
     folder, plan = pruned(place, name, **step)
     left, dense = load_checkpoint(folder), load_checkpoint(trained["cot"])
     assert left.shape.to_json() == plan["shape_after"]
-    assert left.manifest["parameters"] < dense.manifest["parameters"]
-    assert left.manifest["lineage"][-1]["proof"]["largest_logit_difference"] < 1e-4
+    assert left.manifest.parameters < dense.manifest.parameters
+    assert left.manifest.lineage[-1]["proof"]["largest_logit_difference"] < 1e-4
     ids = dense.tokenizer("Anna has 3 apples and buys 2 more.\n", return_tensors="pt")["input_ids"]
     with masked(dense.model.double(), KeptUnits.from_json(plan["kept"])):
         expected = dense.model(ids).logits

@@ -46,10 +46,10 @@ def test_a_stage_becomes_a_checkpoint(place, rows):
 def test_stages_add_up(place):
     first = train_stage(place, "tiny", "cot")
     second = train_stage(place, "cot", "coconut", "coconut", stage=1)
-    assert [done["step"] for done in second.manifest["lineage"]] == ["cot", "coconut"]
-    assert second.manifest["lineage"][1]["parent"] == first.manifest["weights"]["sha256"]
-    own = second.manifest["lineage"][1]["record"]["flops"]
-    assert second.manifest["training_flops"] == first.manifest["training_flops"] + own
+    assert [done["step"] for done in second.manifest.lineage] == ["cot", "coconut"]
+    assert second.manifest.lineage[1]["parent"] == first.manifest.weights.sha256
+    own = second.manifest.lineage[1]["record"]["flops"]
+    assert second.manifest.training_flops == first.manifest.training_flops + own
 
 
 def test_equal_runs_give_equal_checkpoints(place):
@@ -94,7 +94,7 @@ def test_a_state_serves_its_own_settings_only(place, monkeypatch):
     other = train_stage(place, "tiny", "cot", learning_rate=1e-3)
     log = [json.loads(line) for line in (place / "cot" / loop.LOG).read_text().splitlines()]
     assert [line["learning_rate"] for line in log] == [1e-3] * 4
-    assert other.manifest["lineage"][0]["training"]["learning_rate"] == 1e-3
+    assert other.manifest.lineage[0]["training"]["learning_rate"] == 1e-3
 
 
 def test_a_training_that_breaks_down_leaves_no_checkpoint(place):
@@ -140,8 +140,8 @@ def test_markers_start_when_they_are_first_trained(place, monkeypatch, thought):
 def test_trained_markers_stay_through_a_training_without_them(place, monkeypatch):
     train_stage(place, "tiny", "latents", "coconut", stage=1)
     words = train_stage(place, "latents", "words")
-    assert words.manifest["trained_markers"]
-    assert words.manifest["decoding"]["prefix_ids"] == []
+    assert words.manifest.trained_markers
+    assert words.manifest.decoding.prefix_ids == []
     started = rows_at_start(monkeypatch)
     train_stage(place, "words", "again", "coconut", stage=1)
     assert torch.equal(started[0], marker_rows(words))
@@ -155,7 +155,7 @@ def test_a_checkpoint_that_becomes_a_base_keeps_its_trained_markers(place, monke
     make_base(place, place / kind, "base")
     base = load_checkpoint(place / "base")
     assert torch.equal(marker_rows(base), marker_rows(trained))
-    assert base.manifest["trained_markers"] == (kind == "coconut")
+    assert base.manifest.trained_markers == (kind == "coconut")
     started = rows_at_start(monkeypatch)
     train_stage(place, "base", "again", "coconut", stage=1)
     assert torch.equal(started[0], marker_rows(trained)) == (kind == "coconut")
@@ -211,7 +211,7 @@ def test_a_projection_goes_on_from_stage_to_stage(place, monkeypatch):
     """And a step decoder, which the next method does not want, stays behind."""
     projected = {"latent_input": "projected", "auxiliary_decoder": {"layers": 1}}
     first = train_stage(place, "tiny", "first", "coconut", 1, method=projected)
-    assert first.manifest["extra_modules"]["settings"] == {"projection": {}, "step_decoder": {"layers": 1}}
+    assert first.manifest.extra_modules.settings == {"projection": {}, "step_decoder": {"layers": 1}}
     started, run = [], loop.Trainer.run
 
     def spy(self):
@@ -226,7 +226,7 @@ def test_a_projection_goes_on_from_stage_to_stage(place, monkeypatch):
         assert torch.equal(started[0]["projection"][name], value)
     assert not same_extra_modules(first, second, "projection")
     third = train_stage(place, "second", "third", "cot")
-    assert third.manifest["extra_modules"] is None
+    assert third.manifest.extra_modules is None
 
 
 @pytest.mark.slow
@@ -245,20 +245,20 @@ def test_a_decoder_starts_as_the_pretrained_model_and_goes_on(place, monkeypatch
     expected = StepDecoder(pretrained.model, None).state_dict()
     assert set(started[0]) == set(expected)
     assert all(torch.equal(started[0][name], value) for name, value in expected.items())
-    assert first.manifest["extra_modules"]["settings"] == {"step_decoder": {"layers": None}}
-    sha256 = pretrained.manifest["weights"]["sha256"]
-    assert first.manifest["lineage"][-1]["pretrained"] == {"node": "tiny@0", "sha256": sha256}
+    assert first.manifest.extra_modules.settings == {"step_decoder": {"layers": None}}
+    sha256 = pretrained.manifest.weights.sha256
+    assert first.manifest.lineage[-1]["pretrained"] == {"node": "tiny@0", "sha256": sha256}
     files = [place / node / MANIFEST for node in ("cot", "tiny")]
     files += [summary_of(place / "data", split) for split in ("train", "valid")]
     made_of = {file_sha256(file) for file in files}
-    assert set(first.manifest[MADE_BY]["files"]) == made_of
+    assert set(first.manifest.made_by["files"]) == made_of
     learned = first.extra_modules["step_decoder"].state_dict()
     assert not all(torch.equal(learned[name], value) for name, value in expected.items())
     second = train_stage(place, "first", "second", "coconut", 2, method=method)
     assert all(torch.equal(started[1][name], value) for name, value in learned.items())
-    work = second.manifest["lineage"][-1]["record"]["work"]
+    work = second.manifest.lineage[-1]["record"]["work"]
     counter = FlopCounter(second.shape)
-    assert second.manifest["lineage"][-1]["record"]["flops"] == sum(
+    assert second.manifest.lineage[-1]["record"]["flops"] == sum(
         counter.of_training(**work[reader]) for reader in ("model", "step_decoder")
     )
 
@@ -279,13 +279,13 @@ def test_adapters_end_in_a_plain_checkpoint(place):
     assert {file.name for file in (place / "adapted").iterdir()} == {
         file.name for file in (place / "tiny").iterdir()
     } | {"training.jsonl", "extra_modules.safetensors"}
-    done = adapted.manifest["lineage"][-1]
+    done = adapted.manifest.lineage[-1]
     assert done["training"]["lora"]["rank"] == 2
     flops = of_training_work(parent.shape, done["record"]["work"], lora=2)
     assert (
-        adapted.manifest["training_flops"] == flops < of_training_work(parent.shape, done["record"]["work"])
+        adapted.manifest.training_flops == flops < of_training_work(parent.shape, done["record"]["work"])
     )
     # The same training again gives the same weights.
     again = train_stage(place, "tiny", "again", "codi", 0, lora=lora, select_best_by="accuracy")
-    assert again.manifest["weights"] == adapted.manifest["weights"]
-    assert again.manifest["extra_modules"] == adapted.manifest["extra_modules"]
+    assert again.manifest.weights == adapted.manifest.weights
+    assert again.manifest.extra_modules == adapted.manifest.extra_modules

@@ -18,15 +18,15 @@ def test_the_three_trainings_of_icot_kd_hand_on_their_parts(place):
     emulating = train_stage(place, "kd.0", "kd.1", "icot_kd", 1, teacher="cot")
     coupled = train_stage(place, "kd.1", "kd", "icot_kd", 2)
     stages = (reading, emulating, coupled)
-    known = {"node": cot.manifest["node"], "sha256": cot.manifest["weights"]["sha256"]}
-    assert [stage.manifest["lineage"][-1]["teacher"] for stage in stages] == [known, known, None]
-    assert [stage.manifest["decoding"] and stage.manifest["decoding"]["emulated"] for stage in stages] == [
+    known = {"node": cot.manifest.node, "sha256": cot.manifest.weights.sha256}
+    assert [stage.manifest.lineage[-1]["teacher"] for stage in stages] == [known, known, None]
+    assert [stage.manifest.decoding and stage.manifest.decoding.emulated for stage in stages] == [
         None,
         True,
         True,
     ]
     assert all(
-        stage.manifest["extra_modules"]["settings"] == {"mind_reader": {}, "emulator": {}} for stage in stages
+        stage.manifest.extra_modules.settings == {"mind_reader": {}, "emulator": {}} for stage in stages
     )
     # The emulator is made of the first parent and waits; then it alone learns, and then all do.
     assert torch.equal(
@@ -34,10 +34,10 @@ def test_the_three_trainings_of_icot_kd_hand_on_their_parts(place):
         cot.model.get_input_embeddings().weight,
     )
     assert same_extra_modules(reading, emulating, "mind_reader")
-    assert reading.manifest["weights"] == emulating.manifest["weights"]
+    assert reading.manifest.weights == emulating.manifest.weights
     assert not same_extra_modules(reading, emulating, "emulator")
     assert not any(same_extra_modules(emulating, coupled, name) for name in ("mind_reader", "emulator"))
-    assert emulating.manifest["weights"] != coupled.manifest["weights"]
+    assert emulating.manifest.weights != coupled.manifest.weights
 
 
 def test_a_teacher_must_be_named_and_have_the_students_shape(place, word_base):
@@ -60,7 +60,7 @@ def test_a_state_serves_its_own_teacher_only(place, monkeypatch):
             train_stage(place, "cot", "kd.0", "icot_kd", 0, teacher="cot")
     assert len(list((place / "state").iterdir())) == 1
     other = train_stage(place, "cot", "kd.0", "icot_kd", 0, teacher="tiny")
-    assert other.manifest["lineage"][-1]["teacher"]["node"] == "tiny@0"
+    assert other.manifest.lineage[-1]["teacher"]["node"] == "tiny@0"
     assert len(list((place / "state").iterdir())) == 1
 
 
@@ -79,8 +79,8 @@ def test_a_pruned_model_heals(place, rows):
     assert after["cross_entropy"] < 0.5 * before["cross_entropy"]
     assert before["loss"] == pytest.approx(before["distillation"])
     assert after["validation_loss"] == after["validation_distillation"] < 0.5 * before["distillation"]
-    done = healed.manifest["lineage"][-1]
-    assert done["teacher"] == {"node": "tiny@0+cot", "sha256": dense.manifest["weights"]["sha256"]}
+    done = healed.manifest.lineage[-1]
+    assert done["teacher"] == {"node": "tiny@0+cot", "sha256": dense.manifest.weights.sha256}
     assert done["stage"]["distil"] == {"weight": 1.0, "temperature": 2.0, "task_weight": 0.0}
     assert done["record"]["selected"]["by"] == "loss"
     # The teacher is another model than the student, and only looks at the sequences.
@@ -91,7 +91,7 @@ def test_a_pruned_model_heals(place, rows):
     own, looking = (FlopCounter(each.shape).of_training(*counts) for each in (healed, dense))
     assert looking > own
     assert done["record"]["flops"] == own + looking // 3
-    assert healed.manifest["training_flops"] == dense.manifest["training_flops"] + own + looking // 3
+    assert healed.manifest.training_flops == dense.manifest.training_flops + own + looking // 3
     assert load_checkpoint(place / "cot").manifest == dense.manifest
 
 
@@ -106,7 +106,7 @@ def test_distillation_beside_the_own_loss(place, lora):
     )
     for line in log_of(place, "heal"):
         assert line["loss"] == pytest.approx(0.5 * line["cross_entropy"] + 2 * line["distillation"], rel=1e-5)
-    assert healed.manifest["weights"] != load_checkpoint(place / "pruned").manifest["weights"]
+    assert healed.manifest.weights != load_checkpoint(place / "pruned").manifest.weights
 
 
 def test_a_teacher_of_predictions_must_have_the_students_vocabulary(place, word_base, rows):

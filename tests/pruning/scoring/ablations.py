@@ -33,7 +33,7 @@ def make_checkpoint(made: types.SimpleNamespace, objective: str = "cot") -> Chec
 
 def samples_of(checkpoint: Checkpoint, rows: Sequence[Row]) -> list[Sample]:
     """Steps and answer after the question, or the answer after the latents."""
-    decoding = GenerationSpec.from_json(checkpoint.manifest["decoding"])
+    decoding = checkpoint.decoding
     found = []
     for row in tokenize(checkpoint.tokenizer, rows):
         if not decoding.latents:
@@ -53,7 +53,7 @@ def batches_of(checkpoint: Checkpoint, rows: Sequence[Row], size: int = 3) -> li
 
 def plain_loss(checkpoint: Checkpoint, model: nn.Module, rows: Sequence[Row]) -> float:
     """The mean loss of a model, an example at a time, without cache and padding."""
-    decoding = GenerationSpec.from_json(checkpoint.manifest["decoding"])
+    decoding = checkpoint.decoding
     feed = checkpoint.extra_modules["projection"] if checkpoint.extra_modules else None
     with torch.no_grad():
         losses = [

@@ -57,7 +57,7 @@ def test_answers_are_those_of_a_model_with_the_units_masked(checkpoint, rows, tm
     monkeypatch.setattr("copra.evaluation.accuracy.extract_answer", lambda text: text)
     monkeypatch.setattr("copra.evaluation.accuracy.same_answer", lambda text, *_: len(text) % 3 == 0)
     found = Ablation(checkpoint, tmp_path, questions=Questions(rows, max_new_tokens=6))
-    decoding = GenerationSpec.from_json(checkpoint.manifest["decoding"])
+    decoding = checkpoint.decoding
     counts = []
     for units in CUTS.values():
         cut = cut_of(checkpoint, units)
@@ -136,7 +136,7 @@ def changed_manifest(checkpoint, **changes):
 def test_values_of_other_settings_are_others(llama, rows, tmp_path):
     batches, questions = batches_of(llama, rows[:4]), Questions(rows[:4], max_new_tokens=4)
     other_labels = replace(batches[0], labels=batches[0].labels.roll(1, 0))
-    decoding = llama.manifest["decoding"] | {"latents": 1}
+    decoding = llama.manifest.decoding | {"latents": 1}
 
     def folders(name, checkpoint=llama, **options):
         options = {"batches": batches, "questions": questions, **options}
@@ -191,7 +191,7 @@ def test_a_model_that_cannot_answer_has_no_accuracy(llama, rows, tmp_path):
 
 
 def test_a_thought_emulator_needs_all_layers(llama, rows, tmp_path):
-    decoding = llama.manifest["decoding"] | {"emulated": True}
+    decoding = llama.manifest.decoding | {"emulated": True}
     extra_modules = torch.nn.ModuleDict({name: torch.nn.Identity() for name in ("mind_reader", "emulator")})
     emulated = replace(changed_manifest(llama, decoding=decoding), extra_modules=extra_modules)
     found = Ablation(emulated, tmp_path, questions=Questions(rows[:2]))

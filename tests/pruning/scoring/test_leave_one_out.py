@@ -55,7 +55,7 @@ def test_accuracy(checkpoint, rows, tmp_path, kind, monkeypatch):
     """An untrained model is never right, so what counts as right is a matter of what it writes."""
     monkeypatch.setattr("copra.evaluation.accuracy.extract_answer", lambda text: text)
     monkeypatch.setattr("copra.evaluation.accuracy.same_answer", lambda text, *_: len(text) % 3 == 0)
-    decoding = GenerationSpec.from_json(checkpoint.manifest["decoding"])
+    decoding = checkpoint.decoding
 
     def accuracy(model):
         return predictions(replace(checkpoint, model=model), decoding, rows, 5, "number")["correct"].mean()
