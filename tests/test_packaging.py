@@ -1,5 +1,6 @@
 """What pip installs: a wheel with the whole package, and lock files that pin all that it needs by hash."""
 
+import ast
 import os
 import re
 import shutil
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
-from importlib.metadata import requires, version
+from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,19 @@ def _closure(lines: Iterable[str], skip: set[str]) -> set[str]:
             if each.marker is None or any(map(each.marker.evaluate, environments)):
                 waiting.append(each)
     return found
+
+
+def test_each_package_that_copra_imports_is_declared():
+    extras = PROJECT["optional-dependencies"]
+    lines = [*PROJECT["dependencies"], *extras["quantize"]]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    nodes = [node for path in (ROOT / "src").rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    names = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    imported = {name.split(".")[0] for name in names} - {"copra", *sys.stdlib_module_names}
+    assert {"torch", "yaml", "statsmodels"} <= imported
+    homes = packages_distributions()
+    assert {name for name in imported if not declared & set(map(canonicalize_name, homes[name]))} == set()
 
 
 @pytest.mark.parametrize("name", ["torch", "transformers", "snakemake"])

@@ -38,6 +38,11 @@ def test_wilson_interval_takes_a_mean_over_seeds():
     assert wilson_interval(10, 30)[1] < high < wilson_interval(11, 30)[1]
 
 
+def test_wilson_interval_of_none_and_of_all_ends_exactly():
+    assert wilson_interval(0, 1000)[0] == 0
+    assert wilson_interval(1319, 1319)[1] == 1
+
+
 @pytest.mark.parametrize(("correct", "n"), [(0, 0), (-1, 5), (6, 5)])
 def test_wilson_interval_refuses_what_is_no_proportion(correct, n):
     with pytest.raises(CopraError, match="no proportion"):

@@ -30,18 +30,13 @@ def wilson_interval(correct: float, n: int, confidence: float = 0.95) -> tuple[f
     Raises:
         CopraError: `correct` and `n` do not make a proportion.
     """
-    from scipy.stats import norm
+    from statsmodels.stats.proportion import proportion_confint
 
     if n < 1 or not 0 <= correct <= n:
         raise CopraError(f"{correct} of {n} questions right is no proportion: check the evaluation.")
-    z = float(norm.ppf((1 + confidence) / 2))
-    share = correct / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # At 0 and at n the bound is exact, which rounding in the formula would miss.
-    low = 0.0 if correct == 0 else max(0.0, centre - half)
-    high = 1.0 if correct == n else min(1.0, centre + half)
-    return low, high
+    low, high = proportion_confint(correct, n, alpha=1 - confidence, method="wilson")
+    # At 0 and at n the bound is exact, which rounding in the formula misses.
+    return 0.0 if correct == 0 else low, 1.0 if correct == n else high
 
 
 def proportion(correct: int, n: int) -> dict[str, int | float]:
@@ -59,13 +54,11 @@ def mcnemar_exact(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> float
     Raises:
         CopraError: the two are not of the same length.
     """
-    from scipy.stats import binomtest
+    from statsmodels.stats.contingency_tables import mcnemar
 
     a, b = _paired(correct_a, correct_b, bool)
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    if only_a + only_b == 0:
-        return 1.0
-    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    table = [[(a & b).sum(), (a & ~b).sum()], [(b & ~a).sum(), (~a & ~b).sum()]]
+    return float(mcnemar(table, exact=True).pvalue)
 
 
 def sign_flip_exact(correct_a: Sequence[Sequence[bool]], correct_b: Sequence[Sequence[bool]]) -> float:
@@ -174,12 +167,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     All that are below a level are significant at that level together, whatever their dependence. NaN means
     no test and stays NaN.
     """
-    order = sorted((p, index) for index, p in enumerate(p_values) if p == p)
-    adjusted, highest = list(p_values), 0.0
-    for rank, (p, index) in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p))
-        adjusted[index] = highest
-    return adjusted
+    import numpy
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted = numpy.array(p_values, dtype=float)
+    tested = ~numpy.isnan(adjusted)
+    adjusted[tested] = multipletests(adjusted[tested], method="holm")[1]
+    return adjusted.tolist()
 
 
 def _chance(correct: "numpy.ndarray") -> float:
