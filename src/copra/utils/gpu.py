@@ -4,7 +4,7 @@ Snakemake counts GPUs but does not assign them, so two concurrent jobs would bot
 Therefore a process locks a file for its GPU before torch is imported, and holds the lock until it ends; the
 operating system also frees the locks of killed processes. If n jobs share a GPU (compute.jobs_per_gpu), each
 locks an n-th of the file's bytes, so that jobs with different n, and jobs that need a whole GPU, do not
-overlap either.
+overlap either. filelock does not serve, as it locks whole files.
 """
 
 import fcntl

@@ -1,10 +1,10 @@
 """Locks on the state of jobs: one process at a time, on this machine and across machines.
 
 While a job uses a state folder `state/<key>`, a file `state/<key>.lock` beside it describes the job, as JSON.
-On one machine, the operating system holds the lock (flock) and frees it when the job ends in any way.
-Machines that share the folder may not share locks (NFS with local locks), and some file systems have none.
-Therefore the job touches the file every 15 s, and a file of another machine is valid until it has not been
-touched for 150 s. Clocks may differ by a minute.
+On one machine, the operating system holds the lock (filelock's FileLock) and frees it when the job ends in
+any way, even if a fork of it lives on. Machines that share the folder may not share locks (NFS with local
+locks), and some file systems have none. Therefore the job touches the file every 15 s, and a file of another
+machine is valid until it has not been touched for 150 s. Clocks may differ by a minute.
 """
 
 import contextlib
@@ -17,9 +17,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from copra.utils import processes
 from copra.utils.errors import CopraError
@@ -65,19 +67,20 @@ def holder_of(state: Path) -> dict[str, Any] | None:
 
     None if there is no such job.
     """
-    with contextlib.suppress(OSError), open(file_of(state)) as handle:
-        return _holder(handle.fileno(), _flock(handle.fileno(), fcntl.LOCK_SH))
+    # A shared lock, which filelock lacks, needs no write permission and is no holder to other readers.
+    file = file_of(state)
+    with contextlib.suppress(OSError), open(file) as handle:
+        return _holder(file, _is_taken(lambda: fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)))
     return None
 
 
 class _Lock:
-    """A lock of this process: its file, open as `descriptor`, and the record in it."""
+    """A lock of this process: its file, the record in it, and the system's lock, if there is one."""
 
-    def __init__(self, file: Path, descriptor: int, record: dict[str, Any]):
-        self.file, self.descriptor, self.record = file, descriptor, record
+    def __init__(self, file: Path, record: dict[str, Any], guard: FileLock):
+        self.file, self.record, self.guard = file, record, guard
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._give_signs, daemon=True)
-        _held.add(descriptor)
         self._thread.start()
 
     def release(self) -> None:
@@ -85,34 +88,19 @@ class _Lock:
         self._released.set()
         self._thread.join()
         with contextlib.suppress(OSError):
-            if _read(self.descriptor) == self.record:
+            if _read(self.file) == self.record:
                 self.file.unlink()
-        _held.discard(self.descriptor)
-        os.close(self.descriptor)
+        self.guard.release()
 
     def _give_signs(self) -> None:
         while not self._released.wait(SECONDS_BETWEEN_SIGNS):
             with contextlib.suppress(OSError):
-                found = _read(self.descriptor)
+                found = _read(self.file)
                 if found is not None and found != self.record:
                     # Possible only without flock, after this process was suspended: it must stop writing.
                     print(f"{self.file}: taken by {_in_words(found)}. This job ends.", file=sys.stderr)
                     os._exit(1)
-                os.utime(self.descriptor)
-
-
-_held: set[int] = set()
-"""The open lock files of this process."""
-
-
-def _close_in_fork() -> None:
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-# The system frees a lock when no process has the file open, and a fork may outlive the job.
-os.register_at_fork(after_in_child=_close_in_fork)
+                os.utime(self.file)
 
 
 def _wait_for(file: Path, node: str, output: Path) -> tuple[_Lock | None, bool]:
@@ -126,8 +114,8 @@ def _wait_for(file: Path, node: str, output: Path) -> tuple[_Lock | None, bool]:
     }
     before, holder, told = _stamp(output), None, -math.inf
     while True:
-        descriptor, found = _try(file, record)
-        if descriptor is not None:
+        lock, found = _try(file, record)
+        if lock is not None:
             break
         if found is None:
             continue
@@ -140,7 +128,6 @@ def _wait_for(file: Path, node: str, output: Path) -> tuple[_Lock | None, bool]:
                 file=sys.stderr,
             )
         time.sleep(SECONDS_BETWEEN_TRIES)
-    lock = _Lock(file, descriptor, record)
     if holder and holder["output"] == record["output"] and _stamp(output) not in (None, before):
         print(f"{output}: made by {_in_words(holder)} meanwhile", file=sys.stderr)
         lock.release()
@@ -148,73 +135,67 @@ def _wait_for(file: Path, node: str, output: Path) -> tuple[_Lock | None, bool]:
     return lock, False
 
 
-def _try(file: Path, record: dict[str, Any]) -> tuple[int | None, dict[str, Any] | None]:
-    """Try to take the lock; return its open file and None, or None and the record of its holder."""
+def _try(file: Path, record: dict[str, Any]) -> tuple[_Lock | None, dict[str, Any] | None]:
+    """Try to take the lock; return it and None, or None and the record of its holder.
+
+    Both are None if the file was removed meanwhile.
+    """
+    guard = FileLock(file, fallback_to_soft=False)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            locked = _flock(descriptor, fcntl.LOCK_EX)
-            holder = _holder(descriptor, locked)
-            # A lock on a file that was removed after it was opened is void.
-            if holder is not None or not _is_at(descriptor, file):
-                os.close(descriptor)
-                return None, holder
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(record).encode(), 0)
-        except OSError:
-            os.close(descriptor)
-            raise
+        holder = _holder(file, _is_taken(lambda: guard.acquire(blocking=False)))
+        if holder is None:
+            # Never a new file, which would not be the locked one.
+            with open(file, "r+") as handle:
+                handle.truncate()
+                handle.write(json.dumps(record))
+            return _Lock(file, record, guard), None
+    except FileNotFoundError:
+        holder = None
     except OSError as error:
+        guard.release()
         raise CopraError(
             f"{file}: could not be written ({error.strerror}). Free some space or check the permissions, "
             "then run again: what was finished before is kept."
         ) from error
-    return descriptor, None
+    guard.release()
+    return None, holder
 
 
-def _flock(descriptor: int, kind: int) -> bool | None:
-    """Return True if the lock is acquired, False if another process has it, None if there are no locks."""
+def _is_taken(lock: Callable[[], object]) -> bool | None:
+    """Call `lock`; return True if a process of this machine has the lock, None if there are no locks."""
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        lock()
+    except (Timeout, BlockingIOError):
+        return True
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise
         return None
-    return True
+    return False
 
 
-def _holder(descriptor: int, locked: bool | None) -> dict[str, Any] | None:
+def _holder(file: Path, taken: bool | None) -> dict[str, Any] | None:
     """Return the record of the job that has the lock, {} if it is not written yet; None if no job has it."""
-    found = _read(descriptor)
-    if locked is False:
+    found = _read(file)
+    if taken:
         return found or {}
     if found is None:
         return None
     if found["host"] != socket.gethostname():
-        lives = time.time() - os.fstat(descriptor).st_mtime < SILENT_SECONDS
+        lives = time.time() - file.stat().st_mtime < SILENT_SECONDS
     else:
-        lives = locked is None and processes.is_alive(found["process"], found["started"])
+        lives = taken is None and processes.is_alive(found["process"], found["started"])
     return found if lives else None
 
 
-def _read(descriptor: int) -> dict[str, Any] | None:
-    """Return the record in a lock file; None if it is missing or incomplete."""
+def _read(file: Path) -> dict[str, Any] | None:
+    """Return the record in a lock file, None if it is incomplete."""
     try:
-        found = json.loads(os.pread(descriptor, 65536, 0))
+        found = json.loads(file.read_text())
         return found if {"host", "process", "node", "output", "started"} <= found.keys() else None
     except (ValueError, AttributeError):
         return None
-
-
-def _is_at(descriptor: int, file: Path) -> bool:
-    """True if an open file is the file at this path."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), file.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

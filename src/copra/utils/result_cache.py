@@ -1,4 +1,7 @@
-"""Cache of results on disk, so that a killed job need not compute them again."""
+"""Cache of results on disk, so that a killed job need not compute them again.
+
+diskcache and joblib do not serve: they pickle, and nothing that is read again may be a pickle.
+"""
 
 import contextlib
 import fcntl
