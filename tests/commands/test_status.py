@@ -95,4 +95,5 @@ def test_watching_ends_with_ctrl_c(results, capsys, monkeypatch):
     text = status(capsys, "--results", results, "--watch", "0.5")
     assert shown == [0.5] * 3
     assert text.count("llama@0+cot ") == 3
+    assert "\x1b" not in text
     assert main(["status", "--watch", "0"]) == 1

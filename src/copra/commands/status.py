@@ -5,8 +5,6 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
 from copra.commands.experiment import add_experiment, experiment_of
 from copra.experiment.workflow import Workflow
 from copra.plan.jobs import Job, jobs_of
@@ -14,9 +12,9 @@ from copra.plan.page import duration
 from copra.plan.progress import counted, failed, lines_of
 from copra.utils.errors import CopraError
 from copra.utils.heartbeat import JobStatus, in_words, running
+from copra.utils.terminal import console, table
 
 HEADS = ["model", "done", "", "loss", "learning rate", "speed"]
-CLEAR = "\x1b[H\x1b[2J"
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -36,9 +34,11 @@ def run(options: Namespace) -> None:
     while True:
         folders = [options.results] if options.results else _folders(workflow)
         page = "\n\n".join(part for folder in folders for part in _page(folder, jobs, source))
-        print(page if options.watch is None else f"{CLEAR}{page}", flush=True)
         if options.watch is None:
+            print(page)
             return
+        console().clear()
+        print(page, flush=True)
         try:
             time.sleep(options.watch)
         except KeyboardInterrupt:
@@ -77,8 +77,7 @@ def _page(results: Path, jobs: Mapping[str, Job] | None, source: str | None) -> 
 
 def _table(jobs: Sequence[JobStatus], head: str, words: Sequence[str]) -> str:
     rows = [[*line, word] for line, word in zip(lines_of(jobs), words, strict=True)]
-    align = ["left", *["right"] * (len(HEADS) - 1), "left"]
-    return tabulate(rows, headers=[*HEADS, head], tablefmt="plain", colalign=align, disable_numparse=True)
+    return table([*HEADS, head], rows, ["left", *["right"] * (len(HEADS) - 1), "left"])
 
 
 def _left(job: JobStatus) -> str:

