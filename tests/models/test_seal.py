@@ -8,7 +8,7 @@ import pytest
 
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, relabel_checkpoint, save_checkpoint
 from copra.models.extra_modules import make_extra_modules
-from copra.models.pack import PACK, put_pack_beside_checkpoints
+from copra.models.pack import PACK, enable_packs
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, file_sha256, read_sealed_json, write_sealed_json
 
@@ -116,7 +116,7 @@ def test_an_edited_checkpoint_gets_no_other_manifest(save):
 
 def test_a_pack_carries_folders_too(save, tmp_path, monkeypatch):
     monkeypatch.setenv("COPRA_PACK", "0")
-    put_pack_beside_checkpoints()
+    enable_packs()
     folder, there = save(), tmp_path / "there"
     there.mkdir()
     for name in (MANIFEST, WEIGHTS, PACK):

@@ -47,10 +47,10 @@ def write_run(state, **changes):
 
 
 def test_a_job_tells_how_far_it_is(state, tmp_path, clock):
-    watch.start_heartbeat(state, NODE, 200)
+    heartbeat = watch.start_heartbeat(state, NODE, 200)
     for step in range(1, 31):
         clock += 2
-        watch.heartbeat(state, step)
+        heartbeat.record(step)
     (state / watch.LOG).write_text('{"step": 28, "loss": 0.5, "learning_rate": 0.001}\n')
     (state / "step-000000020").mkdir()
     (found,) = watch.running(tmp_path)
@@ -66,48 +66,46 @@ def test_a_job_tells_how_far_it_is(state, tmp_path, clock):
 
 
 def test_ticks_are_few_and_cheap(state, clock):
-    watch.start_heartbeat(state, NODE, 10**6)
+    heartbeat = watch.start_heartbeat(state, NODE, 10**6)
     written = 0
     for step in range(1, 1001):
         clock += 0.01
-        written += watch.heartbeat(state, step)
+        written += heartbeat.record(step)
     assert written == len((state / watch.SPEED).read_text().splitlines()) == 2
 
 
 def test_a_tick_costs_microseconds(state):
-    watch.start_heartbeat(state, NODE, 10**6)
-    watch.heartbeat(state, 1)
+    heartbeat = watch.start_heartbeat(state, NODE, 10**6)
+    heartbeat.record(1)
     start = time.perf_counter()
     for step in range(10_000):
-        watch.heartbeat(state, step)
+        heartbeat.record(step)
     assert (time.perf_counter() - start) / 10_000 < 5e-5
 
 
 def test_speed_is_that_of_the_last_minutes(state, tmp_path, clock):
     """100 slow ticks, then 60 quick ones."""
-    watch.start_heartbeat(state, NODE, 10**6)
+    heartbeat = watch.start_heartbeat(state, NODE, 10**6)
     step = 0
     for steps in [1] * 100 + [50] * 60:
         clock += 5
         step += steps
-        watch.heartbeat(state, step)
+        heartbeat.record(step)
     assert watch.running(tmp_path)[0].speed == pytest.approx(10)
 
 
 def test_a_job_that_goes_on_begins_a_new_record(state, tmp_path, clock):
-    watch.start_heartbeat(state, NODE, 100)
-    watch.heartbeat(state, 1)
+    watch.start_heartbeat(state, NODE, 100).record(1)
     clock += 1000
-    watch.start_heartbeat(state, NODE, 100)
+    heartbeat = watch.start_heartbeat(state, NODE, 100)
     (found,) = watch.running(tmp_path)
     assert (found.step, found.speed, found.silent) == (0, None, 0)
-    assert watch.heartbeat(state, 51)
+    assert heartbeat.record(51)
     assert watch.running(tmp_path)[0].step == 51
 
 
 def test_evaluations_count_questions(state, tmp_path):
-    watch.start_heartbeat(state, NODE, 1000, unit="questions")
-    assert watch.heartbeat(state, 128)
+    assert watch.start_heartbeat(state, NODE, 1000, unit="questions").record(128)
     (found,) = watch.running(tmp_path)
     assert (found.unit, found.step, found.total) == ("questions", 128, 1000)
 
@@ -163,12 +161,12 @@ def test_folders_without_a_record_are_no_jobs(state, tmp_path):
 
 
 def test_a_folder_that_vanishes_stops_nobody(state, tmp_path, monkeypatch, clock):
-    watch.start_heartbeat(state, NODE, 10)
+    heartbeat = watch.start_heartbeat(state, NODE, 10)
     for file in state.iterdir():
         file.unlink()
     state.rmdir()
     clock += 100
-    watch.heartbeat(state, 5)
+    heartbeat.record(5)
     assert watch.running(tmp_path) == []
     # And while it is read: the record is there, the rest is not.
     monkeypatch.setattr(
@@ -179,15 +177,13 @@ def test_a_folder_that_vanishes_stops_nobody(state, tmp_path, monkeypatch, clock
 
 def test_where_nothing_can_be_written_the_work_goes_on(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    watch.start_heartbeat(tmp_path / "file" / "state", NODE, 10)
-    watch.heartbeat(tmp_path / "file" / "state", 1)
+    watch.start_heartbeat(tmp_path / "file" / "state", NODE, 10).record(1)
 
 
 def test_of_several_processes_the_first_one_writes(state, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    watch.start_heartbeat(state, NODE, 10)
-    assert not watch.heartbeat(state, 1)
+    assert not watch.start_heartbeat(state, NODE, 10).record(1)
     assert list(state.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ from copra.utils.errors import CopraError
 from copra.utils.files import canonical_json, read_yaml, tables_beside
 from copra.utils.forking import fork_jobs
 from copra.schema.metrics import SCORINGS, split_of
-from copra.models.pack import put_pack_beside_checkpoints
+from copra.models.pack import PACK, enable_packs
 from copra.experiment.planning import tell_problems_plainly
 from copra.experiment.provenance import compare_records
 from copra.tasks.task import SPLITS
@@ -50,7 +50,8 @@ if (limit := workflow.global_resources.get("gpu").value) is not None:
 # beside it, but object storage keeps only what is: copra packs them up then.
 WEIGHTS = ["model.safetensors"]
 if workflow.storage_settings.default_storage_provider:
-    WEIGHTS.append(put_pack_beside_checkpoints())
+    enable_packs()
+    WEIGHTS.append(PACK)
 
 
 def weights(model):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from copra.generation.decode import Answer
 from copra.utils import processes
 from copra.utils.files import digest, file_sha256
-from copra.utils.heartbeat import heartbeat, start_heartbeat
+from copra.utils.heartbeat import Heartbeat, start_heartbeat
 from copra.utils.result_cache import ResultCache
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class AnswerCache:
         self.node = settings["node"]
         self.total = total
         self.done = 0
+        self.heartbeat: Heartbeat | None = None
 
     @property
     def state(self) -> Path:
@@ -38,15 +39,15 @@ class AnswerCache:
 
     def keep(self, batch: Any, answer: Callable[[], list[Answer]]) -> list[Answer]:
         """Return the answers of a batch, cached or generated (`copra.generation.decode.Keep`)."""
-        if not self.done:
-            start_heartbeat(self.cache.folder, self.node, self.total, "questions")
+        if self.heartbeat is None:
+            self.heartbeat = start_heartbeat(self.cache.folder, self.node, self.total, "questions")
         value = self.cache.get_or_compute(
             digest(batch), lambda: {"answers": [asdict(each) for each in answer()]}
         )
         answers = [Answer(**each) for each in value["answers"]]
         # An estimate: the other processes have answered about as many as this one.
         self.done += len(answers) * processes.world_size()
-        heartbeat(self.cache.folder, min(self.done, self.total))
+        self.heartbeat.record(min(self.done, self.total))
         return answers
 
     def delete(self) -> None:

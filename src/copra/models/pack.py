@@ -21,10 +21,9 @@ APART = (MANIFEST, "model.safetensors", LOG, PACK)
 """Files that rules declare, which a pack leaves out."""
 
 
-def put_pack_beside_checkpoints() -> str:
-    """Enable packs in the commands that this process starts, and return a pack's file name."""
+def enable_packs() -> None:
+    """Set the environment variable that enables packs, in this process and those that it starts."""
     os.environ[WANTED] = "1"
-    return PACK
 
 
 def pack(folder: Path) -> None:

@@ -51,7 +51,7 @@ from copra.training.tracking import Tracker
 from copra.utils import processes
 from copra.utils.errors import CopraError
 from copra.utils.files import file_sha256, replacing
-from copra.utils.heartbeat import heartbeat, in_words, start_heartbeat
+from copra.utils.heartbeat import Heartbeat, in_words, start_heartbeat
 
 LOG = "training.jsonl"
 BEST = "best.safetensors"
@@ -86,6 +86,7 @@ class Trainer:
     teacher: ReasoningModel | None = None
     progress: Progress = field(default_factory=Progress)
     _total: int = field(default=0, init=False)
+    _heartbeat: Heartbeat = field(init=False)
 
     def run(self) -> dict[str, Any]:
         """Train to the end, from the start or from a saved state, and return the record for the manifest.
@@ -169,7 +170,7 @@ class Trainer:
         scheduler = get_scheduler(schedule, optimizer, min(warmup, total), total)
         self._total = total
         done = self._resume(reasoner, optimizer, scheduler)
-        start_heartbeat(self.state, self.node, total)
+        self._heartbeat = start_heartbeat(self.state, self.node, total)
         layers = self.stage.extra_modules().get("step_decoder", {}).get("layers", 0)
         speed = Speed(reasoner, layers, self._used_precision, processes.world_size(), self.training.lora_rank)
         speed.start(self.progress)
@@ -380,7 +381,7 @@ class Trainer:
     def _write(self, log: TextIO, line: dict[str, Any], speed: Speed, bar: tqdm) -> None:
         """Write a line to log, heartbeat and tracker; every few seconds update speed and memory."""
         log.write(json.dumps(line) + "\n")
-        if heartbeat(self.state, line["step"], lambda: speed.rates(self.progress)):
+        if self._heartbeat.record(line["step"], lambda: speed.rates(self.progress)):
             log.flush()
             bar.set_postfix_str(in_words(speed.latest), refresh=False)
         if self.tracker is not None:

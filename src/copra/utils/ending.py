@@ -1,4 +1,4 @@
-"""End jobs together with the Snakemake that started them, even if that is killed with SIGKILL.
+"""End jobs with their Snakemake, even if that is killed; holds the functions that end a process gracefully.
 
 A shell runs between the two and outlives Snakemake, so that a job cannot detect the end by its parent
 process. Therefore Snakemake stores its process in the environment of its jobs, which watch it. A job on a

@@ -38,7 +38,12 @@ def closure(module: str) -> frozenset[str]:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse(_file(module).read_text())
+    """Return the syntax tree of a module, without docstrings."""
+    tree = ast.parse(_file(module).read_text())
+    for node in (tree, *_statements(tree)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [child for child in node.body if not _is_text(child)]
+    return tree
 
 
 def _file(module: str) -> Path:
@@ -60,11 +65,7 @@ def _imports(module: str) -> tuple[str, ...]:
 
 @cache
 def _code_hash(module: str) -> str:
-    tree = _tree(module)
-    for node in (tree, *_statements(tree)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [child for child in node.body if not _is_text(child)]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return hashlib.sha256(ast.dump(_tree(module)).encode()).hexdigest()
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TextIO
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DRIVER = Path("/proc/driver/nvidia/gpus")
@@ -27,13 +26,10 @@ MOST_JOBS = 8
 LOCKED_BYTES = 840
 """Bytes that represent a whole GPU: divisible by every number up to `MOST_JOBS`."""
 
-# Open until the process ends: closing a file would release its lock.
-_held: list[TextIO] = []
-
 
 @cache
 def gpus_of_machine() -> tuple[str, ...]:
-    """Return the indices of this machine's NVIDIA GPUs.
+    """Return the indices of this machine's NVIDIA GPUs, cached for this process.
 
     They come from nvidia-smi, which omits GPUs that a container has no access to, or from the driver's
     folder.
@@ -86,7 +82,6 @@ def take_gpus(number: int = 1, jobs: int = 1) -> None:
     while not locks:
         time.sleep(SECONDS_BETWEEN_TRIES)
         locks = _lock_first(number, names, folder, jobs)
-    _held.extend(locks.values())
     os.environ[VISIBLE] = ",".join(locks)
 
 
@@ -100,27 +95,28 @@ def _lock_folder() -> Path:
     return Path(tempfile.gettempdir()) / "-".join(["copra-gpus", str(os.getuid()), *([job] if job else [])])
 
 
-def _lock_first(number: int, names: Sequence[str], folder: Path, jobs: int) -> dict[str, TextIO]:
+def _lock_first(number: int, names: Sequence[str], folder: Path, jobs: int) -> dict[str, int]:
     """Lock one of `jobs` parts of each of the first `number` GPUs with a free part.
 
-    Return their locks by name, or an empty dict if there are too few.
+    Return the descriptors of their lock files by name, or an empty dict if there are too few. A lock lasts as
+    long as its descriptor is open.
     """
-    locks: dict[str, TextIO] = {}
+    locks: dict[str, int] = {}
     length = LOCKED_BYTES // jobs
     for part in range(jobs):
         for name in names:
             if name in locks:
                 continue
             # Names of MIG parts of a GPU contain slashes.
-            file = (folder / name.replace("/", "_")).open("a")
+            file = os.open(folder / name.replace("/", "_"), os.O_WRONLY | os.O_CREAT, 0o666)
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, part * length)
             except OSError:
-                file.close()
+                os.close(file)
                 continue
             locks[name] = file
             if len(locks) == number:
                 return locks
     for file in locks.values():
-        file.close()
+        os.close(file)
     return {}

@@ -30,38 +30,43 @@ RECENT = 60
 """Number of records over which the speed is averaged: about five minutes."""
 TAIL_BYTES = 32768
 
-_last_tick: dict[Path, float] = {}
+
+class Heartbeat:
+    """Writes the progress of a job into its state folder, if this is the first process of the job."""
+
+    def __init__(self, state: Path):
+        self.state = state
+        self._latest = -math.inf
+
+    def record(self, step: int, rates: Callable[[], dict[str, float]] = dict) -> bool:
+        """Record the number of finished steps and the rates, at most every few seconds; True if written.
+
+        Other calls cost about a microsecond and compute no rates.
+        """
+        now = time.monotonic()
+        if now - self._latest < SECONDS_BETWEEN_TICKS:
+            return False
+        self._latest = now
+        if processes.rank():
+            return False
+        known = rates()
+        with contextlib.suppress(OSError), open(self.state / SPEED, "a") as file:
+            file.write(json.dumps({"step": step, "time": time.time(), **known}) + "\n")
+        return True
 
 
-def start_heartbeat(state: Path, node: str, total: int, unit: str = "steps") -> None:
-    """Write `run.json` into a state folder, before the first step or when an interrupted job resumes.
+def start_heartbeat(state: Path, node: str, total: int, unit: str = "steps") -> Heartbeat:
+    """Write `run.json` into a state folder and return the job's heartbeat, before the first step.
 
-    Every process of a job may call this and `heartbeat`; only the first one writes.
+    An interrupted job that resumes does so again. Every process of a job may call this.
     """
-    _last_tick.pop(state, None)
     if processes.rank():
-        return
+        return Heartbeat(state)
     record = {"node": node, "total": total, "unit": unit, "started": time.time()}
     with contextlib.suppress(OSError, CopraError):
         (state / SPEED).unlink(missing_ok=True)
         write_json(state / RUN, {**record, "host": socket.gethostname(), "process": os.getpid()})
-
-
-def heartbeat(state: Path, step: int, rates: Callable[[], dict[str, float]] = dict) -> bool:
-    """Record the number of finished steps and the rates, at most every few seconds; return True if written.
-
-    Other calls cost about a microsecond and compute no rates.
-    """
-    now = time.monotonic()
-    if now - _last_tick.get(state, -math.inf) < SECONDS_BETWEEN_TICKS:
-        return False
-    _last_tick[state] = now
-    if processes.rank():
-        return False
-    known = rates()
-    with contextlib.suppress(OSError), open(state / SPEED, "a") as file:
-        file.write(json.dumps({"step": step, "time": time.time(), **known}) + "\n")
-    return True
+    return Heartbeat(state)
 
 
 def in_words(rates: Mapping[str, float]) -> str:
