@@ -79,6 +79,16 @@ def test_jobs_write_into_the_folder_of_the_workflow_that_uses_the_module(outer, 
 
 def test_two_experiments_can_be_modules_of_one_workflow_whose_config_is_in_no_file(outer, code):
     modules = "".join(MODULE.format(name=name, code=code) for name in ("first", "second"))
-    (outer / "Snakefile").write_text(f"config = {dict(copra=EXPERIMENT)!r}\n{modules}")
+    (outer / "Snakefile").write_text(f"config = {{'copra': {EXPERIMENT!r}}}\n{modules}")
     jobs = planned(snakemake(outer, code, "-n", "--quiet", "rules", "host", "--", "first_all", "second_all"))
     assert jobs["first_train"] == jobs["second_train"] > 0
+
+
+def test_the_file_that_the_catalog_looks_for_is_the_same_workflow(tmp_path, code):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+    options = ("-n", "--quiet", "rules", "host", "--directory", str(tmp_path), "--snakefile")
+    ours, found = (
+        planned(snakemake(code, code, *options, name)) for name in ("Snakefile", "workflow/Snakefile")
+    )
+    assert found.pop("everything") == ours.pop("all") == 1
+    assert found == ours
