@@ -43,12 +43,13 @@ def test_a_lock_file_pins_each_package_by_version_and_hash(path):
         assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes)
 
 
-def test_the_lock_file_has_all_that_copra_its_tests_and_quantization_need():
+def test_the_lock_file_has_all_that_copra_its_tests_its_site_and_quantization_need():
     # Torch's libraries for CUDA are in a lock file of their own.
     cuda = locked(ROOT / "requirements-cuda.lock")
     extras = PROJECT["optional-dependencies"]
-    needed = _closure([*PROJECT["dependencies"], *extras["test"], *extras["quantize"]], skip=set(cuda))
-    assert {"torch", "snakemake", "pytest", "torchao", "numpy"} <= needed
+    lines = [*PROJECT["dependencies"], *extras["test"], *extras["docs"], *extras["quantize"]]
+    needed = _closure(lines, skip=set(cuda))
+    assert {"torch", "snakemake", "pytest", "zensical", "torchao", "numpy"} <= needed
     assert needed - set(locked(ROOT / "requirements.lock")) == set()
 
 
