@@ -11,10 +11,12 @@ from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import copra
 from helpers.copied_code import ROOT, copy_code
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -68,6 +70,18 @@ def _closure(lines: Iterable[str], skip: set[str]) -> set[str]:
             if each.marker is None or any(map(each.marker.evaluate, environments)):
                 waiting.append(each)
     return found
+
+
+def test_the_newest_release_of_the_changelog_is_this_version_and_the_one_to_cite():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    unreleased, *releases = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert unreleased == "[Unreleased]"
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", release) for release in releases)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert releases[0] == f"[{copra.__version__}] - {citation['date-released']}"
+    assert citation["version"] == copra.__version__
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.+)$", text, re.MULTILINE)) <= kinds
 
 
 @pytest.mark.parametrize("name", ["torch", "transformers", "snakemake"])

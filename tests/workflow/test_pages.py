@@ -11,6 +11,7 @@ import subprocess
 import sys
 from itertools import dropwhile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from copied_code import copy_code
@@ -115,6 +116,17 @@ def test_every_command_runs(clone, command):
 
 def test_every_exception_is_one():
     assert [start for start in NOT_RUN if not any(each.startswith(start) for each in COMMANDS)] == []
+
+
+def test_the_code_of_the_python_page_runs_on_the_results_of_the_tiny_experiment(finished, monkeypatch):
+    monkeypatch.chdir(finished.folder)
+    space: dict[str, Any] = {}
+    for kind, block in BLOCK.findall((ROOT / "docs" / "python.md").read_text()):
+        assert kind == "python"
+        exec(block.replace("results/default", str(finished.results)), space)
+    assert len(space["table"]) == 20
+    assert space["smaller"].config.num_hidden_layers == 1
+    assert "llama@0+cot" in space["tree"].nodes
 
 
 def test_the_diagram_is_the_rule_graph_of_the_default_experiment():
