@@ -5,14 +5,19 @@ Their commands: tests/workflow/test_pages.py. Links and anchors of the site: `ma
 
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from copra.cli import VERBS
-from copra.experiment.config import parse
+from copra.experiment.config import json_schema, parse
 from copra.experiment.recipes import build_tree
+from copra.methods import METHODS
+from copra.schema.metrics import Metric
+from copra.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -28,6 +33,9 @@ CODE_SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 COMMAND = re.compile(r"^(?:\$ )?(?:\w+=\S* )*copra ([a-z][\w-]*)", re.MULTILINE)
+KEY = re.compile(
+    r"(?:((?:compute|evaluation|importance|latency|training)\.(?!jsonl)[\w.]+)|([a-z_]+): (?!\{kind))"
+)
 PATH = re.compile(r"(?<![\w/.-])(?:config|profiles|src|workflow|benchmarks|tests|docs)/[\w./-]*")
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -60,6 +68,13 @@ def yaml_blocks():
     ]
 
 
+@cache
+def keys():
+    """All keys of a config, wherever they may be."""
+    schema = json_schema()
+    return {key for part in (schema, *schema["$defs"].values()) for key in part.get("properties", ())}
+
+
 @every_page
 def test_every_relative_link_and_anchor_exists(page):
     missing = []
@@ -83,6 +98,17 @@ def test_every_path_of_the_repository_exists(page):
 def test_every_command_is_one_of_copras(page):
     named = {name for text in read(page)[1] for name in COMMAND.findall(text)}
     assert sorted(named - set(VERBS)) == []
+
+
+@pytest.mark.parametrize("page", FRONT, ids=lambda page: page.name)
+def test_every_key_of_a_config_exists(page):
+    named = [match[1] or match[2] for match in map(KEY.match, CODE_SPAN.findall(read(page)[0])) if match]
+    assert [name for name in named if not keys().issuperset(name.split("."))] == []
+
+
+def test_the_readme_names_all_tasks_methods_and_metrics():
+    spans = set(CODE_SPAN.findall((ROOT / "README.md").read_text()))
+    assert {*TASKS, *METHODS, *get_args(Metric)} - spans == set()
 
 
 def test_the_checks_see_what_they_check():
