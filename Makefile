@@ -6,7 +6,7 @@ READY := .venv/ready
 INSTALL := $(BIN)/pip install --quiet --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup slurm kubernetes demo report check test lint format lock clean
+.PHONY: help setup slurm kubernetes demo report check test lint docs format lock clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,11 +46,14 @@ check: $(READY) lint ## Check style, then run the fast tests
 test: $(READY) lint ## Check style, then run all tests
 	$(PYTEST)
 
-lint: $(READY) ## Check style and the workflow
+lint: $(READY) docs ## Check style, the workflow and the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+docs: $(READY) ## Build the documentation site in site/; broken links are errors
+	$(BIN)/zensical build --strict --clean
 
 format: $(READY) ## Put source files into shape
 	$(BIN)/ruff check --fix .
@@ -68,7 +71,7 @@ lock: ## Write the lock files from pyproject.toml
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet uv
 	cat requirements.lock requirements-cuda.lock > .venv-lock/all
-	$(COMPILE) --extra test --extra quantize --output-file .venv-lock/all
+	$(COMPILE) --extra test --extra docs --extra quantize --output-file .venv-lock/all
 	awk '/^[^ ]/ { file = /^(cuda|nvidia|triton)/ ? "requirements-cuda.lock" : "requirements.lock" } { print > file }' \
 	  .venv-lock/all
 	cp requirements-slurm.lock .venv-lock/slurm

@@ -42,4 +42,4 @@ rule all:
         artifacts=copra.artifacts(),
     localrule: True
     message:
-        "Tables are in {copra.folder}/tables, figures in {copra.folder}/figures"
+        f"Tables are in {copra.folder}/tables, figures in {copra.folder}/figures"

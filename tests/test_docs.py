@@ -1,27 +1,42 @@
-"""Links, paths, commands and configs in README.md and the other pages exist and are legal."""
+"""Links, paths, configs and code in README.md and the other pages exist, are legal and run.
+
+Their commands: tests/workflow/test_pages.py. Links and anchors of the site: `make docs`.
+"""
 
 import re
+import tomllib
+from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from copra.cli import VERBS
-from copra.experiment.config import parse
+from copra.experiment.config import json_schema, parse
 from copra.experiment.recipes import build_tree
+from copra.methods import METHODS
+from copra.schema.metrics import Metric
+from copra.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
-FRONT = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [*FRONT, *(ROOT / name for name in ("CONTRIBUTING.md", "results/README.md", "config/README.md"))]
-MAX_README_LINES = 170
+DOCS = ROOT / "docs"
+FRONT = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [
+    *FRONT,
+    *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "config/README.md")),
+]
+MAX_README_LINES = 150
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 COMMAND = re.compile(r"^(?:\$ )?(?:\w+=\S* )*copra ([a-z][\w-]*)", re.MULTILINE)
-CONFIG_PATH = re.compile(r"(?<![\w/.-])(?:config|profiles)/[\w./-]+")
-SOURCE_PATH = re.compile(r"^(?:src|workflow|benchmarks|tests)/[\w./-]*$")
+KEY = re.compile(
+    r"(?:((?:compute|evaluation|importance|latency|training)\.(?!jsonl)[\w.]+)|([a-z_]+): (?!\{kind))"
+)
+PATH = re.compile(r"(?<![\w/.-])(?:config|profiles|src|workflow|benchmarks|tests|docs)/[\w./-]*")
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -53,6 +68,13 @@ def yaml_blocks():
     ]
 
 
+@cache
+def keys():
+    """All keys of a config, wherever they may be."""
+    schema = json_schema()
+    return {key for part in (schema, *schema["$defs"].values()) for key in part.get("properties", ())}
+
+
 @every_page
 def test_every_relative_link_and_anchor_exists(page):
     missing = []
@@ -67,10 +89,8 @@ def test_every_relative_link_and_anchor_exists(page):
 
 
 @every_page
-def test_every_config_profile_and_source_path_exists(page):
-    code = read(page)[1]
-    paths = {path.rstrip(".") for text in code for path in CONFIG_PATH.findall(text)}
-    paths |= {text for text in code if SOURCE_PATH.match(text)}
+def test_every_path_of_the_repository_exists(page):
+    paths = {path.rstrip(".") for text in read(page)[1] for path in PATH.findall(text)}
     assert sorted(path for path in paths if not (ROOT / path).exists()) == []
 
 
@@ -80,18 +100,42 @@ def test_every_command_is_one_of_copras(page):
     assert sorted(named - set(VERBS)) == []
 
 
+@pytest.mark.parametrize("page", FRONT, ids=lambda page: page.name)
+def test_every_key_of_a_config_exists(page):
+    named = [match[1] or match[2] for match in map(KEY.match, CODE_SPAN.findall(read(page)[0])) if match]
+    assert [name for name in named if not keys().issuperset(name.split("."))] == []
+
+
+def test_the_readme_names_all_tasks_methods_and_metrics():
+    spans = set(CODE_SPAN.findall((ROOT / "README.md").read_text()))
+    assert {*TASKS, *METHODS, *get_args(Metric)} - spans == set()
+
+
 def test_the_checks_see_what_they_check():
     code = [text for page in FRONT for text in read(page)[1]]
     assert {"check", "plan", "status"} <= {name for text in code for name in COMMAND.findall(text)}
-    assert "config/gpt2.yaml" in {path for text in code for path in CONFIG_PATH.findall(text)}
-    assert any(SOURCE_PATH.match(text) for text in code)
+    assert {"config/gpt2.yaml", "src/copra/"} <= {path for text in code for path in PATH.findall(text)}
     assert "several-gpus-for-one-training" in anchors(ROOT / "docs/precision-and-memory.md")
 
 
-def test_readme_is_short_and_every_page_is_listed():
+def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= MAX_README_LINES
-    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
-    assert set(LINK.findall((ROOT / "docs/README.md").read_text())) == pages
+
+
+def test_every_page_is_in_the_navigation_of_the_site_and_on_its_first_page_in_the_same_order():
+    project = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+    first, *others = names(project["nav"])
+    assert first == "README.md"
+    assert sorted(others) == sorted(page.name for page in DOCS.glob("*.md") if page.name != first)
+    assert re.findall(r"^- \[.+?\]\((.+?)\)", (DOCS / first).read_text(), re.MULTILINE) == others
+
+
+def names(navigation):
+    """The file names in a navigation, in order."""
+    if isinstance(navigation, str):
+        return [navigation]
+    entries = navigation.values() if isinstance(navigation, dict) else navigation
+    return [name for entry in entries for name in names(entry)]
 
 
 @pytest.mark.parametrize("block", yaml_blocks())

@@ -12,10 +12,12 @@ from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import copra
 from helpers.copied_code import ROOT, copy_code
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -44,12 +46,13 @@ def test_a_lock_file_pins_each_package_by_version_and_hash(path):
         assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes)
 
 
-def test_the_lock_file_has_all_that_copra_its_tests_and_quantization_need():
+def test_the_lock_file_has_all_that_copra_its_tests_its_site_and_quantization_need():
     # Torch's libraries for CUDA are in a lock file of their own.
     cuda = locked(ROOT / "requirements-cuda.lock")
     extras = PROJECT["optional-dependencies"]
-    needed = _closure([*PROJECT["dependencies"], *extras["test"], *extras["quantize"]], skip=set(cuda))
-    assert {"torch", "snakemake", "pytest", "torchao", "numpy"} <= needed
+    lines = [*PROJECT["dependencies"], *extras["test"], *extras["docs"], *extras["quantize"]]
+    needed = _closure(lines, skip=set(cuda))
+    assert {"torch", "snakemake", "pytest", "zensical", "torchao", "numpy"} <= needed
     assert needed - set(locked(ROOT / "requirements.lock")) == set()
 
 
@@ -81,6 +84,18 @@ def test_each_package_that_copra_imports_is_declared():
     assert {"torch", "yaml", "statsmodels"} <= imported
     homes = packages_distributions()
     assert {name for name in imported if not declared & set(map(canonicalize_name, homes[name]))} == set()
+
+
+def test_the_newest_release_of_the_changelog_is_this_version_and_the_one_to_cite():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    unreleased, *releases = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert unreleased == "[Unreleased]"
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", release) for release in releases)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert releases[0] == f"[{copra.__version__}] - {citation['date-released']}"
+    assert citation["version"] == copra.__version__
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.+)$", text, re.MULTILINE)) <= kinds
 
 
 @pytest.mark.parametrize("name", ["torch", "transformers", "snakemake"])

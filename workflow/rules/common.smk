@@ -29,7 +29,8 @@ try:
     # Snakemake itself keeps the last of two equal keys without a word.
     for file in workflow.configfiles:
         read_yaml(file)
-    copra = Workflow(config, *map(os.path.relpath, workflow.configfiles))
+    # A workflow that uses this one as a module may have its config from elsewhere than files.
+    copra = Workflow(config, *map(os.path.relpath, workflow.configfiles or ["config"]))
 except CopraError as error:
     raise WorkflowError(str(error))
 

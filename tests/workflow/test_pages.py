@@ -1,0 +1,146 @@
+"""The commands of README.md and the other pages run, as far as that is cheap; the diagram is the rule graph.
+
+Links, paths and configs of the pages: tests/test_docs.py.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from copied_code import copy_code
+from snakemake.cli import get_argument_parser
+
+pytestmark = pytest.mark.workflow
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "config/README.md"))]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SPAN = re.compile(r"`([^`\n]+)`")
+PROGRAM = re.compile(
+    r"(?:\w+=\S* )*(?:\S+/)?(copra|snakemake|make|python|pip|pytest|docker|apptainer|hf|tar) "
+)
+STAND_INS = {"FILE": "config.yaml", "FILE...": "config.yaml", "DIR": "elsewhere", "...": ""}
+
+NOT_RUN = {
+    ". .venv/bin/activate": "changes the shell that reads it",
+    "hf auth login": "asks for a token",
+    "pip install": "changes the environment of the tests",
+    "docker ": "needs Docker",
+    "apptainer build": "needs Apptainer and an image",
+    "tar xf rest.tar": "is the system's own",
+    "snakemake --profile profiles/slurm": "tests/slurm runs it",
+    "snakemake --profile profiles/kubernetes": "tests/kubernetes runs it",
+    "snakemake copra_all": "test_module.py runs it",
+    "COPRA_TEST_DEVICE=cuda": "needs a GPU",
+    "python benchmarks/": "needs a GPU or hours; tests/benchmarks runs small ones",
+    ".venv/bin/pytest tests/": "a test does not run other tests; test_docs.py checks the path",
+}
+
+
+def commands() -> dict[str, bool]:
+    """Return each command of the pages, without its comment, and True if a block tells to type it."""
+    found: dict[str, bool] = {}
+    for page in PAGES:
+        text = page.read_text()
+        lines = [line for kind, block in BLOCK.findall(text) if kind == "sh" for line in block.splitlines()]
+        for kind, block in BLOCK.findall(text):
+            lines += re.findall(r"^\$ (.*)$", block, re.MULTILINE) if kind == "console" else []
+        lines = [part.strip() for line in lines for part in re.sub(r" +#.*", "", line).split("&&")]
+        spans = [
+            span for span in SPAN.findall(BLOCK.sub("", text)) if PROGRAM.match(span) and "<" not in span
+        ]
+        found |= dict.fromkeys(spans, False) | found
+        found |= dict.fromkeys(lines, True)
+    return found
+
+
+COMMANDS = commands()
+
+
+def words_of(command: str) -> tuple[str, list[str]]:
+    """Return the program and the arguments of a command, without variables and redirection."""
+    words = shlex.split(command.split(" > ")[0])
+    program, *arguments = dropwhile(lambda word: re.match(r"\w+=", word), words)
+    arguments = [STAND_INS.get(word, word) for word in arguments]
+    return Path(program).name, [word for word in arguments if word]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A copy of what a clone has, with the README's experiment as mine.yaml."""
+    folder = copy_code(tmp_path_factory.mktemp("pages") / "clone")
+    shutil.copytree(ROOT / "config", folder / "config")
+    for name in ("config.yaml", "Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    (mine,) = [block for kind, block in BLOCK.findall((ROOT / "README.md").read_text()) if kind == "yaml"]
+    (folder / "mine.yaml").write_text(mine)
+    return folder
+
+
+def run(clone: Path, *arguments: str) -> None:
+    done = subprocess.run(
+        arguments,
+        cwd=clone,
+        env=os.environ | {"PYTHONPATH": str(clone / "src"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [each for each in COMMANDS if not each.startswith(tuple(NOT_RUN))])
+def test_every_command_runs(clone, command):
+    """`snakemake` as a dry run and `make` with -n; what a text mentions is parsed, or asked for its help."""
+    program, arguments = words_of(command)
+    if program == "make":
+        run(ROOT, "make", "-n", *arguments)
+    elif program == "copra":
+        mentioned = len(arguments) == 1 and not COMMANDS[command]
+        run(clone, sys.executable, "-m", "copra.cli", *arguments, *(["--help"] if mentioned else []))
+    elif COMMANDS[command]:
+        run(clone, sys.executable, "-m", program, "-n", *arguments)
+    else:
+        assert program == "snakemake"
+        get_argument_parser().parse_args(arguments)
+
+
+def test_every_exception_is_one():
+    assert [start for start in NOT_RUN if not any(each.startswith(start) for each in COMMANDS)] == []
+
+
+def test_the_code_of_the_python_page_runs_on_the_results_of_the_tiny_experiment(finished, monkeypatch):
+    monkeypatch.chdir(finished.folder)
+    space: dict[str, Any] = {}
+    for kind, block in BLOCK.findall((ROOT / "docs" / "python.md").read_text()):
+        assert kind == "python"
+        exec(block.replace("results/default", str(finished.results)), space)
+    assert len(space["table"]) == 20
+    assert space["smaller"].config.num_hidden_layers == 1
+    assert "llama@0+cot" in space["tree"].nodes
+
+
+def test_the_diagram_is_the_rule_graph_of_the_default_experiment():
+    graph = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--rulegraph", "mermaid-js"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    names = dict(re.findall(r"(id\d+)\[(\w+)\]", graph))
+    edges = {(names[a], names[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", graph)}
+    # `all` asks for everything; the diagram shows what leads to tables and figures.
+    expected = {(before, after) for before, after in edges if after != "all"}
+    running = (ROOT / "docs/running.md").read_text()
+    shown = re.search(r"```mermaid\n(.*?)```", running, re.DOTALL)[1]
+    assert set(re.findall(r"(\w+) --> (\w+)", shown)) == expected
