@@ -37,12 +37,13 @@ demo: $(READY) ## Run the default experiment (config.yaml) to its tables and fig
 report: $(READY) ## Gather tables and figures in results/default/report.html, after the demo
 	$(BIN)/snakemake --report results/default/report.html
 
-test: $(READY) lint ## Check style, then run all tests
+test: $(READY) lint ## Check style and types, then run all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
 
-lint: $(READY) ## Check style and the workflow
+lint: $(READY) ## Check style, types and the workflow
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 

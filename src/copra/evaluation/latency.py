@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers import Cache
 
 from copra.data.tokenization import pad_id
 from copra.generation.compiled import Compiled, positions
@@ -40,10 +41,11 @@ def measure(
     """
     tokenizer = checkpoint.tokenizer
     decoding = checkpoint.decoding
+    assert decoding is not None, "only models that were trained or prompted to answer are timed"
     max_new_tokens = decoding.longest_answer(max_new_tokens)
     asked = prompts_of(tokenizer, rows, decoding)
     whole = [[*asked.prefix, *prompt] for prompt in asked.prompts]
-    ways = {"whole": (whole, (), None)}
+    ways: dict[str, tuple[list[list[int]], Sequence[int], Cache | None]] = {"whole": (whole, (), None)}
     if asked.prefix:
         with torch.inference_mode():
             ways["cached"] = (asked.prompts, asked.prefix, read_prefix(checkpoint.model, asked.prefix))

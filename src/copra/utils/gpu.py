@@ -57,8 +57,7 @@ def gpus() -> tuple[str, ...]:
 
 
 def jobs_beside(jobs: int) -> int:
-    """Return the number of jobs per GPU: `jobs` of the config, or 1 under SLURM, where each has its own
-    GPUs."""
+    """Return the number of jobs per GPU: `jobs`, or 1 under SLURM, where each has its own GPUs."""
     return 1 if "SLURM_JOB_ID" in os.environ else jobs
 
 
@@ -121,6 +120,6 @@ def _lock_first(number: int, names: Sequence[str], folder: Path, jobs: int) -> d
             locks[name] = file
             if len(locks) == number:
                 return locks
-    for file in locks.values():
-        file.close()
+    for lock in locks.values():
+        lock.close()
     return {}
