@@ -40,15 +40,16 @@ report: $(READY) ## Gather tables and figures in results/default/report.html, af
 # A file's tests share what they make, so that a file goes to one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
 
-check: $(READY) lint ## Check style, then run the fast tests
+check: $(READY) lint ## Check style and types, then run the fast tests
 	$(PYTEST) -m "not slow and not workflow and not slurm and not kubernetes and not real"
 
-test: $(READY) lint ## Check style, then run all tests
+test: $(READY) lint ## Check style and types, then run all tests
 	$(PYTEST)
 
-lint: $(READY) docs ## Check style, the workflow and the documentation
+lint: $(READY) docs ## Check style, types, the workflow and the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 

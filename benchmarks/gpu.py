@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -49,6 +50,7 @@ from copra.methods import METHODS
 from copra.methods.reasoning_model import ReasoningModel
 from copra.models.checkpoint import device
 from copra.models.shape import shape_of
+from copra.schema.settings import Precision
 from copra.training.loop import Trainer
 
 WARMING_STEPS = 2
@@ -87,7 +89,8 @@ def main() -> None:
     sizes = SIZES[options.size] | {
         key: json.loads(value) for key, value in (s.split("=") for s in options.set)
     }
-    model = LlamaForCausalLM(LlamaConfig(**sizes)).to(device())
+    model = LlamaForCausalLM(LlamaConfig(**sizes))
+    model.to(device())  # type: ignore[arg-type]  # transformers wraps `to`, which hides that it is a method
     peak, bandwidth = matrix_product_speed(), copy_speed()
     print(f"`python {shlex.join(sys.argv)}`\n")
     print(
@@ -122,7 +125,7 @@ class Bench:
                 mfu = 100 * rate / self.peak
                 line(name, precision, 1000 * seconds, samples, rate / 1e12, mfu, memory)
 
-    def _train(self, name: str, precision: str) -> tuple[float, float, float | None]:
+    def _train(self, name: str, precision: Precision) -> tuple[float, float, float | None]:
         """Seconds and FLOPs of a step, and the peak of memory in GiB."""
         kind, number, settings = METHODS_MEASURED[name]
         training = {
@@ -148,7 +151,7 @@ class Bench:
                 state=Path(folder),
                 accuracy=lambda: 0.0,
                 precision=precision,
-                tracker=clock,
+                tracker=clock,  # type: ignore[arg-type]  # a training only calls `log`
             ).run()
         self.model.zero_grad()
         flops = of_training_work(shape_of(self.model.config.to_dict()), record["work"], 0, None)
@@ -201,17 +204,29 @@ class Bench:
             compiled = Compiled(self.model, batch, length, self.options.backend)
 
         def answer(tokens: int) -> Callable[[], Any]:
-            options = {"stop": 0, "pad": 0, "batch_size": batch, "force_length": True, "compiled": compiled}
-            return lambda: decode(self.model, prompts, decoding, max_new_tokens=tokens, **options)
+            return partial(
+                decode,
+                self.model,
+                prompts,
+                decoding,
+                stop=0,
+                pad=0,
+                max_new_tokens=tokens,
+                batch_size=batch,
+                force_length=True,
+                compiled=compiled,
+            )
 
         return seconds(answer(1)), seconds(answer(self.options.tokens))
 
     def nan(self) -> None:
         """Micro-batches of Coconut whose gradient is not finite, by attention kernel and rows."""
         heading("kernel", "rows per pass", "passes", "not finite", "first of them (rows x columns)")
-        kernels = {"PyTorch's choice": contextlib.nullcontext}
+        kernels: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+            "PyTorch's choice": contextlib.nullcontext
+        }
         for name in ("MATH", "EFFICIENT_ATTENTION", "FLASH_ATTENTION", "CUDNN_ATTENTION"):
-            kernels[name.lower()] = lambda name=name: sdpa_kernel(getattr(SDPBackend, name))
+            kernels[name.lower()] = partial(sdpa_kernel, getattr(SDPBackend, name))
         sizes = sorted({max(self.options.batch_size // 4, 1), self.options.batch_size})
         for name, kernel in kernels.items():
             for size in sizes:

@@ -45,8 +45,10 @@ def main() -> None:
 
 
 def config(recipes: int) -> dict[str, Any]:
-    """An experiment of so many recipes: ten prunings, and after each a tenth of them as many Coconuts of five
-    stages, each evaluated."""
+    """Return an experiment of so many recipes.
+
+    It has ten prunings, and after each a tenth as many Coconuts of five stages, each evaluated.
+    """
     prunings = {
         f"layers-{count}": {
             "kind": "prune",
@@ -81,7 +83,7 @@ def config(recipes: int) -> dict[str, Any]:
 
 def dry_run(experiment: dict[str, Any], *quiet: str) -> tuple[int, float, float, float]:
     """Jobs (0 where they are not told), wall-clock and CPU seconds, and peak memory in MiB."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "-n", *quiet]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n", *quiet]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.yaml").write_text(yaml.safe_dump(experiment))
         with (Path(folder) / "printed").open("w+") as printed:

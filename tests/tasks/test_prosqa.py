@@ -8,7 +8,7 @@ from collections import Counter, deque
 import pytest
 from pydantic import ValidationError
 
-from copra.tasks.prosqa import CONCEPTS, NAMES, Prosqa
+from copra.tasks.prosqa import CONCEPTS, PEOPLE, Prosqa
 from copra.tasks.task import BadRow, Row
 from copra.utils.errors import CopraError
 
@@ -47,7 +47,7 @@ def check_row(row: Row, task: Prosqa) -> None:
     edges, person, *options = read(row.question)
     assert len(set(edges)) == len(edges)
     names = {node for edge in edges for node in edge}
-    people = names & set(NAMES)
+    people = names & set(PEOPLE)
     assert names - people <= set(CONCEPTS)
     assert people == names - {above for _, above in edges}, "people are what nothing is said to be"
     reached = distances(edges, person)
@@ -109,7 +109,7 @@ def test_default_graphs_are_like_the_published_ones():
     count = len(rows)
     assert sum(len(edges) for edges, *_ in read_rows) / count == pytest.approx(36.3, abs=0.6)
     assert sum(len(found & set(CONCEPTS)) for found in words) / count == pytest.approx(20.3, abs=0.3)
-    assert sum(len(found & set(NAMES)) for found in words) / count == pytest.approx(2.5, abs=0.15)
+    assert sum(len(found & set(PEOPLE)) for found in words) / count == pytest.approx(2.5, abs=0.15)
     shares = Counter(len(row.steps) for row in rows)
     for steps, share in {3: 0.41, 4: 0.44, 5: 0.12, 6: 0.02}.items():
         assert shares[steps] / count == pytest.approx(share, abs=0.05)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from copra.tasks.word_sums import NAMES, WordSums
+from copra.tasks.word_sums import PEOPLE, WordSums
 from copra.utils.errors import CopraError
 
 SMALL = {"train": 60, "valid": 20, "test": 20}
@@ -112,14 +112,14 @@ def test_every_relation_and_phrasing_occurs():
         r"How many does \w+ have",
     ):
         assert re.search(words, text), words
-    assert all(name in text for name in NAMES)
+    assert all(name in text for name in PEOPLE)
 
 
 def test_facts_are_told_in_the_order_that_is_asked_for():
     def in_order(row):
         told = set()
         for fact in re.findall(r"[^.?]+\.", row.question):
-            teller, *others = [word for word in re.findall(r"\w+", fact) if word in NAMES]
+            teller, *others = [word for word in re.findall(r"\w+", fact) if word in PEOPLE]
             if not told.issuperset(others):
                 return False
             told.add(teller)

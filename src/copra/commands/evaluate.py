@@ -87,7 +87,7 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
     from copra.cost.flops import FLOP_GROUPS, PHASES
     from copra.cost.parameters import answering_bytes, answering_parameters, kv_cache_bytes_per_token
     from copra.evaluation.accuracy import accuracy_of
-    from copra.schema.units import NAMES, units_of
+    from copra.schema.units import UNIT_NAMES, units_of
 
     counts = ("prompt", "latent", "marker", "chain", "answer", "generated")
     return {
@@ -108,7 +108,7 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
         "hit_length_limit": int(table["hit_length_limit"].sum()),
         "parameters": answering_parameters(checkpoint.manifest),
         "checkpoint_bytes": answering_bytes(checkpoint.manifest),
-        "units": {kind: len(units_of(kind, checkpoint.shape)) for kind in NAMES},
+        "units": {kind: len(units_of(kind, checkpoint.shape)) for kind in UNIT_NAMES},
         "kv_cache_bytes_per_token": kv_cache_bytes_per_token(
             checkpoint.shape, checkpoint.model.dtype.itemsize
         ),

@@ -205,18 +205,19 @@ def _of_reader(
 ) -> float:
     counter = FlopCounter(shape if teacher is None or not reader.startswith("teacher") else teacher)
     times, number = 3 if backward else 1, counts["tokens"]
+    size = number, counts["context"], counts["supervised"]
     if reader == "model":
-        return counter.of_training(**counts, learns=backward, lora=lora)
+        return counter.of_training(*size, learns=backward, lora=lora)
     if reader == "teacher":
-        return counter.of_training(**counts, learns=False)
+        return counter.of_training(*size, learns=False)
     if reader == "step_decoder":
         layers = shape.layers if step_decoder is None else (shape.layers * step_decoder)[:step_decoder]
         decoder = shape.with_layers(layers)
-        return FlopCounter(decoder).of_training(**counts, learns=backward)
+        return FlopCounter(decoder).of_training(*size, learns=backward)
     if reader == "emulator":
         # The output of its highest block is not used, so that block has no backward pass.
-        highest = FlopCounter(shape.with_layers(shape.layers[-1:])).of_training(**counts, learns=False)
-        return counter.of_training(**counts, learns=backward) - (2 * highest if backward else 0)
+        highest = FlopCounter(shape.with_layers(shape.layers[-1:])).of_training(*size, learns=False)
+        return counter.of_training(*size, learns=backward) - (2 * highest if backward else 0)
     if reader == "teacher_projection":
         return number * counter.projection
     networks = {

@@ -33,8 +33,7 @@ def cut_at_lines(
         return [[list(known[piece]) for piece in pieces] for pieces in texts]
     cut = []
     for first in range(0, len(texts), BATCH):
-        batch = texts[first : first + BATCH]
-        cut += _cut_wholes(tokenizer, batch, lambda number, first=first: name(first + number))
+        cut += _cut_wholes(tokenizer, texts[first : first + BATCH], first, name)
     # The first line is a question, which is the whole prompt when the model answers.
     alone = _tokens(tokenizer, [pieces[0] for pieces in texts[:CHECKED]])
     for number, (question, parts) in enumerate(zip(alone, cut, strict=False)):
@@ -57,20 +56,22 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[i
 
 
 def _cut_wholes(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], name: Callable[[int], str]
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], first: int, name: Callable[[int], str]
 ) -> list[list[list[int]]]:
-    """Tokenize whole texts and return the tokens of each piece, in which they start."""
+    """Tokenize whole texts and return the tokens of each piece, in which they start.
+
+    `first` is the index of the first text.
+    """
     if not tokenizer.is_fast:
-        raise _problem(name(0), "it does not say where in the text a token stands")
+        raise _problem(name(first), "it does not say where in the text a token stands")
     encoded = tokenizer(list(map("".join, texts)), add_special_tokens=False, return_offsets_mapping=True)
     cut = []
-    for number, pieces in enumerate(texts):
+    tokenized = zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    for number, (pieces, tokens, offsets) in enumerate(tokenized, start=first):
         ends = list(accumulate(map(len, pieces)))
         parts: list[list[int]] = [[] for _ in pieces]
         piece = end = 0
-        for token, (start, end) in zip(
-            encoded["input_ids"][number], encoded["offset_mapping"][number], strict=True
-        ):
+        for token, (start, end) in zip(tokens, offsets, strict=True):
             while piece < len(pieces) - 1 and start >= ends[piece]:
                 piece += 1
             begins_before = end > start and piece > 0 and start < ends[piece - 1]

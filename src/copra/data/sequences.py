@@ -1,6 +1,6 @@
-"""The layout of a row as one token sequence with labels, and the generation spec of a checkpoint.
+r"""The layout of a row as one token sequence with labels, and the generation spec of a checkpoint.
 
-The text is `Q "\\n" s_1 "\\n" ... s_m "\\n" "### " A eos`. A method leaves out steps and may replace the
+The text is `Q "\n" s_1 "\n" ... s_m "\n" "### " A eos`. A method leaves out steps and may replace the
 first ones by latents: `Q <start> <latent>*n <end> s_{k+1}..s_m A`.
 """
 
@@ -63,12 +63,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Work:
-    """The work of a training on a sample: the reader, the number of tokens that it reads, and at how many of
-    them it computes logits.
+    """The work of a training on a sample.
 
-    The readers of sequences are "model", "teacher" (a frozen model), "step_decoder" and "emulator"; each
-    token attends to the whole sequence and to `past` tokens in the cache before it. The networks of
-    `STATE_READERS` read single states. `copra.cost.flops.of_training_work` computes the cost of each.
+    `reader` reads `tokens` tokens and computes logits at `supervised` of them. The readers of sequences are
+    "model", "teacher" (a frozen model), "step_decoder" and "emulator"; each token attends to the whole
+    sequence and to `past` tokens in the cache before it. The networks of `STATE_READERS` read single states.
+    `copra.cost.flops.of_training_work` computes the cost of each.
     """
 
     reader: str
@@ -131,12 +131,12 @@ class Prompting:
 
 @dataclass(frozen=True)
 class GenerationSpec:
-    """The sequence by which a checkpoint answers: prompt, `prefix_ids`, `latents` latent positions,
-    `suffix_ids`, then greedy text.
+    """The sequence by which a checkpoint answers.
 
-    It is part of the manifest: the number of latents is a property of the checkpoint. Latents are fed one
-    after another, or all at once `iterations` times (Jacobi iterations, arXiv 2506.18582). With `emulated`,
-    a thought emulator reads the prompt first (arXiv 2311.01460).
+    It is the prompt, `prefix_ids`, `latents` latent positions, `suffix_ids`, then greedy text. It is part of
+    the manifest: the number of latents is a property of the checkpoint. Latents are fed one after another, or
+    all at once `iterations` times (Jacobi iterations, arXiv 2506.18582). With `emulated`, a thought emulator
+    reads the prompt first (arXiv 2311.01460).
     """
 
     prefix_ids: tuple[int, ...]

@@ -23,6 +23,7 @@ def train_tokenizer(spec: FromScratch, rows: Iterable[Row]) -> PreTrainedTokeniz
     "bpe": byte-level BPE with one token per digit, as in Llama and others.
     """
     special = [PAD, END, UNKNOWN]
+    trainer: trainers.Trainer
     if spec.tokenizer == "words":
         tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
         pieces = Regex(r"\n|\d+|[^\W\d_]+|#+|<<|>>|[^\w\s]|_")
@@ -68,6 +69,7 @@ def markers_of(tokenizer: PreTrainedTokenizerBase) -> Markers:
         CopraError: the tokenizer has no markers.
     """
     ids = tokenizer.convert_tokens_to_ids(list(MARKERS))
+    assert isinstance(ids, list)  # as those of a list
     if any(token_id is None or token_id == tokenizer.unk_token_id for token_id in ids):
         raise CopraError(f"the tokenizer has no marker tokens {', '.join(MARKERS)}: it is not copra's.")
     return Markers(*ids)

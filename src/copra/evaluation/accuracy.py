@@ -1,7 +1,7 @@
 """Answering questions with a checkpoint, and comparing with the gold answers."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas
 
@@ -14,7 +14,7 @@ from copra.generation.answering import GenerationOptions, generate
 from copra.generation.compiled import Compiled, positions
 from copra.generation.decode import Answer, Keep
 from copra.generation.prompts import Prompts, prompts_of, until_stop
-from copra.tasks.answers import extract_answer, same_answer
+from copra.tasks.answers import AnswerKind, extract_answer, same_answer
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
 
@@ -33,7 +33,7 @@ def predictions(
     decoding: GenerationSpec,
     rows: Sequence[Row],
     max_new_tokens: int,
-    answers: Literal["number", "text"],
+    answers: AnswerKind,
     batch_size: int = 128,
     keep: Keep | None = None,
     compiled: Compiled | None = None,
@@ -99,25 +99,23 @@ def share_correct(
     decoding: GenerationSpec,
     rows: Sequence[Row],
     max_new_tokens: int,
-    answers: Literal["number", "text"],
+    answers: AnswerKind,
 ) -> float:
     """Return the accuracy alone, for choices on the validation split; all processes call it together."""
     return float(predictions(checkpoint, decoding, rows, max_new_tokens, answers)["correct"].mean())
 
 
-def _judged(
-    text: str, gold: str, decoding: GenerationSpec, answers: Literal["number", "text"]
-) -> tuple[str | None, bool]:
+def _judged(text: str, gold: str, decoding: GenerationSpec, answers: AnswerKind) -> tuple[str | None, bool]:
     """Return the answer found in a generated text (None if there is none), and True if it is right."""
     if decoding.prompting is None:
         extracted = extract_answer(text)
         return extracted, same_answer(extracted, gold, answers)
     text, rule = until_stop(text, decoding.prompting), decoding.prompting.answer
-    if rule in HARNESS:
-        extracted = harness.extract(text, HARNESS[rule])
-        return extracted, harness.is_match(extracted, gold)
-    extracted = extract_answer(text, rule, answers)
-    return extracted, same_answer(extracted, gold, answers)
+    if rule in ("flexible", "strict"):
+        extracted = extract_answer(text, rule, answers)
+        return extracted, same_answer(extracted, gold, answers)
+    extracted = harness.extract(text, HARNESS[rule])
+    return extracted, harness.is_match(extracted, gold)
 
 
 def check_length(
@@ -152,8 +150,9 @@ def check_length(
 def _counts(prompt: int, answer: Answer, decoding: GenerationSpec, mark: int | None) -> dict[str, Any]:
     """Return the token counts of one answer. The chain ends where the last answer mark begins."""
     generated = len(answer.tokens)
-    marked = mark in answer.tokens
-    chain = generated - 1 - answer.tokens[::-1].index(mark) if marked else generated
+    chain = generated
+    if mark is not None and mark in answer.tokens:
+        chain = generated - 1 - answer.tokens[::-1].index(mark)
     return {
         "n_prompt": prompt,
         "n_latent": decoding.latents,

@@ -40,6 +40,7 @@ def measure(
     before the measured runs.
     """
     decoding = checkpoint.decoding
+    assert decoding is not None, "only models that were trained or prompted to answer are timed"
     max_new_tokens = decoding.longest_answer(max_new_tokens)
     asked = prompts_of(checkpoint.tokenizer, rows, decoding)
     whole = [[*asked.prefix, *prompt] for prompt in asked.prompts]

@@ -19,6 +19,7 @@ from copra.utils.errors import CopraError
 
 if TYPE_CHECKING:
     import numpy
+    from numpy.typing import ArrayLike
 
 
 def wilson_interval(correct: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -45,7 +46,7 @@ def proportion(correct: int, n: int) -> dict[str, int | float]:
     return {"n": n, "correct": correct, "accuracy": correct / n, "low": low, "high": high}
 
 
-def mcnemar_exact(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> float:
+def mcnemar_exact(correct_a: "ArrayLike", correct_b: "ArrayLike") -> float:
     """Return the two-sided p-value of McNemar's exact test that two models are equally accurate.
 
     Item i of both is True if the model got question i right. Under the hypothesis each question that only
@@ -61,7 +62,7 @@ def mcnemar_exact(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> float
     return float(mcnemar(table, exact=True).pvalue)
 
 
-def sign_flip_exact(correct_a: Sequence[Sequence[bool]], correct_b: Sequence[Sequence[bool]]) -> float:
+def sign_flip_exact(correct_a: "ArrayLike", correct_b: "ArrayLike") -> float:
     """Return the exact two-sided p-value of the sign-flip test that two groups of models are equally good.
 
     Row s of `correct_a` [S_a, n] and of `correct_b` [S_b, n] is True where seed s got a question right. A
@@ -91,7 +92,7 @@ def sign_flip_exact(correct_a: Sequence[Sequence[bool]], correct_b: Sequence[Seq
     return min(1.0, 2 * float(chances[: less + 1].sum()))
 
 
-def checkpoints_test(correct_a: Sequence[Sequence[bool]], correct_b: Sequence[Sequence[bool]]) -> float:
+def checkpoints_test(correct_a: "ArrayLike", correct_b: "ArrayLike") -> float:
     """Return the p-value that these models, [S_a, n] and [S_b, n], are equally accurate on other questions.
 
     McNemar's exact test for one seed each, and the sign-flip test, its generalization, for several.
@@ -104,8 +105,8 @@ def checkpoints_test(correct_a: Sequence[Sequence[bool]], correct_b: Sequence[Se
 
 
 def recipe_difference(
-    correct_a: Sequence[Sequence[bool]],
-    correct_b: Sequence[Sequence[bool]],
+    correct_a: "ArrayLike",
+    correct_b: "ArrayLike",
     *,
     paired: bool,
     fixed_a: bool = False,
@@ -186,8 +187,8 @@ def _chance(correct: "numpy.ndarray") -> float:
 
 
 def paired_bootstrap(
-    correct_a: Sequence[float],
-    correct_b: Sequence[float],
+    correct_a: "ArrayLike",
+    correct_b: "ArrayLike",
     seed: int = 0,
     resamples: int = 10000,
     confidence: float = 0.95,
@@ -213,7 +214,7 @@ def paired_bootstrap(
     return float(low), float(high)
 
 
-def _groups(correct_a, correct_b) -> "tuple[numpy.ndarray, numpy.ndarray]":
+def _groups(correct_a: "ArrayLike", correct_b: "ArrayLike") -> "tuple[numpy.ndarray, numpy.ndarray]":
     """Return both as float arrays [S, n] on the same n questions."""
     import numpy
 
@@ -222,10 +223,12 @@ def _groups(correct_a, correct_b) -> "tuple[numpy.ndarray, numpy.ndarray]":
     return a, b
 
 
-def _paired(correct_a, correct_b, kind: type):
+def _paired(
+    correct_a: "ArrayLike", correct_b: "ArrayLike", kind: type[bool | float]
+) -> "tuple[numpy.ndarray, numpy.ndarray]":
     import numpy
 
-    a, b = numpy.asarray(correct_a, dtype=kind), numpy.asarray(correct_b, dtype=kind)
+    a, b = (numpy.asarray(correct, dtype=kind) for correct in (correct_a, correct_b))
     if a.shape != b.shape:
         raise CopraError(
             f"{len(a)} and {len(b)} questions cannot be compared in pairs: evaluate both models on the "

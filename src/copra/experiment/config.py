@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 
@@ -22,7 +22,10 @@ from copra.utils.gpu import MOST_JOBS
 from copra.utils.plain import check_plain
 from copra.utils.problems import explain, hint, shown
 
-AnyStep = Annotated[AnyMethod | FewShot | Prune | Quantize, Field(discriminator="kind")]
+if TYPE_CHECKING:
+    AnyStep = Method | FewShot | Prune | Quantize
+else:
+    AnyStep = Annotated[AnyMethod | FewShot | Prune | Quantize, Field(discriminator="kind")]
 
 
 Steps = Annotated[

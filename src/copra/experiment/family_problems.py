@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from copra.experiment.config import Experiment
-from copra.experiment.recipes import Tree, without_seed
+from copra.experiment.recipes import Tree, step_of, without_seed
 from copra.models.base_config import config_of
 from copra.models.families import family_of
 from copra.models.limits import cannot_lose, limits_of
@@ -13,7 +13,7 @@ from copra.schema.base import Quantize
 from copra.schema.metrics import GREEDY
 from copra.schema.pruning import Prune, Selection
 from copra.schema.shape import ModelShape
-from copra.schema.units import NAMES
+from copra.schema.units import UNIT_NAMES, UnitKind
 from copra.utils.errors import CopraError
 
 
@@ -103,7 +103,10 @@ def _greedy_problems(
 def _searches(experiment: Experiment, tree: Tree) -> Iterator[tuple[str, str, int]]:
     """Yield (model, key, number of layers to remove) per greedy search; 1 if the budget is not a count."""
     for node in tree.nodes.values():
-        if node.kind == "prune" and (step := experiment.steps[node.step]).metric in GREEDY:
+        if node.kind != "prune" or node.parent is None:
+            continue
+        step = step_of(experiment, node, Prune)
+        if step.metric in GREEDY:
             key = f"steps.{node.step}.budget{'.count' if step.budget.count else ''}"
             yield node.parent, key, step.budget.count or 1
     models = {node.recipe: node.name for node in tree.nodes.values()}
@@ -114,13 +117,13 @@ def _searches(experiment: Experiment, tree: Tree) -> Iterator[tuple[str, str, in
 
 def _layers_gone(experiment: Experiment, tree: Tree, name: str) -> int:
     """Return the number of layers that the prunings on a node's path remove by count, a lower bound."""
-    steps = [experiment.steps[node.step] for node in tree.path_to(name) if node.kind == "prune"]
+    steps = [step_of(experiment, node, Prune) for node in tree.path_to(name) if node.kind == "prune"]
     return sum(step.budget.count or 0 for step in steps if step.units == ("layers",))
 
 
 def _removal_problems(
     selection: Selection,
-    units: tuple[str, ...],
+    units: tuple[UnitKind, ...],
     count: int | None,
     key: str,
     base: str,
@@ -144,10 +147,10 @@ def _removal_problems(
             f"{max(layer.ffn for layer in shape.layers)} neurons. Lower it."
         )
     elif count is not None and count > (most := _most(selection, units[0], shape)):
-        yield f"{key}: {count} {NAMES[units[0]]} cannot go, as {base} can lose {most} at most. Lower it."
+        yield f"{key}: {count} {UNIT_NAMES[units[0]]} cannot go, as {base} can lose {most} at most. Lower it."
 
 
-def _most(selection: Selection, unit: str, shape: ModelShape) -> int:
+def _most(selection: Selection, unit: UnitKind, shape: ModelShape) -> int:
     """Return the maximum number of units of a kind that can be removed from a model of this shape."""
     free = [layer for index, layer in enumerate(shape.layers) if index not in selection.protect]
     if unit == "layers":

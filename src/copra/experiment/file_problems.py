@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from copra.experiment.config import Experiment
 from copra.methods.few_shot import FewShot
 from copra.models.base_files import absence_problem
 from copra.utils.errors import CopraError
 from copra.utils.problems import shown_path
+
+Part = TypeVar("Part")
 
 
 def check_files(experiment: Experiment) -> None:
@@ -23,12 +26,12 @@ def check_files(experiment: Experiment) -> None:
 
 def _problems(experiment: Experiment) -> Iterator[str]:
     for name, task in experiment.tasks.items():
-        yield from _missing(f"tasks.{name}", lambda task=task: task.files().values())
+        yield from _missing(f"tasks.{name}", task, lambda task: task.files().values())
     for name, step in experiment.steps.items():
         if isinstance(step, FewShot):
-            yield from _missing(f"steps.{name}", lambda step=step: [step.path])
+            yield from _missing(f"steps.{name}", step, lambda step: [step.path])
     if (text := experiment.importance.text) is not None:
-        yield from _missing("importance.text", lambda: [text.path])
+        yield from _missing("importance.text", text, lambda text: [text.path])
     for name, base in experiment.bases.items():
         try:
             if problem := absence_problem(base):
@@ -37,10 +40,10 @@ def _problems(experiment: Experiment) -> Iterator[str]:
             yield f"bases.{name}.{error}"
 
 
-def _missing(where: str, files_of: Callable[[], Iterable[Path | None]]) -> Iterator[str]:
+def _missing(where: str, part: Part, files_of: Callable[[Part], Iterable[Path | None]]) -> Iterator[str]:
     """Yield the problems of the files that one part of the config names; `where` is its key."""
     try:
-        files = files_of()
+        files = files_of(part)
     except CopraError as error:  # an environment variable is not set; the message begins with the key
         yield f"{where}.{error}"
         return

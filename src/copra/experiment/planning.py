@@ -17,8 +17,7 @@ def tell_problems_plainly(experiment: Experiment) -> None:
     from snakemake.exceptions import InputFunctionException, WorkflowError
 
     class Error(InputFunctionException):
-        """An input error with a plain message; the class is named so as Snakemake prints its name above
-        it."""
+        """An input error with a plain message. Snakemake prints the name of this class above it."""
 
         def __init__(self, error: Any, *arguments: Any, **where: Any):
             if not isinstance(error, CopraError):

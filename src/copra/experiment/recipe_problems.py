@@ -6,6 +6,7 @@ from copra.experiment.config import AnyStep, Experiment
 from copra.methods import METHODS, Method
 from copra.methods.few_shot import FewShot
 from copra.methods.icot_kd import IcotKd
+from copra.methods.method import Stage
 from copra.schema.base import Quantize
 from copra.schema.metrics import GREEDY, NEEDS_ANSWERS
 from copra.schema.pruning import Prune
@@ -45,11 +46,11 @@ def recipe_problems(
         yield f"{shown(base)} is not in bases{hint(base, experiment.bases)}"
         return
     if unknown := [step for step in steps if step not in experiment.steps]:
-        for step in dict.fromkeys(unknown):
-            yield f"{shown(step)} is not in steps{hint(step, experiment.steps)}"
+        for name in dict.fromkeys(unknown):
+            yield f"{shown(name)} is not in steps{hint(name, experiment.steps)}"
         return
-    for step in sorted({step for step in steps if steps.count(step) > 1}):
-        yield f"comes back to step {step!r}; to do the same again, declare it under a second name"
+    for name in sorted({step for step in steps if steps.count(step) > 1}):
+        yield f"comes back to step {name!r}; to do the same again, declare it under a second name"
     scratch = experiment.bases[base].from_scratch
     # `method` is how the model answers, `learned` the method of its last training. A prompt changes only the
     # former.
@@ -65,7 +66,7 @@ def recipe_problems(
                     f"{name!r} trains on task {step.task or experiment.task!r} after a training on {task!r}; "
                     "a recipe stays with one task"
                 )
-            if scratch and not pruned and list(step.stages().values())[-1].copies_pretrained:
+            if scratch and not pruned and _last_stage(step).copies_pretrained:
                 yield (
                     f"{name!r} starts its decoder as a base from scratch, which knows nothing: write "
                     "auxiliary_decoder.decoder: small"
@@ -128,7 +129,7 @@ def _scoring_problems(
     if method is None and step.metric in NEEDS_ANSWERS:
         yield f"{name!r} scores by accuracy, but the model cannot answer yet: put a training before it"
     count, found = step.budget.count, experiment.importance.greedy_removals
-    if step.metric in GREEDY and None not in (count, found) and count > found:
+    if step.metric in GREEDY and count is not None and found is not None and count > found:
         yield (
             f"{name!r} removes {count} layers, of which the greedy search finds {found}: raise "
             "importance.greedy_removals to that, or leave it out"
@@ -176,6 +177,7 @@ def _distil_problems(
     known: Teachers,
 ) -> Iterator[str]:
     """Yield the problems of a distillation step's teacher; `before` holds the base and earlier steps."""
+    assert step.distil is not None
     named = step.distil.teacher
     problems = [] if named is None else _named_problems(experiment, name, named, pupils, known)
     if problems:
@@ -192,7 +194,7 @@ def _distil_problems(
                 f"{name!r} starts from its own teacher, so there is nothing to learn: put a pruning before "
                 "it, name a teacher, or raise distil.task_weight"
             )
-    own, theirs = (list(each.stages().values())[-1] if each else None for each in (step, teacher))
+    own, theirs = _last_stage(step), None if teacher is None else _last_stage(teacher)
     fed = theirs.latent_input if theirs is not None and theirs.has_recurrent_latents else None
     if (
         own.has_recurrent_latents
@@ -214,14 +216,15 @@ def _named_problems(
     base, *steps = teacher.split("+")
     if own := [pupil for pupil in pupils if pupil in steps]:
         return [f"{own[0]!r} has itself for a teacher: {shown(teacher)}"]
-    problems = known.get(teacher) or list(recipe_problems(experiment, base, steps, pupils, known))
+    problems = length or list(recipe_problems(experiment, base, steps, pupils, known))
     if TOO_MANY_TEACHERS in problems:
         # This depends on the pupils, so it is not cached; all other problems are the same for all pupils.
         return [TOO_MANY_TEACHERS]
     if problems:
         known[teacher] = problems[:1]
         return [f"teacher of {name!r}: {problem}" for problem in problems]
-    behind = [known.get(named_teacher(experiment.steps[step])) for step in steps]
+    named = (named_teacher(experiment.steps[step]) for step in steps)
+    behind = [known.get(each) for each in named if each is not None]
     known[teacher] = 1 + max((length for length in behind if isinstance(length, int)), default=0)
     return []
 
@@ -231,6 +234,11 @@ def named_teacher(step: AnyStep) -> str | None:
     if isinstance(step, IcotKd):
         return step.teacher
     return step.distil.teacher if isinstance(step, Method) and step.distil else None
+
+
+def _last_stage(method: Method) -> Stage:
+    """Return the last stage of a training."""
+    return list(method.stages().values())[-1]
 
 
 def _last_training(experiment: Experiment, steps: list[str]) -> Method | None:

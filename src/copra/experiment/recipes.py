@@ -9,10 +9,10 @@ without the seed. Recipes with a common prefix share its nodes.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from copra.experiment.config import Experiment, Product, Recipe
-from copra.experiment.recipe_problems import named_teacher, recipe_problems
+from copra.experiment.recipe_problems import Teachers, named_teacher, recipe_problems
 from copra.methods import Method
 from copra.methods.few_shot import FewShot
 from copra.methods.method import Stage
@@ -24,7 +24,8 @@ from copra.utils.errors import CopraError
 from copra.utils.files import file_sha256
 from copra.utils.problems import cut, hint, shown
 
-Kind = Literal["base", "train", "prune", "prompt", "quantize"]
+NodeKind = Literal["base", "train", "prune", "prompt", "quantize"]
+Step = TypeVar("Step", Method, FewShot, Prune, Quantize)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Node:
     """
 
     name: str
-    kind: Kind
+    kind: NodeKind
     parent: str | None
     step: str | None
     stage: int | None
@@ -59,6 +60,13 @@ class Node:
     def recipe(self) -> str:
         """The name of the node without seeds."""
         return without_seed(self.name)
+
+
+def step_of(experiment: Experiment, node: Node, kind: type[Step]) -> Step:
+    """Return the step that yields a node, which must be of this kind."""
+    step = experiment.steps[node.step or ""]
+    assert isinstance(step, kind)
+    return step
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,9 @@ def build_tree(experiment: Experiment) -> Tree:
         CopraError: an unknown step or base, a recipe given twice, a recipe that repeats a step, or a step
             that cannot follow the steps before it. All problems at once, one line per problem.
     """
-    tree, wrong, ends, known = Tree(), {}, set(), {}
+    tree, ends = Tree(), set()
+    wrong: dict[str, list[str]] = {}
+    known: Teachers = {}
     for number, (base, steps) in enumerate(_listed(experiment)):
         recipe = "+".join([base, *steps])
         found = list(recipe_problems(experiment, base, steps, known=known))
@@ -160,7 +170,8 @@ def build_tree(experiment: Experiment) -> Tree:
 
 def training_notes(experiment: Experiment, tree: Tree) -> list[str]:
     """Return notes on unexpected effects of the settings of the tree's training steps, one line per note."""
-    return [f"steps.{name}: {note}" for name in tree.trainings for note in experiment.steps[name].notes()]
+    steps = {name: step for name in tree.trainings if isinstance(step := experiment.steps[name], Method)}
+    return [f"steps.{name}: {note}" for name, step in steps.items() for note in step.notes()]
 
 
 def _together(recipes: list[str]) -> str:
@@ -215,8 +226,9 @@ def _teacher(tree: Tree, experiment: Experiment, step: Method, before: Node, see
         base, *steps = named.split("+")
         return _grow(tree, experiment, base, steps, seed)
     # Hidden states need a teacher of the same shape; predictions come from the model before the prunings.
-    while step.distil is not None and before.kind in ("prune", "prompt"):
-        before = tree.nodes[before.parent]
+    if step.distil is not None:
+        while before.parent is not None and before.kind in ("prune", "prompt"):
+            before = tree.nodes[before.parent]
     return before.name
 
 

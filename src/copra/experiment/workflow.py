@@ -18,7 +18,7 @@ from copra.experiment.base_problems import check_bases
 from copra.experiment.config import Experiment, name_of, parse
 from copra.experiment.curve_problems import check_curves
 from copra.experiment.family_problems import check_families
-from copra.experiment.recipes import Node, Tree, build_tree
+from copra.experiment.recipes import Node, Tree, build_tree, step_of
 from copra.methods import Method
 from copra.methods.few_shot import FewShot
 from copra.models.base_files import absence_problem
@@ -26,6 +26,7 @@ from copra.schema.base import Quantize
 from copra.schema.curve import Curve
 from copra.schema.metrics import GREEDY, counts_answers
 from copra.schema.pruning import Prune
+from copra.schema.scoring import Objective
 from copra.tasks import TASKS
 from copra.tasks.prepare import prepared
 from copra.tasks.task import SPLITS, Split
@@ -36,8 +37,7 @@ from copra.utils.fingerprint import fingerprint
 
 
 def put_copra_on_path() -> None:
-    """Put the folder of the Python that runs Snakemake on PATH, so that the rules' shell lines find
-    `copra`."""
+    """Put the folder of this Python on PATH, so that the rules' shell lines find `copra`."""
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
@@ -64,8 +64,10 @@ class Workflow:
     # Names, as regular expressions: the last step of a node's name determines the rule that makes it.
 
     def steps_pattern(self, kind: type) -> str:
-        """Return the pattern of nodes whose last step is of a kind: `Method` (a training), `Prune`, `FewShot`
-        or `Quantize`."""
+        """Return the pattern of nodes whose last step is of a kind.
+
+        The kinds are `Method` (a training), `Prune`, `FewShot` and `Quantize`.
+        """
         names = [re.escape(name) for name, step in self.experiment.steps.items() if isinstance(step, kind)]
         return rf"[^/]+\+({'|'.join(names) or 'none'})(\.\d+)?(@-?\d+)?"
 
@@ -119,10 +121,9 @@ class Workflow:
         return [f"{self.folder}/data/{self.node(name).task}/{split}.json" for split in splits]
 
     def scores(self, name: str) -> list[str]:
-        """Return the scores that the pruning of a node needs, if any, as the small file with their
-        checksum."""
+        """Return the scores that a node's pruning needs, if any, as the small file with their checksum."""
         node = self.node(name)
-        prune = self.experiment.steps[node.step]
+        prune = step_of(self.experiment, node, Prune)
         if prune.scoring is None:
             return []
         objective = self.experiment.importance.objective_of(prune.objective)
@@ -150,9 +151,9 @@ class Workflow:
 
     def prompt_source(self, name: str) -> Path | None:
         """Return the file of a prompt's examples, if it has one."""
-        return self.experiment.steps[self.node(name).step].path
+        return step_of(self.experiment, self.node(name), FewShot).path
 
-    def text_source(self, objective: str) -> Path | None:
+    def text_source(self, objective: Objective) -> Path | None:
         """Return the text file that an objective reads, if it reads one."""
         text = self.experiment.importance.text
         return text.path if objective == "text" and text else None
@@ -193,8 +194,7 @@ class Workflow:
 
     @cached_property
     def ordered(self) -> list[str]:
-        """Pruning curves of layers with at least one metric that orders the layers, that is, not random
-        alone."""
+        """Pruning curves of layers with a metric that orders the layers, that is, not random alone."""
         curves = self.experiment.curves.items()
         return [name for name, curve in curves if curve.unit == "layers" and curve.metrics != ["random"]]
 
@@ -215,21 +215,25 @@ class Workflow:
 
     @cached_property
     def searched(self) -> dict[str, int | None]:
-        """The number of layers that the greedy search behind each score table removes: the largest number
-        that a pruning or curve takes from the table; None, all removable layers, if a budget is not a count.
-        The keys are the small files beside the tables."""
+        """The number of layers that the greedy search behind each score table removes.
+
+        It is the largest number that a pruning or curve takes from the table; None, all removable layers, if
+        a budget is not a count. The keys are the small files beside the tables.
+        """
         wanted: dict[str, list[int | None]] = {}
         for node in self.tree.nodes.values():
-            if node.kind == "prune" and self.experiment.steps[node.step].metric in GREEDY:
+            if node.kind == "prune" and (step := step_of(self.experiment, node, Prune)).metric in GREEDY:
                 for table in self.scores(node.name):
-                    wanted.setdefault(table, []).append(self.experiment.steps[node.step].budget.count)
+                    wanted.setdefault(table, []).append(step.budget.count)
         for name, nodes in self.curved.items():
             curve = self.curve(name)
-            tables = dict.fromkeys(line.table for line in curve.lines() if line.metric in GREEDY)
-            for table in map(summary_beside, map(Path, tables)):
-                for node in nodes:
-                    wanted.setdefault(f"{self.folder}/scores/{node}/{table}", []).append(max(curve.remove))
-        return {table: None if None in counts else max(counts) for table, counts in wanted.items()}
+            greedy = (line.table for line in curve.lines() if line.metric in GREEDY and line.table)
+            for file in dict.fromkeys(summary_beside(Path(table)) for table in greedy):
+                for model in nodes:
+                    wanted.setdefault(f"{self.folder}/scores/{model}/{file}", []).append(max(curve.remove))
+        return {
+            table: None if None in counts else max(filter(None, counts)) for table, counts in wanted.items()
+        }
 
     def greedy_removals(self, node: str, objective: str, scoring: str) -> int | None:
         """Return the number of layers that a greedy search removes, by `importance` or else `searched`."""
@@ -330,8 +334,9 @@ class Workflow:
         return settings
 
     def split_settings(self, task: str, split: Split) -> dict[str, Any]:
-        """Return the settings that identify a split: the sha256 of its rows, or its sources if the Hub has
-        the rows.
+        """Return the settings that identify a split.
+
+        They are the sha256 of its rows, or its sources if the Hub has the rows.
         """
         settings = self.experiment.tasks[task]
         if settings.is_local:
@@ -363,13 +368,13 @@ class Workflow:
             value["answers"] = self._answers(node.task)
         return self.settings("train", value)
 
-    def score_settings(self, node: str, objective: str, scoring: str) -> str:
+    def score_settings(self, node: str, objective: Objective, scoring: str) -> str:
         needed = self.experiment.importance.needed_by(scoring, objective)
         if source := self.text_source(objective):
             needed["text"] = self.by_content(needed["text"], "file", source)
         if "greedy_removals" in needed:
             needed["greedy_removals"] = self.greedy_removals(node, objective, scoring)
-        value = {"scoring": scoring, "objective": objective, "importance": needed}
+        value: dict[str, Any] = {"scoring": scoring, "objective": objective, "importance": needed}
         if counts_answers(scoring):
             value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
             value["answers"] = self._answers(self.node(node).task)
@@ -405,12 +410,13 @@ class Workflow:
         return self.settings("lens", value | self._decoded("split", "max_new_tokens", "batch_size"))
 
     def curve_settings(self, curve: str, node: str) -> str:
-        value = {"name": curve, "curve": self.curve(curve).canonical(), "node": node}
+        value: dict[str, Any] = {"name": curve, "curve": self.curve(curve).canonical(), "node": node}
         value["answers"] = self._answers(self.node(node).task)
         value["loss_batch_size"] = self.experiment.importance.batch_size
         return self.settings("curve", value | self._decoded("split", "limit", "max_new_tokens", "batch_size"))
 
     def latency_settings(self) -> str:
+        assert self.experiment.latency is not None, "without it, no latency is measured"
         value = self.experiment.latency.canonical()
         value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
         value["precision"] = self.experiment.compute.precision

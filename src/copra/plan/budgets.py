@@ -7,7 +7,7 @@ from copra.plan.estimate import Estimate
 from copra.plan.shapes import MOST_CUTS, even_cuts, number_of_cuts
 from copra.schema.pruning import Prune
 from copra.schema.shape import ModelShape
-from copra.schema.units import NAMES, units_of
+from copra.schema.units import UNIT_NAMES, units_of
 from copra.utils.errors import CopraError
 from copra.utils.files import read_json
 
@@ -49,7 +49,7 @@ def _warning(estimate: Estimate, node: Node, prune: Prune) -> str | None:
     if f"choose/{node.name}" in estimate.made:
         return read_json(estimate.results / "plans" / f"{node.name}.json")["warning"]
     shape, dense = estimate.shape(node.parent), estimate.shape(estimate.base_of(node.name))
-    units = " and ".join(NAMES[kind] for kind in prune.units)
+    units = " and ".join(UNIT_NAMES[kind] for kind in prune.units)
     if not _is_certain(estimate, node):
         _check_count(estimate, node, prune, units)
         return None

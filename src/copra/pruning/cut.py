@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from copra.schema.shape import LayerShape, ModelShape
-from copra.schema.units import Unit, group_size
+from copra.schema.units import Unit, UnitKind, group_size
 from copra.utils.errors import CopraError
 
 
@@ -30,7 +30,7 @@ class KeptUnits:
 
     def without(self, shape: ModelShape, units: Iterable[Unit]) -> "KeptUnits":
         """Return the cut of a model of `shape` that removes `units` as well."""
-        gone: dict[tuple[str, int], set[int]] = {}
+        gone: dict[tuple[UnitKind, int], set[int]] = {}
         layers = set(self.layers)
         for kind, layer, index in units:
             if kind == "layers":

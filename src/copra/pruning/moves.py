@@ -6,7 +6,7 @@ FFN widths are multiples of `multiple_of`, and each kept layer keeps at least on
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -238,9 +238,7 @@ def _rows(settings: Prune, unit: str, scores: "pandas.DataFrame | None") -> "pan
     return scores[(scores["unit"] == unit) & (scores["metric"] == settings.scored_as)]
 
 
-def _whole(
-    metric: str, rows: Iterable[tuple[Any, Any, Any]], expected: Iterable[tuple[int, int]]
-) -> Mapping[tuple[int, int], float]:
+def _whole(metric: str, rows: Iterable[tuple[Any, Any, Any]], expected: Iterable[tuple[int, int]]) -> Ranking:
     """Return the scores by unit.
 
     Raises:

@@ -10,13 +10,11 @@ from copra.pruning.moves import RemovalStep, blocks, choices, shapes_along
 from copra.schema.metrics import OF_BLOCKS
 from copra.schema.pruning import Prune
 from copra.schema.shape import ModelShape
-from copra.schema.units import NAMES, UnitKind, units_of
+from copra.schema.units import UNIT_KINDS, UNIT_NAMES, units_of
 from copra.utils.errors import CopraError
 
 if TYPE_CHECKING:
     import pandas
-
-KINDS: tuple[UnitKind, ...] = ("layers", "kv_groups", "heads", "neurons")
 
 
 def make_plan(
@@ -51,7 +49,7 @@ def make_plan(
         return measures[measure](shapes[number]) / measures[measure](dense)
 
     total = sum(len(units_of(kind, shape)) for kind in settings.units)
-    names = " and ".join(NAMES[kind] for kind in settings.units)
+    names = " and ".join(UNIT_NAMES[kind] for kind in settings.units)
     number = settings.budget.choose(sorted(shapes), total, share, names)
     removed = moves_to(number)
     cut = KeptUnits.whole(shape).without(shape, (unit for move in removed for unit in move.units))
@@ -73,7 +71,7 @@ def make_plan(
                 "before": len(units_of(kind, shape)),
                 "after": len(units_of(kind, left)),
             }
-            for kind in KINDS
+            for kind in UNIT_KINDS
         },
         **{
             name: {
@@ -112,15 +110,15 @@ def _summary(removed: Sequence[RemovalStep]) -> list[dict[str, Any]]:
     """
     together: dict[tuple[int, int], list[RemovalStep]] = {}
     for move in removed:
-        together.setdefault((move.layer, KINDS.index(move.kind)), []).append(move)
+        together.setdefault((move.layer, UNIT_KINDS.index(move.kind)), []).append(move)
     return [
         {
-            "unit": KINDS[kind],
+            "unit": UNIT_KINDS[kind],
             "layer": layer,
             "count": sum(len(move.indices) for move in moves),
             **(
                 {}
-                if KINDS[kind] == "neurons"
+                if UNIT_KINDS[kind] == "neurons"
                 else {"indices": sorted(index for move in moves for index in move.indices)}
             ),
             "score": sum(move.score for move in moves),

@@ -29,10 +29,10 @@ CHUNK = 256
 
 @contextlib.contextmanager
 def masked(model: PreTrainedModel, cut: KeptUnits) -> Iterator[None]:
-    """Mask the removed units of the whole model within this context: heads and neurons give 0, and a removed
-    layer returns its input.
+    """Mask the removed units of the whole model within this context.
 
-    Any heads can be masked, also those that no cut can remove alone.
+    Masked heads and neurons give 0, and a masked layer returns its input. Any heads can be masked, also those
+    that no cut can remove alone.
     """
     shape = shape_of(model.config.to_dict())
     hooks = []
@@ -41,11 +41,11 @@ def masked(model: PreTrainedModel, cut: KeptUnits) -> Iterator[None]:
             hooks.append(block.register_forward_hook(lambda _, args, output: args[0]))
             continue
         sizes = shape.layers[layer]
-        if cut.heads[layer] is not None:
-            gone = _gone(cut.heads[layer], sizes.query_heads).repeat_interleave(sizes.head_dim)
+        if (heads := cut.heads[layer]) is not None:
+            gone = _gone(heads, sizes.query_heads).repeat_interleave(sizes.head_dim)
             hooks.append(_silence(attention_output(block), gone.to(model.device)))
-        if cut.neurons[layer] is not None:
-            hooks.append(_silence(ffn_output(block), _gone(cut.neurons[layer], sizes.ffn).to(model.device)))
+        if (neurons := cut.neurons[layer]) is not None:
+            hooks.append(_silence(ffn_output(block), _gone(neurons, sizes.ffn).to(model.device)))
     try:
         yield
     finally:
@@ -126,11 +126,11 @@ def _in_float64(model: PreTrainedModel) -> Iterator[None]:
         elif own := list(module.parameters(recurse=False)):
             tensors = [parameter.data for parameter in own]
 
-            def widen(*_, own=own):
+            def widen(*_: Any, own: list[nn.Parameter] = own) -> None:
                 for parameter in own:
                     parameter.data = parameter.data.double()
 
-            def restore(*_, own=own, tensors=tensors):
+            def restore(*_: Any, own: list[nn.Parameter] = own, tensors: list[Tensor] = tensors) -> None:
                 for parameter, tensor in zip(own, tensors, strict=True):
                     parameter.data = tensor
 

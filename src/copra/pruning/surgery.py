@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -152,7 +152,8 @@ def _class_and_config(
         values[name] = [values[name][layer] for layer in kept_layers]
     values |= _sizes(family, shape) | {"attn_implementation": old._attn_implementation}
     if (plain := _plain_config(family, shape, values)) is not None:
-        return MODEL_FOR_CAUSAL_LM_MAPPING[type(plain)], plain
+        # Annotated as a pair of classes, which the mapping of another task has.
+        return cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[type(plain)]), plain
     config_class, _, model_class = CLASSES[family.model_type]
     overrides = [
         {
@@ -186,7 +187,7 @@ def _plain_config(family: Family, shape: ModelShape, values: Mapping[str, Any]) 
         fills = first.query_heads * first.head_dim == shape.hidden
         return CONFIG_MAPPING[family.model_type](**values) if fills else None
     try:
-        return CONFIG_MAPPING[family.model_type](**values, head_dim=first.head_dim)
+        return CONFIG_MAPPING[family.model_type](**{**values, "head_dim": first.head_dim})
     except StrictDataclassError:  # such as head counts that do not divide the width
         return None
 

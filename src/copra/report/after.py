@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from copra.report.quantized import SMALLER, bytes_a_parameter
 from copra.report.style import COLORS, GREY, MARKERS, assign, note, prefixed_ticks, styled
-from copra.schema.units import NAMES
+from copra.schema.units import UNIT_NAMES
 
 if TYPE_CHECKING:
     import pandas
@@ -44,7 +44,7 @@ class _Line:
     @property
     def changed(self) -> str:
         """The changes made to the models, as text."""
-        units = " + ".join(NAMES[kind] for kind in self.kinds if kind in NAMES)
+        units = " + ".join(UNIT_NAMES[kind] for kind in self.kinds if kind in UNIT_NAMES)
         words = [f"{units} pruned"] if units else []
         words += [QUANTIZED] if QUANTIZED in self.kinds else []
         return ", ".join(words) or "no units pruned"
@@ -129,7 +129,7 @@ def _sizes(rows: "pandas.DataFrame") -> dict[str, float]:
     """Return the sizes of a base: those of its dense model, or the largest ones if none was evaluated."""
     dense = rows[rows["pruning"] == "dense"]
     chosen = dense if len(dense) else rows
-    return chosen[list(NAMES)].max().to_dict() | {"bytes": bytes_a_parameter(chosen).max()}
+    return chosen[list(UNIT_NAMES)].max().to_dict() | {"bytes": bytes_a_parameter(chosen).max()}
 
 
 def _kinds(row: "pandas.Series", whole: dict[str, float]) -> tuple[str, ...]:
@@ -147,7 +147,7 @@ def _kinds(row: "pandas.Series", whole: dict[str, float]) -> tuple[str, ...]:
 def _varies(line: _Line, column: str) -> bool:
     if QUANTIZED in line.kinds and column not in CHANGED_BY_QUANTIZING:
         return False
-    return (column in line.kinds or column not in NAMES) and line.rows[column].nunique() > 1
+    return (column in line.kinds or column not in UNIT_NAMES) and line.rows[column].nunique() > 1
 
 
 def _draw(axes: "Axes", rows: "pandas.DataFrame", column: str, color: str, look: tuple[Any, str]) -> None:
@@ -174,11 +174,11 @@ def _dress(axes: "Axes", column: str) -> None:
     axes.set_xlabel(PANELS[column])
     axes.margins(x=0.08)
     low, high = axes.dataLim.intervalx
-    if column not in NAMES and high > 10 * low:
+    if column not in UNIT_NAMES and high > 10 * low:
         axes.set_xscale("log")
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=column in NAMES))
-    if column not in NAMES:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=column in UNIT_NAMES))
+    if column not in UNIT_NAMES:
         prefixed_ticks(axes)
 
 

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 
 from copra.report.quantized import SMALLER, bytes_a_parameter
 from copra.schema.pruning import MISS
-from copra.schema.units import NAMES
+from copra.schema.units import UNIT_NAMES
 from copra.utils.files import replacing
 
 if TYPE_CHECKING:
     import pandas
+
+Cells = tuple[list[str], str]
+"""The cells of a column as text, and their unit."""
+Writer = Callable[["pandas.DataFrame", str], Cells]
 
 # Characters that Markdown reads as the end of a cell, emphasis, code, mathematics or a tag.
 MARKDOWN = re.compile(r"[|*`$]|<(?=[a-zA-Z/!?])|\\(?=[^\w\s])")
@@ -89,49 +93,48 @@ def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
     if column == "budget_missed":
         return frame[column].abs().max() <= MISS
     return (
-        column in ("seed", "precision", "answer_rule", "max_new_tokens", *NAMES)
+        column in ("seed", "precision", "answer_rule", "max_new_tokens", *UNIT_NAMES)
         and frame[column].nunique() == 1
     )
 
 
-def _text(frame, column) -> tuple[list[str], str]:
+def _text(frame: "pandas.DataFrame", column: str) -> Cells:
     # A line break would end the cell.
     return ["" if v is None or v != v else " ".join(str(v).split()) for v in frame[column]], ""
 
 
-def _flag(frame, column) -> tuple[list[str], str]:
+def _flag(frame: "pandas.DataFrame", column: str) -> Cells:
     # A seed's row repeats its recipe's flag, which is written once.
     shown = frame[column] & (frame["seed"] == "all") if "seed" in frame else frame[column]
     return ["yes" if value else "" for value in shown], ""
 
 
-def _percent(frame, column) -> tuple[list[str], str]:
+def _percent(frame: "pandas.DataFrame", column: str) -> Cells:
     return [_or_dash(value, lambda v: f"{100 * v:.1f}") for value in frame[column]], "%"
 
 
-def _signed_percent(frame, column) -> tuple[list[str], str]:
+def _signed_percent(frame: "pandas.DataFrame", column: str) -> Cells:
     return [_or_dash(value, lambda v: f"{100 * v:+.1f}") for value in frame[column]], "%"
 
 
-def _points(frame, column) -> tuple[list[str], str]:
+def _points(frame: "pandas.DataFrame", column: str) -> Cells:
     return _percent(frame, column)[0], "points"
 
 
-def _accuracy(frame, column) -> tuple[list[str], str]:
+def _accuracy(frame: "pandas.DataFrame", column: str) -> Cells:
     rows = frame[[column, "low", "high"]].itertuples(index=False)
     return [
-        _or_dash(v, lambda v, a=low, b=high: f"{100 * v:.1f} [{100 * a:.1f}, {100 * b:.1f}]")
-        for v, low, high in rows
+        "-" if v != v else f"{100 * v:.1f} [{100 * low:.1f}, {100 * high:.1f}]" for v, low, high in rows
     ], "%"
 
 
-def _difference(question: str) -> Callable:
+def _difference(question: str) -> Writer:
     """Return a writer of differences, with the interval for a question of `copra.report.comparisons`."""
 
-    def write(frame, column) -> tuple[list[str], str]:
+    def write(frame: "pandas.DataFrame", column: str) -> Cells:
         rows = frame[["difference", column, f"{question}_high"]].itertuples(index=False)
         cells = [
-            _or_dash(low, lambda _, v=v, a=low, b=high: f"{100 * v:+.1f} [{100 * a:+.1f}, {100 * b:+.1f}]")
+            "-" if low != low else f"{100 * v:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
             for v, low, high in rows
         ]
         if question == "recipe":
@@ -146,35 +149,35 @@ def _unanswered(frame: "pandas.DataFrame") -> "pandas.Series":
     return (frame["seed"] == "all") & frame["difference"].notna() & frame["recipe_low"].isna()
 
 
-def _p_value(frame, column) -> tuple[list[str], str]:
+def _p_value(frame: "pandas.DataFrame", column: str) -> Cells:
     def written(value: float) -> str:
         return "<0.001" if value < 0.001 else f"{value:.3f}"
 
     return [_or_dash(value, written) for value in frame[column]], ""
 
 
-def _three_decimals(frame, column) -> tuple[list[str], str]:
+def _three_decimals(frame: "pandas.DataFrame", column: str) -> Cells:
     return [_or_dash(value, lambda v: f"{v:.3f}") for value in frame[column]], ""
 
 
-def _whole(frame, column) -> tuple[list[str], str]:
+def _whole(frame: "pandas.DataFrame", column: str) -> Cells:
     return [_or_dash(value, lambda v: f"{v:.0f}") for value in frame[column]], ""
 
 
-def _count(frame, column) -> tuple[list[str], str]:
+def _count(frame: "pandas.DataFrame", column: str) -> Cells:
     digits = 0 if frame[column].dtype.kind == "i" else 1
     return [_or_dash(value, lambda v: f"{v:.{digits}f}") for value in frame[column]], ""
 
 
-def _scaled(unit: str = "") -> Callable:
-    def write(frame, column) -> tuple[list[str], str]:
+def _scaled(unit: str = "") -> Writer:
+    def write(frame: "pandas.DataFrame", column: str) -> Cells:
         size, prefix = scale(frame[column])
         return [_or_dash(value, lambda v: three_digits(v / size)) for value in frame[column]], prefix + unit
 
     return write
 
 
-def _seconds(frame, column) -> tuple[list[str], str]:
+def _seconds(frame: "pandas.DataFrame", column: str) -> Cells:
     short = frame[column].max() < 1
     return [
         _or_dash(v, lambda v: three_digits(v * 1000 if short else v)) for v in frame[column]
@@ -203,7 +206,7 @@ def _or_dash(value: float, write: Callable[[float], str]) -> str:
 
 
 # Column of the table: heading for people, and the function that writes its cells.
-COLUMNS: dict[str, tuple[str, Callable]] = {
+COLUMNS: dict[str, tuple[str, Writer]] = {
     "recipe": ("Recipe", _text),
     "base": ("Base", _text),
     "pruning": ("Pruning", _text),
@@ -235,7 +238,7 @@ COLUMNS: dict[str, tuple[str, Callable]] = {
     "recipe_p": ("p, this recipe", _p_value),
     "recipe_p_holm": ("Holm's p, this recipe", _p_value),
     "loss": ("Loss", _three_decimals),
-    **{kind: (name[:1].upper() + name[1:], _whole) for kind, name in NAMES.items()},
+    **{kind: (name[:1].upper() + name[1:], _whole) for kind, name in UNIT_NAMES.items()},
     "budget_missed": ("Removed against the budget", _signed_percent),
     "flops": ("FLOPs per answer", _scaled()),
     "cached_prompt_flops": ("FLOPs per answer, prompt cached", _scaled()),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from copra.report.style import COLORS, note, styled
 from copra.schema.metrics import OF_BLOCKS
@@ -55,7 +55,7 @@ def _distances(axes: "Axes", blocks: "pandas.DataFrame", metric: str) -> None:
     table = blocks.pivot(index="length", columns="layer", values="score")
     ranks = table.rank(axis=1, method="min").sub(1).div((table.count(axis=1) - 1).clip(lower=1), axis=0)
     _heat_map(axes, ranks, "rank in the row (0: least distance)")
-    look = {"fill": False, "ec": COLORS[1], "lw": 1.6, "clip_on": False}
+    look: dict[str, Any] = {"fill": False, "ec": COLORS[1], "lw": 1.6, "clip_on": False}
     every = math.ceil(len(table) / 16)
     for row, (_, distances) in enumerate(table.iterrows()):
         column = table.columns.get_loc(distances.idxmin())
@@ -111,6 +111,8 @@ def head_importance(scores: "pandas.DataFrame", group_sizes: Sequence[int]) -> "
 
 def _heat_map(axes: "Axes", table: "pandas.DataFrame", label: str) -> None:
     """Draw a table as a heat map, its first row at the bottom; missing cells are blank."""
+    from matplotlib.ticker import ScalarFormatter
+
     image = axes.imshow(table, cmap="cividis", origin="lower", aspect="auto", interpolation="nearest")
     axes.grid(False)
     for spine in axes.spines.values():
@@ -120,6 +122,7 @@ def _heat_map(axes: "Axes", table: "pandas.DataFrame", label: str) -> None:
         set_ticks(range(0, len(names), every), [str(name) for name in names[::every]])
     axes.tick_params(length=0)
     bar = axes.figure.colorbar(image, ax=axes, label=label, shrink=0.9)
+    assert isinstance(bar.formatter, ScalarFormatter)  # the default
     bar.formatter.set_powerlimits((-2, 4))
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)

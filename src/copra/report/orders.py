@@ -50,6 +50,7 @@ def _ranks(
         return first
     if line.metric == "deepest":
         scores = score_table(deepest(len(shape.layers)))
+    assert scores is not None, "every other metric has a table"
     rows = scores[(scores["unit"] == SCORED_AS[curve.unit]) & (scores["metric"] == settings.scored_as)]
     units = zip(rows["layer"].astype(int), rows["index"].astype(int), strict=True)
     ranking = dict(zip(units, rows["score"], strict=True))

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from copra.report.style import DENSE, GREY, assign, styled
-from copra.schema.units import NAMES
+from copra.schema.units import UNIT_NAMES
 
 if TYPE_CHECKING:
     import pandas
@@ -121,7 +121,7 @@ def _dress(axes: "Axes", table: "pandas.DataFrame", column: str) -> None:
         color=DENSE,
     )
     unit, total = table["unit"].iloc[0], whole["left"].iloc[0]
-    axes.set_xlabel(f"{NAMES[unit]} {'dropped' if unit == 'layers' else 'removed'} (of {total})")
+    axes.set_xlabel(f"{UNIT_NAMES[unit]} {'dropped' if unit == 'layers' else 'removed'} (of {total})")
     axes.set_ylabel("accuracy (%)" if column == "accuracy" else LOSSES[table["loss_on"].iloc[0]])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -154,7 +154,7 @@ def _name(axes: "Axes", lines: Sequence[_Line], column: str) -> None:
     starts = [place.transform((end.index[-1], end.iloc[-1])) for end in ends]
     heights = apart([y for _, y in starts], 0.052)
     for line, start, height in zip(lines, starts, heights, strict=True):
-        look = {"color": line.color, "transform": axes.transAxes, "clip_on": False}
+        look: dict[str, Any] = {"color": line.color, "transform": axes.transAxes, "clip_on": False}
         axes.plot([start[0], 1.04], [start[1], height], linewidth=0.6, alpha=0.6, gid="leader", **look)
         axes.plot([1.07], [height], marker=line.marker, markersize=5.5, linestyle="", gid="leader", **look)
         axes.text(1.10, height, line.name, transform=axes.transAxes, va="center", fontsize=8)

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from copra.utils.files import canonical_json, replacing
 
@@ -11,17 +11,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
+    from matplotlib.typing import RcKeyType
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 # Okabe and Ito's palette and a part of Tol's, which color-blind people can distinguish; the dense model is
 # near-black.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8C564B")
-COLORS += ("#332288", "#882255", "#117733", "#DDCC77")
+COLORS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8C564B"),
+    *("#332288", "#882255", "#117733", "#DDCC77"),
+)
 DENSE = "#333333"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 FILLS = ("full", "none", "left", "top", "right", "bottom")
 GREY = "#8A8A8A"
 
-STYLE = {
+STYLE: "dict[RcKeyType, Any]" = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9,
@@ -47,11 +53,11 @@ STYLE = {
 }
 
 
-def styled(function: Callable) -> Callable:
+def styled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Return the function, run with copra's style in place of the user's matplotlibrc."""
 
     @functools.wraps(function)
-    def wrapper(*arguments, **options):
+    def wrapper(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
         import matplotlib
 
         with matplotlib.rc_context():

@@ -13,7 +13,7 @@ In a recipe's row over all seeds
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from copra.evaluation.statistics import wilson_interval
 from copra.report.comparisons import ALL, compare, correct_by_seed, seed_of, with_holm, without_seed
 from copra.report.evaluations import Evaluation, read_evaluation
 from copra.report.formats import write_formats
-from copra.schema.units import NAMES
+from copra.schema.units import UNIT_NAMES
 from copra.utils.errors import CopraError
 from copra.utils.files import read_parquet
 
@@ -120,7 +120,7 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
                 | {"parent_accuracy": float(correct_by_seed(before).mean())}
                 | _accuracy(members)
                 | compare(chosen, members, others, before, anew=seed == ALL)
-                | {kind: cost[kind] for kind in NAMES}
+                | {kind: cost[kind] for kind in UNIT_NAMES}
                 | {"budget_missed": _mean([each.metrics.get("budget_missed") for each in members])}
                 | {"precision": cost["precision"]}
                 | {name: value for key in RATIOS for name, value in _with_ratio(key, cost, whole).items()}
@@ -138,10 +138,10 @@ def pareto_front(accuracy: Sequence[float], flops: Sequence[float]) -> "numpy.nd
     """Return a mask of the Pareto front: no other point is at least as good in both, and better in one."""
     import numpy
 
-    accuracy, flops = numpy.asarray(accuracy, float), numpy.asarray(flops, float)
-    no_worse = (accuracy >= accuracy[:, None]) & (flops <= flops[:, None])
-    better = (accuracy > accuracy[:, None]) | (flops < flops[:, None])
-    return ~(no_worse & better).any(axis=1)
+    gain, cost = numpy.asarray(accuracy, float), numpy.asarray(flops, float)
+    no_worse = (gain >= gain[:, None]) & (cost <= cost[:, None])
+    better = (gain > gain[:, None]) | (cost < cost[:, None])
+    return ~numpy.any(no_worse & better, axis=1)
 
 
 def _evaluation(evaluations: Mapping[str, Path], node: str) -> Evaluation:
@@ -152,7 +152,7 @@ def _evaluation(evaluations: Mapping[str, Path], node: str) -> Evaluation:
 
 def _in_whole_numbers(table: "pandas.DataFrame") -> "pandas.DataFrame":
     """Return the table with sizes rounded: they are means over seeds, whose cuts may differ."""
-    sizes = (*NAMES, "parameters", "kv_cache_bytes_per_token", "checkpoint_bytes")
+    sizes = (*UNIT_NAMES, "parameters", "kv_cache_bytes_per_token", "checkpoint_bytes")
     return table.assign(**{name: table[name].round().astype("int64") for name in sizes if name in table})
 
 
@@ -160,7 +160,7 @@ def _both(row: Mapping[str, str]) -> tuple[str, str]:
     return row["node"], row["parent_node"]
 
 
-def _groups(nodes: list[str], reference: list[str]):
+def _groups(nodes: list[str], reference: list[str]) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield (seed, nodes, the reference's nodes) of each row of one recipe."""
     yield ALL, nodes, reference
     if len(nodes) > 1:
@@ -203,7 +203,7 @@ def _cost(members: list[Evaluation], reference: list[Evaluation]) -> dict[str, A
         "precision": ", ".join(sorted({one.metrics["precision"] for one in members})),
         "answer_rule": ", ".join(sorted({one.metrics["answer_rule"] for one in members})),
         "max_new_tokens": max(one.metrics["max_new_tokens"] for one in members),
-        **{kind: _mean([one.metrics["units"][kind] for one in members]) for kind in NAMES},
+        **{kind: _mean([one.metrics["units"][kind] for one in members]) for kind in UNIT_NAMES},
         "flops": mean("flops"),
         "flops_ratio": mean("flops") / _mean_of(reference, "flops"),
         "attention_flops": mean("flops_attention"),

@@ -1,7 +1,7 @@
 """The figure of accuracy against FLOPs, with the Pareto front."""
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from copra.report.style import (
     COLORS,
@@ -61,11 +61,11 @@ def pareto(table: "pandas.DataFrame") -> "Figure":
         gid="reference",
     )
     _legend(figure, rows, colors, markers, fills)
-    _labels(axes, rows, front)
+    _labels(figure, axes, rows, front)
     return figure
 
 
-def _point(axes: "Axes", row, color: str, marker: str, fill: str) -> None:
+def _point(axes: "Axes", row: Any, color: str, marker: str, fill: str) -> None:
     interval = [[100 * (row.accuracy - row.low)], [100 * (row.high - row.accuracy)]]
     axes.errorbar(
         [row.flops],
@@ -104,7 +104,7 @@ def _legend(figure: "Figure", rows: "pandas.DataFrame", colors: dict, markers: d
     def head(text: str) -> Line2D:
         return Line2D([], [], linestyle="", label=text)
 
-    def point(label: str, **look) -> Line2D:
+    def point(label: str, **look: Any) -> Line2D:
         return Line2D([], [], **{"linestyle": "", "markersize": 7, "color": GREY, **look}, label=label)
 
     handles = [head("Method"), *(point(name, marker=marker) for name, marker in markers.items())]
@@ -128,11 +128,13 @@ def _legend(figure: "Figure", rows: "pandas.DataFrame", colors: dict, markers: d
             text.set_fontweight("bold")
 
 
-def _labels(axes: "Axes", rows: "pandas.DataFrame", front: list[tuple[float, float]]) -> None:
+def _labels(
+    figure: "Figure", axes: "Axes", rows: "pandas.DataFrame", front: list[tuple[float, float]]
+) -> None:
     """Label the points with their order of steps, those of the front and the reference first."""
     from matplotlib.transforms import Bbox
 
-    settle(axes.figure)
+    settle(figure)
     obstacles = []
     for row in rows.itertuples():
         around = 11 if row.reference else 8

@@ -20,13 +20,15 @@ LOSS_FREE: tuple[Metric, ...] = ("cosine", *OF_BLOCKS, "activation", "contributi
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a curve: a metric, the objective that its scores depend on, the path of its score table
-    below the model's scores folder, and the seed of a random order. None: not applicable."""
+    """One line of a curve. None: not applicable."""
 
     metric: Metric
     objective: Objective | None = None
+    """The objective that the metric's scores depend on."""
     table: str | None = None
+    """The path of the score table below the model's scores folder."""
     seed: int | None = None
+    """The seed of a random order."""
 
 
 class Curve(Selection):
@@ -86,17 +88,24 @@ class Curve(Selection):
         """Return the score tables that the lines of a resolved curve need, as in `Line.table`."""
         return list(dict.fromkeys(line.table for line in self.lines() if line.table))
 
+    @property
+    def _resolved_objectives(self) -> list[Objective]:
+        """The objectives of a resolved curve."""
+        assert self.objectives is not None, "Curve.resolved fills them in"
+        return self.objectives
+
     def _different(self, metric: Metric) -> list[Objective]:
         """Return the objectives on which a metric's scores differ."""
+        objectives = self._resolved_objectives
         if metric in READS_NOTHING:
-            return self.objectives[:1]
-        if metric in LOSS_FREE and {"cot", "answer"} <= set(self.objectives):
-            return [objective for objective in self.objectives if objective != "answer"]
-        return self.objectives
+            return objectives[:1]
+        if metric in LOSS_FREE and {"cot", "answer"} <= set(objectives):
+            return [objective for objective in objectives if objective != "answer"]
+        return objectives
 
     def name_of(self, line: Line) -> str:
         """Return the label of a line: its metric, and its objective if the curve has several."""
-        several = line.objective is not None and len(self.objectives) > 1
+        several = line.objective is not None and len(self._resolved_objectives) > 1
         return f"{line.metric} ({line.objective})" if several else line.metric
 
     def step(self, line: Line, number: int = 1) -> Prune:

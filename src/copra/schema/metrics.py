@@ -56,10 +56,10 @@ NORMALIZED: tuple[Metric, ...] = ("activation", "contribution")
 """Metrics that grow with the residual stream from layer to layer. Scores of different layers are comparable
 only after division by each layer's norm."""
 
-OF_BLOCKS = ("angular", "angular_mean")
+OF_BLOCKS: tuple[Metric, ...] = ("angular", "angular_mean")
 """Metrics that score blocks of neighboring layers: a pruning removes exactly one block."""
-GREEDY = ("greedy_loss", "greedy_accuracy")
-NEEDS_ANSWERS = ("accuracy", "greedy_accuracy")
+GREEDY: tuple[Metric, ...] = ("greedy_loss", "greedy_accuracy")
+NEEDS_ANSWERS: tuple[Metric, ...] = ("accuracy", "greedy_accuracy")
 """Metrics for which the model must answer questions."""
 
 SCORED_AS: dict[UnitKind, str] = {

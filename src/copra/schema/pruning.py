@@ -72,7 +72,7 @@ class Budget(Settings):
                 "multiple_of for neurons, or leave this step out."
             )
         if self.count is not None:
-            return self._exact_count(legal, total, units)
+            return self._exact_count(self.count, legal, total, units)
         if self.fraction is not None:
             # Converted from its decimal text, so that 0.07 of 50 is the tie 3.5 and not slightly more.
             return self._nearest_number(Fraction(str(self.fraction)) * total, legal, total, units)
@@ -135,16 +135,20 @@ class Budget(Settings):
     @property
     def _target(self) -> tuple[str, float]:
         """The measure ("flops" or "parameters") of a budget that counts no units, and its target fraction."""
-        return ("flops", self.flops) if self.flops is not None else ("parameters", self.parameters)
+        if self.flops is not None:
+            return "flops", self.flops
+        assert self.parameters is not None  # exactly one of the four is given
+        return "parameters", self.parameters
 
-    def _exact_count(self, legal: Sequence[int], total: int, units: str) -> int:
-        if self.count in legal:
-            return self.count
-        below = max(number for number in legal if number < self.count)
-        above = min((number for number in legal if number > self.count), default=None)
+    @staticmethod
+    def _exact_count(count: int, legal: Sequence[int], total: int, units: str) -> int:
+        if count in legal:
+            return count
+        below = max(number for number in legal if number < count)
+        above = min((number for number in legal if number > count), default=None)
         near = " and ".join(str(number) for number in (below, above) if number)
         raise CopraError(
-            f"budget.count: {self.count} of the {total} {units} cannot be removed; the nearest legal counts "
+            f"budget.count: {count} of the {total} {units} cannot be removed; the nearest legal counts "
             f"are {near}, the largest is {legal[-1]}."
         )
 

@@ -158,6 +158,7 @@ def _docstrings(kind: type[Settings]) -> dict[str, str]:
             except (OSError, TypeError):  # created at run time, so it has no fields of its own
                 continue
             (tree,) = ast.parse(textwrap.dedent(source)).body
+            assert isinstance(tree, ast.ClassDef)
             for field, text in pairwise(tree.body):
                 match field, text:
                     case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(words))):

@@ -1,13 +1,14 @@
 """Kinds of unit that a pruning can remove."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from copra.schema.shape import LayerShape, ModelShape
 
 UnitKind = Literal["layers", "kv_groups", "heads", "neurons"]
 Unit = tuple[UnitKind, int, int]
 """A kind, a layer index, and the index within that layer (for kind layers: the layer index again)."""
-NAMES: dict[UnitKind, str] = {
+UNIT_KINDS: tuple[UnitKind, ...] = get_args(UnitKind)
+UNIT_NAMES: dict[UnitKind, str] = {
     "layers": "layers",
     "kv_groups": "KV groups",
     "heads": "query heads",

@@ -1,6 +1,6 @@
 """Tasks: one file per task, one interface (`task.py`), and the registry of their kinds."""
 
-from typing import Annotated, Union
+from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
@@ -19,5 +19,8 @@ TASKS: dict[str, type[Task]] = {
     "word_sums": WordSums,
 }
 
-AnyTask = Annotated[Union[tuple(TASKS.values())], Field(discriminator="kind")]  # noqa: UP007
+if TYPE_CHECKING:
+    AnyTask = Task
+else:
+    AnyTask = Annotated[Union[tuple(TASKS.values())], Field(discriminator="kind")]  # noqa: UP007
 """Any registered task, selected by its `kind`."""

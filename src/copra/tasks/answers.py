@@ -5,6 +5,8 @@ from typing import Literal
 
 from copra.tasks.numbers import read_number
 
+AnswerKind = Literal["number", "text"]
+"""Comparison of two answers: as numbers, or as normalized text."""
 MARKER = "###"
 # The pattern of lm-evaluation-harness's `gsm8k_cot` filter "flexible-extract", which takes the last match of
 # (-?[$0-9.,]{2,})|(-?[0-9]+); extended only by a denominator and a whole number before the fraction, so that
@@ -12,7 +14,7 @@ MARKER = "###"
 NUMBER_IN_TEXT = re.compile(
     r"(?:-?[0-9][0-9,]* (?=[0-9]+/[0-9]))?(?:-?[$0-9.,]{2,}|-?[0-9]+)(?:/[0-9][0-9.,]*)?"
 )
-STATED = {
+STATED: dict[AnswerKind, re.Pattern[str]] = {
     # Its filter "strict-match", including its misses: a currency sign, a number at the end of the text.
     "number": re.compile(r"The answer is (-?[0-9.,]+)."),
     # An answer that is not a number ends at its full stop or at the end of its line.
@@ -23,7 +25,7 @@ STATED = {
 def extract_answer(
     text: str,
     prompted: Literal["strict", "flexible"] | None = None,
-    kind: Literal["number", "text"] = "number",
+    kind: AnswerKind = "number",
 ) -> str | None:
     """Return the answer in a generated text, or None if there is none.
 
@@ -43,7 +45,7 @@ def extract_answer(
     return answer or None
 
 
-def same_answer(extracted: str | None, gold: str, kind: Literal["number", "text"]) -> bool:
+def same_answer(extracted: str | None, gold: str, kind: AnswerKind) -> bool:
     """True if an extracted answer equals the gold answer.
 
     Numbers are compared exactly, as fractions: "$1,000." is 1000, "0.50" is 1/2; `copra.tasks.numbers`

@@ -84,6 +84,7 @@ class GeneratedTask(Task):
         seen: set[str] = set()
         for split in reversed(SPLITS):
             source = getattr(self, split)
+            rows: Iterator[Row | BadRow]
             if isinstance(source, str):
                 rows = self._read_file(split, expand_path(split, source))
             else:

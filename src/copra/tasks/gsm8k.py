@@ -76,7 +76,7 @@ class Gsm8k(Task):
 
     def paths(self) -> dict[Split, str]:
         """Return the configured paths of the local files of splits, not expanded."""
-        paths = {"train": self.train, "valid": self.valid, "test": self.test}
+        paths: dict[Split, str | None] = {"train": self.train, "valid": self.valid, "test": self.test}
         return {key: path for key, path in paths.items() if path}
 
     @property
@@ -162,7 +162,7 @@ def _hub(name: str, subset: str | None) -> dict[Split, Any]:
             f"hub_name: {name!r} has no split {' and '.join(missing)}, only {', '.join(found)}. Name another "
             "data set, or write source: files."
         )
-    names = {"train": "train", "valid": "validation", "test": "test"}
+    names: dict[Split, str] = {"train": "train", "valid": "validation", "test": "test"}
     return {split: found[stored] for split, stored in names.items() if stored in found}
 
 

@@ -1,4 +1,4 @@
-"""Parser for the number that a text states, both for generated answers and for those of a data set.
+r"""Parser for the number that a text states, both for generated answers and for those of a data set.
 
 The text must state exactly one number. The table lists what may surround it. No number is picked from
 several, so that a longer answer never has a better chance to be right.
@@ -19,7 +19,7 @@ several, so that a longer answer never has a better chance to be right.
 | `18 thousand`, `18 k`, `2 dozen`, `18 and a half`, `18 or so` | no number | the word changes the number |
 | `18km`, `1e3`, `0x12`, `10:30` | no number | |
 | `**18**`, `*18*`, `__18__`, `"18"`, and in backticks | 18 | Markdown and quotes |
-| `\\boxed{18}`, `\\(18\\)`, `$18$`, `\\$18` | 18 | of LaTeX, these only |
+| `\boxed{18}`, `\(18\)`, `$18$`, `\$18` | 18 | of LaTeX, these only |
 | `(18)`, `[18]` | 18 | brackets; not an accountant's minus |
 | `x = 18`, `Total cost = $18` | 18 | a name of one to four words |
 | `48/2 = 24`, `18 or 19`, `18, 19` | no number | more than one |
@@ -110,8 +110,7 @@ def _without_unit(text: str) -> str:
 
 
 def _joined(text: str) -> str:
-    """Return the text without the spaces that a word tokenizer leaves around signs: `1 , 000`, `- 3`, `.
-    5`."""
+    """Return the text without the spaces that a word tokenizer leaves around signs, as in `1 , 000`."""
     text = re.sub(r"(?<=[0-9]) ([.,/]) (?=[0-9])", r"\1", text.strip())
     return re.sub(r"^([+-]?) *(\.?) *(?=[0-9])", r"\1\2", text)
 

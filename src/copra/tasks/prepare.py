@@ -5,13 +5,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from copra.tasks.answers import same_answer
+from copra.tasks.answers import AnswerKind, same_answer
 from copra.tasks.leaks import question_key
 from copra.tasks.task import SPLITS, BadRow, Row, Split, Task
 from copra.utils import files
 from copra.utils.errors import CopraError
+
+if TYPE_CHECKING:
+    import pandas
 
 LISTED_BAD_ROWS = 50
 
@@ -68,7 +71,8 @@ def prepared(task: Task) -> dict[Split, Prepared]:
             has no rows, or too many without steps; a source cannot be read.
     """
     found, dropped = _sorted_out(task)
-    first, conflicts = {}, {}
+    first: dict[Split, list[Row]] = {}
+    conflicts: dict[Split, list[BadRow]] = {}
     for split in SPLITS:
         first[split], conflicts[split] = _first_of_each(split, found[split], task.answers)
         dropped[split] += conflicts[split]
@@ -150,7 +154,10 @@ def _sorted_out(task: Task) -> tuple[dict[Split, list[Row]], dict[Split, list[Ba
     found: dict[Split, list[Row]] = {split: [] for split in SPLITS}
     bad: dict[Split, list[BadRow]] = {split: [] for split in SPLITS}
     for split, row in task.rows():
-        (bad if isinstance(row, BadRow) else found)[split].append(row)
+        if isinstance(row, BadRow):
+            bad[split].append(row)
+        else:
+            found[split].append(row)
     return found, bad
 
 
@@ -161,9 +168,7 @@ def _digest(rows: Iterable[Row]) -> str:
     return total.hexdigest()
 
 
-def _first_of_each(
-    split: Split, rows: Iterable[Row], answers: Literal["number", "text"]
-) -> tuple[list[Row], list[BadRow]]:
+def _first_of_each(split: Split, rows: Iterable[Row], answers: AnswerKind) -> tuple[list[Row], list[BadRow]]:
     """Return the first row of each question, and as bad rows the later ones with another answer."""
     first: dict[str, tuple[int, Row]] = {}
     conflicts = []
@@ -207,7 +212,7 @@ def _check_steps(task: Task, split: Split, rows: Sequence[Row]) -> None:
         )
 
 
-def _frame(rows: list[Row]):
+def _frame(rows: list[Row]) -> "pandas.DataFrame":
     import pandas
 
     return pandas.DataFrame(

@@ -30,7 +30,7 @@ from copra.tasks.draws import pick, shuffled
 from copra.tasks.generated import GeneratedTask
 from copra.tasks.task import Row
 
-NAMES = tuple(
+PEOPLE = tuple(
     "Alex Bob Carol Davis Eva Fae Gabriel Jack Max Oliver Polly Rex Sally Sam Stella Tom Wren".split()  # noqa: SIM905
 )
 CONCEPTS = tuple(
@@ -203,14 +203,16 @@ def _shortest_paths(graph: Graph, person: int) -> dict[int, list[int]]:
 def _told(
     rng: random.Random, graph: Graph, path: list[int], wrong: int, concepts: Sequence[str], wording: str
 ) -> Row | None:
-    """Return the row for a graph, with nodes without parents as people and facts in random order; None if
-    there are too few names."""
+    """Return the row for a graph, or None if there are too few names.
+
+    Nodes without parents are people, and facts are in random order.
+    """
     edges = [(parent, node) for node, parents in enumerate(graph.parents) for parent in parents]
     used = {node for edge in edges for node in edge}
     people = [node for node in sorted(used) if not graph.parents[node]]
-    if len(people) > len(NAMES):
+    if len(people) > len(PEOPLE):
         return None
-    words = dict(zip(people, shuffled(rng, NAMES), strict=False))
+    words = dict(zip(people, shuffled(rng, PEOPLE), strict=False))
     words |= dict(zip(sorted(used - words.keys()), shuffled(rng, concepts), strict=False))
 
     of_person, of_concept, question = WORDINGS[wording]
@@ -238,7 +240,8 @@ def _poisson(rng: random.Random, mean: float) -> int:
 
 def _sample(rng: random.Random, items: Sequence[int], weights: Sequence[float], count: int) -> list[int]:
     """Return up to `count` different items, drawn by their weights without replacement."""
-    items, weights, chosen = list(items), list(weights), []
+    items, weights = list(items), list(weights)
+    chosen: list[int] = []
     while items and len(chosen) < count:
         sums = list(itertools.accumulate(weights))
         index = bisect(sums[:-1], rng.random() * sums[-1])

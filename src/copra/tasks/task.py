@@ -12,11 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from copra.schema.settings import MOST_ROWS, Settings
+from copra.tasks.answers import AnswerKind
 from copra.utils.errors import CopraError
 from copra.utils.problems import shown_path
 
-SPLITS = ("train", "valid", "test")
 Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 Size = Annotated[int, Field(gt=0, le=MOST_ROWS)]
 """A number of rows."""
 
@@ -65,7 +66,7 @@ class Task(Settings):
     """Maximum fraction of training or validation rows without steps, rounded up to a row. GSM8K has 95 of
     7,473 training rows without steps (0.013). With many more, CoT would only learn to answer at once."""
 
-    answers: ClassVar[Literal["number", "text"]] = "number"
+    answers: ClassVar[AnswerKind] = "number"
     """Comparison of two answers: as numbers, or as normalized text."""
     worked_examples: ClassVar[Path | None] = None
     """Path of JSON lines with `question`, `steps` (sentences) and `answer`, as examples for prompts."""

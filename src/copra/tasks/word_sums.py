@@ -20,7 +20,7 @@ from copra.tasks.draws import below, pick, shuffled
 from copra.tasks.task import Row, Size, Split, Task
 from copra.utils.errors import CopraError
 
-NAMES = ("Ann", "Bob", "Cid", "Dee", "Eli", "Fay", "Gus", "Hal", "Ivy", "Jon", "Kim", "Lee")
+PEOPLE = ("Ann", "Bob", "Cid", "Dee", "Eli", "Fay", "Gus", "Hal", "Ivy", "Jon", "Kim", "Lee")
 THINGS = ("apples", "pens", "coins", "books", "shells", "cards")
 STARTS = ("{a} has {n} {things}.", "{a} got {n} {things}.")
 QUESTIONS = ("How many {things} does {a} have?", "How many does {a} have?")
@@ -83,9 +83,10 @@ class WordSums(Task):
         if self.min_steps > self.max_steps:
             raise ValueError(f"min_steps {self.min_steps} is above max_steps {self.max_steps}")
         people = self.max_steps + 1 + self.distractors
-        if people > len(NAMES):
+        if people > len(PEOPLE):
             raise ValueError(
-                f"max_steps + 1 + distractors is {people} people, but there are {len(NAMES)} names; lower one"
+                f"max_steps + 1 + distractors is {people} people, but there are {len(PEOPLE)} "
+                "names; lower one"
             )
         return self
 
@@ -120,7 +121,7 @@ class WordSums(Task):
 
     def _row(self, rng: random.Random, n_steps: int) -> Row:
         things = pick(rng, THINGS)
-        people = shuffled(rng, NAMES)[: n_steps + 1 + below(rng, self.distractors + 1)]
+        people = shuffled(rng, PEOPLE)[: n_steps + 1 + below(rng, self.distractors + 1)]
         chain, others = people[: n_steps + 1], people[n_steps + 1 :]
         start = 1 + below(rng, self.max_number)
         numbers = {chain[0]: start}
@@ -160,5 +161,6 @@ class WordSums(Task):
         if relation.sign == "-":
             return range(1, min(self.max_change, value) + 1)
         factor = relation.factor
+        assert factor is not None  # only sentences of sums and differences state the operand
         fits = value * factor <= self.max_number if relation.sign == "*" else value % factor == 0
         return range(factor, factor + 1) if value > 0 and fits else range(0)

@@ -36,11 +36,11 @@ TAR = slice(257, 262)
 
 
 def read_records(key: str, path: Path, *, by_line: bool = False) -> list[Any]:
-    """Return the records of a file: the rows of Parquet, the elements of a JSON array, or the lines of other
-    text.
+    """Return the records of a file.
 
-    The format is detected by content, not by name. Lines are bytes; rows and elements are JSON values. With
-    `by_line`, text is always split into lines.
+    They are the rows of Parquet, the elements of a JSON array, or the lines of other text. The format is
+    detected by content, not by name. Lines are bytes; rows and elements are JSON values. With `by_line`, text
+    is always split into lines.
 
     Raises:
         CopraError: the file cannot be read or has an unsupported format; the message names the key.

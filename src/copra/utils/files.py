@@ -17,6 +17,7 @@ from copra.utils.errors import CopraError
 
 if TYPE_CHECKING:
     import pandas
+    import pyarrow
 
 MANIFEST = "copra.json"
 METRICS = "metrics.json"
@@ -222,8 +223,10 @@ def parquet_record(path: Path) -> dict[str, Any]:
 def write_sealed_parquet(
     path: Path, frame: "pandas.DataFrame", summary: dict[str, Any], record: dict[str, Any] | None = None
 ) -> None:
-    """Write a table by `write_parquet`, then a small sealed file that represents it: `summary` with the
-    table's sha256."""
+    """Write a table by `write_parquet`, then a small sealed file that represents it.
+
+    The small file holds `summary` with the table's sha256.
+    """
     write_parquet(path, frame, record)
     write_sealed_json(summary_beside(path), {"sha256": file_sha256(path), **summary})
 
@@ -255,7 +258,7 @@ def tables_beside(summaries: Iterable[str]) -> list[str]:
     return [str(Path(each).with_suffix(".parquet")) for each in summaries]
 
 
-def _parquet(path: Path):
+def _parquet(path: Path) -> "pyarrow.Table":
     import pyarrow
     import pyarrow.parquet
 

@@ -253,7 +253,7 @@ def received(connection: socket.socket, size: int) -> bytes:
 
 def end_process(status: int) -> NoReturn:
     """End this process gracefully, but without module teardown, which takes 0.4 s of CPU time with torch."""
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]  # private, and so not in the stubs
     atexit._run_exitfuncs()
     # The reader of the output may have closed it.
     with contextlib.suppress(BrokenPipeError):

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import io
 import json
 import os
 import select
@@ -75,7 +76,7 @@ def serve(address: str, token: str, key: str | None = None) -> int:
     poll = select.poll()
     poll.register(owner, select.POLLIN)
     _import_libraries(poll)
-    listeners = [listener, _listen(address + READY)]
+    listeners = [each for each in (listener, _listen(address + READY)) if each is not None]
     for each in listeners:
         poll.register(each, select.POLLIN)
     while True:
@@ -122,7 +123,7 @@ def _import_libraries(poll: select.poll) -> None:
 def _keep(connection: socket.socket, key: str, interrupted: Any) -> int:
     """Start a job, send its exit status to the command, and exit."""
     # Ignored here: a signal to the whole process group reaches the job through its command.
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in HANDED_ON}
+    before: dict[int, Any] = {number: signal.signal(number, signal.SIG_IGN) for number in HANDED_ON}
     before[signal.SIGINT] = interrupted
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
@@ -167,6 +168,7 @@ def _work(request: dict[str, Any], streams: list[int], keeper: int, handlers: di
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))
     os.chdir(request["folder"])
     os.environ.clear()

@@ -123,7 +123,7 @@ def _read(folder: Path, now: float) -> JobStatus | None:
         return None
     heard = [line for line in _lines(folder / SPEED) if {"step", "time"} <= set(line)]
     ticks = [(line["step"], line["time"]) for line in heard]
-    line = next(reversed(list(_lines(folder / LOG))), {})
+    line: dict[str, Any] = next(reversed(list(_lines(folder / LOG))), {})
     ticks = ticks[-RECENT:]
     step, latest = ticks[-1] if ticks else (line.get("step", 0), started)
     silent = max(0.0, now - latest)

@@ -8,7 +8,7 @@ from typing import Any
 
 from copra.utils.errors import CopraError
 
-ANSWERING = {"evaluation.batch_size": ("batch_size",)}
+ANSWERING: dict[str, tuple[str, ...]] = {"evaluation.batch_size": ("batch_size",)}
 SIZES: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {
         f"training.{key}": ("training", key)

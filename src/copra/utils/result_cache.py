@@ -35,13 +35,13 @@ class ResultCache:
     @cached_property
     def known(self) -> dict[str, dict[str, Any]]:
         """The values by name, as read from disk at the first access."""
-        known = {}
+        known: dict[str, dict[str, Any]] = {}
         for file in self.folder.glob(f"{self.kind}.*jsonl"):
             for line in file.read_text(errors="replace").split("\n"):
                 with contextlib.suppress(json.JSONDecodeError):
-                    match json.loads(line):
-                        case {"name": name, **value}:
-                            known[name] = value
+                    record = json.loads(line)
+                    if isinstance(record, dict) and "name" in record:
+                        known[record.pop("name")] = record
         return known
 
     def get_or_compute(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:

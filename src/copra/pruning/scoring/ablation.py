@@ -17,6 +17,7 @@ from copra.pruning.cut import KeptUnits
 from copra.pruning.proof import masked
 from copra.pruning.scoring.objective import example_losses
 from copra.pruning.surgery import cut_model
+from copra.tasks.answers import AnswerKind
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
 from copra.utils.files import digest
@@ -28,8 +29,11 @@ _READ = ("tokens", "mask", "labels", "latent")
 
 @contextlib.contextmanager
 def applied(model: PreTrainedModel, cut: KeptUnits) -> Iterator[PreTrainedModel]:
-    """Yield the model after a cut, or, if no model class can hold the result, the whole model with the
-    removed units masked."""
+    """Yield the model after a cut.
+
+    If no model class can hold the result, it is the whole model with the removed units masked.
+    """
+    mask: contextlib.AbstractContextManager[None]
     try:
         left, mask = cut_model(model, cut), contextlib.nullcontext()
     except CopraError:
@@ -46,7 +50,7 @@ class Questions:
     """The questions with their gold answers."""
     max_new_tokens: int = 256
     """Largest number of generated tokens per answer."""
-    answers: Literal["number", "text"] = "number"
+    answers: AnswerKind = "number"
     """Comparison of answers: as numbers or as text."""
     batch_size: int = 128
     """Number of questions decoded together."""

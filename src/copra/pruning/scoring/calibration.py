@@ -1,6 +1,7 @@
 """The calibration set: the rows that units are scored on, laid out for an objective."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -43,7 +44,7 @@ def calibration_name(rows: Sequence[Row], objective: Objective, decoding: Genera
 
     They are a digest of its rows in order, the objective and, with objective "latent", the node's decoding.
     """
-    read = [objective, [[row.question, list(row.steps), row.answer] for row in rows]]
+    read: list[Any] = [objective, [[row.question, list(row.steps), row.answer] for row in rows]]
     if objective == "latent":
         read.append(None if decoding is None else decoding.to_json())
     return digest(read)[:16]

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -68,11 +68,8 @@ def gate_scores(
     sizes = [sum(layer == index for layer, _ in units) for index in range(len(shape.layers))]
     log_alpha = torch.full((len(units),), OPEN, device=model.device, requires_grad=True)
     multipliers = torch.tensor([0.0, PENALTY], device=model.device, requires_grad=True)
-    optimizer = torch.optim.Adam(
-        [{"params": [log_alpha]}, {"params": [multipliers], "maximize": True}],
-        lr=settings.learning_rate,
-        betas=BETAS,
-    )
+    groups: list[dict[str, Any]] = [{"params": [log_alpha]}, {"params": [multipliers], "maximize": True}]
+    optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, betas=BETAS)
     generator = torch.Generator().manual_seed(settings.seed)
 
     def loss_of(batch: Batch, gates: Tensor) -> Tensor:
@@ -137,11 +134,11 @@ def gated(model: PreTrainedModel, gates: Sequence[Tensor]) -> Iterator[None]:
     n divides the layer's number of heads; neighboring heads share a gate.
     """
 
-    def hook(gate: Tensor):
+    def hook(gate: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
         closed = (gate == 0).sum(-1, keepdim=True)
         factors = gate * gate.shape[-1] / (gate.shape[-1] - closed).clamp(min=1)
 
-        def call(_, arguments):
+        def call(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             outputs = arguments[0]
             wide = factors.repeat_interleave(outputs.shape[-1] // factors.shape[-1], dim=-1)
             return (outputs * wide[..., None, :].to(outputs.dtype), *arguments[1:])

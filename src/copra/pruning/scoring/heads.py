@@ -19,7 +19,7 @@ def head_sums(
     heads = (sizes.query_heads, sizes.head_dim)
     by_head = outputs.unflatten(1, heads)
     products = (by_head * gradients.unflatten(1, heads)).sum(-1)
-    matrices = in_by_out(projection, projection.weight).to(outputs.dtype).unflatten(0, heads)
+    matrices = in_by_out(projection, projection.get_parameter("weight")).to(outputs.dtype).unflatten(0, heads)
     # Head by head: the projected outputs of all heads at once would take [M, H, d].
     written = [(by_head[:, h] @ matrices[h]).norm(dim=-1).sum(dtype=torch.float64) for h in range(heads[0])]
     return {

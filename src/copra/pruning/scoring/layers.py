@@ -49,7 +49,7 @@ def block_rows(sums: Sums, examples: int, tokens: int) -> list[ScoreRow]:
     """
     layers = len(sums["angular"])
     return [
-        score_row(metric, sums[metric][start, length] / number, "block", start, length=length)
+        score_row(metric, float(sums[metric][start, length] / number), "block", start, length=length)
         for metric, number in (("angular", examples), ("angular_mean", tokens))
         for length in range(1, layers + 1)
         for start in range(layers + 1 - length)

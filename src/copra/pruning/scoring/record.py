@@ -93,7 +93,7 @@ class Tokens:
 
     def gradients(self, calls: Sequence[Tensor]) -> Tensor:
         """Return the gradients of the recorded values at the tokens, [M, C], at least in float32."""
-        return _precise(torch.cat([call.grad for call in calls], dim=1)[self.mask])
+        return _precise(torch.cat([_gradient(call) for call in calls], dim=1)[self.mask])
 
     def both(self, calls: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return values and gradients."""
@@ -140,6 +140,11 @@ def activation_sums(activations: Tensor, tokens: Tokens) -> Tensor:
 def _with_gradient(x: Tensor) -> Tensor:
     x.retain_grad()
     return x
+
+
+def _gradient(x: Tensor) -> Tensor:
+    assert x.grad is not None, "the backward pass comes first"
+    return x.grad
 
 
 def _precise(x: Tensor) -> Tensor:

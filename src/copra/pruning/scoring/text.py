@@ -1,6 +1,6 @@
 """Plain text to score on, from a local file or from the Hub."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -24,6 +24,7 @@ def read_text(settings: Text, rows: int) -> list[str]:
     Raises:
         CopraError: the file, the data set or its column is missing, or holds no text.
     """
+    passages: Iterable[str]
     if settings.path is not None:
         place, passages = str(settings.path), _of_file(settings.path)
     else:

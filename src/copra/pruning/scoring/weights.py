@@ -25,6 +25,7 @@ def taylor(parameter: nn.Parameter) -> Tensor:
 
     Weight by weight as in LLM-Pruner (arXiv 2305.11627, section 3.2).
     """
+    assert parameter.grad is not None, "the backward pass comes first"
     return (parameter.detach() * parameter.grad).abs()
 
 
@@ -37,13 +38,14 @@ def weight_scores(block: nn.Module, sizes: LayerShape, measure: Measure) -> dict
     layer counts all of its parameters.
     """
     layout = layout_of(block)
+    whole = (measure(parameter).sum(dtype=torch.float64) for parameter in block.parameters())
     rows = _rows_by_part(block, layout, sizes, measure)
     heads, groups = sizes.query_heads, sizes.kv_heads
     written = _columns(block.get_submodule(layout.attention_output), measure)
     own = rows["query"] + written.view(heads, -1).sum(1)
     shared = (rows["key"] + rows["value"]) * groups / heads
     return {
-        "layer": sum(measure(parameter).sum(dtype=torch.float64) for parameter in block.parameters()).cpu(),
+        "layer": sum(whole, torch.zeros((), dtype=torch.float64)).cpu(),
         "head": (own + shared.repeat_interleave(heads // groups)).cpu(),
         "neuron": (rows["neuron"] + _columns(block.get_submodule(layout.ffn_output), measure)).cpu(),
     }
@@ -68,10 +70,11 @@ def _rows_by_part(
 
 def _rows(projection: nn.Module, measure: Measure) -> Tensor:
     """Return sums over the weights of each output channel and its bias, [out]."""
-    sums = in_by_out(projection, measure(projection.weight)).sum(0, dtype=torch.float64)
-    return sums if projection.bias is None else sums + measure(projection.bias)
+    sums = in_by_out(projection, measure(projection.get_parameter("weight"))).sum(0, dtype=torch.float64)
+    bias = projection.bias
+    return sums + measure(bias) if isinstance(bias, nn.Parameter) else sums
 
 
 def _columns(projection: nn.Module, measure: Measure) -> Tensor:
     """Return sums over the weights of each input channel, [in]."""
-    return in_by_out(projection, measure(projection.weight)).sum(1, dtype=torch.float64)
+    return in_by_out(projection, measure(projection.get_parameter("weight"))).sum(1, dtype=torch.float64)
