@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from copra.cli import VERBS
+from copra.cli import COMMANDS
 from copra.experiment.config import parse
 from copra.experiment.recipes import build_tree
 
@@ -77,7 +77,7 @@ def test_every_config_profile_and_source_path_exists(page):
 @every_page
 def test_every_command_is_one_of_copras(page):
     named = {name for text in read(page)[1] for name in COMMAND.findall(text)}
-    assert sorted(named - set(VERBS)) == []
+    assert sorted(named - set(COMMANDS)) == []
 
 
 def test_the_checks_see_what_they_check():

@@ -68,7 +68,8 @@ def package(tmp_path_factory):
         "problems",
         "processes",
     )
-    for name in ("__init__", "cli", "commands/__init__", *(f"utils/{each}" for each in used)):
+    commands = ("commands/__init__", "commands/resources")
+    for name in ("__init__", "cli", *commands, *(f"utils/{each}" for each in used)):
         (folder / "copra" / f"{name}.py").write_text((Path(SOURCE) / "copra" / f"{name}.py").read_text())
     for verb in ("train", "data"):
         (folder / "copra" / "commands" / f"{verb}.py").write_text(VERB)

@@ -5,18 +5,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas
+
 from copra.commands.common import (
     Answering,
-    add_processes,
     add_settings,
-    add_threads,
     folder,
     made_by,
     rows_of,
     settings_of,
     summary_of,
-    use_threads,
 )
+from copra.commands.resources import add_processes, add_threads
+from copra.commands.torch_setup import set_up_torch
+from copra.evaluation.accuracy import accuracy_of, compiled_for, predictions
+from copra.evaluation.kept import AnswerCache
+from copra.models.checkpoint import load_checkpoint
 from copra.utils import processes
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, write_parquet
@@ -44,13 +48,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, SweepSettings)
-    use_threads(options, settings.precision)
-    import pandas
-
-    from copra.evaluation.accuracy import compiled_for
-    from copra.evaluation.kept import AnswerCache
-    from copra.models.checkpoint import load_checkpoint
-
+    set_up_torch(options, settings.precision)
     checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
     origin = made_by(options, options.model / MANIFEST, summary_of(options.data, settings.split))
     decoding = checkpoint.decoding
@@ -84,8 +82,6 @@ def run(options: Namespace) -> None:
 def _answered(
     checkpoint: Any, decoding: Any, rows: list, settings: SweepSettings, kept: Any, compiled: Any
 ) -> dict[str, Any]:
-    from copra.evaluation.accuracy import accuracy_of, predictions
-
     table = predictions(
         checkpoint,
         decoding,
