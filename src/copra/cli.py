@@ -2,12 +2,12 @@
 
 import argparse
 import errno
-import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import takewhile
 
 from copra import __version__
+from copra.commands.registry import COMMANDS, load
 from copra.commands.resources import take_gpu
 from copra.utils import processes
 from copra.utils.ending import end_with_snakemake
@@ -16,40 +16,6 @@ from copra.utils.forking import end_process, quiet_libraries, run_in_fork
 from copra.utils.out_of_memory import explained, is_out_of_memory
 from copra.utils.problems import hint
 
-
-@dataclass(frozen=True)
-class Command:
-    """A command: its help text; `computes` if it computes with torch, for which it takes a GPU."""
-
-    help: str
-    computes: bool = False
-
-
-COMMANDS = {
-    # For people.
-    "check": Command("check config files, without running anything"),
-    "plan": Command("estimate jobs, FLOPs, hours and disk of a run"),
-    "status": Command("show the progress of a run"),
-    "clean": Command("list or remove results that no recipe leads to"),
-    "schema": Command("print the JSON schema of a config file"),
-    # For the workflow, one command per rule.
-    "data": Command("prepare a task's splits"),
-    "base": Command("fetch or make a base model", computes=True),
-    "score": Command("score layers, heads, key/value groups and neurons", computes=True),
-    "curve": Command("measure a model with fewer and fewer units, without fine-tuning", computes=True),
-    "choose": Command("choose the units that a pruning removes"),
-    "prune": Command("apply a plan to a checkpoint", computes=True),
-    "train": Command("run one training stage", computes=True),
-    "prompt": Command("give a checkpoint a few-shot prompt"),
-    "quantize": Command("store a checkpoint's weights as int8", computes=True),
-    "evaluate": Command("answer the questions of a split", computes=True),
-    "sweep": Command("evaluate with other numbers of latents", computes=True),
-    "lens": Command("decode latents through the LM head", computes=True),
-    "latency": Command("measure seconds per answer", computes=True),
-    "table": Command("make a table from evaluations, curves or scores"),
-    "export": Command("write a table as CSV, Markdown and LaTeX"),
-    "figure": Command("draw a figure"),
-}
 # Errors of the disk that a user can mend.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -76,15 +42,14 @@ def _run(arguments: Sequence[str]) -> int:
         if processes.world_size() == 1:  # of several, their launcher ends with it and ends them
             end_with_snakemake()
         processes.end_with_launcher()
+        words = _without_names(command, arguments[1:])
         if COMMANDS[command].computes:
-            take_gpu(arguments[1:])
-        module = importlib.import_module(f"copra.commands.{command}")
-        parser = argparse.ArgumentParser(prog=f"copra {command}", description=module.__doc__)
-        module.arguments(parser)
-        options = parser.parse_args(arguments[1:])
+            take_gpu(words)
+        parser, run = load(command)
+        options = parser.parse_args(words)
         if getattr(options, "processes", 1) > 1 and processes.world_size() == 1:
-            return processes.launch(options.processes, arguments, options.jobs_per_gpu)
-        module.run(options)
+            return processes.launch(options.processes, [command, *words], options.jobs_per_gpu)
+        run(options)
         processes.shutdown()
     except CopraError as error:
         print(f"copra {command}: {error}", file=sys.stderr)
@@ -108,6 +73,16 @@ def _run(arguments: Sequence[str]) -> int:
         )
         return 1
     return 0
+
+
+def _without_names(command: str, words: Sequence[str]) -> Sequence[str]:
+    """Return a command line with the options of a job in place of a config and the name of the job."""
+    names = list(takewhile(lambda word: not word.startswith("-"), words))
+    if not names or COMMANDS[command].job is None:
+        return words
+    from copra.commands.typed import options_of_job
+
+    return [*options_of_job(command, names), *words[len(names) :]]
 
 
 def _help(arguments: Sequence[str]) -> int:

@@ -23,6 +23,7 @@ ACCURACY = {
 # Modules of the command line, which do no part of any result.
 STARTING = {
     "copra.cli",
+    "copra.commands.registry",
     "copra.commands.resources",
     "copra.utils.ending",
     "copra.utils.forking",

@@ -16,6 +16,7 @@ def tell_problems_plainly(experiment: Experiment) -> None:
     Snakemake would print it between a rule, wildcards and a traceback, which do not help. If files are
     missing, the message has one line per missing file of the experiment.
     """
+
     class Error(InputFunctionException):
         """An input error with a plain message; the class is named so as Snakemake prints its name above
         it."""

@@ -155,6 +155,7 @@ def read_yaml(path: Path) -> Any:
         CopraError: the file is missing, is not YAML, repeats a key (with the line), or holds a value that is
             not plain (`copra.utils.plain`).
     """
+
     class Loader(yaml.SafeLoader):
         """A loader that refuses repeated keys, of which PyYAML silently keeps the last."""
 
