@@ -3,11 +3,11 @@
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from copra.schema.settings import Precision, Settings
+from copra.schema.settings import Settings
 from copra.schema.shape import ModelShape
 from copra.tasks.prepare import read_rows
 from copra.tasks.task import Row
@@ -22,25 +22,6 @@ class Coded(Settings):
     """Settings of a rule. `code` is the fingerprint of its code, which serves only to invalidate results."""
 
     code: str | None = None
-
-
-class Answering(Coded):
-    """Settings of a rule that answers the questions of a split and compares the answers."""
-
-    node: str
-    """Name of the model node."""
-    split: Literal["valid", "test"] = "test"
-    """Split whose questions are answered."""
-    limit: int | None = None
-    """Number of questions, from the start of the split (null: all)."""
-    max_new_tokens: int = 256
-    """Maximum number of generated tokens per answer."""
-    batch_size: int = 128
-    """Number of questions decoded together."""
-    answers: Literal["number", "text"] = "number"
-    """Comparison of answers: as numbers or as texts."""
-    precision: Precision = "float32"
-    """Precision of the computation, if the device supports it."""
 
 
 def add_settings(parser: ArgumentParser) -> None:

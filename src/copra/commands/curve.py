@@ -9,22 +9,13 @@ from typing import Any
 import pandas
 from tqdm import tqdm
 
-from copra.commands.common import (
-    Answering,
-    add_settings,
-    folder,
-    made_by,
-    rows_of,
-    settings_of,
-    summary_of,
-)
-from copra.commands.resources import add_threads
-from copra.commands.torch_setup import set_up_torch
+from copra.commands.answering import Answering, add_answering, load_to_answer
+from copra.commands.common import rows_of, settings_of
 from copra.cost.flops import of_typical_answer
 from copra.cost.parameters import kv_cache_bytes_per_token
 from copra.data.sequences import GenerationSpec
 from copra.evaluation.statistics import proportion
-from copra.models.checkpoint import Checkpoint, load_checkpoint, refuse_quantized
+from copra.models.checkpoint import Checkpoint, refuse_quantized
 from copra.pruning.cut import KeptUnits
 from copra.pruning.plan import make_plan
 from copra.pruning.scoring.ablation import Ablation, Questions
@@ -37,7 +28,6 @@ from copra.schema.units import units_of
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
 from copra.utils.files import (
-    MANIFEST,
     digest,
     file_sha256,
     read_sealed_parquet,
@@ -57,14 +47,8 @@ class CurveSettings(Answering):
 
 
 def arguments(parser: ArgumentParser) -> None:
-    add_settings(parser)
-    add_threads(parser)
-    parser.add_argument("--model", type=folder, required=True, help="checkpoint to prune in memory")
-    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    add_answering(parser, "checkpoint to prune in memory", "folder for measurements of unfinished jobs")
     parser.add_argument("--scores", type=Path, required=True, help="folder of the checkpoint's scores")
-    parser.add_argument(
-        "--state", type=Path, required=True, help="folder for measurements of unfinished jobs"
-    )
     parser.add_argument(
         "--output", type=Path, required=True, help="Parquet table to write, one row per point"
     )
@@ -72,12 +56,9 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, CurveSettings)
-    set_up_torch(options, settings.precision)
     refuse_quantized(options.model)
-    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
     scores = [summary_beside(options.scores / table) for table in settings.curve.tables()]
-    summary = summary_of(options.data, settings.split)
-    origin = made_by(options, options.model / MANIFEST, summary, *scores)
+    checkpoint, origin = load_to_answer(options, settings.precision, settings.split, *scores)
     points = _points(settings, checkpoint, options.scores)
     rows = rows_of(options.data, settings.split, settings.limit)
     # Searches and curves share measurements and may run concurrently; only the same job may not run twice.

@@ -7,23 +7,14 @@ from typing import Any
 
 import pandas
 
-from copra.commands.common import (
-    Answering,
-    add_settings,
-    folder,
-    made_by,
-    rows_of,
-    settings_of,
-    summary_of,
-)
-from copra.commands.resources import add_processes, add_threads
-from copra.commands.torch_setup import set_up_torch
+from copra.commands.answering import Answering, add_answering, load_to_answer
+from copra.commands.common import rows_of, settings_of
+from copra.commands.resources import add_processes
 from copra.evaluation.accuracy import accuracy_of, compiled_for, predictions
 from copra.evaluation.kept import AnswerCache
-from copra.models.checkpoint import load_checkpoint
 from copra.utils import processes
 from copra.utils.errors import CopraError
-from copra.utils.files import MANIFEST, write_parquet
+from copra.utils.files import write_parquet
 from copra.utils.locking import hold
 
 
@@ -35,22 +26,16 @@ class SweepSettings(Answering):
 
 
 def arguments(parser: ArgumentParser) -> None:
-    add_settings(parser)
-    add_threads(parser)
-    add_processes(parser)
-    parser.add_argument("--model", type=folder, required=True, help="checkpoint that answers with latents")
-    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
-    parser.add_argument(
-        "--state", type=Path, required=True, help="folder for answers of unfinished evaluations"
+    add_answering(
+        parser, "checkpoint that answers with latents", "folder for answers of unfinished evaluations"
     )
+    add_processes(parser)
     parser.add_argument("--output", type=Path, required=True, help="Parquet table, a row a number")
 
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, SweepSettings)
-    set_up_torch(options, settings.precision)
-    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
-    origin = made_by(options, options.model / MANIFEST, summary_of(options.data, settings.split))
+    checkpoint, origin = load_to_answer(options, settings.precision, settings.split)
     decoding = checkpoint.decoding
     if decoding is None or not decoding.latents:
         raise CopraError(
