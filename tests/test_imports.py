@@ -16,7 +16,7 @@ EXCEPTIONS = {
     "plan/rows.py": "planning a first run does not wait for pyarrow",
     "pruning/scoring/scores.py": "planning does not wait for pandas",
     "pruning/scoring/text.py": "only a data set of the Hub needs datasets, which takes seconds",
-    "report": "tables do not wait for matplotlib, nor planning for pandas",
+    "report/formats.py": "planning does not wait for pandas",
     "tasks/gsm8k.py": "only a data set of the Hub needs datasets, which takes seconds",
     "tasks/prepare.py": "a check of a config does not wait for pandas",
     "training/adapters.py": "only LoRA needs peft, which takes seconds",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from copra.cli import COMMANDS, main
+from copra.cli import COMMANDS
 from copra.experiment.command_lines import RULES
 from copra.experiment.workflow import Workflow
 from copra.utils.files import read_yaml
@@ -72,7 +72,7 @@ def test_the_options_and_inputs_are_those_of_the_rules(everything, monkeypatch):
     assert {words: reads for words, reads in typed.items() if words in rules} == rules
 
 
-def test_a_job_by_hand_makes_what_the_rule_makes_and_snakemake_has_nothing_to_do(run, monkeypatch):
+def test_a_job_by_hand_makes_what_the_rule_makes_and_snakemake_has_nothing_to_do(run):
     made = ("models", "evaluations")
     expected = {path: path.read_bytes() for kind in made for path in files(run.results / kind / NODE)}
     assert len(expected) > 5
@@ -107,7 +107,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def typed(run, command: str, name: str) -> None:
-    """Run `copra COMMAND config.yaml NAME` in the folder of a run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(run.folder)
-        assert main([command, "config.yaml", name]) == 0
+    """Run `copra COMMAND config.yaml NAME` in the folder of a run, in the environment of its jobs."""
+    line = ["bash", "-c", 'copra "$@"', "bash", command, "config.yaml", name]
+    done = subprocess.run(line, cwd=run.folder, env=run.command()["env"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
