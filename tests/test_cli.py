@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import copra
-from copra.cli import VERBS, main
+from copra.cli import COMMANDS, main
 
 SETTINGS = {
     "data": {"task": {"kind": "word_sums"}},
@@ -40,8 +40,8 @@ def test_help_lists_every_command(capsys, arguments):
     assert main(arguments) == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: copra COMMAND")
-    for verb, words in VERBS.items():
-        assert f"  {verb:10} {words}" in text
+    for name, command in COMMANDS.items():
+        assert f"  {name:10} {command.help}" in text
 
 
 def test_the_version(capsys):
@@ -57,12 +57,12 @@ def test_an_unknown_command_exits_with_2_and_the_list(capsys):
     assert "  train " in captured.err
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_its_options(capsys, verb):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_its_options(capsys, command):
     with pytest.raises(SystemExit) as caught:
-        main([verb, "--help"])
+        main([command, "--help"])
     assert caught.value.code == 0
-    assert f"usage: copra {verb}" in capsys.readouterr().out
+    assert f"usage: copra {command}" in capsys.readouterr().out
 
 
 def test_the_installed_command_ends_with_the_status():
@@ -157,9 +157,8 @@ def test_check_names_the_file_and_the_problem(capsys, tmp_path, old, new, words)
     assert f"{tmp_path}/c.yaml{words}" in failure(capsys, "check", tmp_path / "c.yaml")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["check", "c.yaml"], ["train", "--help"]])
-def test_help_and_check_are_instant(tmp_path, arguments):
-    """Each imports nothing heavy: a check of a config must not wait for torch."""
+@pytest.mark.parametrize("arguments", [["--help"], ["check", "c.yaml"], ["schema"], ["status"]])
+def test_what_people_call_often_imports_nothing_heavy(tmp_path, arguments):
     (tmp_path / "c.yaml").write_text(CONFIG)
     heavy = {"torch", "transformers", "datasets", "pandas", "pyarrow", "scipy", "matplotlib"}
     code = (
@@ -171,6 +170,14 @@ def test_help_and_check_are_instant(tmp_path, arguments):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "heavy:"
     assert len(done.stdout.splitlines()) > 1
+
+
+def test_only_commands_that_need_torch_import_it():
+    """Those that compute, and a prompt, which reads a checkpoint."""
+    light = [name for name, command in COMMANDS.items() if not command.computes and name != "prompt"]
+    modules = ", ".join(f"copra.commands.{name}" for name in light)
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
 
 
 def test_schema_prints_the_json_schema(capsys):

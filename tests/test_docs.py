@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from copra.cli import VERBS
+from copra.cli import COMMANDS
 from copra.experiment.config import json_schema, parse
 from copra.experiment.recipes import build_tree
 from copra.methods import METHODS
@@ -97,7 +97,7 @@ def test_every_path_of_the_repository_exists(page):
 @every_page
 def test_every_command_is_one_of_copras(page):
     named = {name for text in read(page)[1] for name in COMMAND.findall(text)}
-    assert sorted(named - set(VERBS)) == []
+    assert sorted(named - set(COMMANDS)) == []
 
 
 @pytest.mark.parametrize("page", FRONT, ids=lambda page: page.name)

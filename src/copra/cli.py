@@ -2,11 +2,13 @@
 
 import argparse
 import errno
-import importlib
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 
 from copra import __version__
+from copra.commands.registry import COMMANDS, load
+from copra.commands.resources import take_gpu
 from copra.utils import processes
 from copra.utils.ending import end_with_snakemake
 from copra.utils.errors import CopraError
@@ -14,74 +16,48 @@ from copra.utils.forking import end_process, quiet_libraries, run_in_fork
 from copra.utils.out_of_memory import explained, is_out_of_memory
 from copra.utils.problems import hint
 
-VERBS = {
-    # What people call.
-    "check": "check config files, without running anything",
-    "plan": "estimate jobs, FLOPs, hours and disk of a run",
-    "status": "show the progress of a run",
-    "clean": "list or remove results that no recipe leads to",
-    "schema": "print the JSON schema of a config file",
-    # What the workflow calls, one command per rule.
-    "data": "prepare a task's splits",
-    "base": "fetch or make a base model",
-    "score": "score layers, heads, key/value groups and neurons",
-    "curve": "measure a model with fewer and fewer units, without fine-tuning",
-    "choose": "choose the units that a pruning removes",
-    "prune": "apply a plan to a checkpoint",
-    "train": "run one training stage",
-    "prompt": "give a checkpoint a few-shot prompt",
-    "quantize": "store a checkpoint's weights as int8",
-    "evaluate": "answer the questions of a split",
-    "sweep": "evaluate with other numbers of latents",
-    "lens": "decode latents through the LM head",
-    "latency": "measure seconds per answer",
-    "table": "make a table from evaluations, curves or scores",
-    "export": "write a table as CSV, Markdown and LaTeX",
-    "figure": "draw a figure",
-}
-
-
-# What a user can mend, wherever it happens.
+# Errors of the disk that a user can mend.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status: 0, or 1 after a message for the user on stderr.
+    """Run one command; return the exit status: 0, or 1 after a message for the user on stderr.
 
-    Without arguments it does what this process was started for, in a fork where there is a server for that;
-    otherwise the process ends here.
+    Without arguments it runs the command line of this process, as a fork of a server if there is one, and
+    ends the process.
     """
     if arguments is not None:
         return _run(arguments)
     own = sys.argv[1:]
-    status = run_in_fork(own[0]) if own else None
+    status = run_in_fork(own[0] in COMMANDS and COMMANDS[own[0]].computes) if own else None
     return end_process(_run(own)) if status is None else status
 
 
 def _run(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] not in VERBS:
+    if not arguments or arguments[0] not in COMMANDS:
         return _help(arguments)
-    verb = arguments[0]
-    module = importlib.import_module(f"copra.commands.{verb}")
-    parser = argparse.ArgumentParser(prog=f"copra {verb}", description=module.__doc__)
-    module.arguments(parser)
-    options = parser.parse_args(arguments[1:])
+    command, options = arguments[0], argparse.Namespace()
     quiet_libraries()
     try:
         if processes.world_size() == 1:  # of several, their launcher ends with it and ends them
             end_with_snakemake()
-        if getattr(options, "processes", 1) > 1 and processes.world_size() == 1:
-            return processes.launch(options.processes, arguments, options.jobs_per_gpu)
         processes.end_with_launcher()
-        module.run(options)
+        words = _without_names(command, arguments[1:])
+        if COMMANDS[command].computes:
+            take_gpu(words)
+        parser, run = load(command)
+        options = parser.parse_args(words)
+        if getattr(options, "processes", 1) > 1 and processes.world_size() == 1:
+            return processes.launch(options.processes, [command, *words], options.jobs_per_gpu)
+        run(options)
         processes.shutdown()
     except CopraError as error:
-        print(f"copra {verb}: {error}", file=sys.stderr)
+        print(f"copra {command}: {error}", file=sys.stderr)
         return error.status
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        print(f"copra {verb}: {explained(verb, options, error)}", file=sys.stderr)
+        print(f"copra {command}: {explained(command, options, error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         return 1
@@ -91,12 +67,22 @@ def _run(arguments: Sequence[str]) -> int:
         # Where bytes are on their way to the disk the system no longer says of which file.
         place = error.filename or getattr(options, "state", None) or "a file"
         print(
-            f"copra {verb}: {place}: could not be read or written ({error.strerror}). Free some space "
+            f"copra {command}: {place}: could not be read or written ({error.strerror}). Free some space "
             "or check the permissions, then run again: what was finished before is kept.",
             file=sys.stderr,
         )
         return 1
     return 0
+
+
+def _without_names(command: str, words: Sequence[str]) -> Sequence[str]:
+    """Return a command line with the options of a job in place of a config and the name of the job."""
+    names = list(takewhile(lambda word: not word.startswith("-"), words))
+    if not names or COMMANDS[command].job is None:
+        return words
+    from copra.commands.typed import options_of_job
+
+    return [*options_of_job(command, names), *words[len(names) :]]
 
 
 def _help(arguments: Sequence[str]) -> int:
@@ -106,10 +92,10 @@ def _help(arguments: Sequence[str]) -> int:
     asked = not arguments or arguments[0] in ("-h", "--help", "help")
     stream = sys.stdout if asked else sys.stderr
     if not asked:
-        print(f"copra: unknown command {arguments[0]!r}{hint(arguments[0], VERBS)}\n", file=stream)
+        print(f"copra: unknown command {arguments[0]!r}{hint(arguments[0], COMMANDS)}\n", file=stream)
     print("usage: copra COMMAND [options]      copra COMMAND --help\n", file=stream)
-    for verb, text in VERBS.items():
-        print(f"  {verb:10} {text}", file=stream)
+    for name, command in COMMANDS.items():
+        print(f"  {name:10} {command.help}", file=stream)
     return 0 if asked else 2
 
 

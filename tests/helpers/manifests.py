@@ -36,4 +36,6 @@ def manifest(node: str = "tiny@0", **changes: Any) -> Manifest:
         "versions": {},
     }
     made = provenance(node, **known)
-    return Manifest(**{name: getattr(made, name) for name in Provenance.model_fields}, **{**fields, **changes})
+    return Manifest(
+        **{name: getattr(made, name) for name in Provenance.model_fields}, **{**fields, **changes}
+    )

@@ -166,9 +166,7 @@ def test_a_cut_comes_back_to_the_bit(family, data, word_tokenizer, tmp_path_fact
     assert not state
     # Weights are equal to the bit; on one device so is what they compute.
     assert torch.equal(logits(again.model.cpu()), logits(pruned))
-    assert again.manifest.parameters == sum(
-        tensor.numel() for tensor in load_file(folder / WEIGHTS).values()
-    )
+    assert again.manifest.parameters == sum(tensor.numel() for tensor in load_file(folder / WEIGHTS).values())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

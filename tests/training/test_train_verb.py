@@ -282,9 +282,7 @@ def test_adapters_end_in_a_plain_checkpoint(place):
     done = adapted.manifest.lineage[-1]
     assert done["training"]["lora"]["rank"] == 2
     flops = of_training_work(parent.shape, done["record"]["work"], lora=2)
-    assert (
-        adapted.manifest.training_flops == flops < of_training_work(parent.shape, done["record"]["work"])
-    )
+    assert adapted.manifest.training_flops == flops < of_training_work(parent.shape, done["record"]["work"])
     # The same training again gives the same weights.
     again = train_stage(place, "tiny", "again", "codi", 0, lora=lora, select_best_by="accuracy")
     assert again.manifest.weights == adapted.manifest.weights

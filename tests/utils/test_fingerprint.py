@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import copra
-from copra.cli import VERBS
+from copra.cli import COMMANDS
 from copra.utils.fingerprint import closure, fingerprint
 
 PACKAGE = Path(copra.__file__).parent
@@ -26,8 +26,8 @@ def package(tmp_path):
 def fingerprints(package):
     """The fingerprints of all verbs, from a process that imports this copy of the package."""
     code = (
-        "import json; from copra.cli import VERBS; from copra.utils.fingerprint import fingerprint;"
-        "print(json.dumps({verb: fingerprint(verb) for verb in VERBS}))"
+        "import json; from copra.cli import COMMANDS; from copra.utils.fingerprint import fingerprint;"
+        "print(json.dumps({verb: fingerprint(verb) for verb in COMMANDS}))"
     )
     environment = {"PYTHONPATH": str(package.parent)}
     done = subprocess.run(
@@ -44,12 +44,12 @@ def changed_verbs(package, file, old, new):
     assert old in text
     path.write_text(text.replace(old, new, 1))
     after = fingerprints(package)
-    return {verb for verb in VERBS if before[verb] != after[verb]}
+    return {verb for verb in COMMANDS if before[verb] != after[verb]}
 
 
 def test_it_is_short_and_the_same_for_the_same_code(package):
     found = fingerprints(package)
-    assert found == {verb: fingerprint(verb) for verb in VERBS}
+    assert found == {verb: fingerprint(verb) for verb in COMMANDS}
     assert all(len(value) == 16 and int(value, 16) >= 0 for value in found.values())
 
 
@@ -83,20 +83,20 @@ def test_a_changed_default_and_a_changed_message_count(package):
         ("pruning/surgery.py", {"prune", "score", "curve"}),
         ("pruning/scoring/heads.py", {"score"}),
         ("evaluation/latency.py", {"latency"}),
-        ("experiment/workflow.py", {"check", "clean", "plan", "status"}),
+        ("experiment/workflow.py", {"check", "clean", "jobs", "plan", "status"}),
     ],
 )
 def test_an_edit_reruns_what_depends_on_the_file(package, file, verbs):
     with open(package / file, "a") as handle:
         handle.write("\nANYTHING = 1\n")
-    before = {verb: fingerprint(verb) for verb in VERBS}
+    before = {verb: fingerprint(verb) for verb in COMMANDS}
     after = fingerprints(package)
-    assert {verb for verb in VERBS if before[verb] != after[verb]} == verbs
+    assert {verb for verb in COMMANDS if before[verb] != after[verb]} == verbs
 
 
 def test_the_config_is_no_part_of_any_rule():
     """A new key must not make everything run again."""
-    for verb in set(VERBS) - {"check", "clean", "plan", "schema", "status"}:
+    for verb in set(COMMANDS) - {"check", "clean", "jobs", "plan", "schema", "status"}:
         assert not {
             "copra.experiment.config",
             "copra.experiment.recipes",
@@ -113,9 +113,9 @@ def test_no_module_is_imported_in_a_way_that_the_closure_does_not_see():
         text = file.read_text()
         assert "from ." not in text, file
         assert "__import__" not in text, file
-        assert "import_module" not in text or file.name in ("cli.py", "forkserver.py"), file
+        assert "import_module" not in text or file.name in ("registry.py", "forkserver.py"), file
 
 
 def test_how_a_job_starts_is_no_part_of_any_rule():
-    starting = {"copra.cli", "copra.utils.forking", "copra.utils.forkserver"}
-    assert not {verb for verb in VERBS if starting & closure(f"copra.commands.{verb}")}
+    starting = {"copra.cli", "copra.commands.typed", "copra.utils.forking", "copra.utils.forkserver"}
+    assert not {verb for verb in COMMANDS if starting & closure(f"copra.commands.{verb}")}

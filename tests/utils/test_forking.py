@@ -25,7 +25,7 @@ VERB = """\
 import json, os, signal, sys, time
 
 def arguments(parser):
-    parser.add_argument("what", nargs="*")
+    parser.add_argument("--what", nargs="*")
 
 def run(options):
     print("in", "torch" in sys.modules, flush=True)  # in a fork
@@ -68,7 +68,8 @@ def package(tmp_path_factory):
         "problems",
         "processes",
     )
-    for name in ("__init__", "cli", "commands/__init__", *(f"utils/{each}" for each in used)):
+    commands = ("commands/__init__", "commands/registry", "commands/resources")
+    for name in ("__init__", "cli", *commands, *(f"utils/{each}" for each in used)):
         (folder / "copra" / f"{name}.py").write_text((Path(SOURCE) / "copra" / f"{name}.py").read_text())
     for verb in ("train", "data"):
         (folder / "copra" / "commands" / f"{verb}.py").write_text(VERB)
@@ -112,14 +113,14 @@ def environment(package, owner):
 
 
 def run(environment, *what, verb="train", **options):
-    command = [sys.executable, "-m", "copra.cli", verb, *map(str, what)]
+    command = [sys.executable, "-m", "copra.cli", verb, "--what", *map(str, what)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, **options)
 
 
 @pytest.fixture
 def waiting(environment):
     """A command whose job waits, and the job's process."""
-    command = [sys.executable, "-m", "copra.cli", "train", "wait"]
+    command = [sys.executable, "-m", "copra.cli", "train", "--what", "wait"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "in True\n"
     yield process, psutil.Process(int(process.stdout.readline()))
@@ -141,7 +142,7 @@ def test_a_job_is_a_fork_with_all_that_its_command_has(environment, tmp_path):
     first = run(environment, "tell", "a b", cwd=tmp_path, input="one\n")
     assert first.stdout == "in True\none\n"
     told = json.loads(first.stderr)
-    assert told["argv"] == ["train", "tell", "a b"]
+    assert told["argv"] == ["train", "--what", "tell", "a b"]
     assert told["folder"] == str(tmp_path)
     assert told["seen"] == {"SEEN": "1"}
     second = run(environment, "tell", cwd="/", input="")
@@ -244,7 +245,7 @@ def test_a_server_ends_with_its_snakemake_and_the_job_goes_on(waiting, owner):
 
 
 def test_two_commands_at_once_start_one_server(environment, owner):
-    command = [sys.executable, "-m", "copra.cli", "train", "wait"]
+    command = [sys.executable, "-m", "copra.cli", "train", "--what", "wait"]
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         jobs = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from snakemake.profiles import ProfileConfigFileParser
 
-from copra.cli import VERBS
+from copra.cli import COMMANDS
 from copra.utils.gpu import gpus, gpus_of_machine, jobs_beside, take_gpus
 
 ROOT = Path(__file__).parents[2]
@@ -211,27 +211,23 @@ def test_snakemake_lets_as_many_jobs_run_as_share_the_gpus(tmp_path, jobs, limit
     assert f"limit {limit}" in (done.stdout + done.stderr).splitlines()
 
 
-def test_no_verb_imports_torch_before_it_has_its_gpu():
+@pytest.mark.parametrize("command", [name for name, each in COMMANDS.items() if each.computes])
+def test_a_command_that_computes_takes_its_gpu_before_torch_is_imported(machine, start, command):
     """CUDA may look at the GPUs when torch is imported."""
-    modules = ", ".join(f"copra.commands.{verb}" for verb in VERBS)
-    code = f"import sys, {modules}\nassert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=SECONDS)
-
-
-def test_a_verb_takes_its_gpu_before_torch_is_there(machine, start):
-    """The verbs that compute all call `use_threads`."""
     machine(1)
     assert taken(start()) == "0"
     code = """
-import argparse, sys, copra.utils.gpu, copra.commands.common
+import sys, copra.utils.gpu
+from copra.cli import main
 
 def waited(_):
-    print("torch" in sys.modules)
+    print("torch" in sys.modules, f"copra.commands.{sys.argv[1]}" in sys.modules)
     sys.exit()
 
 copra.utils.gpu.time.sleep = waited
-copra.commands.common.use_threads(argparse.Namespace(threads=1, jobs_per_gpu=1))
+main(sys.argv[1:])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS)
-    assert done.stdout == "False\n"
+    line = [sys.executable, "-c", code, command, "--settings", "{}"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS)
+    assert done.stdout == "False False\n"
     assert "waiting for a GPU" in done.stderr

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from copra.cli import VERBS, main
+from copra.cli import COMMANDS, main
 from copra.experiment.config import Experiment
 from copra.utils.out_of_memory import SIZES, is_out_of_memory
 
@@ -91,7 +91,7 @@ def test_what_torch_raises_is_recognized():
 def test_the_named_settings_exist():
     sections = Experiment.model_json_schema()["$defs"]
     for verb, names in SIZES.items():
-        assert verb in VERBS
+        assert verb in COMMANDS
         for name in names:
             section, *_, key = name.split(".")
             kind = "Gates" if "gates" in name else section.capitalize()

@@ -1,6 +1,6 @@
 """Run Snakemake's command line on a dry run and print, as the last line, the planned jobs as JSON.
 
-Each job has its rule, and its inputs by whether their times count.
+Each job has its rule, its shell line, and its inputs by whether their times count.
 """
 
 import json
@@ -17,6 +17,7 @@ async def init_and_tell(self, *arguments, **named):
     jobs = [
         {
             "rule": job.rule.name,
+            "shell": job.shellcmd,
             "timed": [file for file in job.input if not file.is_ancient],
             "untimed": [file for file in job.input if file.is_ancient],
         }

@@ -21,7 +21,15 @@ ACCURACY = {
 
 
 # Modules of the command line, which do no part of any result.
-STARTING = {"copra.cli", "copra.utils.ending", "copra.utils.forking", "copra.utils.out_of_memory"}
+STARTING = {
+    "copra.cli",
+    "copra.commands.registry",
+    "copra.commands.resources",
+    "copra.utils.ending",
+    "copra.utils.forking",
+    "copra.utils.gpu",
+    "copra.utils.out_of_memory",
+}
 # At the end of each of copra's processes: which verb it was, and which of copra's modules it imported.
 AUDIT = """
 import atexit, os, pathlib, sys

@@ -6,15 +6,19 @@ from copra.commands.common import (
     Coded,
     add_files,
     add_settings,
-    add_threads,
     folder,
     located,
     made_by,
     rows_of,
     settings_of,
     summary_of,
-    use_threads,
 )
+from copra.commands.resources import add_threads
+from copra.commands.torch_setup import set_up_torch
+from copra.data.tokenization import typical_lengths
+from copra.models.bases import brings_trained_markers, make_base
+from copra.models.checkpoint import TRAINED_MARKERS, save_checkpoint
+from copra.models.shape import shape_of
 from copra.schema.base import Base
 
 
@@ -37,12 +41,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, BaseSettings)
-    use_threads(options)
-    from copra.data.tokenization import typical_lengths
-    from copra.models.bases import brings_trained_markers, make_base
-    from copra.models.checkpoint import TRAINED_MARKERS, save_checkpoint
-    from copra.models.shape import shape_of
-
+    set_up_torch(options)
     rows = rows_of(options.data, "train")
     base = located(settings.base, options)
     model, tokenizer = make_base(base, rows, settings.seed)

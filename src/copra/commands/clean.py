@@ -1,15 +1,13 @@
 """copra clean: list, and with --delete remove, results that belong to no recipe of the given configs."""
 
 from argparse import ArgumentParser, Namespace
-from functools import reduce
 from itertools import groupby
 from pathlib import Path
 
-from copra.commands.experiment import merged
+from copra.commands.experiment import workflow_of
 from copra.experiment.workflow import Workflow
 from copra.plan.leftovers import Leftover, leftovers, remove
 from copra.utils.errors import CopraError
-from copra.utils.files import read_yaml
 
 LOCKS = Path(".snakemake/locks")
 """Folder of Snakemake's locks on the working directory."""
@@ -53,9 +51,7 @@ def run(options: Namespace) -> None:
 
 
 def _workflows(configs: list[Path], merge: bool) -> list[Workflow]:
-    if merge:
-        return [Workflow(reduce(merged, map(read_yaml, configs)), *map(str, configs))]
-    return [Workflow(read_yaml(path), str(path)) for path in configs]
+    return [workflow_of(files) for files in ([configs] if merge else [[path] for path in configs])]
 
 
 def _page(folder: str, left: list[Leftover]) -> str:

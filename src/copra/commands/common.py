@@ -1,23 +1,19 @@
-"""Functions that several commands share: settings from the shell line, threads, and reading of inputs."""
+"""Functions that several commands share: settings from the shell line, provenance, reading of inputs."""
 
 import json
-import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from copra.schema.settings import Precision, Settings
+from copra.schema.settings import Settings
 from copra.schema.shape import ModelShape
-from copra.utils import processes
+from copra.tasks.prepare import read_rows
+from copra.tasks.task import Row
 from copra.utils.digests import address_of
 from copra.utils.errors import CopraError
 from copra.utils.files import MADE_BY, MANIFEST, file_sha256, read_sealed_json
-from copra.utils.gpu import MOST_JOBS, jobs_beside, take_gpus
-
-if TYPE_CHECKING:
-    from copra.tasks.task import Row
 
 S = TypeVar("S", bound=Settings)
 
@@ -26,25 +22,6 @@ class Coded(Settings):
     """Settings of a rule. `code` is the fingerprint of its code, which serves only to invalidate results."""
 
     code: str | None = None
-
-
-class Answering(Coded):
-    """Settings of a rule that answers the questions of a split and compares the answers."""
-
-    node: str
-    """Name of the model node."""
-    split: Literal["valid", "test"] = "test"
-    """Split whose questions are answered."""
-    limit: int | None = None
-    """Number of questions, from the start of the split (null: all)."""
-    max_new_tokens: int = 256
-    """Maximum number of generated tokens per answer."""
-    batch_size: int = 128
-    """Number of questions decoded together."""
-    answers: Literal["number", "text"] = "number"
-    """Comparison of answers: as numbers or as texts."""
-    precision: Precision = "float32"
-    """Precision of the computation, if the device supports it."""
 
 
 def add_settings(parser: ArgumentParser) -> None:
@@ -73,28 +50,6 @@ def located(settings: S, options: Namespace) -> S:
             raise CopraError(f"{place}: has changed since the run was planned. Run snakemake again.")
         text = text.replace(json.dumps(address), json.dumps(place))
     return type(settings).model_validate_json(text)
-
-
-def add_threads(parser: ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, default=1, help="number of CPU threads (default: 1)")
-    parser.add_argument(
-        "--jobs-per-gpu",
-        type=int,
-        choices=range(1, MOST_JOBS + 1),
-        default=1,
-        help="number of jobs that share a GPU, each with an equal share of its memory (default: 1)",
-    )
-
-
-def add_processes(parser: ArgumentParser) -> None:
-    """Add --processes, for a command whose work can be distributed; `copra.cli` then starts that many."""
-    parser.add_argument(
-        "--processes",
-        type=int,
-        default=1,
-        help="number of processes that share the work and the threads, with one GPU each if there are any "
-        "(default: 1)",
-    )
 
 
 def folder(text: str) -> Path:
@@ -144,45 +99,11 @@ def _given(arguments: Namespace) -> Any:
     return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
 
 
-def use_threads(arguments: Namespace, precision: Precision = "float32") -> None:
-    """Set up torch: threads, deterministic algorithms, no broken kernels, and this process's own GPU.
-
-    The GPU is taken before torch is imported.
-    """
-    together, jobs = processes.world_size(), arguments.jobs_per_gpu
-    if together == 1:
-        take_gpus(jobs=jobs)
-    # Batches of varying widths fragment memory that is allocated in fixed segments.
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    import torch
-
-    if torch.cuda.is_available():
-        if together > 1:
-            torch.cuda.set_device(processes.rank())
-        if jobs_beside(jobs) > 1:
-            torch.cuda.set_per_process_memory_fraction(1 / jobs_beside(jobs))
-    torch.set_num_threads(max(1, arguments.threads // together))
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Deterministic mode would also fill all new memory with NaN, an extra write per new tensor.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    # With a mask, cuDNN's attention returns NaN in the backward pass if the length modulo 128 is 64
-    # (pytorch/pytorch#196678) and for single queries, as in the pass of a latent
-    # (NVIDIA/cudnn-frontend#1072). Without it, PyTorch selects another kernel.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    if precision == "tf32":
-        from copra.models.checkpoint import has_tf32
-
-        torch.set_float32_matmul_precision("high" if has_tf32() else "highest")
-
-
 def recorded_shape(model: Path) -> ModelShape:
     """Return the shape of a checkpoint, from its manifest alone."""
     return ModelShape.from_json(read_sealed_json(model / MANIFEST)["shape"])
 
 
-def rows_of(data: Path, split: str, limit: int | None = None) -> "list[Row]":
+def rows_of(data: Path, split: str, limit: int | None = None) -> list[Row]:
     """Return the rows of a split of a prepared task, or the first `limit` of them."""
-    from copra.tasks.prepare import read_rows
-
     return read_rows(data / f"{split}.parquet")[:limit]

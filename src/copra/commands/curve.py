@@ -4,30 +4,30 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from copra.commands.common import (
-    Answering,
-    add_settings,
-    add_threads,
-    folder,
-    made_by,
-    rows_of,
-    settings_of,
-    summary_of,
-    use_threads,
-)
+import pandas
+from tqdm import tqdm
+
+from copra.commands.answering import Answering, add_answering, load_to_answer
+from copra.commands.common import rows_of, settings_of
 from copra.cost.flops import of_typical_answer
 from copra.cost.parameters import kv_cache_bytes_per_token
+from copra.data.sequences import GenerationSpec
+from copra.evaluation.statistics import proportion
+from copra.models.checkpoint import Checkpoint, refuse_quantized
 from copra.pruning.cut import KeptUnits
 from copra.pruning.plan import make_plan
+from copra.pruning.scoring.ablation import Ablation, Questions
+from copra.pruning.scoring.calibration import calibration_batches
+from copra.pruning.surgery import cut_model
 from copra.schema.curve import Curve, Line
 from copra.schema.scoring import Objective
 from copra.schema.shape import ModelShape
 from copra.schema.units import units_of
+from copra.tasks.task import Row
 from copra.utils.errors import CopraError
 from copra.utils.files import (
-    MANIFEST,
     digest,
     file_sha256,
     read_sealed_parquet,
@@ -35,13 +35,6 @@ from copra.utils.files import (
     write_parquet,
 )
 from copra.utils.locking import hold
-
-if TYPE_CHECKING:
-    import pandas
-
-    from copra.models.checkpoint import Checkpoint
-    from copra.pruning.scoring.ablation import Ablation
-    from copra.tasks.task import Row
 
 
 class CurveSettings(Answering):
@@ -54,14 +47,8 @@ class CurveSettings(Answering):
 
 
 def arguments(parser: ArgumentParser) -> None:
-    add_settings(parser)
-    add_threads(parser)
-    parser.add_argument("--model", type=folder, required=True, help="checkpoint to prune in memory")
-    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    add_answering(parser, "checkpoint to prune in memory", "folder for measurements of unfinished jobs")
     parser.add_argument("--scores", type=Path, required=True, help="folder of the checkpoint's scores")
-    parser.add_argument(
-        "--state", type=Path, required=True, help="folder for measurements of unfinished jobs"
-    )
     parser.add_argument(
         "--output", type=Path, required=True, help="Parquet table to write, one row per point"
     )
@@ -69,14 +56,9 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, CurveSettings)
-    use_threads(options, settings.precision)
-    from copra.models.checkpoint import load_checkpoint, refuse_quantized
-
     refuse_quantized(options.model)
-    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
     scores = [summary_beside(options.scores / table) for table in settings.curve.tables()]
-    summary = summary_of(options.data, settings.split)
-    origin = made_by(options, options.model / MANIFEST, summary, *scores)
+    checkpoint, origin = load_to_answer(options, settings.precision, settings.split, *scores)
     points = _points(settings, checkpoint, options.scores)
     rows = rows_of(options.data, settings.split, settings.limit)
     # Searches and curves share measurements and may run concurrently; only the same job may not run twice.
@@ -90,12 +72,9 @@ def run(options: Namespace) -> None:
 
 
 def _table(
-    settings: CurveSettings, checkpoint: "Checkpoint", points: "list[Point]", rows: "list[Row]", state: Path
-) -> "pandas.DataFrame":
+    settings: CurveSettings, checkpoint: Checkpoint, points: "list[Point]", rows: list[Row], state: Path
+) -> pandas.DataFrame:
     """Measure all points; return the table of a curve, one row per point."""
-    import pandas
-    from tqdm import tqdm
-
     objective = answering_objective(checkpoint.manifest)
     ablation = _ablation(settings, checkpoint, rows, objective, state)
     known = {"curve": settings.name, "recipe": settings.curve.model, "node": settings.node}
@@ -132,7 +111,6 @@ def answering_objective(manifest: Mapping[str, Any]) -> Objective:
     if latents are not fed one by one; otherwise "latent", the answer after its own latents, of which there
     may be none.
     """
-    from copra.data.sequences import GenerationSpec
 
     if manifest["decoding"] is None or manifest["method"] in ("cot", "scratchpad", "few_shot"):
         return "cot"
@@ -153,7 +131,7 @@ def in_words(removed: list[dict[str, Any]]) -> str:
     return ", ".join(words) or "nothing"
 
 
-def _points(settings: CurveSettings, checkpoint: "Checkpoint", scores: Path) -> list[Point]:
+def _points(settings: CurveSettings, checkpoint: Checkpoint, scores: Path) -> list[Point]:
     """Return all points; each line begins with the whole model.
 
     Raises:
@@ -187,14 +165,12 @@ def _points(settings: CurveSettings, checkpoint: "Checkpoint", scores: Path) -> 
     return points
 
 
-def _costs(checkpoint: "Checkpoint", cut: KeptUnits) -> dict[str, float]:
+def _costs(checkpoint: Checkpoint, cut: KeptUnits) -> dict[str, float]:
     """Return the ratios of FLOPs per typical answer, parameters and KV cache after a cut to those before.
 
     Raises:
         CopraError: no model class can represent the result.
     """
-    from copra.pruning.surgery import cut_model
-
     manifest, left = checkpoint.manifest, cut.shape(checkpoint.shape)
     flops, whole = (
         of_typical_answer(shape, manifest["typical_answer"]) for shape in (left, checkpoint.shape)
@@ -209,12 +185,9 @@ def _costs(checkpoint: "Checkpoint", cut: KeptUnits) -> dict[str, float]:
 
 
 def _ablation(
-    settings: CurveSettings, checkpoint: "Checkpoint", rows: "list[Row]", objective: Objective, state: Path
-) -> "Ablation":
+    settings: CurveSettings, checkpoint: Checkpoint, rows: list[Row], objective: Objective, state: Path
+) -> Ablation:
     """Return the ablation that measures points, each cut once."""
-    from copra.pruning.scoring.ablation import Ablation, Questions
-    from copra.pruning.scoring.calibration import calibration_batches
-
     batches = calibration_batches(
         checkpoint.tokenizer, rows, objective, settings.loss_batch_size, checkpoint.decoding
     )
@@ -222,10 +195,8 @@ def _ablation(
     return Ablation(checkpoint, state, batches=list(batches), questions=questions, code=settings.code)
 
 
-def _accuracy(ablation: "Ablation", cut: KeptUnits) -> dict[str, float]:
+def _accuracy(ablation: Ablation, cut: KeptUnits) -> dict[str, float]:
     """Return accuracy with its 95% Wilson interval; NaN if the model cannot answer."""
-    from copra.evaluation.statistics import proportion
-
     if ablation.decoding is None:
         return dict.fromkeys(("correct", "accuracy", "low", "high"), float("nan"))
     return proportion(*ablation.answers(cut))

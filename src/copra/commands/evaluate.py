@@ -1,24 +1,19 @@
 """copra evaluate: answer the questions of a split; write all answers and the metrics."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import Any
 
-from copra.commands.common import (
-    Answering,
-    add_processes,
-    add_settings,
-    add_threads,
-    folder,
-    made_by,
-    rows_of,
-    settings_of,
-    summary_of,
-    use_threads,
-)
+from copra.commands.answering import Answering, add_answering, load_to_answer
+from copra.commands.common import folder, rows_of, settings_of
+from copra.commands.resources import add_processes
+from copra.cost.flops import PARTS, PHASES
+from copra.cost.parameters import answering_bytes, answering_parameters, kv_cache_bytes_per_token
+from copra.evaluation.accuracy import accuracy_of, compiled_for, predictions
+from copra.evaluation.kept import AnswerCache
+from copra.schema.units import UNIT_NAMES, units_of
 from copra.utils import processes
 from copra.utils.errors import CopraError
-from copra.utils.files import MANIFEST, METRICS, PREDICTIONS, write_json, write_parquet
+from copra.utils.files import METRICS, PREDICTIONS, write_json, write_parquet
 from copra.utils.locking import hold
 
 
@@ -30,14 +25,8 @@ class EvaluateSettings(Answering):
 
 
 def arguments(parser: ArgumentParser) -> None:
-    add_settings(parser)
-    add_threads(parser)
+    add_answering(parser, "checkpoint to evaluate", "folder for answers of unfinished evaluations")
     add_processes(parser)
-    parser.add_argument("--model", type=folder, required=True, help="checkpoint to evaluate")
-    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
-    parser.add_argument(
-        "--state", type=Path, required=True, help="folder for answers of unfinished evaluations"
-    )
     parser.add_argument(
         "--output", type=folder, required=True, help=f"folder to write {PREDICTIONS} and {METRICS} to"
     )
@@ -45,13 +34,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, EvaluateSettings)
-    use_threads(options, settings.precision)
-    from copra.evaluation.accuracy import compiled_for, predictions
-    from copra.evaluation.kept import AnswerCache
-    from copra.models.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
-    origin = made_by(options, options.model / MANIFEST, summary_of(options.data, settings.split))
+    checkpoint, origin = load_to_answer(options, settings.precision, settings.split)
     if checkpoint.decoding is None:
         raise CopraError(f"{options.model}: this model was never trained to answer; evaluate one that was.")
     rows = rows_of(options.data, settings.split, settings.limit)
@@ -84,11 +67,6 @@ def run(options: Namespace) -> None:
 
 
 def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[str, Any]:
-    from copra.cost.flops import FLOP_GROUPS, PHASES
-    from copra.cost.parameters import answering_bytes, answering_parameters, kv_cache_bytes_per_token
-    from copra.evaluation.accuracy import accuracy_of
-    from copra.schema.units import UNIT_NAMES, units_of
-
     counts = ("prompt", "latent", "marker", "chain", "answer", "generated")
     return {
         "node": settings.node,
@@ -102,7 +80,7 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
             "total": float(table["flops"].mean()),
             "cached_prompt": float(table["flops_cached_prompt"].mean()),
         }
-        | {name: float(table[f"flops_{name}"].mean()) for name in (*PHASES, *FLOP_GROUPS)},
+        | {name: float(table[f"flops_{name}"].mean()) for name in (*PHASES, *PARTS)},
         "tokens": {name: float(table[f"n_{name}"].mean()) for name in counts},
         "depth": float(table["depth"].mean()),
         "hit_length_limit": int(table["hit_length_limit"].sum()),

@@ -2,7 +2,7 @@
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,23 @@ def experiment_of(options: Namespace) -> tuple[Workflow, str]:
         CopraError: a file cannot be read, or the config is not an experiment's.
     """
     files = options.configs or [DEFAULT]
+    source = ", ".join(map(str, files))
     if options.merged is None:
-        config = reduce(merged, map(read_yaml, files))
-    else:
-        try:
-            config = json.loads(options.merged)
-        except (ValueError, RecursionError) as error:
-            raise CopraError(f"--merged: not JSON ({error}).") from None
-    return Workflow(config, *map(str, files)), ", ".join(map(str, files))
+        return workflow_of(files), source
+    try:
+        config = json.loads(options.merged)
+    except (ValueError, RecursionError) as error:
+        raise CopraError(f"--merged: not JSON ({error}).") from None
+    return Workflow(config, *map(str, files)), source
+
+
+def workflow_of(files: Sequence[Path]) -> Workflow:
+    """Return the experiment of config files, merged as snakemake --configfile merges them.
+
+    Raises:
+        CopraError: a file cannot be read, or the config is not an experiment's.
+    """
+    return Workflow(reduce(merged, map(read_yaml, files)), *map(str, files))
 
 
 def merged(config: Any, more: Any) -> Any:

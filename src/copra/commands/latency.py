@@ -3,17 +3,21 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+import pandas
+
 from copra.commands.common import (
     Coded,
     add_settings,
-    add_threads,
     folder,
     made_by,
     rows_of,
     settings_of,
     summary_of,
-    use_threads,
 )
+from copra.commands.resources import add_threads
+from copra.commands.torch_setup import set_up_torch
+from copra.evaluation.latency import measure
+from copra.models.checkpoint import load_checkpoint
 from copra.schema.settings import Precision
 from copra.utils.files import MANIFEST, write_parquet
 
@@ -45,12 +49,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, LatencySettings)
-    use_threads(options, settings.precision)
-    import pandas
-
-    from copra.evaluation.latency import measure
-    from copra.models.checkpoint import load_checkpoint
-
+    set_up_torch(options, settings.precision)
     rows = rows_of(options.data, "test", max(settings.questions, settings.batch_size))
     table = []
     for model in options.models:

@@ -4,20 +4,17 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Literal
 
-from copra.commands.common import (
-    Coded,
-    add_settings,
-    add_threads,
-    folder,
-    made_by,
-    rows_of,
-    settings_of,
-    summary_of,
-    use_threads,
-)
+import pandas
+
+from copra.commands.answering import add_answering, load_to_answer
+from copra.commands.common import Coded, rows_of, settings_of
+from copra.data.tokenization import pad_id
+from copra.evaluation.accuracy import check_length
+from copra.generation.lens import look
+from copra.generation.prompts import prompts_of
 from copra.schema.settings import Precision
 from copra.utils.errors import CopraError
-from copra.utils.files import MANIFEST, write_parquet
+from copra.utils.files import write_parquet
 
 
 class LensSettings(Coded):
@@ -36,27 +33,15 @@ class LensSettings(Coded):
 
 
 def arguments(parser: ArgumentParser) -> None:
-    add_settings(parser)
-    add_threads(parser)
-    parser.add_argument("--model", type=folder, required=True, help="checkpoint that thinks in latents")
-    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
+    add_answering(parser, "checkpoint that thinks in latents")
     parser.add_argument(
-        "--output", type=Path, required=True, help="Parquet table, a row a token that is likely"
+        "--output", type=Path, required=True, help="Parquet table, a row a token that is said"
     )
 
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, LensSettings)
-    use_threads(options, settings.precision)
-    import pandas
-
-    from copra.evaluation.accuracy import check_length
-    from copra.generation.answering import GenerationOptions
-    from copra.generation.lens import logit_lens
-    from copra.generation.prompts import prompts_of
-    from copra.models.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
+    checkpoint, origin = load_to_answer(options, settings.precision, settings.split)
     tokenizer, decoding = checkpoint.tokenizer, checkpoint.decoding
     if decoding is None or not decoding.has_recurrent_latents:
         raise CopraError(
@@ -65,8 +50,16 @@ def run(options: Namespace) -> None:
     rows = rows_of(options.data, settings.split, settings.questions)
     asked = prompts_of(tokenizer, rows, decoding)
     check_length(checkpoint, decoding, rows, asked, settings.max_new_tokens)
-    limits = GenerationOptions(settings.max_new_tokens, settings.batch_size)
-    readouts = logit_lens(checkpoint, asked.prompts, decoding, limits)
+    seen = look(
+        checkpoint.model,
+        asked.prompts,
+        decoding,
+        stop=tokenizer.eos_token_id,
+        pad=pad_id(tokenizer),
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+        parts=checkpoint.parts,
+    )
     table = [
         {
             "node": settings.node,
@@ -81,9 +74,8 @@ def run(options: Namespace) -> None:
             "token": tokenizer.decode([token]),
             "probability": probability,
         }
-        for row, one in zip(rows, readouts, strict=True)
-        for latent, likely in enumerate(zip(one.tokens, one.probabilities, strict=True))
-        for rank, (token, probability) in enumerate(zip(*likely, strict=True))
+        for row, one in zip(rows, seen, strict=True)
+        for latent, said in enumerate(zip(one.tokens, one.probabilities, strict=True))
+        for rank, (token, probability) in enumerate(zip(*said, strict=True))
     ]
-    origin = made_by(options, options.model / MANIFEST, summary_of(options.data, settings.split))
     write_parquet(options.output, pandas.DataFrame(table), origin)

@@ -3,6 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from typing import Literal
 
+from transformers import AutoTokenizer
+
 from copra.commands.common import (
     Coded,
     add_files,
@@ -14,8 +16,11 @@ from copra.commands.common import (
     settings_of,
     summary_of,
 )
+from copra.data.tokenization import markers_of
 from copra.methods.few_shot import FewShot
+from copra.models.checkpoint import checked_manifest, relabel_checkpoint
 from copra.tasks import TASKS
+from copra.utils.files import MANIFEST
 
 
 class PromptSettings(Coded):
@@ -37,12 +42,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, PromptSettings)
-    from transformers import AutoTokenizer
-
-    from copra.data.tokenization import markers_of
-    from copra.models.checkpoint import checked_manifest, relabel_checkpoint
-    from copra.utils.files import MANIFEST
-
     parent = checked_manifest(options.parent)
     latent = markers_of(AutoTokenizer.from_pretrained(options.parent)).latent
     worked = TASKS[settings.worked["task"]].worked_examples if settings.worked else None

@@ -6,14 +6,18 @@ from pathlib import Path
 from copra.commands.common import (
     Coded,
     add_settings,
-    add_threads,
     folder,
     made_by,
     rows_of,
     settings_of,
     summary_of,
-    use_threads,
 )
+from copra.commands.resources import add_threads
+from copra.commands.torch_setup import set_up_torch
+from copra.models.checkpoint import load_unquantized, save_changed
+from copra.pruning.proof import LIMIT, verify
+from copra.pruning.scoring.calibration import text_batch
+from copra.pruning.surgery import prune
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, digest, read_sealed_json
 
@@ -38,12 +42,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, PruneSettings)
-    use_threads(options)
-    from copra.models.checkpoint import load_unquantized, save_changed
-    from copra.pruning.proof import LIMIT, verify
-    from copra.pruning.scoring.calibration import text_batch
-    from copra.pruning.surgery import prune
-
+    set_up_torch(options)
     parent = load_unquantized(options.parent)
     plan = read_sealed_json(options.plan)
     if plan["parent"] != parent.manifest["weights"]["sha256"]:

@@ -6,14 +6,17 @@ from importlib.metadata import version
 from copra.commands.common import (
     Coded,
     add_settings,
-    add_threads,
     folder,
     made_by,
     rows_of,
     settings_of,
     summary_of,
-    use_threads,
 )
+from copra.commands.resources import add_threads
+from copra.commands.torch_setup import set_up_torch
+from copra.models.checkpoint import device, load_unquantized, save_changed
+from copra.models.quantized import compare, quantize
+from copra.pruning.scoring.calibration import calibration_batches
 from copra.schema.base import Quantize
 from copra.utils.files import MANIFEST
 
@@ -37,11 +40,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, QuantizeSettings)
-    use_threads(options)
-    from copra.models.checkpoint import device, load_unquantized, save_changed
-    from copra.models.quantized import compare, quantize
-    from copra.pruning.scoring.calibration import calibration_batches
-
+    set_up_torch(options)
     parent = load_unquantized(options.parent)
     quantized = quantize(options.parent).to(device())
     rows = rows_of(options.data, "valid", PROOF_ROWS)

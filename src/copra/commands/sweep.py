@@ -5,21 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from copra.commands.common import (
-    Answering,
-    add_processes,
-    add_settings,
-    add_threads,
-    folder,
-    made_by,
-    rows_of,
-    settings_of,
-    summary_of,
-    use_threads,
-)
+import pandas
+
+from copra.commands.answering import Answering, add_answering, load_to_answer
+from copra.commands.common import rows_of, settings_of
+from copra.commands.resources import add_processes
+from copra.evaluation.accuracy import accuracy_of, compiled_for, predictions
+from copra.evaluation.kept import AnswerCache
 from copra.utils import processes
 from copra.utils.errors import CopraError
-from copra.utils.files import MANIFEST, write_parquet
+from copra.utils.files import write_parquet
 from copra.utils.locking import hold
 
 
@@ -31,28 +26,16 @@ class SweepSettings(Answering):
 
 
 def arguments(parser: ArgumentParser) -> None:
-    add_settings(parser)
-    add_threads(parser)
-    add_processes(parser)
-    parser.add_argument("--model", type=folder, required=True, help="checkpoint that answers with latents")
-    parser.add_argument("--data", type=folder, required=True, help="folder of a prepared task")
-    parser.add_argument(
-        "--state", type=Path, required=True, help="folder for answers of unfinished evaluations"
+    add_answering(
+        parser, "checkpoint that answers with latents", "folder for answers of unfinished evaluations"
     )
+    add_processes(parser)
     parser.add_argument("--output", type=Path, required=True, help="Parquet table, a row a number")
 
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, SweepSettings)
-    use_threads(options, settings.precision)
-    import pandas
-
-    from copra.evaluation.accuracy import compiled_for
-    from copra.evaluation.kept import AnswerCache
-    from copra.models.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(options.model, settings.precision, to_answer=True)
-    origin = made_by(options, options.model / MANIFEST, summary_of(options.data, settings.split))
+    checkpoint, origin = load_to_answer(options, settings.precision, settings.split)
     decoding = checkpoint.decoding
     if decoding is None or not decoding.latents:
         raise CopraError(
@@ -84,8 +67,6 @@ def run(options: Namespace) -> None:
 def _answered(
     checkpoint: Any, decoding: Any, rows: list, settings: SweepSettings, kept: Any, compiled: Any
 ) -> dict[str, Any]:
-    from copra.evaluation.accuracy import accuracy_of, predictions
-
     table = predictions(
         checkpoint,
         decoding,

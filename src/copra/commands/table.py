@@ -4,6 +4,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+import pandas
+
 from copra.commands.common import Coded, add_settings, folder, made_by, recorded_shape, settings_of
 from copra.report.latents import accuracy_vs_latents, latent_lens
 from copra.report.orders import drop_orders
@@ -81,8 +83,6 @@ def run(options: Namespace) -> None:
 
 
 def _together(files: list[Path]) -> Any:
-    import pandas
-
     return pandas.concat([read_parquet(file) for file in files], ignore_index=True)
 
 

@@ -7,26 +7,37 @@ from typing import Any, Literal
 
 from copra.commands.common import (
     Coded,
-    add_processes,
     add_settings,
-    add_threads,
     folder,
     made_by,
-    rows_of,
     settings_of,
     summary_of,
-    use_threads,
 )
+from copra.commands.resources import add_processes, add_threads
+from copra.commands.torch_setup import set_up_torch
+from copra.commands.train_inputs import Inputs, read_inputs, reads_markers
 from copra.cost.flops import of_training_work
+from copra.data.tokenization import markers_of, pad_id, tokenize
+from copra.evaluation.accuracy import share_correct
 from copra.methods import METHODS
-from copra.methods.method import Stage
+from copra.methods.distil import read_stage
+from copra.methods.reasoning_model import ReasoningModel
+from copra.models.checkpoint import (
+    TRAINED_MARKERS,
+    has_trained_markers,
+    load_unquantized,
+    save_checkpoint,
+    usable_precision,
+)
 from copra.schema.settings import Precision
 from copra.schema.training import Training
 from copra.tasks.prepare import data_record
+from copra.training.loop import LOG, Trainer
+from copra.training.saves import CheckpointSchedule
 from copra.training.tracking import KINDS, Tracker
 from copra.utils import processes
 from copra.utils.errors import CopraError
-from copra.utils.files import MANIFEST, digest, file_sha256
+from copra.utils.files import MANIFEST, digest
 from copra.utils.locking import hold
 
 
@@ -94,24 +105,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, TrainSettings)
-    use_threads(options, settings.precision)
-    import torch
-
-    from copra.data.tokenization import markers_of, pad_id, tokenize
-    from copra.evaluation.accuracy import share_correct
-    from copra.methods.reasoning_model import ReasoningModel
-    from copra.models.bases import start_markers
-    from copra.models.checkpoint import (
-        TRAINED_MARKERS,
-        has_trained_markers,
-        load_unquantized,
-        save_checkpoint,
-        usable_precision,
-    )
-    from copra.models.extra_modules import make_extra_modules
-    from copra.training.loop import LOG, Trainer
-    from copra.training.saves import CheckpointSchedule
-
+    set_up_torch(options, settings.precision)
     tracker = Tracker(options.tracking, options.tracking_folder / settings.node, settings.node)
     parent = load_unquantized(options.parent)
     # Read before the training, since manifests may change during it.
@@ -119,58 +113,10 @@ def run(options: Namespace) -> None:
     made_of = [model / MANIFEST for model in models if model]
     made_of += [summary_of(options.data, split) for split in ("train", "valid")]
     origin = made_by(options, *made_of)
-    markers = markers_of(parent.tokenizer)
-    stage = METHODS[settings.method].stage_type.model_validate(settings.stage)
-    teacher = _teacher(options.teacher, parent, stage) if stage.needs_teacher else None
-    train_rows = rows_of(options.data, "train")
-    valid_rows = rows_of(options.data, "valid", settings.training.validation_rows)
-    decoding = stage.decoding(markers)
-    # A teacher that was never trained with markers gets the same embedding rows for them as its student.
-    readers = [parent] if teacher is None else [parent, teacher]
-    for reader in readers:
-        if _reads_markers(decoding) and not has_trained_markers(reader.manifest):
-            start_markers(reader.model, reader.tokenizer)
-    torch.manual_seed(settings.seed)
-    extra_modules = make_extra_modules(parent.model, stage.extra_modules(), parent.extra_modules)
-    pretrained = (
-        _copy_pretrained(options.pretrained, parent, extra_modules["step_decoder"])
-        if options.pretrained
-        else None
-    )
-    # A saved state is valid only for exactly these settings, models and data.
-    key = {
-        "settings": settings.canonical(),
-        "parent": parent.files,
-        "teacher": teacher and teacher.files,
-        "pretrained": pretrained,
-        "data": [file_sha256(options.data / f"{split}.parquet") for split in ("train", "valid")],
-    }
-    trainer = Trainer(
-        model=parent.model,
-        stage=stage,
-        training=settings.training,
-        rows=tokenize(parent.tokenizer, train_rows),
-        validation=tokenize(parent.tokenizer, valid_rows),
-        markers=markers,
-        pad=pad_id(parent.tokenizer),
-        seed=settings.seed,
-        state=options.state / digest(key)[:16],
-        accuracy=lambda: share_correct(
-            replace(parent, extra_modules=extra_modules),
-            decoding,
-            valid_rows,
-            settings.max_new_tokens,
-            settings.answers,
-        ),
-        extra_modules=extra_modules,
-        teacher=teacher and ReasoningModel(teacher.model, teacher.extra_modules),
-        precision=usable_precision(settings.precision),
-        saves=CheckpointSchedule(options.save_every, options.save_steps or None),
-        sharding=options.sharding == "full",
-        node=settings.node,
-        tracker=tracker,
-    )
-    _check_length(min(each.model.config.max_position_embeddings for each in readers), trainer)
+    stage = read_stage(METHODS[settings.method].stage_type, settings.stage)
+    inputs = read_inputs(options, parent, stage, settings.training.validation_rows, settings.seed)
+    trainer = _trainer(settings, inputs, options, tracker)
+    _check_length(min(each.model.config.max_position_embeddings for each in inputs.readers), trainer)
     # All processes must have joined before `hold` exchanges data between them.
     trainer.accelerator.wait_for_everyone()
     with hold(trainer.state, settings.node, options.output / MANIFEST) as made:
@@ -180,40 +126,71 @@ def run(options: Namespace) -> None:
         tracker.finish()
         if processes.rank():
             return
-        layers = stage.extra_modules().get("step_decoder", {}).get("layers", 0)
-        lora = settings.training.lora_rank
-        flops = of_training_work(parent.shape, record["work"], layers, teacher and teacher.shape, lora)
-        done = {
-            "record": {**record, "flops": flops},
-            "data": {
-                "sha256": key["data"],
-                "dropped": data_record(options.data / "train.parquet").get("dropped", []),
-            },
-            "parent": parent.manifest["weights"]["sha256"],
-            "teacher": teacher
-            and {"node": teacher.manifest["node"], "sha256": teacher.manifest["weights"]["sha256"]},
-            "pretrained": pretrained,
-        }
+        manifest = _manifest(settings, inputs, _done(settings, inputs, record, options.data))
+        log, modules = {LOG: trainer.log_text()}, stage.parts()
         save_checkpoint(
-            options.output,
-            parent.model,
-            parent.tokenizer,
-            {
-                **_manifest(settings, parent.manifest, decoding, done),
-                TRAINED_MARKERS: _reads_markers(decoding) or has_trained_markers(parent.manifest),
-                **origin,
-            },
-            {LOG: trainer.log_text()},
-            extra_modules,
-            stage.extra_modules(),
+            options.output, parent.model, parent.tokenizer, manifest | origin, log, inputs.parts, modules
         )
         trainer.forget()
 
 
-def _manifest(
-    settings: TrainSettings, parent: dict[str, Any], decoding: Any, done: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the manifest after a stage; `done` holds the record of the training and its inputs."""
+def _trainer(settings: TrainSettings, inputs: Inputs, options: Namespace, tracker: Tracker) -> Trainer:
+    """Return the training of a stage. Its state is kept for exactly these settings, models and data."""
+    parent, teacher = inputs.parent, inputs.teacher
+    key = {
+        "settings": settings.canonical(),
+        "parent": parent.files,
+        "teacher": teacher and teacher.files,
+        "pretrained": inputs.pretrained,
+        "data": inputs.checksums,
+    }
+
+    def accuracy() -> float:
+        student = replace(parent, parts=inputs.parts)
+        rows, longest = inputs.valid_rows, settings.max_new_tokens
+        return share_correct(student, inputs.decoding, rows, longest, settings.answers)
+
+    return Trainer(
+        model=parent.model,
+        stage=inputs.stage,
+        training=settings.training,
+        rows=tokenize(parent.tokenizer, inputs.train_rows),
+        validation=tokenize(parent.tokenizer, inputs.valid_rows),
+        markers=markers_of(parent.tokenizer),
+        pad=pad_id(parent.tokenizer),
+        seed=settings.seed,
+        state=options.state / digest(key)[:16],
+        accuracy=accuracy,
+        parts=inputs.parts,
+        teacher=teacher and ReasoningModel(teacher.model, teacher.parts),
+        precision=usable_precision(settings.precision),
+        saves=CheckpointSchedule(options.save_every, options.save_steps or None),
+        sharding=options.sharding == "full",
+        node=settings.node,
+        tracker=tracker,
+    )
+
+
+def _done(settings: TrainSettings, inputs: Inputs, record: dict[str, Any], data: Path) -> dict[str, Any]:
+    """Return the lineage entry of a finished training: its record with the FLOPs, and its inputs."""
+    parent, teacher = inputs.parent, inputs.teacher
+    layers = inputs.stage.parts().get("step_decoder", {}).get("layers", 0)
+    lora = settings.training.lora_rank
+    flops = of_training_work(parent.shape, record["work"], layers, teacher and teacher.shape, lora)
+    dropped = data_record(data / "train.parquet").get("dropped", [])
+    return {
+        "record": {**record, "flops": flops},
+        "data": {"sha256": inputs.checksums, "dropped": dropped},
+        "parent": parent.manifest["weights"]["sha256"],
+        "teacher": teacher
+        and {"node": teacher.manifest["node"], "sha256": teacher.manifest["weights"]["sha256"]},
+        "pretrained": inputs.pretrained,
+    }
+
+
+def _manifest(settings: TrainSettings, inputs: Inputs, done: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest after a stage with the lineage entry `done`, without its origin."""
+    parent, decoding = inputs.parent.manifest, inputs.decoding
     step = {
         "step": settings.node.rsplit("+", 1)[-1],
         "method": settings.method,
@@ -229,68 +206,8 @@ def _manifest(
         "method": settings.method,
         "decoding": decoding and decoding.to_json(),
         "training_flops": parent["training_flops"] + done["record"]["flops"],
+        TRAINED_MARKERS: reads_markers(decoding) or has_trained_markers(parent),
     }
-
-
-def _teacher(folder: Path | None, student: Any, stage: Stage) -> Any:
-    """Return the checked checkpoint of the teacher.
-
-    Raises:
-        CopraError: no teacher is given, or its shape, vocabulary or projection does not fit the student.
-    """
-    from copra.models.checkpoint import load_checkpoint
-
-    if folder is None:
-        raise CopraError("--teacher: this method learns from a teacher; name its checkpoint.")
-    teacher = load_checkpoint(folder)
-    if stage.reads_minds and teacher.shape != student.shape:
-        raise CopraError(
-            f"{folder}: the teacher must have the shape of the student, layer by layer, since states are "
-            f"handed over between them. Teacher: {teacher.shape.to_json()}. Student: "
-            f"{student.shape.to_json()}. Let the pruned model teach: put its chain-of-thought training after "
-            "the pruning, and leave 'teacher' out."
-        )
-    known, own = ((each.shape.vocabulary, each.tokenizer.get_vocab()) for each in (teacher, student))
-    if known != own:
-        differ = (
-            "the same number of tokens, but others"
-            if known[0] == own[0]
-            else f"{known[0]} and {own[0]} tokens"
-        )
-        raise CopraError(
-            f"{folder}: the teacher must have the student's vocabulary, since it reads the same tokens and "
-            f"its predictions are compared token by token. They have {differ}. Name a teacher of the same "
-            "family."
-        )
-    if "projection" in stage.extra_modules() and "projection" not in teacher.extra_modules:
-        raise CopraError(
-            f"{folder}: the stage feeds latents through a projection, which the teacher does not have. Name "
-            "a teacher that was trained with latent_input: projected."
-        )
-    return teacher
-
-
-def _copy_pretrained(folder: Path, student: Any, decoder: Any) -> dict[str, str]:
-    """Initialize a step decoder with the weights of a checkpoint; return the name and checksum of the latter.
-
-    Raises:
-        CopraError: the checkpoint has another shape than the student.
-    """
-    from copra.models.checkpoint import load_unquantized
-
-    pretrained = load_unquantized(folder)
-    if pretrained.shape != student.shape:
-        raise CopraError(
-            f"--pretrained: {folder} must have the shape of the model that is trained. Name the model of its "
-            "recipe that no training precedes, or the last one that was pruned."
-        )
-    decoder.start_from(pretrained.model)
-    return {"node": pretrained.manifest["node"], "sha256": pretrained.manifest["weights"]["sha256"]}
-
-
-def _reads_markers(decoding: Any) -> bool:
-    """True if a model with this decoding was trained with the latent markers."""
-    return decoding is not None and bool(decoding.prefix_ids or decoding.latents)
 
 
 def _check_length(context: int, trainer: Any) -> None:

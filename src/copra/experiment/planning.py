@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from snakemake import rules
+from snakemake.exceptions import InputFunctionException, WorkflowError
+
 from copra.experiment.config import Experiment
 from copra.experiment.file_problems import check_files
 from copra.utils.errors import CopraError
@@ -13,8 +16,6 @@ def tell_problems_plainly(experiment: Experiment) -> None:
     Snakemake would print it between a rule, wildcards and a traceback, which do not help. If files are
     missing, the message has one line per missing file of the experiment.
     """
-    from snakemake import rules
-    from snakemake.exceptions import InputFunctionException, WorkflowError
 
     class Error(InputFunctionException):
         """An input error with a plain message. Snakemake prints the name of this class above it."""

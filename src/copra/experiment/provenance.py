@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pyarrow import parquet
+from snakemake.persistence import NO_PARAMS_CHANGE, ParamsChange, PersistenceBase
+
 from copra.utils.files import MADE_BY, MANIFEST, canonical_json, file_sha256
 
 SVG_HEAD = 100_000
@@ -24,8 +27,6 @@ def read_record(path: Path) -> dict[str, Any] | None:
         if path.suffix == ".json":
             value = json.loads(path.read_bytes())
         elif path.suffix == ".parquet":
-            from pyarrow import parquet
-
             value = json.loads((parquet.read_schema(path).metadata or {}).get(b"copra", b"{}"))
             if MADE_BY not in value:  # The record of a split is in the JSON file beside it.
                 return read_record(path.with_suffix(".json"))
@@ -82,8 +83,6 @@ def compare_records() -> None:
 
     Snakemake handles this as a change of params, and prints it as the reason.
     """
-    from snakemake.persistence import NO_PARAMS_CHANGE, ParamsChange, PersistenceBase
-
     has_metadata, params_changed = PersistenceBase.has_metadata, PersistenceBase.params_changed
 
     def difference(job: Any) -> ParamsChange:

@@ -4,16 +4,17 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from copra.report.quantized import SMALLER, bytes_a_parameter
 from copra.report.style import COLORS, GREY, MARKERS, assign, note, prefixed_ticks, styled
 from copra.schema.units import UNIT_NAMES
-
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PANELS = {
     "layers": "layers left",
@@ -39,7 +40,7 @@ class _Line:
 
     label: str
     kinds: tuple[str, ...]
-    rows: "pandas.DataFrame"
+    rows: pandas.DataFrame
 
     @property
     def changed(self) -> str:
@@ -51,15 +52,13 @@ class _Line:
 
 
 @styled
-def after_fine_tuning(table: "pandas.DataFrame") -> "Figure":
+def after_fine_tuning(table: pandas.DataFrame) -> Figure:
     """Draw accuracy with its interval against model size and cost, from `tables.accuracy_vs_flops`.
 
     One color per method, and one line style per kind of pruning and for quantized weights; every line begins
     at the dense model. If recipes of one method prune at different places, each order of steps has its own
     color. Rows of single seeds are left out, and so are panels without variation.
     """
-    from matplotlib.figure import Figure
-
     lines = list(_lines(table[table["seed"] == "all"]))
     panels = {column: [line for line in lines if _varies(line, column)] for column in PANELS}
     panels = {column: shown for column, shown in panels.items() if shown}
@@ -84,10 +83,8 @@ def after_fine_tuning(table: "pandas.DataFrame") -> "Figure":
     return figure
 
 
-def _lines(rows: "pandas.DataFrame") -> Iterator[_Line]:
+def _lines(rows: pandas.DataFrame) -> Iterator[_Line]:
     """Yield the lines: changed recipes by order of steps and kinds of change, each with its dense model."""
-    import pandas
-
     whole = {base: _sizes(group) for base, group in rows.groupby("base")}
     rows = rows.assign(kinds=[_kinds(row, whole[row["base"]]) for _, row in rows.iterrows()])
     rows = rows.assign(steps=rows.apply(_order, axis=1))
@@ -101,7 +98,7 @@ def _lines(rows: "pandas.DataFrame") -> Iterator[_Line]:
         yield _Line(f"{base}: {label}" if len(whole) > 1 else label, kinds, pandas.concat([same, members]))
 
 
-def _order(row: "pandas.Series") -> str:
+def _order(row: pandas.Series) -> str:
     """Return the steps after the base, consecutive prunings as one word, without a quantization.
 
     A quantization is always the last step.
@@ -120,19 +117,19 @@ def _trained(steps: str) -> str:
     return " > ".join(step for step in steps.split(" > ") if step != PRUNE)
 
 
-def _alike(rows: "pandas.DataFrame") -> bool:
+def _alike(rows: pandas.DataFrame) -> bool:
     """True if these recipes have the same trainings, and the pruned ones are pruned at the same place."""
     return rows["trained"].nunique() == 1 and len(set(rows["steps"]) - set(rows["trained"])) <= 1
 
 
-def _sizes(rows: "pandas.DataFrame") -> dict[str, float]:
+def _sizes(rows: pandas.DataFrame) -> dict[str, float]:
     """Return the sizes of a base: those of its dense model, or the largest ones if none was evaluated."""
     dense = rows[rows["pruning"] == "dense"]
     chosen = dense if len(dense) else rows
     return chosen[list(UNIT_NAMES)].max().to_dict() | {"bytes": bytes_a_parameter(chosen).max()}
 
 
-def _kinds(row: "pandas.Series", whole: dict[str, float]) -> tuple[str, ...]:
+def _kinds(row: pandas.Series, whole: dict[str, float]) -> tuple[str, ...]:
     """Return the kinds of change of a model from its base: the pruned kinds of unit, and "quantized".
 
     Units that were removed with a layer do not count as pruned. Weights with fewer bytes are quantized.
@@ -150,7 +147,7 @@ def _varies(line: _Line, column: str) -> bool:
     return (column in line.kinds or column not in UNIT_NAMES) and line.rows[column].nunique() > 1
 
 
-def _draw(axes: "Axes", rows: "pandas.DataFrame", column: str, color: str, look: tuple[Any, str]) -> None:
+def _draw(axes: Axes, rows: pandas.DataFrame, column: str, color: str, look: tuple[Any, str]) -> None:
     style, marker = look
     y, low, high = (100 * rows[name] for name in ("accuracy", "low", "high"))
     axes.errorbar(
@@ -168,9 +165,7 @@ def _draw(axes: "Axes", rows: "pandas.DataFrame", column: str, color: str, look:
     axes.plot(rows[column][whole], y[whole], "o", color=color, markersize=6.5, mec="white", mew=0.7, zorder=3)
 
 
-def _dress(axes: "Axes", column: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
+def _dress(axes: Axes, column: str) -> None:
     axes.set_xlabel(PANELS[column])
     axes.margins(x=0.08)
     low, high = axes.dataLim.intervalx
@@ -182,9 +177,7 @@ def _dress(axes: "Axes", column: str) -> None:
         prefixed_ticks(axes)
 
 
-def _legend(figure: "Figure", lines: list[_Line], colors: dict, looks: dict) -> None:
-    from matplotlib.lines import Line2D
-
+def _legend(figure: Figure, lines: list[_Line], colors: dict, looks: dict) -> None:
     shown = {line.label: colors[line.label] for line in lines}
     handles = [Line2D([], [], color=color, linewidth=3, label=label) for label, color in shown.items()]
     handles.append(Line2D([], [], color=GREY, linestyle="", marker="o", label="not pruned"))

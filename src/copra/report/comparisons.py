@@ -8,14 +8,12 @@ each seed descend from one model drawn with that seed, since its quality affects
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy
+import pandas
 
 from copra.evaluation.statistics import checkpoints_test, holm, paired_bootstrap, recipe_difference
 from copra.report.evaluations import Evaluation, check_same_questions
-
-if TYPE_CHECKING:
-    import numpy
-    import pandas
 
 QUESTIONS = ("checkpoints", "recipe")
 NUMBERS = ("low", "high", "p")
@@ -54,8 +52,6 @@ def correct_by_seed(members: Sequence[Evaluation]) -> "numpy.ndarray":
     Raises:
         CopraError: they were evaluated on different questions.
     """
-    import numpy
-
     for other in members[1:]:
         check_same_questions(members[0], other)
     return numpy.stack([member.correct for member in members])
@@ -99,7 +95,7 @@ def compare(
     return values
 
 
-def with_holm(table: "pandas.DataFrame", primary: str | None = None) -> "pandas.DataFrame":
+def with_holm(table: pandas.DataFrame, primary: str | None = None) -> pandas.DataFrame:
     """Return the table with p-values adjusted for the number of recipes that it compares, `*_p_holm`.
 
     The recipe `primary` was named before anything was measured: its p-values are not adjusted, and Holm's

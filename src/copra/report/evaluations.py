@@ -3,13 +3,12 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
 
 from copra.utils.errors import CopraError
 from copra.utils.files import METRICS, PREDICTIONS, read_json, read_parquet
-
-if TYPE_CHECKING:
-    import pandas
 
 # The place in metrics.json of the mean of each column of predictions.parquet.
 MEANS = {
@@ -47,11 +46,11 @@ class Evaluation:
 
     folder: Path
     metrics: dict[str, Any]
-    predictions: "pandas.DataFrame"
+    predictions: pandas.DataFrame
     """Indexed by question id and occurrence (a question may occur twice), sorted."""
 
     @property
-    def correct(self) -> "pandas.Series":
+    def correct(self) -> pandas.Series:
         """Right (1.0) or wrong (0.0), one row per question."""
         return self.predictions["correct"].astype(float)
 

@@ -4,28 +4,29 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from copra.report.importance import head_importance, layer_distances
 from copra.report.style import COLORS, GREY, MARKERS, assign, note, save, styled
 from copra.report.tradeoff import pareto
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 __all__ = ["curriculum", "head_importance", "layer_distances", "pareto", "save", "training_curves"]
 
 
 @styled
-def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
+def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Draw loss against optimizer step, one panel per step of a recipe, to keep many nodes legible.
 
     `curves` maps a node to the lines of its training.jsonl. Seeds share a panel; the stages of a staged step
     follow each other along its x axis, with a dotted line where a stage begins.
     """
-    from matplotlib.figure import Figure
-
     panels: dict[str, dict[str, list]] = {}
     for node, lines in curves.items():
         name, seed, stage = _place(node)
@@ -59,10 +60,8 @@ def _place(node: str) -> tuple[str, str, float]:
     return name, seed[1] if seed else "", int(stage[2]) if stage else math.inf
 
 
-def _training_panel(axes: "Axes", seeds: Mapping[str, list]) -> bool:
+def _training_panel(axes: Axes, seeds: Mapping[str, list]) -> bool:
     """Draw one panel; return True if it holds validation accuracy."""
-    import pandas
-
     lowest, highest, right = math.inf, 0.0, None
     for color, stages in zip(_cycle(COLORS, len(seeds)), seeds.values(), strict=True):
         start, validation = 0.0, []
@@ -98,7 +97,7 @@ def _training_panel(axes: "Axes", seeds: Mapping[str, list]) -> bool:
     return right is not None
 
 
-def _accuracy_axis(axes: "Axes") -> "Axes":
+def _accuracy_axis(axes: Axes) -> Axes:
     right = axes.twinx()
     right.set_ylim(0, 100)
     right.grid(False)
@@ -107,9 +106,7 @@ def _accuracy_axis(axes: "Axes") -> "Axes":
     return right
 
 
-def _training_legend(figure: "Figure", accuracy: bool) -> None:
-    from matplotlib.lines import Line2D
-
+def _training_legend(figure: Figure, accuracy: bool) -> None:
     handles = [
         Line2D([], [], color=COLORS[0], linewidth=1.2, label="training loss"),
         Line2D([], [], color=COLORS[0], linestyle="", marker="o", mfc="white", label="validation loss"),
@@ -124,17 +121,12 @@ def _training_legend(figure: "Figure", accuracy: bool) -> None:
 
 
 @styled
-def curriculum(points: Sequence[Mapping[str, Any]]) -> "Figure":
+def curriculum(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw accuracy with its interval after each stage, one line per staged recipe.
 
     Each point has recipe, stage, accuracy, low and high (shares). Several seeds of a stage are averaged,
     bounds too: the seeds answer the same questions, so they do not narrow the interval.
     """
-    import pandas
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-    from matplotlib.transforms import ScaledTranslation
-
     frame = pandas.DataFrame(points, columns=["recipe", "stage", "accuracy", "low", "high"])
     recipes = list(dict.fromkeys(frame["recipe"]))
     figure = Figure(figsize=(6.8, 3.6 + 0.1 * len(recipes)), layout="constrained")

@@ -2,23 +2,24 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from copra.report.style import COLORS, note, styled
 from copra.schema.metrics import OF_BLOCKS
 from copra.utils.errors import CopraError
-
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 HEAD_METRICS = ("gradient", "activation", "contribution", "taylor", "magnitude")
 """The metrics drawn for heads."""
 
 
 @styled
-def layer_distances(scores: "pandas.DataFrame") -> "Figure":
+def layer_distances(scores: pandas.DataFrame) -> Figure:
     """Draw angular distances of every block (length n, first layer l) and the cosine score of every layer.
 
     `scores` is a scores table. Blocks are colored by their rank among those of their length, since distances
@@ -30,8 +31,6 @@ def layer_distances(scores: "pandas.DataFrame") -> "Figure":
     Raises:
         CopraError: the table holds none of these metrics.
     """
-    from matplotlib.figure import Figure
-
     layers = scores[(scores["metric"] == "cosine") & (scores["unit"] == "layer")].sort_values("layer")
     metrics = [name for name in OF_BLOCKS if (scores["metric"] == name).any()]
     number = len(metrics) + bool(len(layers))
@@ -48,10 +47,8 @@ def layer_distances(scores: "pandas.DataFrame") -> "Figure":
     return figure
 
 
-def _distances(axes: "Axes", blocks: "pandas.DataFrame", metric: str) -> None:
+def _distances(axes: Axes, blocks: pandas.DataFrame, metric: str) -> None:
     """Draw the distances of all blocks by length and first layer."""
-    from matplotlib.patches import Rectangle
-
     table = blocks.pivot(index="length", columns="layer", values="score")
     ranks = table.rank(axis=1, method="min").sub(1).div((table.count(axis=1) - 1).clip(lower=1), axis=0)
     _heat_map(axes, ranks, "rank in the row (0: least distance)")
@@ -67,10 +64,8 @@ def _distances(axes: "Axes", blocks: "pandas.DataFrame", metric: str) -> None:
     axes.set_title(f"{metric}: distances across blocks (framed: least)")
 
 
-def _influence(axes: "Axes", layers: "pandas.DataFrame") -> None:
+def _influence(axes: Axes, layers: pandas.DataFrame) -> None:
     """Draw the cosine scores of layers."""
-    from matplotlib.ticker import MaxNLocator
-
     axes.plot(layers["layer"], layers["score"], "o-", color=COLORS[0], linewidth=0.8, markersize=4)
     if layers["score"].min() > 0:
         axes.set_yscale("log")
@@ -80,14 +75,12 @@ def _influence(axes: "Axes", layers: "pandas.DataFrame") -> None:
 
 
 @styled
-def head_importance(scores: "pandas.DataFrame", group_sizes: Sequence[int]) -> "Figure":
+def head_importance(scores: pandas.DataFrame, group_sizes: Sequence[int]) -> Figure:
     """Draw layer x head importance, one panel per metric; lines separate the KV groups.
 
     `group_sizes` holds, per layer, the number of query heads that share a key/value head. Cells beyond a
     layer's heads are blank. If the table scores no heads, the figure shows a note.
     """
-    from matplotlib.figure import Figure
-
     heads = scores[scores["unit"] == "head"]
     metrics = [name for name in HEAD_METRICS if (heads["metric"] == name).any()]
     columns = max(1, min(3, len(metrics)))
@@ -109,7 +102,7 @@ def head_importance(scores: "pandas.DataFrame", group_sizes: Sequence[int]) -> "
     return figure
 
 
-def _heat_map(axes: "Axes", table: "pandas.DataFrame", label: str) -> None:
+def _heat_map(axes: Axes, table: pandas.DataFrame, label: str) -> None:
     """Draw a table as a heat map, its first row at the bottom; missing cells are blank."""
     from matplotlib.ticker import ScalarFormatter
 

@@ -3,26 +3,23 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from copra.report.style import COLORS, GREY, MARKERS, assign, styled
 from copra.utils.files import read_parquet
-
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.figure import Figure
 
 SHOWN = 3
 """Number of tokens per latent in tables and figures."""
 
 
-def accuracy_vs_latents(swept: Sequence[Mapping[str, str]], evaluations: Path) -> "pandas.DataFrame":
+def accuracy_vs_latents(swept: Sequence[Mapping[str, str]], evaluations: Path) -> pandas.DataFrame:
     """Return one row per recipe and number of latents: means over seeds (intervals are those of one seed).
 
     `swept` lists recipe and node; `evaluations` holds one folder per node with latents.parquet.
     """
-    import pandas
-
     frames = [
         read_parquet(evaluations / one["node"] / "latents.parquet").assign(recipe=one["recipe"])
         for one in swept
@@ -35,10 +32,8 @@ def accuracy_vs_latents(swept: Sequence[Mapping[str, str]], evaluations: Path) -
     return grouped.assign(n=grouped["n"].round().astype("int64"))
 
 
-def latent_lens(nodes: Sequence[str], evaluations: Path) -> "pandas.DataFrame":
+def latent_lens(nodes: Sequence[str], evaluations: Path) -> pandas.DataFrame:
     """Return one row per node, question and latent: its likeliest tokens and their percentages."""
-    import pandas
-
     rows = []
     for node in nodes:
         frame = read_parquet(evaluations / node / "lens.parquet")
@@ -59,7 +54,7 @@ def latent_lens(nodes: Sequence[str], evaluations: Path) -> "pandas.DataFrame":
     return pandas.DataFrame(rows)
 
 
-def _said(said: "pandas.DataFrame") -> list[str]:
+def _said(said: pandas.DataFrame) -> list[str]:
     top = said.sort_values("rank").head(SHOWN)
     return [
         f"{_visible(token)} {100 * share:.0f}%"
@@ -75,14 +70,11 @@ def _visible(token: str) -> str:
 
 
 @styled
-def latents_figure(table: "pandas.DataFrame") -> "Figure":
+def latents_figure(table: pandas.DataFrame) -> Figure:
     """Draw accuracy with its interval against the number of latents, one line per recipe.
 
     A ring marks the number of latents in training.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     recipes = list(dict.fromkeys(table["recipe"]))
     figure = Figure(figsize=(6.8, 3.8 + 0.1 * len(recipes)), layout="constrained")
     axes = figure.subplots()
@@ -113,14 +105,12 @@ def latents_figure(table: "pandas.DataFrame") -> "Figure":
 
 
 @styled
-def lens_figure(frame: "pandas.DataFrame") -> "Figure":
+def lens_figure(frame: pandas.DataFrame) -> Figure:
     """Draw the logit lens of a node: one panel per question, one row per latent with its likeliest tokens.
 
     Tokens are shaded by probability. The title of a panel holds the question, its gold steps and answer, and
     the generated answer.
     """
-    from matplotlib.figure import Figure
-
     questions = [rows for _, rows in frame.groupby("id", sort=False)]
     latents = frame["latent"].nunique()
     figure = Figure(figsize=(6.8, len(questions) * (1.25 + 0.3 * latents)), layout="constrained")
@@ -150,7 +140,7 @@ def lens_figure(frame: "pandas.DataFrame") -> "Figure":
     return figure
 
 
-def _title(row: "pandas.Series") -> str:
+def _title(row: pandas.Series) -> str:
     given = " | ".join(row["generated"].splitlines())
     lines = [row["question"], f"gold: {' | '.join([*row['steps'], row['gold']])}", f"given: {given}"]
     return "\n".join("\n".join(textwrap.wrap(line, 100)[:3]) for line in lines)

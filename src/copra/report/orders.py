@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from copra.pruning.moves import blocks, normalized
 from copra.pruning.scoring.baselines import deepest
@@ -13,13 +17,8 @@ from copra.schema.metrics import OF_BLOCKS, SCORED_AS
 from copra.schema.shape import ModelShape
 from copra.utils.files import read_sealed_parquet
 
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-
-def ranks(curve: Curve, shape: ModelShape, scores: Path) -> "pandas.DataFrame":
+def ranks(curve: Curve, shape: ModelShape, scores: Path) -> pandas.DataFrame:
     """Return ranks of removal, 1 first: one row per line of the curve except random, one column per unit.
 
     A unit is (layer, index). `scores` is the folder of the model's scores. Protected layers are left out. For
@@ -27,8 +26,6 @@ def ranks(curve: Curve, shape: ModelShape, scores: Path) -> "pandas.DataFrame":
     shortest block that contains it, and layers of one block can share it. Layers that a greedy search did not
     reach are NaN.
     """
-    import pandas
-
     found = {}
     for line in curve.lines():
         if line.metric != "random":
@@ -39,7 +36,7 @@ def ranks(curve: Curve, shape: ModelShape, scores: Path) -> "pandas.DataFrame":
 
 
 def _ranks(
-    curve: Curve, line: Line, shape: ModelShape, scores: "pandas.DataFrame | None"
+    curve: Curve, line: Line, shape: ModelShape, scores: pandas.DataFrame | None
 ) -> dict[tuple[int, int], float]:
     settings = curve.step(line)
     if line.metric in OF_BLOCKS:
@@ -62,14 +59,12 @@ def _ranks(
 
 def drop_orders(
     ordered: list[NamedCurve], models: Mapping[str, ModelShape], scores: Path
-) -> "pandas.DataFrame":
+) -> pandas.DataFrame:
     """Return one row per curve of layers, model and metric, with the layers in the order of their removal.
 
     Layers of equal rank, as in a block, are joined by "&"; those that a greedy search did not reach are
     missing.
     """
-    import pandas
-
     rows = [
         {"curve": named.name, "recipe": named.curve.model, "node": node, **row}
         for named in ordered
@@ -79,7 +74,7 @@ def drop_orders(
     return pandas.DataFrame(rows, columns=["curve", "recipe", "node", "metric", "objective", "drops"])
 
 
-def _orders(curve: Curve, table: "pandas.DataFrame") -> Iterator[dict[str, Any]]:
+def _orders(curve: Curve, table: pandas.DataFrame) -> Iterator[dict[str, Any]]:
     for line in curve.lines():
         if line.metric != "random":
             found = table.loc[curve.name_of(line)].dropna()
@@ -87,21 +82,19 @@ def _orders(curve: Curve, table: "pandas.DataFrame") -> Iterator[dict[str, Any]]
             yield {"metric": line.metric, "objective": line.objective, "drops": ", ".join(drops)}
 
 
-def rank_correlation(table: "pandas.DataFrame") -> "pandas.DataFrame":
+def rank_correlation(table: pandas.DataFrame) -> pandas.DataFrame:
     """Return Spearman's rank correlation of each two rows of `ranks`; units without a rank share the last."""
     last = table.T.fillna(table.max(axis=1) + 1)
     return last.corr(method="spearman")
 
 
 @styled
-def orders_figure(named: NamedCurve, shape: ModelShape, scores: Path) -> "Figure":
+def orders_figure(named: NamedCurve, shape: ModelShape, scores: Path) -> Figure:
     """Draw the ranks at which each metric removes each layer, and the rank correlation of each two metrics.
 
     The left panel (ranks) exists only for curves of layers; correlations are over all units. Both are those
     of the first of the curve's models.
     """
-    from matplotlib.figure import Figure
-
     table = ranks(named.curve, shape, scores)
     if table.empty:
         figure = Figure(figsize=(4.0, 2.0), layout="constrained")
@@ -122,9 +115,7 @@ def orders_figure(named: NamedCurve, shape: ModelShape, scores: Path) -> "Figure
     return figure
 
 
-def _matrix(
-    axes: "Axes", table: "pandas.DataFrame", text: str, colors: str, limits: tuple[float, float]
-) -> None:
+def _matrix(axes: Axes, table: pandas.DataFrame, text: str, colors: str, limits: tuple[float, float]) -> None:
     """Draw a matrix with its values written in the cells; missing ones are blank."""
     image = axes.imshow(table, cmap=colors, vmin=limits[0], vmax=limits[1], aspect="auto")
     for y, x in [(y, x) for y in range(table.shape[0]) for x in range(table.shape[1])]:

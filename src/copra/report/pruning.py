@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from copra.report.style import DENSE, GREY, assign, styled
 from copra.schema.units import UNIT_NAMES
-
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # A metric has the same color and marker in every figure; its loss and accuracy variants share a hue.
 LOOKS = {
@@ -44,7 +44,7 @@ class _Line:
     """A line of the figure: its rows of the table, and its style."""
 
     name: str
-    rows: "pandas.DataFrame"
+    rows: pandas.DataFrame
     color: str
     marker: str
     style: str
@@ -58,7 +58,7 @@ class _Line:
 
 
 @styled
-def pruning_figure(table: "pandas.DataFrame") -> "Figure":
+def pruning_figure(table: pandas.DataFrame) -> Figure:
     """Draw accuracy and loss against the number of removed units, from the rows of one curve.
 
     One color and marker per metric, one line style per objective; random orders are drawn as a band from
@@ -66,8 +66,6 @@ def pruning_figure(table: "pandas.DataFrame") -> "Figure":
     on the gray of its 95% interval. Names are written where the lines end. Points are not shifted, however
     near to each other.
     """
-    from matplotlib.figure import Figure
-
     table = table.assign(**{name: 100 * table[name] for name in ("accuracy", "low", "high")})
     lines = _lines(table)
     columns = [name for name in ("accuracy", "loss") if table[name].notna().any()]
@@ -81,7 +79,7 @@ def pruning_figure(table: "pandas.DataFrame") -> "Figure":
     return figure
 
 
-def _lines(table: "pandas.DataFrame") -> list[_Line]:
+def _lines(table: pandas.DataFrame) -> list[_Line]:
     objectives = list(table["objective"].dropna().unique())
     styles = assign(objectives, STYLES)
     groups = table.groupby(["metric", "objective"], sort=False, dropna=False)
@@ -97,10 +95,8 @@ def _lines(table: "pandas.DataFrame") -> list[_Line]:
     return found
 
 
-def _dress(axes: "Axes", table: "pandas.DataFrame", column: str) -> None:
+def _dress(axes: Axes, table: pandas.DataFrame, column: str) -> None:
     """Set up the axes, and draw the level of the whole model."""
-    from matplotlib.ticker import MaxNLocator
-
     whole = table[table["removed"] == 0]
     if column == "accuracy":
         axes.axhspan(whole["low"].mean(), whole["high"].mean(), color="#EEEEEE", zorder=0.5)
@@ -126,7 +122,7 @@ def _dress(axes: "Axes", table: "pandas.DataFrame", column: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw(axes: "Axes", line: _Line, column: str) -> None:
+def _draw(axes: Axes, line: _Line, column: str) -> None:
     points = line.rows.groupby("removed")[column]
     mean = points.mean()
     if line.rows["random_seed"].notna().any():
@@ -145,7 +141,7 @@ def _draw(axes: "Axes", line: _Line, column: str) -> None:
     )
 
 
-def _name(axes: "Axes", lines: Sequence[_Line], column: str) -> None:
+def _name(axes: Axes, lines: Sequence[_Line], column: str) -> None:
     """Write the name of each line to the right of the axes, joined to the end of the line."""
     axes.set_xlim(axes.get_xlim())
     axes.set_ylim(axes.get_ylim())

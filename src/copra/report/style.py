@@ -3,15 +3,17 @@
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.typing import RcKeyType
 
 from copra.utils.files import canonical_json, replacing
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.text import Annotation
-    from matplotlib.typing import RcKeyType
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -58,8 +60,6 @@ def styled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]
 
     @functools.wraps(function)
     def wrapper(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
-        import matplotlib
-
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(STYLE)
@@ -69,7 +69,7 @@ def styled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]
 
 
 @styled
-def save(figure: "Figure", svg: Path, png: Path, record: dict[str, Any] | None = None) -> None:
+def save(figure: Figure, svg: Path, png: Path, record: dict[str, Any] | None = None) -> None:
     """Write a figure as SVG and as PNG (200 dots per inch), each complete or absent.
 
     Equal figures give equal bytes: no date, no random ids. `record` is written as JSON into the metadata of
@@ -83,7 +83,7 @@ def save(figure: "Figure", svg: Path, png: Path, record: dict[str, Any] | None =
         figure.savefig(temporary, format="png", dpi=200)
 
 
-def settle(figure: "Figure") -> None:
+def settle(figure: Figure) -> None:
     """Compute the layout of the figure and freeze it: later drawing moves nothing."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -94,10 +94,8 @@ def assign(names: Iterable[str], choices: Sequence[Any]) -> dict[str, Any]:
     return {name: choices[index % len(choices)] for index, name in enumerate(dict.fromkeys(names))}
 
 
-def prefixed_ticks(axes: "Axes") -> None:
+def prefixed_ticks(axes: Axes) -> None:
     """Write the numbers of the x axis with SI prefixes; on a log axis at 1, 2 and 5 where decades are few."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     if axes.get_xscale() == "log":
         low, high = axes.dataLim.intervalx
@@ -105,23 +103,21 @@ def prefixed_ticks(axes: "Axes") -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def note(axes: "Axes", text: str) -> None:
+def note(axes: Axes, text: str) -> None:
     """Write in an empty panel why it is empty."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
     axes.set_axis_off()
 
 
 def label_where_free(
-    axes: "Axes", points: Sequence[tuple[float, float]], texts: Sequence[str], obstacles: Sequence
-) -> list["Annotation"]:
+    axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str], obstacles: Sequence
+) -> list[Annotation]:
     """Write each text beside its point at the first free place, if there is one; return the labels.
 
     `points` are in data coordinates; `obstacles` are boxes in pixels that a label must not cover. Call
     `settle` on the figure before. Places are tried in order: right, left, above, below and the four
     diagonals. (Of 24 labels, adjustText lets most cover points, and textalloc draws most far away.)
     """
-    from matplotlib.patheffects import withStroke
-
     frame, taken, labels = axes.get_window_extent().padded(-8), list(obstacles), []
     for point, text in zip(points, texts, strict=True):
         for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):

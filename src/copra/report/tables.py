@@ -16,7 +16,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy
+import pandas
 
 from copra.evaluation.statistics import wilson_interval
 from copra.report.comparisons import ALL, compare, correct_by_seed, seed_of, with_holm, without_seed
@@ -25,10 +28,6 @@ from copra.report.formats import write_formats
 from copra.schema.units import UNIT_NAMES
 from copra.utils.errors import CopraError
 from copra.utils.files import read_parquet
-
-if TYPE_CHECKING:
-    import numpy
-    import pandas
 
 __all__ = ["accuracy_vs_flops", "before_fine_tuning", "pareto_front", "write_formats"]
 
@@ -40,7 +39,7 @@ RATIOS = ("flops", "flops_per_token", "attention_flops")
 
 def accuracy_vs_flops(
     evaluations: Mapping[str, Path], latency: Path | None, settings: Mapping[str, Any]
-) -> "pandas.DataFrame":
+) -> pandas.DataFrame:
     """Return one row per recipe (seed "all"), and one per seed below it if there are several.
 
     `evaluations` maps each node to the folder of its evaluation, `latency` is latency.parquet, and `settings`
@@ -55,8 +54,6 @@ def accuracy_vs_flops(
         CopraError: an evaluation is missing, was changed by hand, or holds other questions than the
             reference's.
     """
-    import pandas
-
     nodes = {recipe["recipe"]: list(dict.fromkeys(recipe["nodes"])) for recipe in settings["recipes"]}
     name, primary = settings.get("reference"), settings.get("primary")
     if name is not None and name not in nodes:
@@ -85,7 +82,7 @@ def accuracy_vs_flops(
     return table.assign(pareto=table["recipe"].map(front).astype(bool))
 
 
-def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, Any]) -> "pandas.DataFrame":
+def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, Any]) -> pandas.DataFrame:
     """Return a comparison of each pruned recipe right after surgery, before fine-tuning, with its parent.
 
     One row per recipe (seed "all"), and one per seed below it if there are several. `settings["rows"]` lists
@@ -101,8 +98,6 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
         CopraError: an evaluation is missing, was changed by hand, or holds other questions than its
             parent's.
     """
-    import pandas
-
     pairs: dict[tuple[str, str], dict[str, str]] = {}
     for row in settings["rows"]:
         pairs.setdefault((row["recipe"], row["pruning"]), {})[row["node"]] = row["parent_node"]
@@ -136,8 +131,6 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
 
 def pareto_front(accuracy: Sequence[float], flops: Sequence[float]) -> "numpy.ndarray":
     """Return a mask of the Pareto front: no other point is at least as good in both, and better in one."""
-    import numpy
-
     gain, cost = numpy.asarray(accuracy, float), numpy.asarray(flops, float)
     no_worse = (gain >= gain[:, None]) & (cost <= cost[:, None])
     better = (gain > gain[:, None]) | (cost < cost[:, None])
@@ -150,7 +143,7 @@ def _evaluation(evaluations: Mapping[str, Path], node: str) -> Evaluation:
     return read_evaluation(evaluations[node])
 
 
-def _in_whole_numbers(table: "pandas.DataFrame") -> "pandas.DataFrame":
+def _in_whole_numbers(table: pandas.DataFrame) -> pandas.DataFrame:
     """Return the table with sizes rounded: they are means over seeds, whose cuts may differ."""
     sizes = (*UNIT_NAMES, "parameters", "kv_cache_bytes_per_token", "checkpoint_bytes")
     return table.assign(**{name: table[name].round().astype("int64") for name in sizes if name in table})
@@ -178,8 +171,6 @@ def _partner(reference: list[str], position: int) -> str | None:
 
 def _accuracy(members: list[Evaluation]) -> dict[str, float]:
     """Return the accuracy over one or several seeds (see the module)."""
-    import numpy
-
     correct = correct_by_seed(members)
     seeds, n = correct.shape
     low, high = wilson_interval(float(correct.mean(axis=0).sum()), n)
@@ -238,7 +229,7 @@ def _mean(values: Sequence[float | None]) -> float:
     return math.fsum(numbers) / len(numbers) if numbers else math.nan
 
 
-def _seconds(times: "pandas.DataFrame | None", nodes: list[str]) -> dict[str, Any]:
+def _seconds(times: pandas.DataFrame | None, nodes: list[str]) -> dict[str, Any]:
     """Return the device and the latency at natural length, at batch 1 and at the largest batch.
 
     Each is given with the prompt read anew for each answer, and with the common prefix of all prompts read

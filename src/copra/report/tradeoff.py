@@ -1,7 +1,13 @@
 """The figure of accuracy against FLOPs, with the Pareto front."""
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 
 from copra.report.style import (
     COLORS,
@@ -16,22 +22,15 @@ from copra.report.style import (
     styled,
 )
 
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 
 @styled
-def pareto(table: "pandas.DataFrame") -> "Figure":
+def pareto(table: pandas.DataFrame) -> Figure:
     """Draw accuracy (percent, 95% interval over questions) against FLOPs per answer.
 
     The table is that of `tables.accuracy_vs_flops`. One marker per method, one color per pruning, one filling
     per base; a step line shows the front, the best accuracy at or below each number of FLOPs. Rows of single
     seeds are left out. Points of the front, and then the others, are labeled where a label covers nothing.
     """
-    from matplotlib.figure import Figure
-
     rows = table[table["seed"] == "all"].reset_index(drop=True)
     colors = assign([name for name in rows["pruning"] if name != "dense"], COLORS) | {"dense": DENSE}
     markers, fills = assign(rows["method"], MARKERS), assign(rows["base"], FILLS)
@@ -65,7 +64,7 @@ def pareto(table: "pandas.DataFrame") -> "Figure":
     return figure
 
 
-def _point(axes: "Axes", row: Any, color: str, marker: str, fill: str) -> None:
+def _point(axes: Axes, row: Any, color: str, marker: str, fill: str) -> None:
     interval = [[100 * (row.accuracy - row.low)], [100 * (row.high - row.accuracy)]]
     axes.errorbar(
         [row.flops],
@@ -85,7 +84,7 @@ def _point(axes: "Axes", row: Any, color: str, marker: str, fill: str) -> None:
     )
 
 
-def _front(axes: "Axes", rows: "pandas.DataFrame") -> list[tuple[float, float]]:
+def _front(axes: Axes, rows: pandas.DataFrame) -> list[tuple[float, float]]:
     """Draw the step line through the front; return its corners at the points and its end.
 
     The line extends to the right edge: with more FLOPs allowed, the best model is still available.
@@ -98,9 +97,7 @@ def _front(axes: "Axes", rows: "pandas.DataFrame") -> list[tuple[float, float]]:
     return corners
 
 
-def _legend(figure: "Figure", rows: "pandas.DataFrame", colors: dict, markers: dict, fills: dict) -> None:
-    from matplotlib.lines import Line2D
-
+def _legend(figure: Figure, rows: pandas.DataFrame, colors: dict, markers: dict, fills: dict) -> None:
     def head(text: str) -> Line2D:
         return Line2D([], [], linestyle="", label=text)
 
@@ -128,12 +125,8 @@ def _legend(figure: "Figure", rows: "pandas.DataFrame", colors: dict, markers: d
             text.set_fontweight("bold")
 
 
-def _labels(
-    figure: "Figure", axes: "Axes", rows: "pandas.DataFrame", front: list[tuple[float, float]]
-) -> None:
+def _labels(figure: Figure, axes: Axes, rows: pandas.DataFrame, front: list[tuple[float, float]]) -> None:
     """Label the points with their order of steps, those of the front and the reference first."""
-    from matplotlib.transforms import Bbox
-
     settle(figure)
     obstacles = []
     for row in rows.itertuples():

@@ -13,7 +13,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+from safetensors import SafetensorError
+
+from copra.utils.containers import container_of
 from copra.utils.errors import CopraError
+from copra.utils.plain import check_plain
 
 if TYPE_CHECKING:
     import pandas
@@ -53,8 +58,6 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         CopraError: the disk is full or the path cannot be written; the message names the path.
     """
-    from safetensors import SafetensorError
-
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,10 +156,6 @@ def read_yaml(path: Path) -> Any:
         CopraError: the file is missing, is not YAML, repeats a key (with the line), or holds a value that is
             not plain (`copra.utils.plain`).
     """
-    import yaml
-
-    from copra.utils.containers import container_of
-    from copra.utils.plain import check_plain
 
     class Loader(yaml.SafeLoader):
         """A loader that refuses repeated keys, of which PyYAML silently keeps the last."""

@@ -34,10 +34,6 @@ from copra.utils.processes import token_of
 
 VARIABLE = "COPRA_FORKSERVER"
 OFF = "off"
-# Commands that import torch and transformers. The others finish sooner than a server starts.
-HEAVY = frozenset(
-    ("base", "score", "curve", "prune", "train", "quantize", "evaluate", "sweep", "lens", "latency")
-)
 # Suffix of the second address, at which a server listens after its imports.
 READY = "-ready"
 # Variables that a shell changes while it runs.
@@ -107,18 +103,19 @@ def _held_by(pid: int) -> list[int]:
 # The command's part.
 
 
-def run_in_fork(verb: str) -> int | None:
+def run_in_fork(computes: bool) -> int | None:
     """Run the command of this process as a forked job; return its exit status.
 
-    None if no server accepts it: this process then does the work itself.
+    None if no server accepts it: this process then does the work itself. Only a command that computes with
+    torch starts a server; the others finish sooner than a server starts.
     """
     token = os.environ.get(VARIABLE, OFF)
     if token == OFF or "WORLD_SIZE" in os.environ:
         return None
     address = f"copra-forkserver-{os.getuid()}-{token}"
     try:
-        connection = connect(address + ("" if verb in HEAVY else READY))
-        if connection is None and verb in HEAVY:
+        connection = connect(address + ("" if computes else READY))
+        if connection is None and computes:
             null = subprocess.DEVNULL
             command = [sys.executable, "-c", SERVE, address, token]
             subprocess.run(command, cwd="/", stdin=null, stdout=null, stderr=null)

@@ -14,6 +14,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 from copra.utils.errors import CopraError
 from copra.utils.gpu import gpus, take_gpus
 
@@ -95,8 +97,6 @@ def is_alive(number: int, started: float) -> bool:
 
     A process that began later only reuses the number.
     """
-    import psutil
-
     try:
         return psutil.Process(number).create_time() < started + 1
     except psutil.Error:
