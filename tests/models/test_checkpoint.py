@@ -14,7 +14,6 @@ from copra.models.checkpoint import (
 )
 from copra.models.per_layer import CopraLlamaForCausalLM
 from copra.models.shape import shape_of
-from copra.schema.shape import ModelShape
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, file_sha256, read_sealed_json, write_sealed_json
 

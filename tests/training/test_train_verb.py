@@ -17,7 +17,7 @@ from copra.models.extra_modules import StepDecoder
 from copra.tasks.prepare import Prepared, data_record, read_rows, write_split
 from copra.training import loop
 from copra.utils.errors import CopraError
-from copra.utils.files import MADE_BY, MANIFEST, file_sha256
+from copra.utils.files import MANIFEST, file_sha256
 
 
 def test_a_stage_becomes_a_checkpoint(place, rows):

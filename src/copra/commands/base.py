@@ -17,7 +17,8 @@ from copra.commands.resources import add_threads
 from copra.commands.torch_setup import set_up_torch
 from copra.data.tokenization import typical_lengths
 from copra.models.bases import brings_trained_markers, make_base
-from copra.models.checkpoint import TRAINED_MARKERS, save_checkpoint
+from copra.models.checkpoint import save_checkpoint
+from copra.models.manifest import Provenance
 from copra.models.shape import shape_of
 from copra.schema.base import Base
 
@@ -45,18 +46,18 @@ def run(options: Namespace) -> None:
     rows = rows_of(options.data, "train")
     base = located(settings.base, options)
     model, tokenizer = make_base(base, rows, settings.seed)
-    manifest = {
-        "node": settings.node,
+    provenance = Provenance(
+        node=settings.node,
         # Local files are identified by their content, not by their path.
-        "base": settings.base.canonical(),
-        "seed": settings.seed,
-        "lineage": [],
-        "method": None,
-        "decoding": None,
-        "dense_shape": shape_of(model.config.to_dict()).to_json(),
-        "typical_answer": typical_lengths(tokenizer, rows_of(options.data, "valid", 500)),
-        "training_flops": 0,
-        TRAINED_MARKERS: brings_trained_markers(base),
+        base=settings.base.canonical(),
+        seed=settings.seed,
+        lineage=[],
+        method=None,
+        decoding=None,
+        dense_shape=shape_of(model.config.to_dict()),
+        typical_answer=typical_lengths(tokenizer, rows_of(options.data, "valid", 500)),
+        training_flops=0,
+        trained_markers=brings_trained_markers(base),
         **made_by(options, *(summary_of(options.data, split) for split in ("train", "valid"))),
-    }
-    save_checkpoint(options.output, model, tokenizer, manifest)
+    )
+    save_checkpoint(options.output, model, tokenizer, provenance)

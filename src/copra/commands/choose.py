@@ -5,12 +5,11 @@ from pathlib import Path
 
 from copra.commands.common import Coded, add_settings, folder, made_by, settings_of
 from copra.cost.flops import of_typical_answer
+from copra.models.manifest import Manifest
 from copra.pruning.plan import make_plan
 from copra.schema.pruning import Prune
-from copra.schema.shape import ModelShape
 from copra.utils.files import (
     MANIFEST,
-    read_sealed_json,
     read_sealed_parquet,
     summary_beside,
     write_sealed_json,
@@ -33,18 +32,18 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, ChooseSettings)
-    manifest = read_sealed_json(options.parent / MANIFEST)
-    typical = manifest["typical_answer"]
+    manifest = Manifest.read(options.parent)
+    typical = manifest.typical_answer
     plan = make_plan(
         settings.prune,
-        ModelShape.from_json(manifest["shape"]),
-        ModelShape.from_json(manifest["dense_shape"]),
+        manifest.shape,
+        manifest.dense_shape,
         read_sealed_parquet(options.scores) if options.scores else None,
         lambda shape: of_typical_answer(shape, typical).total,
         settings.seed,
     )
     if plan["warning"]:
         print(f"Warning: {plan['warning']}.")
-    made_for = {"typical_answer": typical, "parent": manifest["weights"]["sha256"]}
+    made_for = {"typical_answer": typical, "parent": manifest.weights.sha256}
     made_of = [options.parent / MANIFEST, *([summary_beside(options.scores)] if options.scores else [])]
     write_sealed_json(options.output, {**plan, **made_for, **made_by(options, *made_of)})

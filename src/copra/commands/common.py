@@ -7,13 +7,14 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from copra.models.manifest import Manifest
 from copra.schema.settings import Settings
 from copra.schema.shape import ModelShape
 from copra.tasks.prepare import read_rows
 from copra.tasks.task import Row
 from copra.utils.digests import address_of
 from copra.utils.errors import CopraError
-from copra.utils.files import MADE_BY, MANIFEST, file_sha256, read_sealed_json
+from copra.utils.files import MADE_BY, file_sha256
 
 S = TypeVar("S", bound=Settings)
 
@@ -101,7 +102,7 @@ def _given(arguments: Namespace) -> Any:
 
 def recorded_shape(model: Path) -> ModelShape:
     """Return the shape of a checkpoint, from its manifest alone."""
-    return ModelShape.from_json(read_sealed_json(model / MANIFEST)["shape"])
+    return Manifest.read(model).shape
 
 
 def rows_of(data: Path, split: str, limit: int | None = None) -> list[Row]:

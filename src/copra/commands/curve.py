@@ -1,7 +1,6 @@
 """copra curve: measure accuracy and loss of a model as units are removed, without fine-tuning."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from copra.commands.answering import Answering, add_answering, load_to_answer
 from copra.commands.common import rows_of, settings_of
 from copra.cost.flops import of_typical_answer
 from copra.cost.parameters import kv_cache_bytes_per_token
-from copra.data.sequences import GenerationSpec
 from copra.evaluation.statistics import proportion
 from copra.models.checkpoint import Checkpoint, refuse_quantized
+from copra.models.manifest import Provenance
 from copra.pruning.cut import KeptUnits
 from copra.pruning.plan import make_plan
 from copra.pruning.scoring.ablation import Ablation, Questions
@@ -78,7 +77,7 @@ def _table(
     objective = answering_objective(checkpoint.manifest)
     ablation = _ablation(settings, checkpoint, rows, objective, state)
     known = {"curve": settings.name, "recipe": settings.curve.model, "node": settings.node}
-    seed = checkpoint.manifest["seed"]
+    seed = checkpoint.manifest.seed
     known |= {"seed": "" if seed is None else str(seed), "unit": settings.curve.unit}
     table = [
         known
@@ -104,17 +103,16 @@ class Point:
     costs: dict[str, float]
 
 
-def answering_objective(manifest: Mapping[str, Any]) -> Objective:
+def answering_objective(manifest: Provenance) -> Objective:
     """Return the objective whose sequences are closest to those of a checkpoint when it answers.
 
     "cot" (steps and answer) if it writes its steps or was never trained to answer; "answer" (given the steps)
     if latents are not fed one by one; otherwise "latent", the answer after its own latents, of which there
     may be none.
     """
-
-    if manifest["decoding"] is None or manifest["method"] in ("cot", "scratchpad", "few_shot"):
+    if manifest.decoding is None or manifest.method in ("cot", "scratchpad", "few_shot"):
         return "cot"
-    decoding = GenerationSpec.from_json(manifest["decoding"])
+    decoding = manifest.decoding
     return "answer" if decoding.emulated or decoding.jacobi_iterations else "latent"
 
 
@@ -138,7 +136,7 @@ def _points(settings: CurveSettings, checkpoint: Checkpoint, scores: Path) -> li
         CopraError: some points cannot be reached; the message has one line with the reason per point.
     """
     curve, shape = settings.curve, checkpoint.shape
-    typical = checkpoint.manifest["typical_answer"]
+    typical = checkpoint.manifest.typical_answer
     costs: dict[KeptUnits, dict[str, float]] = {}
 
     def flops_of(left: ModelShape) -> int:
@@ -172,14 +170,12 @@ def _costs(checkpoint: Checkpoint, cut: KeptUnits) -> dict[str, float]:
         CopraError: no model class can represent the result.
     """
     manifest, left = checkpoint.manifest, cut.shape(checkpoint.shape)
-    flops, whole = (
-        of_typical_answer(shape, manifest["typical_answer"]) for shape in (left, checkpoint.shape)
-    )
+    flops, whole = (of_typical_answer(shape, manifest.typical_answer) for shape in (left, checkpoint.shape))
     parameters = sum(each.numel() for each in cut_model(checkpoint.model, cut).parameters())
     return {
         "flops_ratio": flops.total / whole.total,
         "attention_flops_ratio": flops.of("attention") / whole.of("attention"),
-        "parameters_ratio": parameters / manifest["parameters"],
+        "parameters_ratio": parameters / manifest.parameters,
         "kv_cache_ratio": kv_cache_bytes_per_token(left) / kv_cache_bytes_per_token(checkpoint.shape),
     }
 

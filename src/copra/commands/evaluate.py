@@ -6,7 +6,7 @@ from typing import Any
 from copra.commands.answering import Answering, add_answering, load_to_answer
 from copra.commands.common import folder, rows_of, settings_of
 from copra.commands.resources import add_processes
-from copra.cost.flops import PARTS, PHASES
+from copra.cost.flops import FLOP_GROUPS, PHASES
 from copra.cost.parameters import answering_bytes, answering_parameters, kv_cache_bytes_per_token
 from copra.evaluation.accuracy import accuracy_of, compiled_for, predictions
 from copra.evaluation.kept import AnswerCache
@@ -80,7 +80,7 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
             "total": float(table["flops"].mean()),
             "cached_prompt": float(table["flops_cached_prompt"].mean()),
         }
-        | {name: float(table[f"flops_{name}"].mean()) for name in (*PHASES, *PARTS)},
+        | {name: float(table[f"flops_{name}"].mean()) for name in (*PHASES, *FLOP_GROUPS)},
         "tokens": {name: float(table[f"n_{name}"].mean()) for name in counts},
         "depth": float(table["depth"].mean()),
         "hit_length_limit": int(table["hit_length_limit"].sum()),
@@ -90,6 +90,6 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
         "kv_cache_bytes_per_token": kv_cache_bytes_per_token(
             checkpoint.shape, checkpoint.model.dtype.itemsize
         ),
-        "training_flops": checkpoint.manifest["training_flops"],
-        "budget_missed": checkpoint.manifest.get("budget_missed"),
+        "training_flops": checkpoint.manifest.training_flops,
+        "budget_missed": checkpoint.manifest.budget_missed,
     }

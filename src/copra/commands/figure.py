@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from copra.commands.common import Coded, add_settings, folder, made_by, recorded_shape, settings_of
+from copra.models.manifest import Manifest
 from copra.models.pack import LOG
-from copra.models.seal import FILES, check_file
+from copra.models.seal import check_file
 from copra.report import figures, latents
 from copra.report.after import after_fine_tuning
 from copra.report.orders import orders_figure
@@ -21,7 +22,6 @@ from copra.utils.files import (
     read_json,
     read_json_lines,
     read_parquet,
-    read_sealed_json,
     read_sealed_parquet,
     summary_beside,
 )
@@ -114,5 +114,5 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
 def _log(model: Path) -> list[dict[str, Any]]:
     """The lines of a training's log, as it was written: object storage may bring it without the manifest."""
     if (model / MANIFEST).is_file():
-        check_file(model, LOG, read_sealed_json(model / MANIFEST)[FILES][LOG])
+        check_file(model, LOG, Manifest.read(model).files[LOG])
     return read_json_lines(model / LOG)

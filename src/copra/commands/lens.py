@@ -8,9 +8,9 @@ import pandas
 
 from copra.commands.answering import add_answering, load_to_answer
 from copra.commands.common import Coded, rows_of, settings_of
-from copra.data.tokenization import pad_id
 from copra.evaluation.accuracy import check_length
-from copra.generation.lens import look
+from copra.generation.answering import GenerationOptions
+from copra.generation.lens import logit_lens
 from copra.generation.prompts import prompts_of
 from copra.schema.settings import Precision
 from copra.utils.errors import CopraError
@@ -34,9 +34,7 @@ class LensSettings(Coded):
 
 def arguments(parser: ArgumentParser) -> None:
     add_answering(parser, "checkpoint that thinks in latents")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="Parquet table, a row a token that is said"
-    )
+    parser.add_argument("--output", type=Path, required=True, help="Parquet table, one row per token")
 
 
 def run(options: Namespace) -> None:
@@ -50,16 +48,8 @@ def run(options: Namespace) -> None:
     rows = rows_of(options.data, settings.split, settings.questions)
     asked = prompts_of(tokenizer, rows, decoding)
     check_length(checkpoint, decoding, rows, asked, settings.max_new_tokens)
-    seen = look(
-        checkpoint.model,
-        asked.prompts,
-        decoding,
-        stop=tokenizer.eos_token_id,
-        pad=pad_id(tokenizer),
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=settings.batch_size,
-        parts=checkpoint.parts,
-    )
+    limits = GenerationOptions(settings.max_new_tokens, settings.batch_size)
+    readouts = logit_lens(checkpoint, asked.prompts, decoding, limits)
     table = [
         {
             "node": settings.node,
@@ -74,8 +64,8 @@ def run(options: Namespace) -> None:
             "token": tokenizer.decode([token]),
             "probability": probability,
         }
-        for row, one in zip(rows, seen, strict=True)
-        for latent, said in enumerate(zip(one.tokens, one.probabilities, strict=True))
-        for rank, (token, probability) in enumerate(zip(*said, strict=True))
+        for row, one in zip(rows, readouts, strict=True)
+        for latent, likely in enumerate(zip(one.tokens, one.probabilities, strict=True))
+        for rank, (token, probability) in enumerate(zip(*likely, strict=True))
     ]
     write_parquet(options.output, pandas.DataFrame(table), origin)

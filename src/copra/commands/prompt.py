@@ -48,20 +48,17 @@ def run(options: Namespace) -> None:
     prompt = located(settings.prompt, options)
     decoding = prompt.decoding(rows_of(options.data, "train"), latent, worked)
     step = {
-        "step": settings.node.rsplit("+", 1)[-1],
         "method": settings.prompt.kind,
         "prompt": settings.prompt.canonical(),
         "worked": settings.worked,
-        "parent": parent["weights"]["sha256"],
+        "parent": parent.weights.sha256,
     }
-    relabel_checkpoint(
-        options.parent,
-        options.output,
-        {
-            "node": settings.node,
-            "lineage": [*parent["lineage"], step],
-            "method": settings.prompt.kind,
-            "decoding": decoding.to_json(),
-            **made_by(options, options.parent / MANIFEST, summary_of(options.data, "train")),
-        },
+    provenance = parent.after(
+        settings.node,
+        step,
+        method=settings.prompt.kind,
+        decoding=decoding,
+        budget_missed=parent.budget_missed,
+        **made_by(options, options.parent / MANIFEST, summary_of(options.data, "train")),
     )
+    relabel_checkpoint(options.parent, options.output, provenance)

@@ -45,7 +45,7 @@ def run(options: Namespace) -> None:
     set_up_torch(options)
     parent = load_unquantized(options.parent)
     plan = read_sealed_json(options.plan)
-    if plan["parent"] != parent.manifest["weights"]["sha256"]:
+    if plan["parent"] != parent.manifest.weights.sha256:
         raise CopraError(
             f"{options.plan}: made for another model than {options.parent}; run snakemake again."
         )

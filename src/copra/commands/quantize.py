@@ -48,7 +48,7 @@ def run(options: Namespace) -> None:
     step = {
         "quantize": settings.quantize.canonical(),
         "torchao": version("torchao"),
-        "parent": parent.manifest["weights"]["sha256"],
+        "parent": parent.manifest.weights.sha256,
         "proof": {"rows": len(rows), **compare(parent.model.float(), quantized, batches)},
     }
     more = {

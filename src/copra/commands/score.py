@@ -77,7 +77,7 @@ def run(options: Namespace) -> None:
     # Searches and curves share measurements and may run concurrently; only the same job may not run twice.
     job = digest(["score", settings.canonical(), checkpoint.identity, calibration.name])[:16]
     # The summary is written last, so its presence means that the output is complete.
-    with hold(options.state / job, checkpoint.manifest["node"], summary_beside(options.output)) as made:
+    with hold(options.state / job, checkpoint.manifest.node, summary_beside(options.output)) as made:
         if made:
             return
         if settings.scoring == "passes":

@@ -20,15 +20,13 @@ from copra.cost.flops import of_training_work
 from copra.data.tokenization import markers_of, pad_id, tokenize
 from copra.evaluation.accuracy import share_correct
 from copra.methods import METHODS
-from copra.methods.distil import read_stage
 from copra.methods.reasoning_model import ReasoningModel
 from copra.models.checkpoint import (
-    TRAINED_MARKERS,
-    has_trained_markers,
     load_unquantized,
     save_checkpoint,
     usable_precision,
 )
+from copra.models.manifest import Provenance
 from copra.schema.settings import Precision
 from copra.schema.training import Training
 from copra.tasks.prepare import data_record
@@ -113,7 +111,7 @@ def run(options: Namespace) -> None:
     made_of = [model / MANIFEST for model in models if model]
     made_of += [summary_of(options.data, split) for split in ("train", "valid")]
     origin = made_by(options, *made_of)
-    stage = read_stage(METHODS[settings.method].stage_type, settings.stage)
+    stage = METHODS[settings.method].stage_type.model_validate(settings.stage)
     inputs = read_inputs(options, parent, stage, settings.training.validation_rows, settings.seed)
     trainer = _trainer(settings, inputs, options, tracker)
     _check_length(min(each.model.config.max_position_embeddings for each in inputs.readers), trainer)
@@ -126,10 +124,11 @@ def run(options: Namespace) -> None:
         tracker.finish()
         if processes.rank():
             return
-        manifest = _manifest(settings, inputs, _done(settings, inputs, record, options.data))
-        log, modules = {LOG: trainer.log_text()}, stage.parts()
+        done = _done(settings, inputs, record, options.data)
+        provenance = _provenance(settings, inputs, done, origin)
+        log, modules = {LOG: trainer.log_text()}, stage.extra_modules()
         save_checkpoint(
-            options.output, parent.model, parent.tokenizer, manifest | origin, log, inputs.parts, modules
+            options.output, parent.model, parent.tokenizer, provenance, log, inputs.extra_modules, modules
         )
         trainer.forget()
 
@@ -146,7 +145,7 @@ def _trainer(settings: TrainSettings, inputs: Inputs, options: Namespace, tracke
     }
 
     def accuracy() -> float:
-        student = replace(parent, parts=inputs.parts)
+        student = replace(parent, extra_modules=inputs.extra_modules)
         rows, longest = inputs.valid_rows, settings.max_new_tokens
         return share_correct(student, inputs.decoding, rows, longest, settings.answers)
 
@@ -161,8 +160,8 @@ def _trainer(settings: TrainSettings, inputs: Inputs, options: Namespace, tracke
         seed=settings.seed,
         state=options.state / digest(key)[:16],
         accuracy=accuracy,
-        parts=inputs.parts,
-        teacher=teacher and ReasoningModel(teacher.model, teacher.parts),
+        extra_modules=inputs.extra_modules,
+        teacher=teacher and ReasoningModel(teacher.model, teacher.extra_modules),
         precision=usable_precision(settings.precision),
         saves=CheckpointSchedule(options.save_every, options.save_steps or None),
         sharding=options.sharding == "full",
@@ -174,40 +173,40 @@ def _trainer(settings: TrainSettings, inputs: Inputs, options: Namespace, tracke
 def _done(settings: TrainSettings, inputs: Inputs, record: dict[str, Any], data: Path) -> dict[str, Any]:
     """Return the lineage entry of a finished training: its record with the FLOPs, and its inputs."""
     parent, teacher = inputs.parent, inputs.teacher
-    layers = inputs.stage.parts().get("step_decoder", {}).get("layers", 0)
+    layers = inputs.stage.extra_modules().get("step_decoder", {}).get("layers", 0)
     lora = settings.training.lora_rank
     flops = of_training_work(parent.shape, record["work"], layers, teacher and teacher.shape, lora)
     dropped = data_record(data / "train.parquet").get("dropped", [])
     return {
         "record": {**record, "flops": flops},
         "data": {"sha256": inputs.checksums, "dropped": dropped},
-        "parent": parent.manifest["weights"]["sha256"],
-        "teacher": teacher
-        and {"node": teacher.manifest["node"], "sha256": teacher.manifest["weights"]["sha256"]},
+        "parent": parent.manifest.weights.sha256,
+        "teacher": teacher and {"node": teacher.manifest.node, "sha256": teacher.manifest.weights.sha256},
         "pretrained": inputs.pretrained,
     }
 
 
-def _manifest(settings: TrainSettings, inputs: Inputs, done: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest after a stage with the lineage entry `done`, without its origin."""
+def _provenance(
+    settings: TrainSettings, inputs: Inputs, done: dict[str, Any], origin: dict[str, Any]
+) -> Provenance:
+    """Return the provenance after a stage; `done` completes its entry in the lineage."""
     parent, decoding = inputs.parent.manifest, inputs.decoding
     step = {
-        "step": settings.node.rsplit("+", 1)[-1],
         "method": settings.method,
         "stage": settings.stage,
         "training": settings.training.canonical(),
         "seed": settings.seed,
     }
-    return {
-        **{name: parent[name] for name in ("base", "dense_shape", "typical_answer")},
-        "node": settings.node,
-        "seed": settings.seed,
-        "lineage": [*parent["lineage"], step | done],
-        "method": settings.method,
-        "decoding": decoding and decoding.to_json(),
-        "training_flops": parent["training_flops"] + done["record"]["flops"],
-        TRAINED_MARKERS: reads_markers(decoding) or has_trained_markers(parent),
-    }
+    return parent.after(
+        settings.node,
+        step | done,
+        seed=settings.seed,
+        method=settings.method,
+        decoding=decoding,
+        training_flops=parent.training_flops + done["record"]["flops"],
+        trained_markers=reads_markers(decoding) or parent.reads_markers,
+        **origin,
+    )
 
 
 def _check_length(context: int, trainer: Any) -> None:

@@ -13,8 +13,8 @@ from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import markers_of
 from copra.methods.method import Stage
 from copra.models.bases import start_markers
-from copra.models.checkpoint import Checkpoint, has_trained_markers, load_checkpoint, load_unquantized
-from copra.models.parts import make_parts
+from copra.models.checkpoint import Checkpoint, load_checkpoint, load_unquantized
+from copra.models.extra_modules import make_extra_modules
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
 from copra.utils.files import file_sha256
@@ -31,7 +31,7 @@ class Inputs:
     decoding: GenerationSpec | None
     parent: Checkpoint
     teacher: Checkpoint | None
-    parts: ModuleDict
+    extra_modules: ModuleDict
     pretrained: dict[str, str] | None
     train_rows: list[Row]
     valid_rows: list[Row]
@@ -52,18 +52,22 @@ def read_inputs(
     """
     decoding = stage.decoding(markers_of(parent.tokenizer))
     teacher = _teacher(options.teacher, parent, stage) if stage.needs_teacher else None
-    train_rows, valid_rows = rows_of(options.data, "train"), rows_of(options.data, "valid", validation_rows)
+    rows = rows_of(options.data, "train"), rows_of(options.data, "valid", validation_rows)
     # A teacher that was never trained with markers gets the same embedding rows for them as its student.
     for reader in (parent, teacher):
-        if reader is not None and reads_markers(decoding) and not has_trained_markers(reader.manifest):
+        if reader is not None and reads_markers(decoding) and not reader.manifest.reads_markers:
             start_markers(reader.model, reader.tokenizer)
     torch.manual_seed(seed)
-    parts = make_parts(parent.model, stage.parts(), parent.parts)
+    extra_modules = make_extra_modules(parent.model, stage.extra_modules(), parent.extra_modules)
     pretrained = (
-        _copy_pretrained(options.pretrained, parent, parts["step_decoder"]) if options.pretrained else None
+        _copy_pretrained(options.pretrained, parent, extra_modules["step_decoder"])
+        if options.pretrained
+        else None
     )
     checksums = [file_sha256(options.data / f"{split}.parquet") for split in ("train", "valid")]
-    return Inputs(stage, decoding, parent, teacher, parts, pretrained, train_rows, valid_rows, checksums)
+    return Inputs(
+        stage, decoding, parent, teacher, extra_modules, pretrained, train_rows, valid_rows, checksums
+    )
 
 
 def _teacher(folder: Path | None, student: Checkpoint, stage: Stage) -> Checkpoint:
@@ -94,7 +98,7 @@ def _teacher(folder: Path | None, student: Checkpoint, stage: Stage) -> Checkpoi
             f"its predictions are compared token by token. They have {differ}. Name a teacher of the same "
             "family."
         )
-    if "projection" in stage.parts() and "projection" not in teacher.parts:
+    if "projection" in stage.extra_modules() and "projection" not in teacher.extra_modules:
         raise CopraError(
             f"{folder}: the stage feeds latents through a projection, which the teacher does not have. Name "
             "a teacher that was trained with latent_input: projected."
@@ -115,7 +119,7 @@ def _copy_pretrained(folder: Path, student: Checkpoint, decoder: Any) -> dict[st
             "recipe that no training precedes, or the last one that was pruned."
         )
     decoder.start_from(pretrained.model)
-    return {"node": pretrained.manifest["node"], "sha256": pretrained.manifest["weights"]["sha256"]}
+    return {"node": pretrained.manifest.node, "sha256": pretrained.manifest.weights.sha256}
 
 
 def reads_markers(decoding: GenerationSpec | None) -> bool:

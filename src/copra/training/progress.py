@@ -8,7 +8,7 @@ from copra.data.sequences import Work
 from copra.utils import processes
 
 if TYPE_CHECKING:
-    from copra.methods.losses import LossTerms
+    from copra.methods.losses import LossValues
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Means:
     def __init__(self) -> None:
         self.sums: dict[str, list[Any]] = {}
 
-    def add(self, terms: "LossTerms") -> None:
+    def add(self, terms: "LossValues") -> None:
         """Add the terms of one pass, each a sum and a count."""
         for name, (value, count) in terms.items():
             entry = self.sums.setdefault(name, [0.0, 0])

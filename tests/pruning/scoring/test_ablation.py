@@ -7,7 +7,6 @@ import pytest
 import torch
 from ablations import batches_of, make_checkpoint, plain_loss, without
 
-from copra.data.sequences import GenerationSpec
 from copra.evaluation.accuracy import predictions
 from copra.pruning.cut import KeptUnits
 from copra.pruning.proof import masked
