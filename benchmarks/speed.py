@@ -19,7 +19,7 @@ from copra.data.batch import Batch, collate
 from copra.data.sequences import IGNORED, GenerationSpec, Markers, TokenRow, lay_out
 from copra.generation.decode import decode
 from copra.methods.hidden_states import hidden_states
-from copra.methods.losses import cross_entropy
+from copra.methods.loss_functions import cross_entropy
 
 LATENTS, MARKERS = 6, Markers(1, 2, 3)
 

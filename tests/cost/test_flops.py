@@ -11,7 +11,7 @@ from copra.data.sequences import GenerationSpec, Markers, TokenRow, lay_out
 from copra.generation.decode import decode
 from copra.generation.session import DecodingSession, read_prefix
 from copra.methods.hidden_states import hidden_states
-from copra.methods.losses import cross_entropy
+from copra.methods.loss_functions import cross_entropy
 from copra.models.extra_modules import make_extra_modules
 from copra.models.per_layer import CopraLlamaConfig, CopraLlamaForCausalLM
 from copra.models.shape import shape_of

@@ -19,7 +19,7 @@ from copra.data.batch import collate
 from copra.data.sequences import IGNORED, GenerationSpec, Markers, Sample
 from copra.generation.decode import decode
 from copra.methods.hidden_states import embedding_norm, hidden_states
-from copra.methods.losses import cross_entropy
+from copra.methods.loss_functions import cross_entropy
 from copra.methods.reasoning_model import ReasoningModel
 from copra.models.anatomy import attention_output, blocks, ffn_output, layout_of
 from copra.models.checkpoint import register

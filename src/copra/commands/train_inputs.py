@@ -65,9 +65,7 @@ def read_inputs(
         else None
     )
     checksums = [file_sha256(options.data / f"{split}.parquet") for split in ("train", "valid")]
-    return Inputs(
-        stage, decoding, parent, teacher, extra_modules, pretrained, train_rows, valid_rows, checksums
-    )
+    return Inputs(stage, decoding, parent, teacher, extra_modules, pretrained, *rows, checksums)
 
 
 def _teacher(folder: Path | None, student: Checkpoint, stage: Stage) -> Checkpoint:
