@@ -59,8 +59,8 @@ def test_the_page(results, capsys):
 def test_with_a_config_jobs_are_counted(results, capsys, tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
     text = status(capsys, tmp_path / "c.yaml", "--results", results)
-    assert f"{tmp_path}/c.yaml: 2 of 12 jobs have their result\n" in text
-    assert "data 1 of 3, base 1 of 1, train 0 of 2, evaluate 0 of 2, table 0 of 1" in text
+    assert f"{tmp_path}/c.yaml: 1 of 16 files are there\n" in text
+    assert "models 1 of 6, evaluations 0 of 2, tables 0 of 4, figures 0 of 4" in text
 
 
 def test_without_a_config_all_experiments_here_are_shown(results, capsys, tmp_path, monkeypatch):
@@ -74,7 +74,7 @@ def test_without_a_config_all_experiments_here_are_shown(results, capsys, tmp_pa
     assert shown == {"first": True, "second": True, "third": False}
     for config, name in (("first.yaml", "first"), ("other.yaml", "second")):
         text = status(capsys, config)
-        assert f"{config}: 2 of 12 jobs have their result\n" in text
+        assert f"{config}: 1 of 16 files are there\n" in text
         assert text.count("Running in ") == text.count(f"Running in results/{name}:\n") == 1
 
 

@@ -31,7 +31,7 @@ def lengths_of(tmp_path):
     """Returns the training lengths of presets laid over one another."""
 
     def lengths(*names):
-        return training_lengths(Estimate(workflow_of(*names), tmp_path / "results", made=set()))
+        return training_lengths(Estimate(workflow_of(*names), tmp_path / "results", cached=set()))
 
     return lengths
 

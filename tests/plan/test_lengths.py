@@ -21,7 +21,7 @@ def lengths_of(make_workflow, tmp_path):
     """Returns the training lengths of the little experiment with changes."""
 
     def lengths(**changes):
-        return training_lengths(Estimate(make_workflow(**changes), tmp_path / "results", made=set()))
+        return training_lengths(Estimate(make_workflow(**changes), tmp_path / "results", cached=set()))
 
     return lengths
 
@@ -114,8 +114,8 @@ def test_epochs_of_gsm8k_aug_are_not_those_of_gsm8k(lengths_of):
 
 def test_a_local_file_says_how_many_rows_there_are(lengths_of, tmp_path):
     for split, number in (("train", 90), ("test", 5)):
-        row = json.dumps({"question": "q?", "steps": ["<<1+1=2>>"], "answer": "2"})
-        (tmp_path / f"{split}.jsonl").write_text("\n".join([row] * number))
+        rows = [{"question": f"{n}?", "steps": ["<<1+1=2>>"], "answer": "2"} for n in range(number)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "test")}
     task = {"kind": "gsm8k", "source": "files", "validation_rows": 10, **files}
     cot = {"kind": "cot", "training": {"epochs": 4, "batch_size": 8}}
@@ -141,7 +141,7 @@ def test_check_and_plan_print_them(make_workflow, tmp_path, monkeypatch, capsys)
         "  coconut stages 0 to 2: 75 optimizer steps, 1 epoch of 300 rows in batches of 4",
         f"  warning: {warning}",
     ]
-    text = page(forecast(workflow, tmp_path / "results"), workflow, "config.yaml")
+    text = page(forecast(workflow), workflow, "config.yaml")
     assert f"\n\nTrainings of few steps:\n- {warning}\n\n" in text
     steps = {line.split()[0]: line.split()[3] for line in text.splitlines() if line.startswith("co")}
     assert {name: steps[name] for name in ("cot", "coconut.0", "coconut.1", "coconut")} == {

@@ -1,83 +1,46 @@
-"""From work to seconds, by hand."""
+"""Seconds of jobs from their work, by hand, and what calibrates them."""
+
+from pathlib import Path
 
 import pytest
 
 from copra.experiment.config import Compute
 from copra.plan.jobs import Job
-from copra.plan.machine import Machine, clock_of, machine_of, measured_seconds
-from copra.plan.work import Work
+from copra.plan.machine import Work, machine_of, measured_seconds, speed_factors
 
-CPU = Machine("CPU", 2, 2, 1e9, 0.5)
-JOBS = {
-    job.key: job for job in (Job("train", "a"), Job("train", "b"), Job("evaluate", "b"), Job("table", "t"))
-}
+SLOW = machine_of(Compute(threads=2), peak_flops=100.0, utilization=0.5)
 
 
-def test_seconds_of_work():
-    assert CPU.seconds("train", Work(flops=3e9)) == pytest.approx(3)
-    # A FLOP of an answer takes three times as long.
-    assert CPU.seconds("evaluate", Work(flops=3e9, written=1e9)) == pytest.approx(5)
-    # Small layers take 0.8 ms each on a CPU, and weights move at 500 MB a second.
-    assert CPU.seconds("train", Work(flops=1e6, layers=1000)) == pytest.approx(0.8)
-    assert CPU.seconds("train", Work(moved=1e9)) == pytest.approx(2)
+def job(rule, benchmark=Path("nowhere")):
+    return Job(rule, "a", (), Path("log"), benchmark, (), True)
 
 
-def test_the_machine_that_a_config_asks_for():
-    assert machine_of(Compute(threads=4)) == Machine("CPU", 4, 4, 1e11, 0.2)
-    assert machine_of(Compute(threads=4, processes=2)) == Machine("CPU", 8, 4, 1e11, 0.2)
-    gpus = machine_of(Compute(gpu=2, precision="bfloat16"), utilization=0.5)
-    assert gpus == Machine("GPU, bfloat16", 2, 1, 312e12, 0.5)
-    assert machine_of(Compute(gpu=1), flops_per_second=1e15).flops_per_second == 1e15
+def test_seconds_are_flops_over_the_reached_speed_or_passes_and_the_start():
+    assert SLOW.seconds("train", Work(1000.0)) == 7 + 10
+    assert SLOW.seconds("evaluate", Work(1000.0, 1000.0)) == 7 + 30
+    assert SLOW.seconds("train", Work(1000.0, layers=20000)) == 7 + 20
+    assert SLOW.seconds("table", Work()) == 1.5
+    gpus = machine_of(Compute(gpu=4, precision="bfloat16"))
+    assert [gpus.devices(rule) for rule in ("train", "score", "data")] == [4, 1, 0]
+    assert gpus.seconds("train", Work(1e18)) == pytest.approx(7 + 1e18 / (4 * 312e12 * 0.3))
 
 
-def test_only_training_and_evaluation_share_gpus():
-    gpus = Machine("GPU, bfloat16", 4, 1, 1e12, 0.5)
-    assert [gpus.devices_of(verb) for verb in ("train", "evaluate", "score", "table")] == [4, 4, 1, 0]
-    assert gpus.seconds("train", Work(flops=2e12)) == pytest.approx(1)
-    assert gpus.seconds("score", Work(flops=2e12)) == pytest.approx(4)
+def test_only_jobs_that_compute_calibrate_the_speed():
+    """A download of an hour slows no training down."""
+    jobs = {rule: job(rule) for rule in ("data", "base", "train", "figure")}
+    works = {"data": Work(), "base": Work(), "train": Work(1000.0), "figure": Work()}
+    factors = speed_factors(SLOW, jobs, works, {"data": 3600.0, "base": 3600.0, "train": 34.0, "figure": 9.0})
+    assert factors == {"train": 2.0, "": 2.0}
+    fast = machine_of(Compute(threads=2), 100.0, 0.5)
+    fast = type(fast)(**{**vars(fast), "factors": {"train": 2.0, "": 3.0}})
+    assert fast.seconds("train", Work(1000.0)) == 34
+    assert fast.seconds("score", Work(1000.0)) == 51
+    assert fast.seconds("data", Work()) == 1.5
 
 
-@pytest.fixture
-def measured(tmp_path):
-    """The seconds of training a, as Snakemake writes them, and nothing of the rest that can be read."""
-    folder = tmp_path / "benchmarks" / "train"
-    folder.mkdir(parents=True)
-    (folder / "a.tsv").write_text("s\th:m:s\tmax_rss\n47.0000\t0:00:47\t600.1\n")
-    (folder / "b.tsv").write_text("s\th:m")
-    return measured_seconds(JOBS, {"train/a", "train/b", "table/t"}, tmp_path)
-
-
-def test_benchmarks_are_read(measured):
-    assert measured == {"train/a": 47.0}
-
-
-def test_what_is_measured_tells_how_long_the_rest_will_take(measured):
-    """47 seconds where a start of 7 and 16.5 of work were said: all takes twice as long."""
-    works = {
-        "train/a": Work(16.5e9),
-        "train/b": Work(10e9),
-        "evaluate/b": Work(1e9, 0, 1e9),
-        "table/t": Work(),
-    }
-    clock = clock_of(CPU, JOBS, works, measured)
-    assert clock.factors == {"train": pytest.approx(2), "": pytest.approx(2)}
-    assert clock.seconds(JOBS["train/a"], works["train/a"]) == 47.0
-    assert clock.seconds(JOBS["train/b"], works["train/b"]) == pytest.approx(2 * (7 + 10))
-    assert clock.seconds(JOBS["evaluate/b"], works["evaluate/b"]) == pytest.approx(2 * (7 + 3))
-    assert clock.seconds(JOBS["table/t"], Work()) == pytest.approx(2 * 1.5)
-
-
-def test_each_verb_has_its_own_measure():
-    """Training took half of 20 seconds, evaluation three times 10: together 40 of 30."""
-    works = {"train/a": Work(13e9), "train/b": Work(13e9), "evaluate/b": Work(3e9), "table/t": Work()}
-    clock = clock_of(CPU, JOBS, works, {"train/a": 10.0, "evaluate/b": 30.0})
-    assert clock.factors == {"train": 0.5, "evaluate": 3.0, "": pytest.approx(4 / 3)}
-    assert clock.seconds(JOBS["train/b"], works["train/b"]) == pytest.approx(10)
-    assert clock.seconds(JOBS["table/t"], Work()) == pytest.approx(2)
-
-
-def test_a_machine_that_was_given_is_taken_at_its_word(measured):
-    works = dict.fromkeys(JOBS, Work(10e9))
-    clock = clock_of(CPU, JOBS, works, measured, trusted=False)
-    assert clock.seconds(JOBS["train/a"], works["train/a"]) == 47.0
-    assert clock.seconds(JOBS["train/b"], works["train/b"]) == pytest.approx(7 + 10)
+def test_benchmarks_are_read_where_there_are_any(tmp_path):
+    (tmp_path / "a.tsv").write_text("s\th:m:s\n37.5\t0:00:37\n")
+    assert measured_seconds(job("train", tmp_path / "a.tsv")) == 37.5
+    (tmp_path / "a.tsv").write_text("s\n")
+    assert measured_seconds(job("train", tmp_path / "a.tsv")) is None
+    assert measured_seconds(job("train")) is None

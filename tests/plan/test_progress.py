@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from copra.plan.jobs import jobs_of
-from copra.plan.progress import counted, failed
+from copra.plan.progress import failed_jobs, finished_results
 
 COT = "llama@0+cot"
 BAR = "\r 10%|█         | 1/10 [00:05<00:45,  5.00s/step]"
@@ -16,21 +15,20 @@ def put(file: Path, text: str = "") -> None:
     file.write_text(text)
 
 
-def test_results_are_counted_by_verb(make_workflow, tmp_path):
-    jobs = jobs_of(make_workflow())
+def test_results_are_counted_by_folder(make_workflow, tmp_path):
+    workflow = make_workflow()
     put(tmp_path / "models" / COT / "copra.json")
-    put(tmp_path / "data" / "sums" / "train.json")
+    put(tmp_path / "tables" / "accuracy_vs_flops.csv")
     put(tmp_path / "models" / "somebody else's" / "copra.json")
-    found = counted(jobs, tmp_path)
-    assert found["train"] == (1, 5)
-    assert found["data"] == (1, 3)
-    assert found["evaluate"] == (0, 5)
-    assert "sweep" not in found
-    assert sum(total for _, total in found.values()) == len(jobs)
+    found = finished_results(workflow, tmp_path)
+    # A manifest and weights each; a table and its three texts each.
+    assert found["models"] == (1, 2 * len(workflow.tree.nodes))
+    assert found["tables"] == (1, 2 * 4)
+    assert found["scores"] == (0, 2)
 
 
 @pytest.mark.parametrize("config", [True, False])
-def test_an_error_in_a_log_without_a_result_is_a_failed_job(make_workflow, tmp_path, config):
+def test_an_error_at_the_end_of_a_log_is_a_failed_job(make_workflow, tmp_path, config):
     message = "copra train: step 2: loss nan: the training has broken down.\nLower training.learning_rate."
     logs = tmp_path / "logs"
     put(logs / "train" / f"{COT}.log", f"warning\n{BAR}\n{message}\n")
@@ -38,23 +36,16 @@ def test_an_error_in_a_log_without_a_result_is_a_failed_job(make_workflow, tmp_p
         logs / "base" / "llama@0.log",
         'Traceback (most recent call last):\n  File "a.py"\nOSError: no space\n',
     )
+    put(logs / "latency.log", "copra latency: no space")
     put(logs / "evaluate" / f"{COT}.log", BAR)  # still running, or killed
-    put(logs / "train" / f"{COT}+no-cot.log", message)  # repeated since
-    put(tmp_path / "models" / f"{COT}+no-cot" / "copra.json")
     put(logs / "plan.log", "copra plan: no job of a run")
-    found = failed(tmp_path, jobs_of(make_workflow()) if config else None)
-    assert [(each.key, each.reason) for each in found] == [
+    put(logs / "train" / "llama@0+old.1.log", "copra train: no row fits")
+    found = failed_jobs(tmp_path, make_workflow() if config else None)
+    assert [(each.key, each.reason) for each in found if each.key != "train/llama@0+old.1"] == [
         ("base/llama@0", "OSError: no space"),
+        ("latency", "copra latency: no space"),
         (f"train/{COT}", "copra train: step 2: loss nan: the training has broken down."),
     ]
-    assert found[1].log == logs / "train" / f"{COT}.log"
-
-
-def test_jobs_of_other_experiments_count_only_without_a_config(make_workflow, tmp_path):
-    put(tmp_path / "logs" / "train" / "gpt2+cot.1.log", "copra train: no row fits")
-    assert failed(tmp_path, jobs_of(make_workflow())) == []
-    assert [each.key for each in failed(tmp_path)] == ["train/gpt2+cot.1"]
-
-
-def test_a_folder_without_logs_has_no_failed_jobs(tmp_path):
-    assert failed(tmp_path / "nothing") == []
+    # A model of another experiment counts only without a config.
+    assert len(found) == (3 if config else 4)
+    assert failed_jobs(tmp_path / "nothing") == []

@@ -12,8 +12,7 @@ rule plan:
     params:
         configs=list(map(os.path.relpath, workflow.configfiles)),
         settings=canonical_json(config),
-        folder=copra.folder,
     message:
         "Telling what the run will cost"
     shell:
-        "copra plan {params.configs:q} --merged {params.settings:q} --results {params.folder} | tee {log}"
+        "copra plan {params.configs:q} --merged {params.settings:q} | tee {log}"

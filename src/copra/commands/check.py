@@ -20,7 +20,7 @@ def run(options: Namespace) -> None:
     workflow, source = experiment_of(options)
     try:
         check_files(workflow.experiment)
-        estimate = Estimate(workflow, options.results or Path(workflow.folder), made=set())
+        estimate = Estimate(workflow, options.results or Path(workflow.folder), cached=set())
         warnings = budget_warnings(estimate)
         lengths = training_lengths(estimate)
         check_warmups(lengths)

@@ -14,8 +14,9 @@ from copra.utils.files import read_yaml
 DEFAULT = Path("config.yaml")
 
 
-def add_experiment(parser: ArgumentParser, without: str) -> None:
-    """Add the config and the folder of results; `without` says what happens where no config is named."""
+def add_experiment(parser: ArgumentParser, without: str, *, results: bool = True) -> None:
+    """Add the config and, unless `results` is false, the folder of results; `without` says what happens where
+    no config is named."""
     parser.add_argument(
         "configs",
         type=Path,
@@ -23,9 +24,10 @@ def add_experiment(parser: ArgumentParser, without: str) -> None:
         help=f"config files, merged as snakemake --configfile merges them (none: {without})",
     )
     parser.add_argument("--merged", help="the merged config as JSON, in place of what is in the files")
-    parser.add_argument(
-        "--results", type=Path, help="folder of the experiment's results (default: results/NAME)"
-    )
+    if results:
+        parser.add_argument(
+            "--results", type=Path, help="folder of the experiment's results (default: results/NAME)"
+        )
 
 
 def experiment_of(options: Namespace) -> tuple[Workflow, str]:

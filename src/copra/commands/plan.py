@@ -1,7 +1,6 @@
 """copra plan: estimate the cost of a run before it is started."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from copra.commands.experiment import add_experiment, experiment_of
 from copra.plan.forecast import forecast
@@ -10,7 +9,7 @@ from copra.utils.errors import CopraError
 
 
 def arguments(parser: ArgumentParser) -> None:
-    add_experiment(parser, "config.yaml")
+    add_experiment(parser, "config.yaml", results=False)
     parser.add_argument(
         "--flops-per-second",
         type=float,
@@ -27,6 +26,4 @@ def run(options: Namespace) -> None:
         if value is not None and not value > 0:
             raise CopraError(f"--{name.replace('_', '-')}: {value} is not above 0.")
     workflow, source = experiment_of(options)
-    results = options.results or Path(workflow.folder)
-    found = forecast(workflow, results, options.flops_per_second, options.utilization)
-    print(page(found, workflow, source))
+    print(page(forecast(workflow, options.flops_per_second, options.utilization), workflow, source))

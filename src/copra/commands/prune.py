@@ -18,10 +18,9 @@ from copra.models.checkpoint import load_unquantized, save_changed
 from copra.pruning.proof import LIMIT, verify
 from copra.pruning.scoring.calibration import text_batch
 from copra.pruning.surgery import prune
+from copra.schema.pruning import PROOF_ROWS
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, digest, read_sealed_json
-
-PROOF_ROWS = 8
 
 
 class PruneSettings(Coded):

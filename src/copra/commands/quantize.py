@@ -17,10 +17,8 @@ from copra.commands.torch_setup import set_up_torch
 from copra.models.checkpoint import device, load_unquantized, save_changed
 from copra.models.quantized import compare, quantize
 from copra.pruning.scoring.calibration import calibration_batches
-from copra.schema.base import Quantize
+from copra.schema.base import QUANTIZATION_BATCH, QUANTIZATION_ROWS, Quantize
 from copra.utils.files import MANIFEST
-
-PROOF_ROWS, PROOF_BATCH = 64, 8
 
 
 class QuantizeSettings(Coded):
@@ -43,8 +41,8 @@ def run(options: Namespace) -> None:
     set_up_torch(options)
     parent = load_unquantized(options.parent)
     quantized = quantize(options.parent).to(device())
-    rows = rows_of(options.data, "valid", PROOF_ROWS)
-    batches = calibration_batches(parent.tokenizer, rows, "cot", PROOF_BATCH, None)
+    rows = rows_of(options.data, "valid", QUANTIZATION_ROWS)
+    batches = calibration_batches(parent.tokenizer, rows, "cot", QUANTIZATION_BATCH, None)
     step = {
         "quantize": settings.quantize.canonical(),
         "torchao": version("torchao"),

@@ -2,14 +2,13 @@
 
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from copra.commands.experiment import add_experiment, experiment_of
 from copra.experiment.workflow import Workflow
-from copra.plan.jobs import Job, jobs_of
-from copra.plan.page import duration
-from copra.plan.progress import counted, failed, lines_of
+from copra.plan.progress import failed_jobs, finished_results, lines_of
+from copra.plan.quantities import duration
 from copra.utils.errors import CopraError
 from copra.utils.heartbeat import JobStatus, in_words, running
 from copra.utils.terminal import console, table
@@ -27,13 +26,12 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     if options.watch is not None and not options.watch > 0:
         raise CopraError(f"--watch: {options.watch} is not above 0 seconds.")
-    workflow, jobs, source = None, None, None
+    workflow, source = None, None
     if options.configs or options.merged is not None:
         workflow, source = experiment_of(options)
-        jobs = jobs_of(workflow)
     while True:
         folders = [options.results] if options.results else _folders(workflow)
-        page = "\n\n".join(part for folder in folders for part in _page(folder, jobs, source))
+        page = "\n\n".join(part for folder in folders for part in _page(folder, workflow, source))
         if options.watch is None:
             print(page)
             return
@@ -52,13 +50,13 @@ def _folders(workflow: Workflow | None) -> list[Path]:
     return sorted({path.parent for path in Path("results").glob("*/logs")}) or [Path("results")]
 
 
-def _page(results: Path, jobs: Mapping[str, Job] | None, source: str | None) -> Iterator[str]:
+def _page(results: Path, workflow: Workflow | None, source: str | None) -> Iterator[str]:
     """Yield the parts of the page that are not empty."""
-    if jobs is not None:
-        counts = counted(jobs, results)
+    if workflow is not None:
+        counts = finished_results(workflow, results)
         done, total = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
-        by_verb = ", ".join(f"{verb} {there} of {of}" for verb, (there, of) in counts.items())
-        yield f"{source}: {done} of {total} jobs have their result\n{by_verb}"
+        by_folder = ", ".join(f"{folder} {there} of {of}" for folder, (there, of) in counts.items())
+        yield f"{source}: {done} of {total} files are there\n{by_folder}"
     seen = running(results)
     now = [job for job in seen if not job.stopped]
     if now:
@@ -70,7 +68,7 @@ def _page(results: Path, jobs: Mapping[str, Job] | None, source: str | None) -> 
         yield "Stopped: these have not said anything for minutes, or their process is gone.\n" + _table(
             stopped, "last sign", words
         )
-    if errors := failed(results, jobs):
+    if errors := failed_jobs(results, workflow):
         lines = [f"{each.key}: {each.reason}\n  {each.log}" for each in errors]
         yield "Failed:\n" + "\n".join(lines)
 

@@ -50,6 +50,7 @@ class Workflow:
         Raises:
             CopraError: one line per problem.
         """
+        self.config, self.files = config, files
         source = ", ".join(files)
         self.experiment: Experiment = parse(config, source)
         self.folder: str = f"results/{self.experiment.name or name_of(files[0])}"

@@ -1,120 +1,123 @@
-"""The forecast of an experiment: work, time and bytes of each job, and the longest chain of jobs."""
+"""The forecast of an experiment: work, time, disk and memory of each job."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from copra.experiment.workflow import Workflow
 from copra.plan.budgets import budget_warnings
 from copra.plan.estimate import Estimate
 from copra.plan.jobs import Job, jobs_of
 from copra.plan.lengths import length_warnings, training_lengths
-from copra.plan.machine import TimeModel, clock_of, machine_of, measured_seconds
-from copra.plan.made import made_jobs
-from copra.plan.work import Work
+from copra.plan.machine import Machine, machine_of, measured_seconds, speed_factors
+from copra.plan.work import training, work_of
+
+T = TypeVar("T")
+Range = tuple[float, float]
+"""The least and the greatest value, by what earlier prunings leave."""
+ZERO: Range = (0.0, 0.0)
+ANSWERS = ("evaluate", "sweep", "lens")
+"""Rules whose FLOPs are those of answering questions."""
 
 
 @dataclass(frozen=True)
 class Line:
     """The forecast of one job.
 
-    `made` is True if its result is up to date. `work` and `seconds` are None if they depend on a base of
-    unknown size; `seconds` are measured if the job has finished and was measured, otherwise estimated.
-    `learning` are the FLOPs that a manifest counts as training, `bytes` the size of a checkpoint, `state` the
-    bytes of a running training's state, and `steps` the optimizer steps of a training.
+    `flops` and `seconds` are None if they depend on a base of unknown size; `seconds` are measured if the job
+    has finished and was measured. `training` are the FLOPs that a manifest counts as training, `disk` the
+    bytes of a checkpoint, `memory` those of a training at its peak, and `steps` its optimizer steps.
     """
 
     job: Job
-    made: bool
-    work: Work | None
-    learning: float
-    seconds: float | None
-    bytes: float
-    state: float
-    steps: int | None
-
-    @property
-    def flops(self) -> float:
-        return 0.0 if self.work is None else self.work.flops
+    flops: Range | None = None
+    seconds: Range | None = None
+    training: Range = ZERO
+    disk: Range = ZERO
+    memory: Range = ZERO
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The forecast of all jobs by key, each after the jobs that it needs, and the time model.
+    """The forecast of all jobs by key, each after the jobs that it needs.
 
-    `assumed` lists the assumptions about rows, `unknown` the paths of bases of unknown size. `warnings` has
-    one line per pruning that misses its budget, `short` one line per reason for short stages.
+    `measured` are the seconds of finished jobs, `assumed` the assumptions about rows, `unknown` the paths of
+    bases of unknown size; `warnings` has one line per pruning that misses its budget, `short` one line per
+    reason for short stages.
     """
 
     lines: Mapping[str, Line]
-    clock: TimeModel
-    assumed: tuple[str, ...]
+    machine: Machine
+    measured: Mapping[str, float]
+    assumed: list[str]
     unknown: Mapping[str, str]
-    warnings: tuple[str, ...]
-    short: tuple[str, ...]
+    warnings: list[str]
+    short: list[str]
 
-    def device_seconds(self, lines: Iterable[Line]) -> float:
-        """Return seconds times CPU threads, or times GPUs if the config requests any."""
-        return sum((line.seconds or 0.0) * self.clock.machine.devices_of(line.job.verb) for line in lines)
-
-    def longest_chain(self, counts: Callable[[Line], bool]) -> tuple[float, list[Job]]:
-        """Return the seconds of the longest chain of dependent jobs, and the chain.
-
-        Only jobs for which `counts` is true take time and are in the chain.
-        """
-        ends: dict[str, tuple[float, str | None]] = {}
+    def longest_chain(self) -> tuple[float, list[Job]]:
+        """Return the seconds of the longest chain of dependent jobs that are to run, and the chain."""
+        ends: dict[str, tuple[float, list[Job]]] = {}
         for key, line in self.lines.items():
-            before = max(line.job.needs, key=lambda need: ends[need][0], default=None)
-            own = line.seconds or 0.0 if counts(line) else 0.0
-            ends[key] = ((ends[before][0] if before else 0.0) + own, before)
-        last = max(ends, key=lambda key: ends[key][0])
-        seconds, chain, key = ends[last][0], [], last
-        while key is not None:
-            if counts(self.lines[key]):
-                chain.append(self.lines[key].job)
-            key = ends[key][1]
-        return seconds, chain[::-1]
+            seconds, chain = max(
+                (ends[need] for need in line.job.needs), key=lambda end: end[0], default=(0.0, [])
+            )
+            own = [] if line.job.cached else [line.job]
+            ends[key] = seconds + (line.seconds[1] if own else 0.0), chain + own
+        return max(ends.values(), key=lambda end: end[0])
+
+
+def total(ranges: Iterable[Range | None]) -> Range:
+    """Return the sum of ranges, unknown ones left out."""
+    known = [each for each in ranges if each is not None]
+    return sum(low for low, _ in known), sum(high for _, high in known)
 
 
 def forecast(
-    workflow: Workflow,
-    results: Path,
-    flops_per_second: float | None = None,
-    utilization: float | None = None,
+    workflow: Workflow, peak_flops: float | None = None, utilization: float | None = None
 ) -> Forecast:
     """Return the forecast of an experiment.
 
-    With `flops_per_second` or `utilization` given, the machine has that speed; otherwise measured jobs
-    correct its assumed speed.
+    With `peak_flops` or `utilization` given, the machine has that speed; otherwise measured jobs correct its
+    assumed speed.
 
     Raises:
-        CopraError: copra does not support the kind of a base, the record of a result cannot be read, or a
-            pruning would remove nothing.
+        CopraError: Snakemake cannot plan the run, copra does not support the kind of a base, the record of a
+            result cannot be read, or a pruning would remove nothing.
     """
     jobs = jobs_of(workflow)
-    made = made_jobs(jobs, workflow, results)
-    estimate = Estimate(workflow, results, made)
-    works = {key: estimate.work(job) for key, job in jobs.items()}
-    clock = clock_of(
-        machine_of(workflow.experiment.compute, flops_per_second, utilization),
-        jobs,
-        works,
-        measured_seconds(jobs, made, results),
-        trusted=flops_per_second is None and utilization is None,
+    # Snakemake does not miss a file that no job to run reads.
+    cached = {key for key, job in jobs.items() if job.cached and all(map(Path.is_file, job.outputs))}
+    estimate = Estimate(workflow, Path(workflow.folder), cached)
+    is_certain = all(
+        sizes is None or sizes[0] == sizes[1] for sizes in map(estimate.sizes, workflow.tree.nodes)
     )
+
+    def bounds(value: Callable[[int], T]) -> tuple[T, T]:
+        least = value(0)
+        return least, least if is_certain else value(1)
+
+    works = {key: bounds(partial(work_of, estimate, job)) for key, job in jobs.items()}
+    measured = {key: seconds for key in cached if (seconds := measured_seconds(jobs[key])) is not None}
+    machine = machine_of(workflow.experiment.compute, peak_flops, utilization)
+    if peak_flops is None and utilization is None:
+        least = {key: work for key, (work, _) in works.items() if work is not None}
+        machine = replace(machine, factors=speed_factors(machine, jobs, least, measured))
     lines = {}
     for key, job in jobs.items():
-        known = works[key] is not None
-        lines[key] = Line(
-            job=job,
-            made=key in made,
-            work=works[key],
-            learning=estimate.learning(job.name).flops if job.verb == "train" and known else 0.0,
-            seconds=clock.seconds(job, works[key]) if known else None,
-            bytes=estimate.bytes_of(job),
-            state=estimate.state_bytes(job),
-            steps=estimate.optimizer_steps(job.name) if job.verb == "train" else None,
-        )
-    warnings = tuple(budget_warnings(estimate))
-    short = tuple(length_warnings(training_lengths(estimate)))
-    return Forecast(lines, clock, tuple(estimate.assumed()), estimate.unknown(), warnings, short)
+        line = Line(job, disk=bounds(partial(estimate.checkpoint_bytes, job)))
+        if job.rule == "train":
+            line = replace(line, steps=estimate.schedule(job.name).steps)
+        if None not in works[key]:
+            seconds = bounds(lambda bound, job=job: machine.seconds(job.rule, works[job.key][bound]))
+            if key in measured:
+                seconds = (measured[key],) * 2
+            line = replace(line, flops=tuple(work.flops for work in works[key]), seconds=seconds)
+            if job.rule == "train":
+                flops = bounds(lambda bound, name=job.name: training(estimate, name, bound).flops)
+                line = replace(line, training=flops, memory=bounds(partial(estimate.memory_bytes, job.name)))
+        lines[key] = line
+    warnings, short = budget_warnings(estimate), length_warnings(training_lengths(estimate))
+    return Forecast(lines, machine, measured, estimate.assumed(), estimate.unknown(), warnings, short)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from copra.experiment.workflow import Workflow
-from copra.plan.jobs import Job, jobs_of
+from copra.plan.jobs import MODELS, Job, jobs_of
 from copra.utils.errors import CopraError
 from copra.utils.heartbeat import running
 from copra.utils.locking import holder_of
@@ -48,8 +48,10 @@ def leftovers(workflows: Sequence[Workflow]) -> list[Leftover]:
     leftover, its target never.
     """
     (folder,) = {Path(workflow.folder) for workflow in workflows}
-    jobs = {key: job for workflow in workflows for key, job in jobs_of(workflow).items()}
-    needed = {path for job in jobs.values() for path in job.results(folder)} | {folder / PLAN_LOG}
+    if not folder.is_dir():
+        return []
+    jobs = [job for workflow in workflows for job in jobs_of(workflow).values()]
+    needed = {path for job in jobs for path in _files(job, folder)} | {folder / PLAN_LOG}
     above = {parent for path in needed for parent in path.parents}
     found = [
         Leftover(kind, path, _size(path))
@@ -79,6 +81,16 @@ def remove(leftover: Leftover) -> None:
         ) from None
 
 
+def _files(job: Job, folder: Path) -> Iterator[Path]:
+    """Yield all files and folders that only this job writes."""
+    yield from (job.log, job.benchmark)
+    if job.rule == "train":
+        yield folder / "tracking" / job.name
+    for output in job.outputs:
+        # More files than the declared ones are beside a split and in a checkpoint.
+        yield output.parent if job.rule in ("data", *MODELS) else output
+
+
 def _unneeded(path: Path, needed: set[Path], above: set[Path]) -> Iterator[Path]:
     # The temporary files of a killed job belong to the result that it was writing.
     result = path.with_name(re.sub(r"^\.(.+)\.tmp-\d+(-old)?$", r"\1", path.name))
@@ -91,19 +103,19 @@ def _unneeded(path: Path, needed: set[Path], above: set[Path]) -> Iterator[Path]
         yield path
 
 
-def _abandoned(folder: Path, jobs: dict[str, Job]) -> Iterator[Path]:
+def _abandoned(folder: Path, jobs: Sequence[Job]) -> Iterator[Path]:
     """Yield the states of trainings and evaluations that will not be resumed.
 
     No job uses such a state, and either no recipe produces its model any more, or the result exists, so the
     state belongs to other settings. States that name no model, such as the measurements of searches, are
     kept.
     """
-    for job in running(folder):
-        verbs = ("train",) if job.unit == "steps" else ("evaluate", "sweep")
-        going_on = [jobs[key] for verb in verbs if (key := f"{verb}/{job.node}") in jobs]
-        unfinished = any(not each.output(folder).is_file() for each in going_on)
-        if job.stopped and not unfinished and holder_of(job.state) is None:
-            yield job.state
+    unfinished = {(job.rule, job.name) for job in jobs if not job.outputs[0].is_file()}
+    for status in running(folder):
+        rules = ("train",) if status.unit == "steps" else ("evaluate", "sweep")
+        resumes = any((rule, status.node) in unfinished for rule in rules)
+        if status.stopped and not resumes and holder_of(status.state) is None:
+            yield status.state
 
 
 def _size(path: Path) -> int:

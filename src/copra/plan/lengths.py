@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from copra.plan.estimate import Estimate
-from copra.plan.rows import has_known_size
 from copra.schema.training import Training
 from copra.utils.errors import CopraError
 
@@ -79,11 +78,11 @@ def training_lengths(estimate: Estimate) -> list[TrainingLength]:
             TrainingLength(
                 step=step,
                 stages=() if stage is None else (stage,),
-                steps=estimate.optimizer_steps(node.name),
+                steps=estimate.schedule(node.name).steps,
                 rows=estimate.rows(node.name).sizes["train"],
                 training=Training.model_validate(node.settings["training"]),
                 pretrained=estimate.experiment.bases[base].from_scratch is None,
-                counted=has_known_size(estimate.experiment.tasks[node.task]),
+                counted=estimate.rows(node.name).counted,
             )
         )
     alike = groupby(found, key=lambda length: replace(length, stages=()))

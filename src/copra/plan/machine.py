@@ -1,136 +1,118 @@
-"""Estimates of seconds from work, by measured jobs of this folder or by the nominal speed of a machine."""
+"""Seconds of jobs: measured, or estimated from their work and the speed of a machine."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import astuple, dataclass
 
 from copra.experiment.config import Compute
 from copra.plan.jobs import Job
-from copra.plan.work import Work
 
-PEAK = {"CPU": 1e11, "GPU, float32": 19.5e12, "GPU, tf32": 156e12, "GPU, bfloat16": 312e12}
+PEAK_FLOPS = {"CPU": 1e11, "GPU, float32": 19.5e12, "GPU, tf32": 156e12, "GPU, bfloat16": 312e12}
 """Peak FLOPs per second: of a core with AVX2 at 3 GHz, 32 per cycle; of an A100 without tensor cores, and
 with them in TF32 and bfloat16, by NVIDIA's data sheet."""
-UTILIZATION = {"CPU": 0.2, "GPU, float32": 0.3, "GPU, tf32": 0.3, "GPU, bfloat16": 0.3}
+CPU_UTILIZATION, GPU_UTILIZATION = 0.2, 0.3
 """Fraction of the peak that is reached: on a CPU from runs of the presets on two shared cores, which gave
 0.13 to 0.26; on a GPU a guess for batches of short sequences."""
-WRITING = 3.0
-"""Time factor of a FLOP in writing answers: tokens are generated one by one, and caches grow."""
-SECONDS_A_LAYER = {"CPU": 8e-4, "GPU, float32": 1e-3, "GPU, tf32": 1e-3, "GPU, bfloat16": 1e-3}
+ANSWERING = 3.0
+"""Time factor of a FLOP in answers: tokens are generated one by one, and caches grow."""
+LAYER_SECONDS = 1e-3
 """Least seconds of a pass through a layer, for any FLOPs: Python and the launch of kernels."""
 
-BYTES_A_SECOND = 5e8
-"""Bytes per second of weights that are read or saved, including their checksum."""
-
-COMPUTING = ("train", "prune", "quantize", "score", "curve", "evaluate", "sweep", "lens", "latency")
-"""Verbs that compute with a model, on a GPU if the job has one."""
 SHARED = ("train", "evaluate", "sweep")
-"""Verbs that several processes share, each with its own GPU or threads."""
-START = {**dict.fromkeys((*COMPUTING, "base", "prompt"), 7.0), "figure": 3.0}
-"""Seconds of a job before and after its work, mostly importing torch and transformers."""
-START_OF_OTHERS = 1.5
+"""Rules whose jobs several processes share, each with its own GPU or threads."""
+COMPUTING = (*SHARED, "prune", "quantize", "score", "curve", "lens", "latency")
+"""Rules that compute with a model. No other job says how fast a machine computes: `data` and `base` may wait
+for a download."""
+START_SECONDS = {**dict.fromkeys((*COMPUTING, "base", "prompt"), 7.0), "figure": 3.0}
+"""Seconds of a job before and after its work, mostly of imports."""
+OTHER_START_SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of a job, those of them that write answers, and the number of sequential passes through a layer,
+    which bound the time of a small model.
+    """
+
+    flops: float = 0.0
+    answers: float = 0.0
+    layers: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+
+    def __mul__(self, times: float) -> "Work":
+        return Work(*(times * each for each in astuple(self)))
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The devices of a job: CPU threads or GPUs, each with a peak of `flops_per_second`.
+    """CPU threads or GPUs of a job: `together` for a job that processes share, `alone` for any other.
 
-    A job that several processes share has `together` devices, any other job `alone` devices.
+    `factors` are the ratios of measured to nominal seconds by rule; the key "" is that of all rules together.
     """
 
     kind: str
     together: int
     alone: int
-    flops_per_second: float
+    peak_flops: float
     utilization: float
+    factors: Mapping[str, float]
 
     @property
-    def on_gpu(self) -> bool:
+    def has_gpu(self) -> bool:
         return self.kind != "CPU"
 
-    def devices_of(self, verb: str) -> int:
+    def devices(self, rule: str) -> int:
         """Return the number of CPU threads or GPUs of a job; 0 GPUs if it does not compute with a model."""
-        if verb in COMPUTING:
-            return self.together if verb in SHARED else self.alone
-        return 0 if self.on_gpu else 1
+        if rule in COMPUTING:
+            return self.together if rule in SHARED else self.alone
+        return 0 if self.has_gpu else 1
 
-    def seconds(self, verb: str, work: Work) -> float:
-        """Return the seconds of a job's work, without its start."""
-        flops = work.flops + (WRITING - 1) * work.written
-        rate = self.flops_per_second * self.utilization * max(1, self.devices_of(verb))
-        computing = max(flops / rate, work.layers * SECONDS_A_LAYER[self.kind])
-        return computing + work.moved / BYTES_A_SECOND
+    def nominal_seconds(self, rule: str, work: Work) -> float:
+        """Return the seconds of a job at the machine's nominal speed, with its start."""
+        rate = self.peak_flops * self.utilization * max(1, self.devices(rule))
+        computing = max((work.flops + (ANSWERING - 1) * work.answers) / rate, work.layers * LAYER_SECONDS)
+        return START_SECONDS.get(rule, OTHER_START_SECONDS) + computing
+
+    def seconds(self, rule: str, work: Work) -> float:
+        """Return the estimated seconds of a job, at the speed of measured jobs if there are any."""
+        factor = self.factors.get(rule, self.factors.get("", 1.0)) if rule in COMPUTING else 1.0
+        return factor * self.nominal_seconds(rule, work)
 
 
 def machine_of(
-    compute: Compute, flops_per_second: float | None = None, utilization: float | None = None
+    compute: Compute, peak_flops: float | None = None, utilization: float | None = None
 ) -> Machine:
-    """Return the machine that a config requests; peak and utilization have defaults."""
+    """Return the machine that a config requests, with its nominal speed or a given one."""
     kind = f"GPU, {compute.precision}" if compute.gpu else "CPU"
     return Machine(
         kind,
         compute.gpu or compute.threads * compute.workers,
         1 if compute.gpu else compute.threads,
-        PEAK[kind] if flops_per_second is None else flops_per_second,
-        UTILIZATION[kind] if utilization is None else utilization,
+        peak_flops or PEAK_FLOPS[kind],
+        utilization or (GPU_UTILIZATION if compute.gpu else CPU_UTILIZATION),
+        {},
     )
 
 
-def measured_seconds(jobs: Mapping[str, Job], made: set[str], results: Path) -> dict[str, float]:
-    """Return the measured seconds of finished jobs, from their benchmark files.
-
-    For a job that was resumed these are the seconds since its last start.
-    """
-    found = {}
-    for key in made:
-        try:
-            names, values = jobs[key].benchmark(results).read_text().splitlines()[:2]
-            found[key] = float(dict(zip(names.split("\t"), values.split("\t"), strict=True))["s"])
-        except (OSError, ValueError, KeyError):
-            continue
-    return found
+def measured_seconds(job: Job) -> float | None:
+    """Return the seconds of a finished job by its benchmark file; of a resumed job, since its last start."""
+    try:
+        names, values = job.benchmark.read_text().splitlines()[:2]
+        return float(dict(zip(names.split("\t"), values.split("\t"), strict=True))["s"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
-@dataclass(frozen=True)
-class TimeModel:
-    """Seconds of jobs, measured or estimated.
-
-    `factors` holds, by verb, the ratio of measured to nominal seconds of finished jobs; the key "" is the
-    ratio over all verbs, for verbs without a finished job.
-    """
-
-    machine: Machine
-    measured: Mapping[str, float]
-    factors: Mapping[str, float]
-
-    def seconds(self, job: Job, work: Work) -> float:
-        """Return the measured seconds of a job or, without a measurement, an estimate."""
-        if job.key in self.measured:
-            return self.measured[job.key]
-        factor = self.factors.get(job.verb, self.factors.get("", 1.0))
-        return factor * nominal_seconds(self.machine, job.verb, work)
-
-
-def clock_of(
-    machine: Machine,
-    jobs: Mapping[str, Job],
-    works: Mapping[str, Work | None],
-    measured: Mapping[str, float],
-    *,
-    trusted: bool = True,
-) -> TimeModel:
-    """Return the time model from measured jobs; if `trusted` is false, others take their nominal seconds."""
-    said: dict[str, float] = {}
-    took: dict[str, float] = {}
+def speed_factors(
+    machine: Machine, jobs: Mapping[str, Job], works: Mapping[str, Work], measured: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the factors of a machine by jobs that were measured and compute with a model."""
+    sums: dict[str, tuple[float, float]] = {}
     for key, seconds in measured.items():
-        work = works[key]
-        if trusted and work is not None:
-            for group in (jobs[key].verb, ""):
-                said[group] = said.get(group, 0.0) + nominal_seconds(machine, jobs[key].verb, work)
-                took[group] = took.get(group, 0.0) + seconds
-    return TimeModel(machine, measured, {group: took[group] / said[group] for group in took})
-
-
-def nominal_seconds(machine: Machine, verb: str, work: Work) -> float:
-    """Return the seconds of a job at the machine's nominal speed, including its start."""
-    return START.get(verb, START_OF_OTHERS) + machine.seconds(verb, work)
+        rule = jobs[key].rule
+        if rule in COMPUTING and key in works:
+            for group in (rule, ""):
+                took, nominal = sums.get(group, (0.0, 0.0))
+                sums[group] = took + seconds, nominal + machine.nominal_seconds(rule, works[key])
+    return {group: took / nominal for group, (took, nominal) in sums.items()}

@@ -1,103 +1,100 @@
 """A forecast as text."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from copra.experiment.recipes import training_notes, without_seed
 from copra.experiment.workflow import Workflow
-from copra.plan import machine as machines
-from copra.plan.forecast import Forecast, Line
-from copra.plan.jobs import MODELS, PRODUCTS
-from copra.report.formats import SCALES
+from copra.plan.estimate import STATE_COPIES
+from copra.plan.forecast import ANSWERS, Forecast, Line, Range, total
+from copra.plan.jobs import MODELS
+from copra.plan.machine import LAYER_SECONDS
+from copra.plan.quantities import amount, duration
 from copra.utils.terminal import table
 
-ANSWERS = ("evaluate", "sweep", "lens")
-"""Verbs whose FLOPs are those of answering questions."""
 UNKNOWN = "?"
 
 
 def page(forecast: Forecast, workflow: Workflow, source: str) -> str:
-    """Return the whole page: counts, one line per step, one line per verb, sums, and assumptions."""
+    """Return the whole page: counts, one line per step and per rule, sums, warnings and assumptions."""
     lines = list(forecast.lines.values())
-    to_run = [line for line in lines if not line.made]
-    kinds = [line.job.verb for line in lines if line.job.verb in MODELS]
-    counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in MODELS if kind in kinds)
-    notes = training_notes(workflow.experiment, workflow.tree)
-    parts = [
-        f"{source}: {len(workflow.tree.recipes)} recipes, {len(kinds)} models ({counted})\n"
-        f"{len(lines)} jobs: {len(lines) - len(to_run)} cached, {len(to_run)} to run",
-        _steps(forecast, workflow),
-        _verbs(forecast),
-        "\n".join(_sums(forecast, workflow.folder, lines, to_run)),
-        *([_listed("Prunings far from their budgets", forecast.warnings)] if forecast.warnings else []),
-        *([_listed("Trainings of few steps", forecast.short)] if forecast.short else []),
-        *([_listed("Notes", notes)] if notes else []),
-        _listed("Assumed", _assumed(forecast)),
-        "Cached is what records its present settings. Snakemake has the last word, and also sees changes of "
-        "code and\nof input files: snakemake -n -q rules host",
-    ]
-    return "\n\n".join(parts)
+    to_run = [line for line in lines if not line.job.cached]
+    rules = [line.job.rule for line in lines if line.job.rule in MODELS]
+    counted = ", ".join(f"{rules.count(rule)} {rule}" for rule in MODELS if rule in rules)
+    lists = {
+        "Prunings far from their budgets": forecast.warnings,
+        "Trainings of few steps": forecast.short,
+        "Notes": training_notes(workflow.experiment, workflow.tree),
+        "Assumed": list(_assumed(forecast)),
+    }
+    return "\n\n".join(
+        [
+            f"{source}: {len(workflow.tree.recipes)} recipes, {len(rules)} models ({counted})\n"
+            f"{len(lines)} jobs: {len(lines) - len(to_run)} cached, {len(to_run)} to run",
+            _steps(forecast, workflow),
+            _rules(lines),
+            "\n".join(_sums(forecast, workflow.folder, lines, to_run)),
+            *(
+                "\n".join([f"{heading}:", *(f"- {each}" for each in texts)])
+                for heading, texts in lists.items()
+                if texts
+            ),
+        ]
+    )
 
 
-def _listed(heading: str, lines: Iterable[str]) -> str:
-    return "\n".join([f"{heading}:", *(f"- {line}" for line in lines)])
+def span(values: Range, text: Callable[[float], str] = amount) -> str:
+    """Return a range as text, or its only value."""
+    return " to ".join(dict.fromkeys(map(text, values)))
 
 
-def amount(number: float, unit: str = "") -> str:
-    """Return a number with its unit and an SI prefix, as in 15.9 TFLOPs."""
-    scale, prefix = next((pair for pair in SCALES if number >= pair[0]), (1.0, ""))
-    scaled = number / scale
-    text = f"{scaled:.0f}" if scaled >= 100 else f"{scaled:.3g}"
-    return f"{text} {prefix}{unit}".rstrip()
+def _bytes(number: float) -> str:
+    return amount(number, "B")
 
 
-def duration(seconds: float) -> str:
-    """Return a time in its largest fitting unit."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.{1 if seconds < 10 * length else 0}f} {unit}"
-    return f"{seconds:.0f} s"
+def _flops(number: float) -> str:
+    return amount(number, "FLOPs")
 
 
 def _steps(forecast: Forecast, workflow: Workflow) -> str:
     """Return a table with one row per step and stage, over all models that it makes, cached or not."""
-    groups: dict[str, list[Line]] = {}
+    groups: dict[str, list[Line]] = {_label(name): [] for name in workflow.tree.nodes}
     for line in forecast.lines.values():
-        if line.job.verb in (*MODELS, *ANSWERS):
-            groups.setdefault(_label(line.job.name), []).append(line)
+        if line.job.rule in (*MODELS, *ANSWERS):
+            groups[_label(line.job.name)].append(line)
     rows = []
     for label, lines in groups.items():
-        models = [line for line in lines if line.job.verb in MODELS]
-        answering = sum(line.flops for line in lines if line.job.verb in ANSWERS)
-        row = [
-            amount(sum(line.learning for line in lines)),
-            amount(answering),
-            duration(sum(line.seconds or 0.0 for line in lines)),
-            amount(sum(line.bytes for line in models), "B"),
-        ]
-        known = all(line.seconds is not None for line in lines)
-        cached = sum(line.made for line in models)
+        models = [line for line in lines if line.job.rule in MODELS]
         lengths = sorted({line.steps for line in models if line.steps is not None})
         steps = " to ".join(dict.fromkeys(f"{number:,}" for number in (*lengths[:1], *lengths[-1:])))
-        rows.append([label, len(models), cached, steps, *(row if known else [UNKNOWN] * len(row))])
-    costs = ["training FLOPs", "evaluation FLOPs", "time", "disk"]
+        memory = tuple(max(line.memory[bound] for line in models) for bound in (0, 1))
+        costs = [
+            span(total(line.training for line in lines)),
+            span(total(line.flops for line in lines if line.job.rule in ANSWERS)),
+            span(total(line.seconds for line in lines), duration),
+            span(total(line.disk for line in lines), _bytes),
+            span(memory, _bytes) if memory[1] else "",
+        ]
+        if any(line.flops is None for line in lines):
+            costs = [UNKNOWN] * len(costs)
+        rows.append([label, len(models), sum(line.job.cached for line in models), steps, *costs])
+    costs = ["training FLOPs", "evaluation FLOPs", "time", "disk", "peak memory"]
     return _table(rows, ["the whole run", "models", "cached", "steps", *costs])
 
 
-def _verbs(forecast: Forecast) -> str:
-    """Return a table with one row per verb; FLOPs and time are those of the jobs to run."""
+def _rules(lines: Sequence[Line]) -> str:
+    """Return a table with one row per rule; FLOPs and time are those of the jobs to run."""
     rows = []
-    for verb in PRODUCTS:
-        lines = [line for line in forecast.lines.values() if line.job.verb == verb]
-        left = [line for line in lines if not line.made]
-        if lines:
-            row = [
-                amount(sum(line.flops for line in left)),
-                duration(sum(line.seconds or 0.0 for line in left)),
-            ]
-            known = all(line.seconds is not None for line in left)
-            numbers = [len(lines), len(lines) - len(left), len(left)]
-            rows.append([verb, *numbers, *(row if known else [UNKNOWN] * len(row))])
+    for rule in dict.fromkeys(line.job.rule for line in lines):
+        jobs = [line for line in lines if line.job.rule == rule]
+        left = [line for line in jobs if not line.job.cached]
+        costs = [
+            span(total(line.flops for line in left)),
+            span(total(line.seconds for line in left), duration),
+        ]
+        if any(line.flops is None for line in left):
+            costs = [UNKNOWN] * len(costs)
+        rows.append([rule, len(jobs), len(jobs) - len(left), len(left), *costs])
     return _table(rows, ["what is left", "jobs", "cached", "to run", "FLOPs", "time"])
 
 
@@ -106,28 +103,36 @@ def _sums(forecast: Forecast, folder: str, lines: Sequence[Line], to_run: Sequen
     if forecast.unknown:
         yield from _unknown(forecast.unknown, folder)
         return
-    hours = "GPU-hours" if forecast.clock.machine.on_gpu else "CPU-hours"
-    learning = sum(line.learning for line in to_run)
-    answering = sum(line.flops for line in to_run if line.job.verb in ANSWERS)
-    rest = sum(line.flops for line in to_run) - learning - answering
     if not to_run:
         yield "Nothing is to run."
     else:
+        flops = [
+            total(line.training for line in to_run),
+            total(line.flops for line in to_run if line.job.rule in ANSWERS),
+            total(line.flops for line in to_run),
+        ]
+        seconds = total(line.seconds for line in to_run)
+        chain_seconds, chain = forecast.longest_chain()
         yield (
-            f"To run: {amount(learning, 'FLOPs')} of training, {amount(answering, 'FLOPs')} of evaluation, "
-            f"{amount(rest, 'FLOPs')} of the rest\n(validation, scoring, curves, latency): "
-            f"{forecast.device_seconds(to_run) / 3600:.2g} {hours}, "
-            f"{duration(sum(line.seconds for line in to_run))} one job after another."
+            f"To run: {span(flops[0], _flops)} of training, {span(flops[1], _flops)} of evaluation, "
+            f"{span(flops[2], _flops)} with the rest\n(validation, scoring, curves, latency): "
+            f"{_device_hours(forecast, to_run)}, {span(seconds, duration)} one job after another."
         )
-        seconds, chain = forecast.longest_chain(lambda line: not line.made)
-        yield f"Longest chain: {duration(seconds)}, however many jobs run side by side:"
-        yield "  " + " > ".join(_short(job.verb, job.name) for job in chain)
-    if done := [line for line in lines if line.made]:
-        flops = amount(sum(line.flops for line in done), "FLOPs")
-        yield f"Cached: {flops}, {forecast.device_seconds(done) / 3600:.2g} {hours}."
-    state = max((line.state for line in to_run), default=0.0)
-    disk = f"Disk: {amount(sum(line.bytes for line in lines), 'B')} of checkpoints in all"
-    yield disk + (f", and up to {amount(state, 'B')} for each training under way." if state else ".")
+        yield f"Longest chain: {duration(chain_seconds)}, however many jobs run side by side:"
+        yield "  " + " > ".join(_label(job.name) if job.rule in MODELS else job.rule for job in chain)
+    if done := [line for line in lines if line.job.cached]:
+        yield f"Cached: {span(total(line.flops for line in done), _flops)}, {_device_hours(forecast, done)}."
+    disk = f"Disk: {span(total(line.disk for line in lines), _bytes)} of checkpoints"
+    state = STATE_COPIES * max((line.disk[1] for line in to_run if line.job.rule == "train"), default=0.0)
+    yield disk + (f", and up to {_bytes(state)} for each training under way." if state else ".")
+    if memory := max((line.memory[1] for line in to_run), default=0.0):
+        yield f"Peak memory of a training: {_bytes(memory)} in each process."
+
+
+def _device_hours(forecast: Forecast, lines: Sequence[Line]) -> str:
+    devices = forecast.machine.devices
+    hours = (sum(line.seconds[bound] * devices(line.job.rule) for line in lines) / 3600 for bound in (0, 1))
+    return f"{span(tuple(hours), '{:.2g}'.format)} {'GPU' if forecast.machine.has_gpu else 'CPU'}-hours"
 
 
 def _unknown(bases: Mapping[str, str], folder: str) -> Iterator[str]:
@@ -138,23 +143,20 @@ def _unknown(bases: Mapping[str, str], folder: str) -> Iterator[str]:
         yield f"  {node}: `snakemake {folder}/models/{node}/copra.json` makes it"
 
 
-def _assumed(forecast: Forecast) -> Iterator[str]:
-    clock = forecast.clock
-    machine = clock.machine
-    if clock.measured:
-        took = duration(sum(clock.measured.values()))
-        yield f"{len(clock.measured)} finished jobs took as long as measured, {took} together"
-    if clock.factors:
-        factors = ", ".join(f"{verb} {clock.factors[verb]:.2g}" for verb in PRODUCTS if verb in clock.factors)
-        yield f"others take so many times what follows from the next two lines, as measured:\n  {factors}"
-    device = "GPU" if machine.on_gpu else "CPU thread"
-    peak = f"{machine.flops_per_second:.3g} FLOPs per second (--flops-per-second)"
-    reached = f"{machine.utilization:.2g} are reached (--utilization), in answers a third of that"
-    yield f"{machine.together} {device}(s) a training: {peak}, of which\n  {reached}"
-    layer = 1000 * machines.SECONDS_A_LAYER[machine.kind]
-    starts = f"{machines.START_OF_OTHERS:.2g} to {machines.START['train']:.2g} s"
-    speed = amount(machines.BYTES_A_SECOND, "B")
-    yield f"a layer's pass takes {layer:.1g} ms or more; jobs start in {starts}; weights move at {speed}/s"
+def _assumed(forecast: Forecast) -> Iterable[str]:
+    machine, measured = forecast.machine, forecast.measured
+    if measured:
+        took = duration(sum(measured.values()))
+        yield f"{len(measured)} finished jobs took as long as measured, {took} together"
+    if machine.factors:
+        factors = ", ".join(f"{rule} {factor:.2g}" for rule, factor in machine.factors.items() if rule)
+        yield f"others take so many times what follows from the next line, as measured:\n  {factors}"
+    device = "GPU" if machine.has_gpu else "CPU thread"
+    yield (
+        f"{machine.together} {device}(s) per training: {machine.peak_flops:.3g} FLOPs per second "
+        f"(--flops-per-second), of which\n  {machine.utilization:.2g} are reached "
+        f"(--utilization), in answers a third of that; {1000 * LAYER_SECONDS:.2g} ms or more per layer"
+    )
     yield "answers are as long as right ones; a model that fails may write up to evaluation.max_new_tokens"
     yield from forecast.assumed
 
@@ -162,11 +164,6 @@ def _assumed(forecast: Forecast) -> Iterator[str]:
 def _label(name: str) -> str:
     """Return the step and stage that make a node, or the name of a base."""
     return without_seed(name.rsplit("+", 1)[-1])
-
-
-def _short(verb: str, name: str) -> str:
-    """Return the label of a job in a chain: the step of a model, the verb of other jobs."""
-    return _label(name) if verb in MODELS else verb
 
 
 def _table(rows: Sequence[Sequence[object]], heads: Sequence[str]) -> str:

@@ -1,11 +1,11 @@
-"""The progress of a run: running, finished and failed jobs, from their results, logs and heartbeats."""
+"""The progress of a run: finished results and failed and running jobs, from files, logs and heartbeats."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from copra.plan.jobs import PRODUCTS, Job
+from copra.experiment.workflow import Workflow
 from copra.utils.heartbeat import JobStatus
 
 TAIL_BYTES = 8192
@@ -16,36 +16,38 @@ CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 @dataclass(frozen=True)
 class Failed:
-    """A job with an error in its log and no result."""
+    """A job that wrote an error to its log and has not run again since."""
 
     key: str
     log: Path
     reason: str
 
 
-def counted(jobs: Mapping[str, Job], results: Path) -> dict[str, tuple[int, int]]:
-    """Return, by verb, the number of jobs whose result exists, and of all jobs."""
+def finished_results(workflow: Workflow, results: Path) -> dict[str, tuple[int, int]]:
+    """Return, by folder of results, the number of files that exist, and of all that a run makes."""
+    targets = [*workflow.artifacts(), *workflow.tables(), *workflow.figures()]
     found: dict[str, tuple[int, int]] = {}
-    for verb in PRODUCTS:
-        there = [job.output(results).is_file() for job in jobs.values() if job.verb == verb]
-        if there:
-            found[verb] = (sum(there), len(there))
+    for path in (Path(target).relative_to(workflow.folder) for target in dict.fromkeys(targets)):
+        there, total = found.get(path.parts[0], (0, 0))
+        found[path.parts[0]] = there + (results / path).is_file(), total + 1
     return found
 
 
-def failed(results: Path, jobs: Mapping[str, Job] | None = None) -> list[Failed]:
-    """Return jobs with an error in their log and no result: of `jobs`, or of all logs if that is None.
+def failed_jobs(results: Path, workflow: Workflow | None = None) -> list[Failed]:
+    """Return the jobs whose log ends in an error; with a workflow, none of models that it does not lead to.
 
     A killed job writes no error to its log, so it is not among them.
     """
     found = []
-    for job in _logged(results) if jobs is None else jobs.values():
-        log = job.log(results)
-        if log.is_file() and not job.output(results).is_file():
-            reason = _reason(job.verb, log)
-            if reason is not None:
-                found.append(Failed(job.key, log, reason))
-    return sorted(found, key=lambda each: each.key)
+    for log in sorted((results / "logs").rglob("*.log")):
+        # A node's name may contain dots, so only the last suffix is removed.
+        key = log.relative_to(results / "logs").as_posix().removesuffix(".log")
+        rule, *parts = key.split("/")
+        if workflow is not None and any("+" in part and part not in workflow.tree.nodes for part in parts):
+            continue
+        if rule != "plan" and (reason := _reason(rule, log)):
+            found.append(Failed(key, log, reason))
+    return found
 
 
 def lines_of(running: Sequence[JobStatus]) -> list[list[str]]:
@@ -63,16 +65,7 @@ def lines_of(running: Sequence[JobStatus]) -> list[list[str]]:
     ]
 
 
-def _logged(results: Path) -> Iterator[Job]:
-    """Yield all jobs that have a log."""
-    for log in sorted((results / "logs").rglob("*.log")):
-        verb, _, name = str(log.relative_to(results / "logs").with_suffix("")).partition("/")
-        # A node's name may contain dots, so only the last suffix is removed.
-        if verb in PRODUCTS:
-            yield Job(verb, name)
-
-
-def _reason(verb: str, log: Path) -> str | None:
+def _reason(rule: str, log: Path) -> str | None:
     """Return the error at the end of a log: copra's own message, or a traceback's last line."""
     try:
         with open(log, "rb") as handle:
@@ -82,7 +75,7 @@ def _reason(verb: str, log: Path) -> str | None:
         return None
     lines = [line.strip() for line in CONTROL.sub("", text).replace("\r", "\n").split("\n") if line.strip()]
     for line in reversed(lines):
-        if line.startswith(f"copra {verb}: "):
+        if line.startswith(f"copra {rule}: "):
             return line
     return lines[-1] if TRACEBACK in lines and not lines[-1].startswith(TRACEBACK) else None
 

@@ -8,6 +8,10 @@ from pydantic import Field, model_validator
 
 from copra.schema.settings import MOST_CHANNELS, MOST_HEADS, MOST_LAYERS, FilePath, Settings
 
+QUANTIZATION_ROWS, QUANTIZATION_BATCH = 64, 8
+"""Number of validation rows, and of rows per batch, on which a quantized model is compared with the plain
+one."""
+
 
 class FromScratch(Settings):
     """A small model with random weights, and a tokenizer trained on the task's train split."""

@@ -25,6 +25,9 @@ from copra.utils.problems import shown
 MISS = 0.05
 """Relative deviation from the requested removal above which a warning is given."""
 
+PROOF_ROWS = 8
+"""Number of training rows on which a pruned model is compared with the masked one."""
+
 NOT_FOR_LAYERS = "normalize: it compares units within a layer, so it is not for layers themselves"
 
 

@@ -11,11 +11,20 @@ from pydantic import NonNegativeInt, model_validator
 
 from copra.schema.settings import FilePath
 from copra.tasks.numbers import bare_number
-from copra.tasks.task import BadRow, Row, Split, Task
-from copra.utils.containers import read_records
+from copra.tasks.task import BadRow, Preview, Row, Split, Task
+from copra.utils.containers import count_records, read_records
 from copra.utils.errors import CopraError
 
 ANNOTATION = re.compile(r"<<(.*?)>>", re.DOTALL)
+SIZES: dict[str, dict[Split, int]] = {
+    "openai/gsm8k": {"train": 7473, "valid": 0, "test": 1319},
+    "whynlp/gsm8k-aug": {"train": 385620, "valid": 500, "test": 1319},
+    "zen-e/gsm8k-aug": {"train": 385620, "valid": 0, "test": 1319},
+}
+"""Rows of data sets on the Hub, by lowercase name (arXiv 2110.14168, 2405.14838)."""
+TOKENS = {"equations": (54, (9, 9, 9), 3), "sentences": (54, (19, 16, 16, 16), 3)}
+"""Tokens of the question, of each step and of the answer of a typical training row of GSM8K, by GPT-2's
+tokenizer and others of its kind: rounded means of all 7,473 rows."""
 Steps = str | list[str]
 """A chain of thought: one text with annotations, or a list of steps."""
 
@@ -89,6 +98,20 @@ class Gsm8k(Task):
     def is_local(self) -> bool:
         """False for rows from the Hub, which are not known before they are downloaded."""
         return self.source == "files"
+
+    def preview(self, most: int) -> Preview:
+        """Return the numbers of rows, with samples of local files and typical lengths of rows on the Hub."""
+        if self.is_local:
+            return super().preview(most)
+        name = self.hub_name.lower()
+        sizes = dict(SIZES.get(name, SIZES["openai/gsm8k"]))
+        if self.valid:
+            sizes["valid"] = count_records(self.files()["valid"])
+        elif not sizes["valid"]:
+            sizes["valid"] = self.validation_rows
+            sizes["train"] = max(1, sizes["train"] - self.validation_rows)
+        limited = {split: min(size, self.limit.get(split, size)) for split, size in sizes.items()}
+        return Preview(limited, None, TOKENS[self.steps], counted=name in SIZES)
 
     def concerning(self, split: Split) -> dict[str, Any]:
         """Return the settings that affect a split, as plain JSON values."""

@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -48,6 +49,21 @@ class BadRow:
         return f"{self.file}, row {self.row}: {self.reason}"
 
 
+@dataclass(frozen=True)
+class Preview:
+    """The rows of a task before they are prepared, as far as they are known without a network.
+
+    `sizes` are the numbers of rows before repeated ones are left out; without `counted` they are a guess.
+    `rows` is a sample of each split. Without one, for rows on the Hub, `tokens` are the typical lengths of a
+    question, of each step and of an answer.
+    """
+
+    sizes: dict[Split, int]
+    rows: dict[Split, list[Row]] | None
+    tokens: tuple[int, tuple[int, ...], int] | None = None
+    counted: bool = True
+
+
 class Task(Settings):
     """Settings of a task; a subclass adds its own keys and overrides `rows`, and `paths` if it reads files.
 
@@ -80,6 +96,18 @@ class Task(Settings):
         """Yield (split, row) for all rows, in a fixed order."""
         raise TypeError(f"task {self.kind!r} does not say what its rows are")
 
+    def preview(self, most: int) -> Preview:
+        """Return the numbers of rows, and samples of at most `most` rows, more of which are not generated."""
+        generated = {split: size for split in SPLITS if isinstance(size := getattr(self, split, None), int)}
+        few = self.model_copy(update={split: min(most, size) for split, size in generated.items()})
+        found: dict[Split, list[Row]] = {split: [] for split in SPLITS}
+        for split, row in few.rows():
+            if isinstance(row, Row):
+                found[split].append(row)
+        sizes = {split: generated.get(split, len(found[split])) for split in SPLITS}
+        limited = {split: min(size, self.limit.get(split, size)) for split, size in sizes.items()}
+        return Preview(limited, {split: sampled(rows, most) for split, rows in found.items()})
+
     def paths(self) -> dict[Split, str]:
         """Return the configured paths of the local files of splits, not expanded."""
         return {}
@@ -105,6 +133,11 @@ class Task(Settings):
         others = [*(name for name in SPLITS if name != split), "max_rows_without_steps"]
         settings = {key: value for key, value in self.canonical().items() if key not in others}
         return settings | {"limit": {key: rows for key, rows in self.limit.items() if key == split}}
+
+
+def sampled(rows: Sequence[Row], most: int) -> list[Row]:
+    """Return all rows, or `most` random ones if there are more: rows may repeat in a cycle."""
+    return list(rows) if len(rows) <= most else Random(0).sample(rows, most)
 
 
 def read_worked_examples(path: Path) -> list[Row]:

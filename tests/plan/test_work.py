@@ -1,0 +1,143 @@
+"""Work of jobs, against FLOPs counted by hand.
+
+A layer of width 16 with 4 query heads and 2 KV heads of size 4 and an FFN of 32 costs, for T tokens over P
+cached ones, 2 T 16 4 (8 + 4) = 1536 T in projections, 4 T (P + T) 16 in scores and 2 T 3 16 32 = 3072 T in
+the FFN; a position of the LM head with 50 tokens costs 2 16 50 = 1600.
+"""
+
+import pytest
+
+from copra.cost.flops import of_training_work
+from copra.data.sequences import TokenRow
+from copra.methods import Coconut, Cot, IcotKd, NoCot
+from copra.methods.few_shot import FewShot
+from copra.plan.estimate import Estimate
+from copra.plan.jobs import Job
+from copra.plan.rows import TaskRows
+from copra.plan.stages import few_shot_prompts, trained_prompts, training_schedule
+from copra.plan.work import answering_work, work_of
+from copra.schema.shape import LayerShape, ModelShape
+from copra.schema.training import Training
+from copra.tasks.word_sums import WordSums
+
+SHAPE = ModelShape("llama", 16, 50, 3, (LayerShape(4, 2, 4, 32),) * 2)
+# 5 tokens of the question, two steps of 3, 2 of the answer: 13, of which 8 are supervised in CoT.
+ROW = TokenRow("a", [0] * 5, [[0] * 3, [0] * 3], [0] * 2)
+SIZES = {"train": 100, "valid": 10, "test": 10}
+STEP = {"steps": 1}
+
+
+def task_rows(*train, sizes=SIZES):
+    rows = {"train": list(train or [ROW]), "valid": [ROW] * 2, "test": [ROW]}
+    return TaskRows(sizes, rows, [], len, None, True, [])
+
+
+def forward(tokens: int, past: int = 0, logits: int = 0, layers: int = 2) -> int:
+    return layers * (4608 * tokens + 64 * tokens * (past + tokens)) + 1600 * logits
+
+
+def schedule(stage, rows=None, **training):
+    settings = Training(**{"batch_size": 4, "num_validations": 2, "learning_rate": 1e-3, **training})
+    return training_schedule(stage, settings, rows or task_rows(), 1)
+
+
+COT = Cot(kind="cot", training=STEP).stages()[0]
+
+
+def test_training_with_chain_of_thought():
+    found = schedule(COT, steps=10)
+    assert of_training_work(SHAPE, found.training_work) == pytest.approx(40 * 3 * forward(13, logits=8))
+    validation = of_training_work(SHAPE, found.validation_work, backward=False)
+    assert validation == pytest.approx(10 * forward(13, logits=8))
+    assert (found.micro_batches, found.depth, found.batches, found.tokens, found.logits) == (1, 1, 3, 52, 32)
+    small = schedule(COT, steps=10, micro_batch_size=2)
+    assert (small.micro_batches, small.tokens, small.logits) == (2, 26, 16)
+    assert schedule(COT, steps=10, micro_batch_tokens=13).micro_batches == 4
+
+
+def test_epochs_take_the_last_batch_as_it_is():
+    """10 rows in batches of 4: 3 batches per epoch, and 10 rows."""
+    rows = task_rows(sizes={"train": 10, "valid": 2, "test": 1})
+    for epochs, steps, number in ((1, 3, 10), (2, 6, 20), (1 / 3, 1, 4), (5 / 3, 5, 18)):
+        found = schedule(COT, rows, epochs=epochs)
+        assert found.steps == steps
+        assert found.training_work["model"]["tokens"] == pytest.approx(number * 13)
+
+
+def test_rows_that_are_too_long_are_left_out():
+    short = TokenRow("b", [0] * 5, [[0] * 3], [0] * 2)
+    found = schedule(COT, task_rows(ROW, short), batch_size=50, epochs=1, max_tokens=10)
+    assert (found.steps, found.training_work["model"]["tokens"]) == (1, 50 * 10)
+
+
+def test_latents_stand_for_steps_and_wait_for_one_another():
+    """The last of three stages: question, start, two latents, end, answer."""
+    found = schedule(Coconut(kind="coconut", max_latent_stage=2, training=STEP).stages()[3], steps=1)
+    expected = 4 * 3 * forward(5 + 1 + 2 + 1 + 2, logits=2)
+    assert of_training_work(SHAPE, found.training_work) == pytest.approx(expected)
+    assert found.depth == 3
+
+
+def test_an_answer_is_as_long_as_a_right_one_or_the_limit():
+    stages = {
+        8: COT,
+        2: IcotKd(kind="icot_kd", training=STEP).stages()[2],
+        5: Coconut(kind="coconut", max_latent_stage=2, training=STEP).stages()[1],
+    }
+    for length, stage in stages.items():
+        assert trained_prompts(stage, [ROW], 48).lengths == ((5, length),)
+        assert trained_prompts(stage, [ROW], 1).lengths == ((5, 1),)
+
+
+def test_answers_are_written_token_by_token():
+    """The prompt of 5 tokens with one position of the head, then one pass for the second token."""
+    found = answering_work(
+        trained_prompts(NoCot(kind="no_cot", training=STEP).stages()[0], [ROW], 48), SHAPE, 7, 4
+    )
+    assert found.flops == found.answers == 7 * (forward(5, logits=1) + forward(1, 5, 1))
+    # Two batches of 2 passes through 2 layers.
+    assert found.layers == 8
+
+
+def test_worked_examples_are_read_once():
+    """Without text, two examples as long as typical rows; templates count by letters here."""
+    prompt = FewShot(kind="few_shot", num_fewshot=2, question="{question}")
+    stats = few_shot_prompts(prompt, WordSums(), task_rows(), [ROW], 48)
+    template = len("{question}")
+    assert stats.cached == 2 * (5 + 8)
+    assert stats.lengths == ((26 + 5 + template, max(1, 13 - 5 - template)),)
+    assert answering_work(stats, SHAPE, 3, 8).flops == 3 * forward(5 + template, 26, 1)
+
+
+def test_a_greedy_search_tries_each_layer_that_is_left(make_workflow, tmp_path):
+    """Of 4 layers 4 candidates for one that goes, and 4 + 3 + 2 for the three that can."""
+
+    def searched(budget, **importance):
+        step = {"kind": "prune", "unit": "layers", "metric": "greedy_loss", "budget": budget}
+        changes = {"bases__llama__from_scratch__layers": 4, "steps__search": step, "importance": importance}
+        workflow = make_workflow(**changes, recipes=[["cot", "search"]])
+        name = workflow.within("scores", workflow.scored[0]).removesuffix(".json")
+        job = Job("score", name, (), tmp_path, tmp_path, (), False)
+        return work_of(Estimate(workflow, tmp_path, set()), job, 0).flops
+
+    one = searched({"count": 1})
+    assert one == searched({"flops": 0.9}, greedy_removals=1)
+    assert searched({"flops": 0.9}) == searched({"count": 3}) == pytest.approx(one * 9 / 4)
+    assert searched({"flops": 0.9}, greedy_protect=[2]) == pytest.approx(one * 6 / 4)
+
+
+def test_where_a_teacher_is_not_known_the_training_is_not(make_workflow, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    heal = {"kind": "cot", "distil": {"teacher": "far+cot"}, "training": STEP}
+    bases = make_workflow().experiment.bases["llama"].canonical()
+    workflow = make_workflow(
+        bases={"llama": bases, "far": {"path": "some/model"}}, steps__heal=heal, recipes=[["cot", "heal"]]
+    )
+    estimate = Estimate(workflow, tmp_path, set())
+
+    def work(name):
+        return work_of(estimate, Job("train", name, (), tmp_path, tmp_path, (), False), 0)
+
+    assert work("llama@0+cot").flops > 0
+    assert work("llama@0+cot+heal") is None
+    assert estimate.unknown() == {"far": "some/model"}
