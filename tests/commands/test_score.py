@@ -66,9 +66,13 @@ def decoding_of(checkpoint):
     return known and GenerationSpec.from_json(known)
 
 
-@pytest.mark.parametrize("scoring", SCORINGS)
 @pytest.mark.parametrize(
-    ("model", "objective"), [("plain", "cot"), ("thinking", "latent"), ("thinking", "answer")]
+    ("scoring", "model", "objective"),
+    [
+        *((scoring, "thinking", "latent") for scoring in SCORINGS),
+        ("passes", "plain", "cot"),
+        ("layers.loss", "thinking", "answer"),
+    ],
 )
 def test_every_scoring_scores_its_units(place, rows, scoring, model, objective):
     table = run(place, scoring, model, objective)

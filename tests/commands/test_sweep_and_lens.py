@@ -58,6 +58,7 @@ def test_a_sweep_equals_single_evaluations(place, rows):
     assert table["flops"].is_monotonic_increasing
 
 
+@pytest.mark.slow
 def test_a_compiled_sweep_compiles_once_and_equals_a_plain_one(place, monkeypatch):
     counter, made = CompileCounter(), compiled.Compiled.__init__
     monkeypatch.setattr(compiled.Compiled, "__init__", lambda *given: made(*given, backend=counter))

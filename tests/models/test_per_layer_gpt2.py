@@ -7,13 +7,9 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.configuration_utils import get_head_shapes
 
-from copra.data.sequences import Markers
-from copra.methods.reasoning_model import ReasoningModel
 from copra.models.per_layer import CopraGPT2Config, CopraGPT2LMHeadModel
 from copra.models.shape import shape_of
 from copra.schema.shape import LayerShape, ModelShape
-from copra.schema.training import Lora
-from copra.training.adapters import adapted
 
 OVERRIDES = [{"n_head": 2, "n_inner": 40}, {}, {"n_head": 3, "n_inner": 24}]
 SIZES = {
@@ -175,28 +171,3 @@ def test_gradient_checkpointing_changes_no_gradient(model, input_ids):
 def test_transformers_is_told_the_heads_of_every_layer(model):
     """It asks before it makes a cache of fixed size ahead of the first pass."""
     assert get_head_shapes(model.config) == ([2, 5, 3], 8)
-
-
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-def test_adapters_reach_all_projections_and_are_merged_without_a_trace(model, input_ids, tmp_path):
-    before, kinds = model.state_dict(), {name: type(part) for name, part in model.named_modules()}
-    before = {name: tensor.clone() for name, tensor in before.items()}
-    with adapted(ReasoningModel(model), Lora(rank=3, alpha=6.0), (), Markers(57, 58, 59)):
-        names = [name for name, part in model.named_modules() if hasattr(part, "lora_B")]
-        parts = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-        assert names == [f"transformer.h.{layer}.{part}" for layer in range(3) for part in parts]
-        products = {}
-        with torch.no_grad():
-            for name in names:
-                part = model.get_submodule(name)
-                part.lora_B["default"].weight.normal_(std=0.1)
-                products[name] = part.lora_B["default"].weight @ part.lora_A["default"].weight
-        logits = model(input_ids).logits
-    for name, product in products.items():
-        expected = before[f"{name}.weight"] + 2.0 * product.T
-        assert torch.allclose(model.get_parameter(f"{name}.weight"), expected, atol=1e-6), name
-    assert torch.allclose(model(input_ids).logits, logits, atol=1e-3)
-    assert {name: type(part) for name, part in model.named_modules()} == kinds
-    model.save_pretrained(tmp_path)
-    again = CopraGPT2LMHeadModel.from_pretrained(tmp_path)
-    assert torch.equal(again(input_ids).logits, model(input_ids).logits)

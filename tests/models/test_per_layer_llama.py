@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
@@ -93,35 +89,3 @@ def test_layers_follow_the_attention_implementation_of_the_model(model, input_id
     output = model(input_ids, output_attentions=True)
     assert [attention.shape[1] for attention in output.attentions] == [2, 6, 6]
     assert torch.allclose(output.logits, sdpa, atol=1e-5)
-
-
-OUTSIDE = """
-import sys
-sys.modules["copra"] = None
-import torch
-from huggingface_hub.errors import StrictDataclassClassValidationError
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
-assert type(model).__module__.startswith("transformers_modules"), type(model)
-assert not [name for name in sys.modules if name.startswith("copra.")]
-tied = model.lm_head.weight is model.model.embed_tokens.weight
-input_ids = torch.load(sys.argv[2], weights_only=True)
-tokens = model.generate(input_ids, max_new_tokens=5, do_sample=False, pad_token_id=0)
-torch.save({"tied": tied, "logits": model(input_ids).logits, "tokens": tokens}, sys.argv[3])
-model.save_pretrained(sys.argv[4])
-"""
-
-
-@pytest.mark.slow
-def test_it_loads_in_a_process_that_has_no_copra(tmp_path, model, input_ids):
-    model.save_pretrained(tmp_path / "model")
-    torch.save(input_ids, tmp_path / "inputs.pt")
-    command = [sys.executable, "-c", OUTSIDE, "model", "inputs.pt", "outputs.pt", "again"]
-    subprocess.run(command, cwd=tmp_path, check=True, env={**os.environ, "HF_HOME": str(tmp_path / "hub")})
-    outside = torch.load(tmp_path / "outputs.pt", weights_only=True)
-    assert outside["tied"]
-    assert torch.equal(outside["logits"], model(input_ids).logits)
-    expected = model.generate(input_ids, max_new_tokens=5, do_sample=False, pad_token_id=0)
-    assert torch.equal(outside["tokens"], expected)
-    code = (tmp_path / "again" / "per_layer.py").read_text()
-    assert code == (tmp_path / "model" / "per_layer.py").read_text()

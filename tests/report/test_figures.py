@@ -270,13 +270,11 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_saved_figures_are_valid_and_the_same_each_time(name, tmp_path):
-    figure = FIGURES[name]()
-    save(figure, tmp_path / "1.svg", tmp_path / "1.png")
-    save(figure, tmp_path / "2.svg", tmp_path / "2.png")
-    save(FIGURES[name](), tmp_path / "3.svg", tmp_path / "3.png")
+    for number in (1, 2):
+        save(FIGURES[name](), tmp_path / f"{number}.svg", tmp_path / f"{number}.png")
     for kind in ("svg", "png"):
-        assert len({(tmp_path / f"{i}.{kind}").read_bytes() for i in (1, 2, 3)}) == 1
-    assert len(list(tmp_path.iterdir())) == 6
+        assert len({(tmp_path / f"{i}.{kind}").read_bytes() for i in (1, 2)}) == 1
+    assert len(list(tmp_path.iterdir())) == 4
     assert xml.etree.ElementTree.parse(tmp_path / "1.svg").getroot().tag.endswith("svg")
     picture = imread(tmp_path / "1.png")
     assert picture.shape[0] > 400

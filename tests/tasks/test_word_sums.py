@@ -206,6 +206,7 @@ def test_impossible_settings_are_refused(wrong, message):
         WordSums(**wrong)
 
 
+@pytest.mark.slow
 def test_too_many_rows_for_the_settings_is_an_error_that_says_so():
     task = WordSums(min_steps=1, max_steps=1, max_number=2, max_change=1, valid=10, test=10, train=10**6)
     with pytest.raises(CopraError, match=r"no new question with 1 steps .* train split.*Raise max_number"):

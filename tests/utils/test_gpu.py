@@ -119,7 +119,7 @@ def test_the_emptiest_gpu_comes_first(machine, start):
     assert [taken(start(2)) for _ in range(3)] == ["0", "1", "0"]
 
 
-@pytest.mark.parametrize("jobs", range(2, 9))
+@pytest.mark.parametrize("jobs", [2, 3, 8])
 def test_a_job_that_wants_a_gpu_alone_does_not_share(machine, start, jobs):
     machine(1)
     sharing = start(jobs)

@@ -14,8 +14,6 @@ from copra.experiment.command_lines import RULES
 from copra.experiment.workflow import Workflow
 from copra.utils.files import read_yaml
 
-pytestmark = pytest.mark.workflow
-
 PLANNED = Path(__file__).with_name("planned.py")
 NODE = "llama@0+cot+no_cot"
 

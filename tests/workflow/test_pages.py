@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from copied_code import copy_code
 from snakemake.cli import get_argument_parser
 
-pytestmark = pytest.mark.workflow
+from helpers.copied_code import copy_code
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "config/README.md"))]
