@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = pytest.mark.workflow
-
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "config" / "README.md").read_text()
 (SNAKEFILE,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
