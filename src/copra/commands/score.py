@@ -4,32 +4,37 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from copra.commands.common import (
     Coded,
     add_files,
     add_settings,
-    add_threads,
     folder,
     located,
     made_by,
     rows_of,
     settings_of,
     summary_of,
-    use_threads,
 )
+from copra.commands.resources import add_threads
+from copra.commands.torch_setup import set_up_torch
+from copra.data.batch import Batch
+from copra.data.sequences import GenerationSpec
+from copra.models.checkpoint import Checkpoint, answering_modules, load_unquantized
+from copra.pruning.scoring.ablation import Ablation, Questions
+from copra.pruning.scoring.calibration import calibration_batches, calibration_name
+from copra.pruning.scoring.gates import endless_batches, gate_scores
+from copra.pruning.scoring.greedy import greedy
+from copra.pruning.scoring.leave_one_out import leave_one_out
+from copra.pruning.scoring.passes import pass_scores
+from copra.pruning.scoring.scores import ScoreRow, score_table
+from copra.pruning.scoring.text import read_text, text_batches, text_name
 from copra.schema.metrics import GREEDY, SCORINGS, counts_answers, split_of
 from copra.schema.scoring import Importance, Objective
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, digest, summary_beside, write_sealed_parquet
 from copra.utils.locking import hold
-
-if TYPE_CHECKING:
-    from copra.data.batch import Batch
-    from copra.data.sequences import GenerationSpec
-    from copra.models.checkpoint import Checkpoint
-    from copra.pruning.scoring.scores import ScoreRow
 
 
 class ScoreSettings(Coded):
@@ -66,10 +71,7 @@ def run(options: Namespace) -> None:
         raise CopraError(
             f"--settings: there is no scoring {settings.scoring!r}; take one of {', '.join(SCORINGS)}."
         )
-    use_threads(options)
-    from copra.models.checkpoint import load_unquantized
-    from copra.pruning.scoring.scores import score_table
-
+    set_up_torch(options)
     checkpoint = load_unquantized(options.model)
     summary = summary_of(options.data, split_of(settings.scoring))
     origin = made_by(options, options.model / MANIFEST, summary)
@@ -96,20 +98,17 @@ class Calibration:
 
     items: Sequence[Any]
     name: str
-    lay_out: "Callable[[Sequence[Any], int], Iterator[Batch]]"
-    decoding: "GenerationSpec | None"
+    lay_out: Callable[[Sequence[Any], int], Iterator[Batch]]
+    decoding: GenerationSpec | None
     examples: int
 
 
-def _calibration(settings: ScoreSettings, checkpoint: "Checkpoint", data: Path) -> Calibration:
+def _calibration(settings: ScoreSettings, checkpoint: Checkpoint, data: Path) -> Calibration:
     """Return the calibration data of a scoring run.
 
     Raises:
         CopraError: the objective does not fit the model, or its text is missing.
     """
-    from copra.pruning.scoring.calibration import calibration_batches, calibration_name
-    from copra.pruning.scoring.text import read_text, text_batches, text_name
-
     importance, objective, tokenizer = settings.importance, settings.objective, checkpoint.tokenizer
     decoding = checkpoint.decoding
     if objective == "text" and not counts_answers(settings.scoring):
@@ -149,22 +148,12 @@ def _calibration(settings: ScoreSettings, checkpoint: "Checkpoint", data: Path) 
     )
 
 
-def _pass_scores(
-    settings: ScoreSettings, checkpoint: "Checkpoint", calibration: Calibration
-) -> "list[ScoreRow]":
-    from copra.models.checkpoint import answering_modules
-    from copra.pruning.scoring.passes import pass_scores
-
+def _pass_scores(settings: ScoreSettings, checkpoint: Checkpoint, calibration: Calibration) -> list[ScoreRow]:
     batches = calibration.lay_out(calibration.items, settings.importance.batch_size)
     return pass_scores(checkpoint.model, answering_modules(checkpoint), batches, calibration.decoding)
 
 
-def _gate_scores(
-    settings: ScoreSettings, checkpoint: "Checkpoint", calibration: Calibration
-) -> "list[ScoreRow]":
-    from copra.models.checkpoint import answering_modules
-    from copra.pruning.scoring.gates import endless_batches, gate_scores
-
+def _gate_scores(settings: ScoreSettings, checkpoint: Checkpoint, calibration: Calibration) -> list[ScoreRow]:
     gates = settings.importance.gates
     return gate_scores(
         checkpoint.model,
@@ -179,12 +168,8 @@ def _gate_scores(
 
 
 def _ablation_scores(
-    settings: ScoreSettings, checkpoint: "Checkpoint", calibration: Calibration, state: Path
-) -> "list[ScoreRow]":
-    from copra.pruning.scoring.ablation import Ablation, Questions
-    from copra.pruning.scoring.greedy import greedy
-    from copra.pruning.scoring.leave_one_out import leave_one_out
-
+    settings: ScoreSettings, checkpoint: Checkpoint, calibration: Calibration, state: Path
+) -> list[ScoreRow]:
     importance = settings.importance
     kind, metric = settings.scoring.split(".")
     if counts_answers(settings.scoring):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from copra.experiment.outputs import FIGURES, TABLES, Output, above
-from copra.experiment.recipes import Kind, Node
+from copra.experiment.recipes import Node, NodeKind
 from copra.experiment.workflow import Workflow
 from copra.schema.metrics import split_of
 from copra.tasks.task import SPLITS
@@ -258,7 +258,7 @@ def _names_below(folder: str, paths: Callable[[Workflow], list[str]]) -> Callabl
     )
 
 
-def _of_kind(kind: Kind) -> Callable[[Workflow], list[str]]:
+def _of_kind(kind: NodeKind) -> Callable[[Workflow], list[str]]:
     return _nodes(lambda node: node.kind == kind)
 
 

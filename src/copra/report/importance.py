@@ -8,7 +8,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from copra.report.style import COLORS, note, styled
 from copra.schema.metrics import OF_BLOCKS
@@ -104,8 +104,6 @@ def head_importance(scores: pandas.DataFrame, group_sizes: Sequence[int]) -> Fig
 
 def _heat_map(axes: Axes, table: pandas.DataFrame, label: str) -> None:
     """Draw a table as a heat map, its first row at the bottom; missing cells are blank."""
-    from matplotlib.ticker import ScalarFormatter
-
     image = axes.imshow(table, cmap="cividis", origin="lower", aspect="auto", interpolation="nearest")
     axes.grid(False)
     for spine in axes.spines.values():
