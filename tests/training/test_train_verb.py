@@ -17,18 +17,16 @@ from copra.models.extra_modules import StepDecoder
 from copra.tasks.prepare import Prepared, data_record, read_rows, write_split
 from copra.training import loop
 from copra.utils.errors import CopraError
-from copra.utils.files import MADE_BY, MANIFEST, file_sha256
+from copra.utils.files import MANIFEST, file_sha256
 
 
 def test_a_stage_becomes_a_checkpoint(place, rows):
     checkpoint = train_stage(place, "tiny", "coconut", "coconut", stage=2, steps=None, epochs=2)
     manifest = checkpoint.manifest
     markers = markers_of(checkpoint.tokenizer)
-    assert GenerationSpec.from_json(manifest["decoding"]) == GenerationSpec(
-        (markers.start,), 1, "hidden", markers.latent, (markers.end,)
-    )
-    assert (manifest["node"], manifest["method"], manifest["seed"]) == ("tiny@0+coconut", "coconut", 3)
-    (done,) = manifest["lineage"]
+    assert manifest.decoding == GenerationSpec((markers.start,), 1, "hidden", markers.latent, (markers.end,))
+    assert (manifest.node, manifest.method, manifest.seed) == ("tiny@0+coconut", "coconut", 3)
+    (done,) = manifest.lineage
     assert (done["step"], done["record"]["steps"], done["record"]["rows"]) == ("coconut", 4, 16)
     # Two epochs of samples: the question, start, one latent, end, the answer.
     lengths = [len(row.question) + 3 + len(row.answer) for row in tokenize(checkpoint.tokenizer, rows[:16])]
@@ -37,7 +35,7 @@ def test_a_stage_becomes_a_checkpoint(place, rows):
     assert (
         tuple(done["record"]["work"]["model"][name] for name in ("tokens", "context", "supervised")) == counts
     )
-    assert manifest["training_flops"] == FlopCounter(checkpoint.shape).of_training(*counts) > 0
+    assert manifest.training_flops == FlopCounter(checkpoint.shape).of_training(*counts) > 0
     log = (place / "coconut" / loop.LOG).read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == [1, 2, 3, 4]
     assert not any((place / "state").iterdir())
@@ -141,7 +139,7 @@ def test_trained_markers_stay_through_a_training_without_them(place, monkeypatch
     train_stage(place, "tiny", "latents", "coconut", stage=1)
     words = train_stage(place, "latents", "words")
     assert words.manifest.trained_markers
-    assert words.manifest.decoding.prefix_ids == []
+    assert words.manifest.decoding.prefix_ids == ()
     started = rows_at_start(monkeypatch)
     train_stage(place, "words", "again", "coconut", stage=1)
     assert torch.equal(started[0], marker_rows(words))
@@ -282,9 +280,7 @@ def test_adapters_end_in_a_plain_checkpoint(place):
     done = adapted.manifest.lineage[-1]
     assert done["training"]["lora"]["rank"] == 2
     flops = of_training_work(parent.shape, done["record"]["work"], lora=2)
-    assert (
-        adapted.manifest.training_flops == flops < of_training_work(parent.shape, done["record"]["work"])
-    )
+    assert adapted.manifest.training_flops == flops < of_training_work(parent.shape, done["record"]["work"])
     # The same training again gives the same weights.
     again = train_stage(place, "tiny", "again", "codi", 0, lora=lora, select_best_by="accuracy")
     assert again.manifest.weights == adapted.manifest.weights

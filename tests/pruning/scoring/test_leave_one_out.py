@@ -6,7 +6,6 @@ import pytest
 from ablations import batches_of, make_checkpoint, plain_loss, without
 from plain import by_unit
 
-from copra.data.sequences import GenerationSpec
 from copra.evaluation.accuracy import predictions
 from copra.pruning.cut import KeptUnits
 from copra.pruning.scoring.ablation import Ablation, Questions
