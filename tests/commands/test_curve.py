@@ -2,6 +2,7 @@
 
 import json
 from argparse import ArgumentParser
+from dataclasses import replace
 
 import pandas
 import pytest
@@ -19,6 +20,7 @@ from copra.pruning.scoring.scores import score_row, score_table
 from copra.pruning.surgery import cut_model
 from copra.utils.errors import CopraError
 from copra.utils.files import write_sealed_parquet
+from helpers.manifests import manifest, provenance
 
 # Layers go in the order 2, 0, 1 by cosine, as one block of 0 and 1 by angular distance where two go.
 COSINE = (0.2, 0.3, 0.1)
@@ -31,16 +33,15 @@ def place(tmp_path, data, word_base):
     """A folder with data, scores, and checkpoints that write steps, think in two latents, or do neither."""
     made = word_base(layers=3, initializer_range=0.3)
     markers = markers_of(made.tokenizer)
-    thinking = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,)).to_json()
-    plain = GenerationSpec((), 0, "hidden", markers.latent, ()).to_json()
+    thinking = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,))
+    plain = GenerationSpec((), 0, "hidden", markers.latent, ())
     for name, method, decoding in (
         ("cot", "cot", plain),
         ("coconut", "coconut", thinking),
         ("base", None, None),
     ):
-        manifest = {"node": name, "base": {}, "seed": 7, "method": method, "decoding": decoding}
-        manifest["typical_answer"] = TYPICAL
-        save_checkpoint(tmp_path / name, made.model, made.tokenizer, manifest)
+        known = provenance(name, seed=7, method=method, decoding=decoding, typical_answer=TYPICAL)
+        save_checkpoint(tmp_path / name, made.model, made.tokenizer, known)
     rows = [score_row("cosine", score, "layer", layer) for layer, score in enumerate(COSINE)]
     rows += [score_row("angular", score, "block", first, length=n) for (first, n), score in ANGULAR.items()]
     rows += [
@@ -134,8 +135,8 @@ def test_the_loss_is_that_of_the_text_that_the_model_writes(place, rows):
 
 def test_a_model_without_steps_and_latents_is_read_as_question_and_answer(place, rows):
     checkpoint = load_checkpoint(place / "cot")
-    manifest = checkpoint.manifest | {"method": "no_cot"}
-    save_checkpoint(place / "no_cot", checkpoint.model, checkpoint.tokenizer, manifest)
+    known = checkpoint.manifest.model_copy(update={"method": "no_cot"})
+    save_checkpoint(place / "no_cot", checkpoint.model, checkpoint.tokenizer, known)
     table = run(place, "no_cot", remove=[1])
     assert set(table["loss_on"]) == {"latent"}
     losses = [loss_by_hand(checkpoint, row, kept=False) for row in rows[2::3][:6]]
@@ -231,6 +232,5 @@ def test_a_removal_in_words(removed, text):
     ],
 )
 def test_the_loss_is_taken_on_what_the_model_reads(method, decoding, objective):
-    known = {"prefix_ids": [], "latents": 0, "thought": "hidden", "latent_token": 4, "suffix_ids": []}
-    manifest = {"method": method, "decoding": None if decoding is None else known | decoding}
-    assert curve.answering_objective(manifest) == objective
+    spec = None if decoding is None else replace(GenerationSpec((), 0, "hidden", 4, ()), **decoding)
+    assert curve.answering_objective(manifest(method=method, decoding=spec)) == objective

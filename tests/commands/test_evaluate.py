@@ -23,6 +23,7 @@ from copra.models.extra_modules import make_extra_modules
 from copra.utils.errors import CopraError
 from copra.utils.files import read_parquet
 from copra.utils.heartbeat import running
+from helpers.manifests import provenance, with_manifest
 
 # 8 questions: three batches of an evaluation, nine of a sweep.
 SETTINGS = {
@@ -39,13 +40,12 @@ def place(tmp_path, data, word_base):
         made = word_base(initializer_range=0.3, seed=seed)
         markers = markers_of(made.tokenizer)
         decoding = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,), "projected")
-        manifest = {"node": "tiny@0+coconut", "base": {}, "training_flops": 77, "seed": 0}
         torch.manual_seed(seed)
         save_checkpoint(
             tmp_path / f"model-{seed}",
             made.model,
             made.tokenizer,
-            {**manifest, "decoding": decoding.to_json()},
+            provenance("tiny@0+coconut", training_flops=77, decoding=decoding),
             extra_modules=make_extra_modules(made.model, {"projection": {}}),
         )
     return tmp_path
@@ -174,14 +174,13 @@ def test_a_state_belongs_to_weights_parts_decoding_and_threads(place):
         return AnswerCache(place, checkpoint, settings, place / "data" / "test.parquet", 8).cache.folder
 
     def changed(**changes):
-        return replace(checkpoint, manifest={**checkpoint.manifest, **changes})
+        return folder(with_manifest(checkpoint, **changes))
 
-    decoding = checkpoint.manifest.decoding | {"iterations": 1}
     found = [
         folder(),
-        *(folder(changed(files=checkpoint.files | {name: "others"})) for name in checkpoint.files),
-        folder(changed(files=checkpoint.files | {"added.jinja": "others"})),
-        folder(changed(decoding=decoding)),
+        *(changed(files=checkpoint.files | {name: "others"}) for name in checkpoint.files),
+        changed(files=checkpoint.files | {"added.jinja": "others"}),
+        changed(decoding=replace(checkpoint.decoding, iterations=1)),
         folder(limit=3),
     ]
     checkpoint.model.double()

@@ -15,22 +15,18 @@ from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from copra.tasks.prepare import read_rows
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, file_sha256
+from helpers.manifests import provenance
 
 
 @pytest.fixture
 def place(tmp_path, data, word_base):
     """A folder with data and a checkpoint that answers otherwise."""
     made = word_base(tokenizer="bpe", vocabulary=300, max_position_embeddings=256)
-    known = GenerationSpec((3,), 2, "hidden", 4, (5,)).to_json()
-    manifest = {
-        "node": "tiny@0+cot",
-        "method": "cot",
-        "seed": 0,
-        "lineage": [{"step": "cot"}],
-        "decoding": known,
-    }
-    manifest |= {"training_flops": 77, "base": {}}
-    save_checkpoint(tmp_path / "parent", made.model, made.tokenizer, manifest, {"training.jsonl": "log"})
+    decoding = GenerationSpec((3,), 2, "hidden", 4, (5,))
+    known = provenance(
+        "tiny@0+cot", method="cot", lineage=[{"step": "cot"}], training_flops=77, decoding=decoding
+    )
+    save_checkpoint(tmp_path / "parent", made.model, made.tokenizer, known, {"training.jsonl": "log"})
     return tmp_path
 
 
@@ -63,21 +59,17 @@ def test_a_prompt_changes_the_manifest_alone(place):
         "worked": None,
         "parent": parent.manifest.weights.sha256,
     }
-    assert asked.manifest == parent.manifest | {
-        "files": parent.files,
-        "node": "tiny@0+cot+ask",
-        "method": "few_shot",
-        "decoding": json.loads(json.dumps(decoding.to_json())),
-        "lineage": [{"step": "cot"}, step],
-        "made_by": {
-            "settings": {
-                "node": "tiny@0+cot+ask",
-                "prompt": {"kind": "few_shot", "num_fewshot": 3},
-                "worked": None,
-            },
-            "files": sorted(map(file_sha256, (place / "parent" / MANIFEST, place / "data" / "train.json"))),
+    made_by = {
+        "settings": {
+            "node": "tiny@0+cot+ask",
+            "prompt": {"kind": "few_shot", "num_fewshot": 3},
+            "worked": None,
         },
+        "files": sorted(map(file_sha256, (place / "parent" / MANIFEST, place / "data" / "train.json"))),
     }
+    changes = {"node": "tiny@0+cot+ask", "method": "few_shot", "decoding": decoding, "made_by": made_by}
+    changes |= {"files": parent.files, "lineage": [{"step": "cot"}, step]}
+    assert asked.manifest == parent.manifest.model_copy(update=changes)
 
 
 def test_a_prompted_checkpoint_answers(place, rows):
@@ -115,8 +107,8 @@ def test_a_prompt_has_a_rule_and_a_limit_of_its_own(place, rows, monkeypatch):
 def test_another_seed_asks_with_other_examples(place):
     first, second, again = (ask(place, seed=seed).manifest for seed in (0, 1, 0))
     assert first == again
-    assert first["decoding"] != second["decoding"]
-    assert first["weights"] == second["weights"]
+    assert first.decoding != second.decoding
+    assert first.weights == second.weights
 
 
 def test_too_few_rows_leave_no_checkpoint(place):

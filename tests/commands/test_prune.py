@@ -5,11 +5,13 @@ import json
 import pytest
 
 from copra.cli import main
-from copra.commands.common import recorded_shape
 from copra.data.sequences import GenerationSpec
 from copra.models.checkpoint import save_checkpoint
+from copra.models.manifest import Manifest
+from copra.models.shape import shape_of
 from copra.pruning.proof import LIMIT
-from copra.utils.files import MANIFEST, read_json
+from copra.utils.files import read_json
+from helpers.manifests import provenance
 
 NODE = "tiny@0+cot+half"
 
@@ -18,13 +20,16 @@ NODE = "tiny@0+cot+half"
 def place(tmp_path, data, word_base):
     """A folder with data and a checkpoint of three layers with two KV groups each."""
     made = word_base(layers=3)
-    known = {"node": "tiny@0+cot", "method": "cot", "seed": 0, "lineage": [{"step": "cot"}]}
-    known |= {"decoding": GenerationSpec((), 0, "hidden", 3, ()).to_json(), "training_flops": 77, "base": {}}
-    known |= {"typical_answer": {"prompt": 5, "generated": 5}}
-    folder = tmp_path / "parent"
-    save_checkpoint(folder, made.model, made.tokenizer, known | {"dense_shape": None})
-    dense = recorded_shape(folder).to_json()
-    save_checkpoint(folder, made.model, made.tokenizer, known | {"dense_shape": dense})
+    known = provenance(
+        "tiny@0+cot",
+        method="cot",
+        lineage=[{"step": "cot"}],
+        decoding=GenerationSpec((), 0, "hidden", 3, ()),
+        training_flops=77,
+        dense_shape=shape_of(made.model.config.to_dict()),
+        typical_answer={"prompt": 5, "generated": 5},
+    )
+    save_checkpoint(tmp_path / "parent", made.model, made.tokenizer, known)
     return tmp_path
 
 
@@ -44,9 +49,9 @@ def test_what_misses_its_budget_is_told_and_recorded(place, capsys):
     words = ["--settings", json.dumps({"node": NODE}), "--parent", place / "parent", "--plan"]
     words += [place / "plan.json", "--data", place / "data", "--output", place / "pruned"]
     assert main(["prune", *map(str, words)]) == 0
-    manifest = read_json(place / "pruned" / MANIFEST)
-    assert manifest["budget_missed"] == pytest.approx(-1 / 3)
-    proof = manifest["lineage"][-1]["proof"]
+    manifest = Manifest.read(place / "pruned")
+    assert manifest.budget_missed == pytest.approx(-1 / 3)
+    proof = manifest.lineage[-1]["proof"]
     assert (proof["dtype"], proof["limit"]) == ("float64", LIMIT)
     assert 0 <= proof["largest_logit_difference"] < LIMIT
 

@@ -9,20 +9,19 @@ import torch
 from copra.commands import curve, evaluate, latency, prune, quantize, score, train
 from copra.data.sequences import GenerationSpec
 from copra.models.checkpoint import WEIGHTS, save_checkpoint
+from copra.models.manifest import Manifest
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, read_json, read_parquet
+from helpers.manifests import provenance
 
-KNOWN = {
-    "node": "tiny@0+cot",
-    "method": "cot",
-    "seed": 0,
-    "lineage": [{"step": "cot"}],
-    "decoding": GenerationSpec((), 0, "hidden", 3, ()).to_json(),
-    "training_flops": 77,
-    "base": {"dtype": "float32"},
-    "dense_shape": {"layers": 2},
-    "typical_answer": {"prompt": 5},
-}
+KNOWN = provenance(
+    "tiny@0+cot",
+    method="cot",
+    lineage=[{"step": "cot"}],
+    decoding=GenerationSpec((), 0, "hidden", 3, ()),
+    training_flops=77,
+    base={"dtype": "float32"},
+)
 
 
 @pytest.fixture
@@ -50,21 +49,21 @@ def to_int8(place, parent="parent", output="int8"):
         data=place / "data" / "valid.parquet",
         output=place / output / MANIFEST,
     )
-    return read_json(place / output / MANIFEST)
+    return Manifest.read(place / output)
 
 
 def test_the_manifest_says_what_was_done(place):
-    parent, found = read_json(place / "parent" / MANIFEST), to_int8(place)
-    assert found["node"] == "tiny@0+cot+int8"
-    assert found["quantized"] == "int8"
+    parent, found = Manifest.read(place / "parent"), to_int8(place)
+    assert found.node == "tiny@0+cot+int8"
+    assert found.quantized == "int8"
     for name in ("base", "seed", "method", "decoding", "dense_shape", "typical_answer", "training_flops"):
-        assert found[name] == KNOWN[name]
+        assert getattr(found, name) == getattr(KNOWN, name)
     for name in ("shape", "parameters", "versions"):
-        assert found[name] == parent[name]
-    assert found["weights"]["bytes"] < parent["weights"]["bytes"]
-    first, step = found["lineage"]
+        assert getattr(found, name) == getattr(parent, name)
+    assert found.weights.bytes < parent.weights.bytes
+    first, step = found.lineage
     assert first == {"step": "cot"}
-    assert (step["step"], step["parent"]) == ("int8", parent["weights"]["sha256"])
+    assert (step["step"], step["parent"]) == ("int8", parent.weights.sha256)
     assert step["quantize"] == {"kind": "quantize", "weights": "int8"}
     assert step["torchao"].startswith("0.")
     assert step["proof"]["rows"] == 8

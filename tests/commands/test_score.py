@@ -26,6 +26,7 @@ from copra.schema.metrics import BACKWARD_METRICS, OF_BLOCKS, SCORED_AS, SCORING
 from copra.schema.scoring import Text
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, read_sealed_json
+from helpers.manifests import provenance
 
 NUMBERS = {"layers": 3, "kv_groups": 6, "heads": 12, "neurons": 144}
 
@@ -41,9 +42,9 @@ def place(tmp_path, data, word_base):
     plain = GenerationSpec((), 0, "hidden", markers.latent, ())
     thinking = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,), "projected")
     for name, decoding in (("plain", plain), ("thinking", thinking), ("base", None)):
-        manifest = {"node": name, "base": {}, "decoding": decoding and decoding.to_json()}
+        known = provenance(name, decoding=decoding)
         own = parts if name == "thinking" else None
-        save_checkpoint(tmp_path / name, made.model, made.tokenizer, manifest, extra_modules=own)
+        save_checkpoint(tmp_path / name, made.model, made.tokenizer, known, extra_modules=own)
     (tmp_path / "text.txt").write_text("1 and 2 ?\n\n3 + 4 = 7 and 5\n2\n")
     return tmp_path
 
@@ -59,11 +60,6 @@ def run(place, scoring, model="plain", objective="cot", importance=(), **setting
     words += ["--state", str(place / "state"), "--output", str(place / "scores.parquet")]
     score.run(parser.parse_args(words))
     return pandas.read_parquet(place / "scores.parquet")
-
-
-def decoding_of(checkpoint):
-    known = checkpoint.manifest.decoding
-    return known and GenerationSpec.from_json(known)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +85,7 @@ def test_every_scoring_scores_its_units(place, rows, scoring, model, objective):
         assert set(table["unit"]) == {SCORED_AS[kind]}
         assert len(table) == (2 if "greedy" in metric else NUMBERS[kind])
         assert len(table[["layer", "index"]].drop_duplicates()) == len(table)
-    decoding = decoding_of(load_checkpoint(place / model))
+    decoding = load_checkpoint(place / model).decoding
     read = rows[0::3][:6] if scoring == "passes" or scoring.endswith("gates") else rows[1::3][:5]
     assert set(table["calibration"]) == {calibration_name(read, objective, decoding)}
     assert set(table["examples"]) == {len(read)}
@@ -127,7 +123,7 @@ def test_a_job_that_was_killed_before_the_small_file_has_not_made_the_scores(pla
 def loss_without(checkpoint, layers, batches):
     model = cut_model(checkpoint.model, KeptUnits.whole(checkpoint.shape).without(checkpoint.shape, layers))
     losses = [
-        example_losses(model, checkpoint.extra_modules, batch.to(model.device), decoding_of(checkpoint))
+        example_losses(model, checkpoint.extra_modules, batch.to(model.device), checkpoint.decoding)
         for batch in batches
     ]
     return float(torch.cat(losses).mean())
@@ -145,7 +141,7 @@ def test_losses_are_those_of_the_objective(place, rows, model, objective):
         name, examples = text_name(texts, 5), 2
         batches = list(text_batches(checkpoint.tokenizer, texts, 4, 5))
     else:
-        read, decoding = rows[1::3][:5], decoding_of(checkpoint)
+        read, decoding = rows[1::3][:5], checkpoint.decoding
         name, examples = calibration_name(read, objective, decoding), 5
         batches = list(calibration_batches(checkpoint.tokenizer, read, objective, 4, decoding))
     assert set(table["calibration"]) == {name}

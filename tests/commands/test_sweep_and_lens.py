@@ -16,6 +16,7 @@ from copra.evaluation.accuracy import predictions
 from copra.generation import compiled
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.utils.errors import CopraError
+from helpers.manifests import provenance
 
 
 @pytest.fixture
@@ -25,8 +26,7 @@ def place(tmp_path, data, word_base):
     markers = markers_of(made.tokenizer)
     thinking = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,))
     for name, decoding in (("thinking", thinking), ("plain", replace(thinking, latents=0))):
-        manifest = {"node": name, "base": {}, "decoding": decoding.to_json()}
-        save_checkpoint(tmp_path / name, made.model, made.tokenizer, manifest)
+        save_checkpoint(tmp_path / name, made.model, made.tokenizer, provenance(name, decoding=decoding))
     return tmp_path
 
 

@@ -9,6 +9,7 @@ from copra.data.tokenization import markers_of
 from copra.evaluation import latency
 from copra.generation import compiled
 from copra.models.checkpoint import Checkpoint
+from helpers.manifests import manifest
 
 SIZES = {"max_new_tokens": 4, "forced_tokens": 3, "batch_size": 5, "questions": 2, "repetitions": 2}
 
@@ -18,7 +19,7 @@ def checkpoint(word_base):
     made = word_base()
     markers = markers_of(made.tokenizer)
     decoding = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,))
-    return Checkpoint(made.model, made.tokenizer, {"node": "tiny", "decoding": decoding.to_json()})
+    return Checkpoint(made.model, made.tokenizer, manifest("tiny", decoding=decoding))
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_worked_examples_are_measured_with_each_question_and_before_them(word_ba
     made = word_base()
     prompting = Prompting(" and ".join("123451234512345") + " ? ", "{question}", ("?",), "strict")
     decoding = GenerationSpec((), 0, "hidden", markers_of(made.tokenizer).latent, (), prompting=prompting)
-    shown = Checkpoint(made.model, made.tokenizer, {"node": "shown", "decoding": decoding.to_json()})
+    shown = Checkpoint(made.model, made.tokenizer, manifest("shown", decoding=decoding))
     read = []
     made.model.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: read.append(

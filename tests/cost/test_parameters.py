@@ -15,6 +15,7 @@ from copra.data.sequences import GenerationSpec
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from copra.models.extra_modules import make_extra_modules
 from copra.models.shape import shape_of
+from helpers.manifests import provenance
 
 WANTED = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {"layers": 2}}
 # What each way to answer needs, beside the language model.
@@ -36,8 +37,8 @@ def save(make_model, word_tokenizer, tmp_path):
     def save(kind: str, decoding: GenerationSpec, wanted=WANTED):
         model = make_model(kind, len(word_tokenizer), double=False)
         extra_modules = make_extra_modules(model, wanted)
-        manifest = {"decoding": decoding.to_json()}
-        save_checkpoint(tmp_path / "model", model, word_tokenizer, manifest, None, extra_modules, wanted)
+        made_of = provenance(decoding=decoding)
+        save_checkpoint(tmp_path / "model", model, word_tokenizer, made_of, None, extra_modules, wanted)
         return model, extra_modules, load_checkpoint(tmp_path / "model").manifest
 
     return save
@@ -68,7 +69,7 @@ def test_where_an_answer_needs_all_parts_their_file_counts_whole(save, tmp_path)
 
 def test_a_model_without_parts_needs_its_weights_alone(save, tmp_path):
     model, _, manifest = save("gpt2", ANSWERING["text"][0], {})
-    assert manifest["extra_modules"] is None
+    assert manifest.extra_modules is None
     assert answering_parameters(manifest) == sum(p.numel() for p in model.parameters())
     assert answering_bytes(manifest) == (tmp_path / "model" / WEIGHTS).stat().st_size
 

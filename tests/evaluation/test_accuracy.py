@@ -16,6 +16,7 @@ from copra.generation.decode import Answer, decode
 from copra.models.checkpoint import Checkpoint
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
+from helpers.manifests import manifest
 
 ROWS = [
     Row("1 and 2 ?", ("1 + 2 = 3",), "3"),
@@ -39,7 +40,7 @@ WRITTEN = [
 @pytest.fixture
 def checkpoint(word_base):
     base = word_base()
-    return Checkpoint(base.model.eval(), base.tokenizer, {})
+    return Checkpoint(base.model.eval(), base.tokenizer, manifest())
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_answers_longer_than_the_model_are_refused(checkpoint, decoding):
 def test_the_longest_answer_of_a_gpt2_fits_its_positions(word_base):
     """One position more would be an index error in the middle of a batch."""
     base = word_base("gpt2")
-    checkpoint = Checkpoint(base.model.eval(), base.tokenizer, {})
+    checkpoint = Checkpoint(base.model.eval(), base.tokenizer, manifest())
     markers = markers_of(base.tokenizer)
     decoding = GenerationSpec((markers.start,), 3, "hidden", markers.latent, (markers.end,))
     table = predictions(checkpoint, decoding, ROWS[2:3], 64 - 7 - 5 + 1, "number")
@@ -171,7 +172,7 @@ def test_the_answer_mark_is_found_where_a_text_begins_with_a_space_sign(checkpoi
 def spelled(word_base):
     """A model whose tokenizer knows every byte."""
     base = word_base(tokenizer="bpe", vocabulary=300, max_position_embeddings=256, initializer_range=0.2)
-    return Checkpoint(base.model.eval(), base.tokenizer, {})
+    return Checkpoint(base.model.eval(), base.tokenizer, manifest())
 
 
 def asking(answer: str, stop: str = "Q:") -> GenerationSpec:

@@ -1,7 +1,9 @@
 """Provenance and manifests of models that no step made."""
 
+from dataclasses import replace
 from typing import Any
 
+from copra.models.checkpoint import Checkpoint
 from copra.models.manifest import Manifest, Provenance, Weights
 from copra.schema.shape import LayerShape, ModelShape
 
@@ -35,7 +37,9 @@ def manifest(node: str = "tiny@0", **changes: Any) -> Manifest:
         "weights": Weights(sha256="of the tiny model", bytes=0, dtype="float32"),
         "versions": {},
     }
-    made = provenance(node, **known)
-    return Manifest(
-        **{name: getattr(made, name) for name in Provenance.model_fields}, **{**fields, **changes}
-    )
+    return Manifest(**dict(provenance(node, **known)), **{**fields, **changes})
+
+
+def with_manifest(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
+    """Return a checkpoint with other values of some fields of its manifest."""
+    return replace(checkpoint, manifest=checkpoint.manifest.model_copy(update=changes))

@@ -19,6 +19,7 @@ from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.per_layer import CopraLlamaForCausalLM
 from copra.schema.base import Base, FromScratch
 from copra.utils.errors import CopraError
+from helpers.manifests import provenance
 
 
 @pytest.mark.parametrize(("architecture", "kv_heads"), [("llama", 2), ("gpt2", None)])
@@ -137,7 +138,7 @@ def test_settings_of_sampling_go_and_special_tokens_stay(folder):
     model, tokenizer = make_base(Base(path=str(folder)), [], None)
     kept = model.generation_config
     assert (kept.eos_token_id, kept.bos_token_id, kept.temperature, kept.do_sample) == ([1, 2], 0, None, None)
-    save_checkpoint(folder.parent / "saved", model, tokenizer, {"node": "b"})
+    save_checkpoint(folder.parent / "saved", model, tokenizer, provenance())
     assert load_checkpoint(folder.parent / "saved").model.generation_config.eos_token_id == [1, 2]
 
 
@@ -148,7 +149,7 @@ def test_a_head_of_its_own_is_kept_though_the_config_ties_it(folder):
     weights = load_file(folder / "model.safetensors")
     model, tokenizer = make_base(Base(path=str(folder)), [], None)
     size = len(weights["lm_head.weight"])
-    save_checkpoint(folder.parent / "saved", model, tokenizer, {"node": "b"})
+    save_checkpoint(folder.parent / "saved", model, tokenizer, provenance())
     for made in (model, load_checkpoint(folder.parent / "saved").model.cpu()):
         assert torch.equal(made.lm_head.weight[:size], weights["lm_head.weight"])
         assert torch.equal(made.model.embed_tokens.weight[:size], weights["model.embed_tokens.weight"])
@@ -191,7 +192,7 @@ def test_a_gguf_file_is_a_base(tmp_path, rows):
     state = made.state_dict()
     assert all(torch.equal(weight, state[name][: len(weight)]) for name, weight in model.state_dict().items())
     assert again("2 and 13 ?\n")["input_ids"] == tokenizer("2 and 13 ?\n")["input_ids"]
-    save_checkpoint(tmp_path / "saved", made, again, {"node": "b"})
+    save_checkpoint(tmp_path / "saved", made, again, provenance())
     saved = load_checkpoint(tmp_path / "saved").model.state_dict()
     assert all(torch.equal(weight, saved[name]) for name, weight in state.items())
 

@@ -1,21 +1,18 @@
-import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import markers_of
-from copra.models.checkpoint import (
-    TRAINED_MARKERS,
-    WEIGHTS,
-    has_trained_markers,
-    load_checkpoint,
-    save_checkpoint,
-)
+from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
+from copra.models.manifest import Manifest
 from copra.models.per_layer import CopraLlamaForCausalLM
 from copra.models.shape import shape_of
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, file_sha256, read_sealed_json, write_sealed_json
+from helpers.manifests import provenance
 
 
 @pytest.fixture
@@ -24,7 +21,7 @@ def save(make_model, word_tokenizer, tmp_path):
 
     def save(kind: str, name: str = "model", **changes):
         model = make_model(kind, len(word_tokenizer), double=False, **changes)
-        save_checkpoint(tmp_path / name, model, word_tokenizer, {"node": "a+b"}, {"notes.txt": "text"})
+        save_checkpoint(tmp_path / name, model, word_tokenizer, provenance("a+b"), {"notes.txt": "text"})
         return tmp_path / name, model
 
     return save
@@ -69,7 +66,7 @@ def test_unequal_layers_come_back_unequal(save):
 def test_the_type_of_the_weights_is_kept(make_model, word_tokenizer, tmp_path, dtype, monkeypatch):
     monkeypatch.setattr("copra.models.checkpoint.has_bfloat16", lambda: True)
     model = make_model("llama", len(word_tokenizer), double=False).to(dtype)
-    save_checkpoint(tmp_path / "model", model, word_tokenizer, {})
+    save_checkpoint(tmp_path / "model", model, word_tokenizer, provenance())
     again = load_checkpoint(tmp_path / "model")
     assert {parameter.dtype for parameter in again.model.parameters()} == {dtype}
     assert again.manifest.weights.dtype == str(dtype).removeprefix("torch.")
@@ -89,11 +86,11 @@ def test_equal_runs_write_equal_folders(save, kind):
 
 def test_the_manifest_is_completed(save):
     folder, model = save("gpt2")
-    manifest = json.loads((folder / MANIFEST).read_text())
-    assert manifest["node"] == "a+b"
-    assert manifest["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    assert manifest["weights"]["bytes"] == (folder / WEIGHTS).stat().st_size
-    assert manifest["versions"]["torch"] in torch.__version__
+    manifest = Manifest.read(folder)
+    assert manifest.node == "a+b"
+    assert manifest.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert manifest.weights.bytes == (folder / WEIGHTS).stat().st_size
+    assert manifest.versions["torch"] in torch.__version__
     assert (folder / "notes.txt").read_text() == "text"
 
 
@@ -140,7 +137,7 @@ def test_a_failed_save_leaves_what_was_there(save, word_tokenizer, make_model):
     before = (folder / WEIGHTS).read_bytes()
     other = make_model("gpt2", len(word_tokenizer), double=False)
     with pytest.raises(ValueError, match="JSON"):
-        save_checkpoint(folder, other, word_tokenizer, {"value": float("nan")})
+        save_checkpoint(folder, other, word_tokenizer, provenance(training_flops=float("nan")))
     assert (folder / WEIGHTS).read_bytes() == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     load_checkpoint(folder)
@@ -149,15 +146,15 @@ def test_a_failed_save_leaves_what_was_there(save, word_tokenizer, make_model):
 def test_bfloat16_weights_are_computed_with_in_float32_where_the_device_has_none(
     tmp_path, make_model, word_tokenizer, monkeypatch
 ):
-    manifest = {"base": {"dtype": "bfloat16"}}
+    known = provenance(base={"dtype": "bfloat16"})
     model = make_model("llama", len(word_tokenizer), double=False)
-    save_checkpoint(tmp_path / "first", model, word_tokenizer, manifest)
+    save_checkpoint(tmp_path / "first", model, word_tokenizer, known)
     for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr("copra.models.checkpoint.has_bfloat16", lambda has=has: has)
         loaded = load_checkpoint(tmp_path / "first")
         assert loaded.model.dtype == dtype
         assert loaded.manifest.weights.dtype == "bfloat16"
-        save_checkpoint(tmp_path / "again", loaded.model, loaded.tokenizer, manifest)
+        save_checkpoint(tmp_path / "again", loaded.model, loaded.tokenizer, known)
         again = load_checkpoint(tmp_path / "again").manifest.weights
         assert again == loaded.manifest.weights, "a round through float32 must change no weight"
 
@@ -176,16 +173,15 @@ def test_a_checkpoint_whose_weights_are_not_those_of_its_config_is_refused(save)
 
 
 def test_trained_markers_are_remembered():
-    words, latents = ({"prefix_ids": [], "latents": n} for n in (0, 2))
+    words = GenerationSpec((), 0, "hidden", 48, ())
     found = [
-        has_trained_markers(manifest)
-        for manifest in (
-            {"decoding": None},
-            {"decoding": words},
-            {"decoding": {**words, "prefix_ids": [7]}},
-            {"decoding": latents},
-            {"decoding": words, TRAINED_MARKERS: True},
-            {"decoding": None, TRAINED_MARKERS: False},
+        provenance(decoding=decoding, trained_markers=trained).reads_markers
+        for decoding, trained in (
+            (None, False),
+            (words, False),
+            (replace(words, prefix_ids=(7,)), False),
+            (replace(words, latents=2), False),
+            (words, True),
         )
     ]
-    assert found == [False, False, True, True, True, False]
+    assert found == [False, False, True, True, True]

@@ -1,7 +1,5 @@
 """Rows of the latent markers: where they begin, and when they are kept."""
 
-import json
-
 import pytest
 import torch
 from little import SIZES, model_for, tokenizer_for
@@ -10,11 +8,12 @@ from tokenizers import models as tokenizer_models
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import MARKERS, pad_id
 from copra.models.bases import add_markers, brings_trained_markers, make_base, start_markers
 from copra.models.logits import SUPPRESSED, read_logits
 from copra.schema.base import Base, FromScratch
-from copra.utils.files import MANIFEST
+from helpers.manifests import manifest
 
 
 @pytest.fixture
@@ -117,12 +116,6 @@ def test_rows_of_markers_that_a_base_brings_are_kept(tmp_path, rows, tied):
         assert torch.equal(module.weight, saved.weight)
 
 
-def manifest_of(kind):
-    """The manifest of a checkpoint that was trained on latents, on words, or on words after latents."""
-    answers = {"prefix_ids": [5] if kind == "latents" else [], "latents": 2 if kind == "latents" else 0}
-    return {"decoding": answers} | ({"trained_markers": True} if kind == "words after latents" else {})
-
-
 def test_which_bases_bring_trained_markers(folder, rows):
     """A copy of a checkpoint without its manifest does: who else would have the markers?"""
     spec = FromScratch(**SIZES)
@@ -132,11 +125,11 @@ def test_which_bases_bring_trained_markers(folder, rows):
     for part in base:
         part.save_pretrained(folder)
     assert brings_trained_markers(Base(path=str(folder)))
-    found = {}
-    for kind in ("latents", "words", "words after latents"):
-        (folder / MANIFEST).write_text(json.dumps(manifest_of(kind)))
-        found[kind] = brings_trained_markers(Base(path=str(folder)))
-    assert found == {"latents": True, "words": False, "words after latents": True}
+    latents, words = GenerationSpec((5,), 2, "hidden", 6, (7,)), GenerationSpec((), 0, "hidden", 6, ())
+    # The last one was trained on words after latents.
+    for decoding, trained, expected in ((latents, False, True), (words, False, False), (words, True, True)):
+        manifest(decoding=decoding, trained_markers=trained).write(folder)
+        assert brings_trained_markers(Base(path=str(folder))) == expected
 
 
 def test_markers_start_somewhere_with_any_tokenizer(rows):

@@ -11,6 +11,7 @@ from copra.models.extra_modules import make_extra_modules
 from copra.models.pack import PACK, enable_packs
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST
+from helpers.manifests import provenance
 
 DECLARED = (MANIFEST, WEIGHTS, PACK)
 
@@ -25,7 +26,7 @@ def save(make_model, word_tokenizer, tmp_path):
         wanted = {"projection": {}}
         extra = {"training.jsonl": "log"}
         extra_modules = make_extra_modules(model, wanted)
-        save_checkpoint(tmp_path / name, model, word_tokenizer, {"node": "a"}, extra, extra_modules, wanted)
+        save_checkpoint(tmp_path / name, model, word_tokenizer, provenance(), extra, extra_modules, wanted)
         return tmp_path / name
 
     return save
@@ -66,7 +67,7 @@ def test_three_files_make_a_whole_checkpoint(save, packing, tmp_path):
 
 def test_a_relabelled_checkpoint_can_be_carried_too(save, packing, tmp_path):
     there = carried(save(), tmp_path / "there")
-    relabel_checkpoint(there, tmp_path / "again", {"node": "b"})
+    relabel_checkpoint(there, tmp_path / "again", provenance("b"))
     last = load_checkpoint(carried(tmp_path / "again", tmp_path / "last"))
     assert last.manifest.node == "b"
     assert list(last.extra_modules) == ["projection"]

@@ -15,6 +15,7 @@ from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from copra.models.extra_modules import make_extra_modules
 from copra.models.quantized import compare, quantize
 from copra.utils.errors import CopraError
+from helpers.manifests import provenance
 
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TOKENS = torch.arange(1, 15)[None]
@@ -28,13 +29,13 @@ def make(make_model, word_tokenizer, tmp_path):
     def make(kind: str = "llama", wanted=(), *, dtype: str = "float32", tied: bool = True):
         model = make_model(kind, len(word_tokenizer), double=False, tied=tied).to(getattr(torch, dtype))
         wanted = {name: {} for name in wanted}
-        manifest = {"base": {"dtype": dtype}}
         extra_modules = make_extra_modules(model, wanted)
-        save_checkpoint(tmp_path / "plain", model, word_tokenizer, manifest, None, extra_modules, wanted)
+        made_of = provenance(base={"dtype": dtype})
+        save_checkpoint(tmp_path / "plain", model, word_tokenizer, made_of, None, extra_modules, wanted)
         load_checkpoint(tmp_path / "plain")
         quantized = quantize(tmp_path / "plain")
-        manifest |= {"quantized": "int8"}
-        save_checkpoint(tmp_path / "int8", quantized, word_tokenizer, manifest, None, extra_modules, wanted)
+        made_of = provenance(base={"dtype": dtype}, quantized="int8")
+        save_checkpoint(tmp_path / "int8", quantized, word_tokenizer, made_of, None, extra_modules, wanted)
         return model, tmp_path / "plain", tmp_path / "int8"
 
     return make
@@ -104,10 +105,10 @@ def test_logits_are_those_of_a_plain_model_with_the_rounded_weights(make, kind, 
 def test_a_matrix_takes_about_a_quarter_of_its_bytes(make):
     model, plain, folder = make()
     before, after = load_checkpoint(plain).manifest, load_checkpoint(folder).manifest
-    assert after["weights"]["bytes"] == (folder / WEIGHTS).stat().st_size
-    assert after["parameters"] == before["parameters"] == sum(p.numel() for p in model.parameters())
-    assert after["weights"]["dtype"] == "float32", "the type that is computed in, and of the cache"
-    assert after["shape"] == before["shape"]
+    assert after.weights.bytes == (folder / WEIGHTS).stat().st_size
+    assert after.parameters == before.parameters == sum(p.numel() for p in model.parameters())
+    assert after.weights.dtype == "float32", "the type that is computed in, and of the cache"
+    assert after.shape == before.shape
     weights = matrices(model)
     values = sum(weight.numel() for weight in weights.values())
     assert sum(load_file(folder / WEIGHTS)[split(name)[0]].nbytes for name in weights) == values

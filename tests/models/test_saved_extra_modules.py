@@ -7,7 +7,7 @@ import torch
 
 from copra.data.sequences import GenerationSpec
 from copra.models.checkpoint import (
-    PARTS,
+    EXTRA_MODULES_FILE,
     WEIGHTS,
     answering_modules,
     load_checkpoint,
@@ -17,8 +17,10 @@ from copra.models.checkpoint import (
 from copra.models.extra_modules import make_extra_modules
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, file_sha256
+from helpers.manifests import provenance
 
 WANTED = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {"layers": 2}}
+BASE = provenance()
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def save_parts(make_model, word_tokenizer, tmp_path):
     """Saves a tiny model with extra modules, whose weights are all drawn anew; returns the folder and
     the extra_modules."""
 
-    def save_parts(kind: str = "llama", wanted=WANTED, name="model", *, manifest=(), **changes):
+    def save_parts(kind: str = "llama", wanted=WANTED, name="model", *, known=BASE, **changes):
         dtype = changes.pop("dtype", torch.float32)
         model = make_model(kind, len(word_tokenizer), double=False, **changes).to(dtype)
         torch.manual_seed(3)
@@ -35,7 +37,7 @@ def save_parts(make_model, word_tokenizer, tmp_path):
             for parameter in extra_modules.parameters():
                 parameter.copy_(torch.randn(parameter.shape))
         extra = {"training.jsonl": "log"}
-        save_checkpoint(tmp_path / name, model, word_tokenizer, dict(manifest), extra, extra_modules, wanted)
+        save_checkpoint(tmp_path / name, model, word_tokenizer, known, extra, extra_modules, wanted)
         return tmp_path / name, extra_modules
 
     return save_parts
@@ -63,7 +65,7 @@ def test_parts_come_back_bit_for_bit(save_parts, kind, tied):
 @pytest.mark.parametrize("has_bfloat16", [True, False])
 def test_parts_of_a_bfloat16_model_are_kept_in_it(save_parts, monkeypatch, has_bfloat16):
     monkeypatch.setattr("copra.models.checkpoint.has_bfloat16", lambda: has_bfloat16)
-    folder, extra_modules = save_parts(dtype=torch.bfloat16, manifest={"base": {"dtype": "bfloat16"}})
+    folder, extra_modules = save_parts(dtype=torch.bfloat16, known=provenance(base={"dtype": "bfloat16"}))
     again = load_checkpoint(folder)
     assert {p.dtype for p in again.extra_modules.parameters()} == {again.model.dtype}
     assert again.model.dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)
@@ -78,8 +80,8 @@ def test_the_manifest_describes_the_parts(save_parts):
         "parameters": {
             name: sum(p.numel() for p in each.parameters()) for name, each in extra_modules.items()
         },
-        "bytes": (folder / PARTS).stat().st_size,
-        "sha256": file_sha256(folder / PARTS),
+        "bytes": (folder / EXTRA_MODULES_FILE).stat().st_size,
+        "sha256": file_sha256(folder / EXTRA_MODULES_FILE),
     }
     # The language model's own weights are counted apart, and in a file that any other program loads.
     again = load_checkpoint(folder)
@@ -89,7 +91,7 @@ def test_the_manifest_describes_the_parts(save_parts):
 
 def test_without_parts_there_is_no_file_of_them(save_parts):
     folder, _ = save_parts(wanted={})
-    assert not (folder / PARTS).exists()
+    assert not (folder / EXTRA_MODULES_FILE).exists()
     again = load_checkpoint(folder)
     assert again.manifest.extra_modules is None
     assert len(again.extra_modules) == 0
@@ -102,7 +104,7 @@ def test_without_parts_there_is_no_file_of_them(save_parts):
 )
 def test_parts_that_are_not_the_saved_ones_are_refused(save_parts, change):
     folder, _ = save_parts()
-    file = folder / PARTS
+    file = folder / EXTRA_MODULES_FILE
     file.write_bytes(change(file.read_bytes()))
     with pytest.raises(CopraError, match=f"^{file}: .*checksum.*Delete {folder}"):
         load_checkpoint(folder)
@@ -110,8 +112,8 @@ def test_parts_that_are_not_the_saved_ones_are_refused(save_parts, change):
 
 def test_missing_parts_are_named(save_parts):
     folder, _ = save_parts()
-    (folder / PARTS).unlink()
-    with pytest.raises(CopraError, match=f"^{folder / PARTS}: no such file. Delete {folder}"):
+    (folder / EXTRA_MODULES_FILE).unlink()
+    with pytest.raises(CopraError, match=f"^{folder / EXTRA_MODULES_FILE}: no such file. Delete {folder}"):
         load_checkpoint(folder)
 
 
@@ -152,7 +154,7 @@ def test_only_parts_that_an_answer_needs_are_answering(save_parts):
         ("mind_reader", "emulator"): GenerationSpec((), 0, "hidden", 48, (), emulated=True),
     }
     for names, decoding in ways.items():
-        folder, _ = save_parts(manifest={"decoding": decoding.to_json()})
+        folder, _ = save_parts(known=provenance(decoding=decoding))
         checkpoint = load_checkpoint(folder)
         answering = answering_modules(checkpoint)
         assert tuple(answering) == names
@@ -161,22 +163,23 @@ def test_only_parts_that_an_answer_needs_are_answering(save_parts):
         found = load_checkpoint(folder, to_answer=True).extra_modules
         assert tuple(found) == names
         assert all(same_extra_modules(found[name], answering[name]) for name in names)
-    folder, _ = save_parts(manifest={"decoding": None})
+    folder, _ = save_parts()
     assert len(answering_modules(load_checkpoint(folder))) == 0
     assert len(load_checkpoint(folder, to_answer=True).extra_modules) == 0
 
 
 def test_a_checkpoint_under_another_manifest(save_parts, tmp_path):
-    folder, extra_modules = save_parts(manifest={"node": "a", "method": "cot", "decoding": None, "seed": 3})
-    changes = {"node": "a+b", "method": "few_shot", "decoding": {"latents": 0}}
-    relabel_checkpoint(folder, tmp_path / "again", changes)
+    folder, extra_modules = save_parts(known=provenance("a", method="cot", seed=3))
+    decoding = GenerationSpec((), 0, "hidden", 48, ())
+    known = provenance("a+b", method="few_shot", decoding=decoding, seed=3)
+    relabel_checkpoint(folder, tmp_path / "again", known)
     before, after = load_checkpoint(folder), load_checkpoint(tmp_path / "again")
     files = {name: sum for name, sum in before.manifest.files.items() if name != "training.jsonl"}
-    assert after.manifest == before.manifest | changes | {"files": files}
+    assert after.manifest == before.manifest.model_copy(update={**dict(known), "files": files})
     # All but the log of the training, which was the parent's.
     left_out = {"training.jsonl", MANIFEST}
     names = {file.name for file in folder.iterdir()} - left_out
-    assert {WEIGHTS, PARTS, "config.json", "tokenizer.json"} <= names
+    assert {WEIGHTS, EXTRA_MODULES_FILE, "config.json", "tokenizer.json"} <= names
     assert {file.name for file in (tmp_path / "again").iterdir()} == names | {MANIFEST}
     for name in names:
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
@@ -187,9 +190,9 @@ def test_a_relabelled_folder_is_replaced_whole(save_parts, tmp_path):
     folder, _ = save_parts()
     other, _ = save_parts("gpt2", name="other")
     (other / "old.txt").write_text("old")
-    relabel_checkpoint(folder, other, {"node": "new"})
+    relabel_checkpoint(folder, other, provenance("new"))
     assert not (other / "old.txt").exists()
     assert load_checkpoint(other).shape.family == "llama"
     with pytest.raises(CopraError, match=f"^{tmp_path / 'nowhere' / MANIFEST}: no such file"):
-        relabel_checkpoint(tmp_path / "nowhere", other, {})
+        relabel_checkpoint(tmp_path / "nowhere", other, provenance())
     assert load_checkpoint(other).manifest.node == "new"

@@ -11,6 +11,7 @@ from copra.models.extra_modules import make_extra_modules
 from copra.models.pack import PACK, enable_packs
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, file_sha256, read_sealed_json, write_sealed_json
+from helpers.manifests import provenance
 
 TEMPLATES = {"default": "{{ messages }}", "plain": "{{ messages[0] }}"}
 LOG = "training.jsonl"
@@ -26,8 +27,7 @@ def save(make_model, word_tokenizer, tmp_path):
         tokenizer.chat_template = TEMPLATES
         model, wanted = make_model("llama", len(word_tokenizer), double=False), {"projection": {}}
         extra_modules, extra = make_extra_modules(model, wanted), {LOG: "log"}
-        manifest = {"node": "a", "decoding": None}
-        save_checkpoint(tmp_path / name, model, tokenizer, manifest, extra, extra_modules, wanted)
+        save_checkpoint(tmp_path / name, model, tokenizer, provenance(), extra, extra_modules, wanted)
         return tmp_path / name
 
     return save
@@ -92,7 +92,7 @@ def test_a_file_of_the_users_own_is_left_alone(save, name):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("own")
     load_checkpoint(folder)
-    relabel_checkpoint(folder, folder.with_name("again"), {"node": "b"})
+    relabel_checkpoint(folder, folder.with_name("again"), provenance("b"))
     assert not (folder.with_name("again") / name).exists()
     load_checkpoint(folder.with_name("again"))
 
@@ -102,7 +102,7 @@ def test_a_checkpoint_without_seals_is_refused(save):
     manifest = read_sealed_json(folder / MANIFEST)
     del manifest["files"]
     write_sealed_json(folder / MANIFEST, manifest)
-    with pytest.raises(CopraError, match=f"^{folder / MANIFEST}: has no checksums.* Delete {folder}"):
+    with pytest.raises(CopraError, match=rf"^{folder / MANIFEST}: is not .*\(files: .* Delete {folder}"):
         load_checkpoint(folder)
 
 
@@ -110,7 +110,7 @@ def test_an_edited_checkpoint_gets_no_other_manifest(save):
     folder = save()
     (folder / "tokenizer_config.json").write_text("{}")
     with pytest.raises(CopraError, match=f"^{folder}/tokenizer_config.json: .*checksum"):
-        relabel_checkpoint(folder, folder.with_name("again"), {"node": "b"})
+        relabel_checkpoint(folder, folder.with_name("again"), provenance("b"))
     assert not folder.with_name("again").exists()
 
 
@@ -122,7 +122,7 @@ def test_a_pack_carries_folders_too(save, tmp_path, monkeypatch):
     for name in (MANIFEST, WEIGHTS, PACK):
         shutil.copyfile(folder / name, there / name)
     assert load_checkpoint(there).tokenizer.chat_template == TEMPLATES
-    relabel_checkpoint(there, tmp_path / "again", {"node": "b"})
+    relabel_checkpoint(there, tmp_path / "again", provenance("b"))
     assert load_checkpoint(tmp_path / "again").tokenizer.chat_template == TEMPLATES
 
 

@@ -30,6 +30,7 @@ from copra.pruning.cut import KeptUnits
 from copra.pruning.proof import masked
 from copra.pruning.surgery import cut_model
 from copra.schema.shape import ModelShape
+from helpers.manifests import provenance
 
 pytestmark = pytest.mark.slow
 
@@ -157,7 +158,7 @@ def test_a_cut_computes_what_is_left_of_the_masked_model(family, data):
 def test_a_cut_comes_back_to_the_bit(family, data, word_tokenizer, tmp_path_factory):
     pruned = cut_model(*data.draw(models_and_cuts(family)))
     folder = tmp_path_factory.mktemp("cut") / "model"
-    save_checkpoint(folder, pruned, word_tokenizer, {"node": "a"})
+    save_checkpoint(folder, pruned, word_tokenizer, provenance())
     again = load_checkpoint(folder)
     assert type(again.model) is type(pruned)
     state = again.model.state_dict()

@@ -134,6 +134,7 @@ def place(tmp_path, rows, word_base):
     from copra.models.checkpoint import save_checkpoint
     from copra.tasks.prepare import prepare
     from copra.tasks.task import Task
+    from helpers.manifests import provenance
 
     class Sums(Task):
         kind: str = "sums"
@@ -145,7 +146,5 @@ def place(tmp_path, rows, word_base):
 
     prepare(Sums(), tmp_path / "data")
     made = word_base()
-    manifest = {"node": "tiny@0", "seed": 0, "lineage": [], "decoding": None, "training_flops": 0}
-    manifest |= {"base": {}, "dense_shape": {}, "typical_answer": {"prompt": 7, "generated": 15}}
-    save_checkpoint(tmp_path / "tiny", made.model, made.tokenizer, manifest)
+    save_checkpoint(tmp_path / "tiny", made.model, made.tokenizer, provenance())
     return tmp_path

@@ -24,11 +24,9 @@ def test_a_stage_becomes_a_checkpoint(place, rows):
     checkpoint = train_stage(place, "tiny", "coconut", "coconut", stage=2, steps=None, epochs=2)
     manifest = checkpoint.manifest
     markers = markers_of(checkpoint.tokenizer)
-    assert GenerationSpec.from_json(manifest["decoding"]) == GenerationSpec(
-        (markers.start,), 1, "hidden", markers.latent, (markers.end,)
-    )
-    assert (manifest["node"], manifest["method"], manifest["seed"]) == ("tiny@0+coconut", "coconut", 3)
-    (done,) = manifest["lineage"]
+    assert manifest.decoding == GenerationSpec((markers.start,), 1, "hidden", markers.latent, (markers.end,))
+    assert (manifest.node, manifest.method, manifest.seed) == ("tiny@0+coconut", "coconut", 3)
+    (done,) = manifest.lineage
     assert (done["step"], done["record"]["steps"], done["record"]["rows"]) == ("coconut", 4, 16)
     # Two epochs of samples: the question, start, one latent, end, the answer.
     lengths = [len(row.question) + 3 + len(row.answer) for row in tokenize(checkpoint.tokenizer, rows[:16])]
@@ -37,7 +35,7 @@ def test_a_stage_becomes_a_checkpoint(place, rows):
     assert (
         tuple(done["record"]["work"]["model"][name] for name in ("tokens", "context", "supervised")) == counts
     )
-    assert manifest["training_flops"] == FlopCounter(checkpoint.shape).of_training(*counts) > 0
+    assert manifest.training_flops == FlopCounter(checkpoint.shape).of_training(*counts) > 0
     log = (place / "coconut" / loop.LOG).read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == [1, 2, 3, 4]
     assert not any((place / "state").iterdir())
@@ -141,7 +139,7 @@ def test_trained_markers_stay_through_a_training_without_them(place, monkeypatch
     train_stage(place, "tiny", "latents", "coconut", stage=1)
     words = train_stage(place, "latents", "words")
     assert words.manifest.trained_markers
-    assert words.manifest.decoding.prefix_ids == []
+    assert words.manifest.decoding.prefix_ids == ()
     started = rows_at_start(monkeypatch)
     train_stage(place, "words", "again", "coconut", stage=1)
     assert torch.equal(started[0], marker_rows(words))

@@ -16,19 +16,19 @@ from copra.models.checkpoint import Checkpoint
 from copra.models.extra_modules import make_extra_modules
 from copra.schema.units import Unit
 from copra.tasks.task import Row
+from helpers.manifests import manifest
 
 
 def make_checkpoint(made: types.SimpleNamespace, objective: str = "cot") -> Checkpoint:
     """A checkpoint around a tiny model: it writes its steps, or thinks in two projected latents."""
     markers = markers_of(made.tokenizer)
-    manifest = {"files": {"model.safetensors": "of the tiny model"}}
     if objective == "cot":
         decoding = GenerationSpec((), 0, "hidden", markers.latent, ())
-        return Checkpoint(made.model, made.tokenizer, manifest | {"decoding": decoding.to_json()})
+        return Checkpoint(made.model, made.tokenizer, manifest(decoding=decoding))
     decoding = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,), "projected")
     torch.manual_seed(1)
     extra_modules = make_extra_modules(made.model, {"projection": {}}).eval()
-    return Checkpoint(made.model, made.tokenizer, manifest | {"decoding": decoding.to_json()}, extra_modules)
+    return Checkpoint(made.model, made.tokenizer, manifest(decoding=decoding), extra_modules)
 
 
 def samples_of(checkpoint: Checkpoint, rows: Sequence[Row]) -> list[Sample]:

@@ -13,6 +13,7 @@ from copra.pruning.proof import masked
 from copra.pruning.scoring import ablation as module
 from copra.pruning.scoring.ablation import Ablation, Questions, applied
 from copra.utils.errors import CopraError
+from helpers.manifests import with_manifest
 
 CUTS = {
     "nothing": [],
@@ -128,14 +129,10 @@ def test_a_line_that_a_kill_cut_short_is_passed_over(llama, rows, tmp_path, kept
     assert file.read_bytes().splitlines()[-1] == last
 
 
-def changed_manifest(checkpoint, **changes):
-    return replace(checkpoint, manifest={**checkpoint.manifest, **changes})
-
-
 def test_values_of_other_settings_are_others(llama, rows, tmp_path):
     batches, questions = batches_of(llama, rows[:4]), Questions(rows[:4], max_new_tokens=4)
     other_labels = replace(batches[0], labels=batches[0].labels.roll(1, 0))
-    decoding = llama.manifest.decoding | {"latents": 1}
+    decoding = replace(llama.decoding, latents=1)
 
     def folders(name, checkpoint=llama, **options):
         options = {"batches": batches, "questions": questions, **options}
@@ -144,9 +141,9 @@ def test_values_of_other_settings_are_others(llama, rows, tmp_path):
 
     of_model = [
         {},
-        {"checkpoint": changed_manifest(llama, files={**llama.files, "model.safetensors": "others"})},
-        {"checkpoint": changed_manifest(llama, files={**llama.files, "extra_modules.safetensors": "some"})},
-        {"checkpoint": changed_manifest(llama, decoding=decoding)},
+        {"checkpoint": with_manifest(llama, files={**llama.files, "model.safetensors": "others"})},
+        {"checkpoint": with_manifest(llama, files={**llama.files, "extra_modules.safetensors": "some"})},
+        {"checkpoint": with_manifest(llama, decoding=decoding)},
         {"code": "newer"},
     ]
     of_losses = [
@@ -182,7 +179,7 @@ def test_a_loss_that_is_no_number_is_refused(llama, rows, tmp_path):
 
 
 def test_a_model_that_cannot_answer_has_no_accuracy(llama, rows, tmp_path):
-    base = changed_manifest(llama, decoding=None)
+    base = with_manifest(llama, decoding=None)
     found = Ablation(base, tmp_path, batches=batches_of(llama, rows[:2]), questions=Questions(rows[:2]))
     assert found.loss(cut_of(llama, [])) > 0
     with pytest.raises(CopraError, match=r"^accuracy: this model was never trained to answer"):
@@ -190,9 +187,9 @@ def test_a_model_that_cannot_answer_has_no_accuracy(llama, rows, tmp_path):
 
 
 def test_a_thought_emulator_needs_all_layers(llama, rows, tmp_path):
-    decoding = llama.manifest.decoding | {"emulated": True}
+    decoding = replace(llama.decoding, emulated=True)
     extra_modules = torch.nn.ModuleDict({name: torch.nn.Identity() for name in ("mind_reader", "emulator")})
-    emulated = replace(changed_manifest(llama, decoding=decoding), extra_modules=extra_modules)
+    emulated = replace(with_manifest(llama, decoding=decoding), extra_modules=extra_modules)
     found = Ablation(emulated, tmp_path, questions=Questions(rows[:2]))
     with pytest.raises(CopraError, match=r"^accuracy: .*thought emulator .* no layer can be left out"):
         found.answers(cut_of(llama, [("layers", 0, 0)]))
