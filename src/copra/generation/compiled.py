@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from copra.data.sequences import GenerationSpec
-from copra.generation.cache import fixed_cache, whole_blocks
+from copra.generation.cache import FixedLayer, fixed_cache, whole_blocks
 
 
 class Compiled:
@@ -63,6 +63,7 @@ class Compiled:
 
     def _show(self, visible: int | None) -> None:
         for layer in self.cache.layers:
+            assert isinstance(layer, FixedLayer)
             layer.visible = visible
 
     def _pass(self, inputs: Tensor, mask: Tensor, positions: Tensor) -> Tensor:

@@ -58,7 +58,9 @@ class CodiStage(ExplainedStage):
         )
 
     def decoding(self, markers: Markers) -> GenerationSpec:
-        return replace(super().decoding(markers), iterations=self.iterations)
+        spec = super().decoding(markers)
+        assert spec is not None
+        return replace(spec, iterations=self.iterations)
 
     @property
     def jacobi_iterations(self) -> int:
@@ -69,15 +71,16 @@ class CodiStage(ExplainedStage):
 
     def pass_workload(self, sample: Sample) -> Iterator[Work]:
         yield from self.sequence_workload(sample)
+        assert sample.teacher is not None
         yield from self.sequence_workload(sample.teacher)
 
     def forward(self, reasoner: "ReasoningModel", batch: "Batch") -> Outputs:
         """Return the outputs of both tasks: hidden states [B, N, d] of the student and of the teacher
         (`chain`), and the states of every layer at `batch.read`, [B, d] each."""
         hidden, student = _read(reasoner, batch, lambda: self.hidden_states(reasoner, batch))
-        chain, teacher = _read(
-            reasoner, batch.teacher, lambda: reasoner.hidden_states(batch.teacher, "embedding")
-        )
+        taught = batch.teacher
+        assert taught is not None
+        chain, teacher = _read(reasoner, taught, lambda: reasoner.hidden_states(taught, "embedding"))
         return {"hidden": hidden, "states": student, "chain": chain, "teacher_states": teacher}
 
 
@@ -89,13 +92,14 @@ class TeacherCrossEntropy(LossTerm):
     weight: float = 1.0
 
     def normalizer(self, samples: Sequence[Sample]) -> float:
-        return n_supervised([sample.teacher for sample in samples])
+        return n_supervised([sample.teacher for sample in samples if sample.teacher is not None])
 
     def compute(
         self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
     ) -> "tuple[Tensor, Tensor | int]":
         from copra.methods.loss_functions import cross_entropy
 
+        assert batch.teacher is not None
         return cross_entropy(reasoner.model, batch.teacher, outputs["chain"])
 
 

@@ -50,7 +50,8 @@ class KdStage(Stage):
         return replace(sample, read=(first,), teacher=teacher if self.needs_teacher else None)
 
     def decoding(self, markers: Markers) -> GenerationSpec | None:
-        return replace(super().decoding(markers), emulated=True) if self.answers else None
+        spec = super().decoding(markers)
+        return replace(spec, emulated=True) if spec is not None and self.answers else None
 
     def extra_modules(self) -> dict[str, dict[str, Any]]:
         """Return both modules in all trainings: training 0 creates the emulator from its initial model."""
@@ -76,10 +77,12 @@ class KdStage(Stage):
         """Return the student's hidden states, or the teacher's and the emulator's states [L, B, d] (sections
         3.1 to 3.3)."""
         if self.training == READING:
+            assert batch.teacher is not None
             return {"hidden": _student(reasoner, batch, teacher_states(reasoner, batch.teacher))}
         predicted = _emulate(reasoner, batch)
         if self.training == COUPLED:
             return {"hidden": _student(reasoner, batch, predicted)}
+        assert batch.teacher is not None
         return {"predicted": predicted, "taught": teacher_states(reasoner, batch.teacher)}
 
 
@@ -109,6 +112,7 @@ def teacher_states(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
     from copra.models.anatomy import blocks
     from copra.models.hooks import before_blocks, gather_positions
 
+    assert reasoner.teacher is not None
     model = reasoner.teacher.model
     layers = len(blocks(model))
     first, last = batch.read[:, 0], batch.read[:, 1]

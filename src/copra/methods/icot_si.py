@@ -87,7 +87,7 @@ class IcotSi(Method):
 
     def stages(self) -> dict[int, Stage]:
         firsts = range(0, self.remove_all_beyond, self.tokens_per_stage)
-        chunks = {
+        chunks: dict[int, Stage] = {
             number: self._stage(first, min(first + self.tokens_per_stage, self.remove_all_beyond) - 1)
             for number, first in enumerate(firsts)
         }

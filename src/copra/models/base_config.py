@@ -35,6 +35,8 @@ def _cached(base: Base) -> Path | None:
     """Return the path of a Hub model's config.json in the cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
+    if base.path is None:
+        return None
     try:
         found = try_to_load_from_cache(base.path, "config.json", revision=base.revision)
     except ValueError:  # not a valid Hub id, such as the path of a missing folder

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
-from transformers.utils import is_torchao_available
+from transformers.utils.import_utils import is_torchao_available
 
 from copra.data.batch import Batch
 from copra.data.sequences import IGNORED
@@ -87,7 +87,9 @@ def unquantized(model: PreTrainedModel) -> PreTrainedModel:
     before their own weights are loaded."""
     config = copy.deepcopy(model.config)
     del config.quantization_config
-    return type(model)(config).to(model.device, model.dtype)
+    made = type(model)(config)
+    made.to(model.device, model.dtype)  # type: ignore[arg-type]  # transformers wraps `to`, which hides that it is a method
+    return made
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ def accumulate(
     batch: Sequence[Sample],
     *,
     weights: Mapping[str, float],
-    counts: Mapping[str, int],
+    counts: Mapping[str, float],
     pad: int,
     size: int | None,
     tokens: int | None,
