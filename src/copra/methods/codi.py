@@ -1,5 +1,7 @@
-"""CODI: latents learned by self-distillation (Shen et al. 2025, arXiv 2502.21074), also in parallel
-(PCCoT, arXiv 2506.18582)."""
+"""CODI: latents learned by self-distillation (Shen et al. 2025, arXiv 2502.21074).
+
+With `iterations` the latents are computed in parallel (PCCoT, arXiv 2506.18582).
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -75,8 +77,11 @@ class CodiStage(ExplainedStage):
         yield from self.sequence_workload(sample.teacher)
 
     def forward(self, reasoner: "ReasoningModel", batch: "Batch") -> Outputs:
-        """Return the outputs of both tasks: hidden states [B, N, d] of the student and of the teacher
-        (`chain`), and the states of every layer at `batch.read`, [B, d] each."""
+        """Return the outputs of both tasks.
+
+        They are hidden states [B, N, d] of the student and of the teacher (`chain`), and the states of every
+        layer at `batch.read`, [B, d] each.
+        """
         hidden, student = _read(reasoner, batch, lambda: self.hidden_states(reasoner, batch))
         taught = batch.teacher
         assert taught is not None
@@ -127,8 +132,10 @@ def _last_of_mark(sample: Sample, row: TokenRow) -> int:
 
 
 def _read(reasoner: "ReasoningModel", batch: "Batch", run: Any) -> tuple[Any, list[Any]]:
-    """Return the hidden states [B, N, d] that `run` computes, and the states [B, d] of every layer at
-    `batch.read`: the input of each block, and the final one."""
+    """Return the hidden states [B, N, d] that `run` computes, and the states of every layer at `batch.read`.
+
+    The latter are the input of each block, and the final state, [B, d] each.
+    """
     from copra.models.hooks import before_blocks, gather_positions
 
     inputs: dict[int, Any] = {}

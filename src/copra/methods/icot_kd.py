@@ -74,8 +74,10 @@ class KdStage(Stage):
             yield Work("teacher", len(sample.teacher.tokens))
 
     def forward(self, reasoner: "ReasoningModel", batch: "Batch") -> Outputs:
-        """Return the student's hidden states, or the teacher's and the emulator's states [L, B, d] (sections
-        3.1 to 3.3)."""
+        """Return the student's hidden states, or the teacher's and the emulator's states [L, B, d].
+
+        See sections 3.1 to 3.3.
+        """
         if self.training == READING:
             assert batch.teacher is not None
             return {"hidden": _student(reasoner, batch, teacher_states(reasoner, batch.teacher))}
@@ -104,8 +106,11 @@ class Emulation(LossTerm):
 
 
 def teacher_states(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
-    """Return z [L, B, d]: for layer l the normalized input of block l at the l-th of L positions that are
-    spread evenly over the chain of each row (section 3.1)."""
+    """Return the teacher's states z [L, B, d] (section 3.1).
+
+    For layer l it is the normalized input of block l at the l-th of L positions that are spread evenly over
+    the chain of each row.
+    """
     import torch
     from torch.nn import functional
 
@@ -143,8 +148,10 @@ def _emulate(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
 
 
 def _student(reasoner: "ReasoningModel", batch: "Batch", states: "Tensor") -> "Tensor":
-    """Return hidden states [B, N, d] of the student, whose block inputs are replaced by the mind reader's
-    output for the states [L, B, d]."""
+    """Return hidden states [B, N, d] of the student.
+
+    Its block inputs are replaced by the mind reader's output for the states [L, B, d].
+    """
     from copra.models.hooks import before_blocks, scatter_positions
 
     thoughts, column = reasoner.extra_modules["mind_reader"](states), batch.read[:, 0]

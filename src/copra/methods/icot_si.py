@@ -13,8 +13,10 @@ from copra.schema.settings import MOST_STAGES
 
 
 class Removal(Stage):
-    """A stage of the removal: it leaves out `first` to `last` tokens of the chain, one more in each equal
-    part of its training."""
+    """A stage of the removal.
+
+    It leaves out `first` to `last` tokens of the chain, one more in each equal part of its training.
+    """
 
     layouts: tuple[Layout, ...] = (Layout(skip=0),)
     first: int

@@ -9,8 +9,10 @@ from copra.utils.files import read_json
 
 
 def config_of(base: Base) -> dict[str, Any] | None:
-    """Return the config of a base as in config.json, from its settings, its folder or the Hub's cache, or
-    None if none has it."""
+    """Return the config of a base as in config.json, or None if it is not known.
+
+    It comes from the base's settings, its folder or the Hub's cache.
+    """
     if base.from_scratch is not None:
         return _from_scratch(base.from_scratch)
     file = base.folder / "config.json" if base.folder else _cached(base)

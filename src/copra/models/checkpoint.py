@@ -66,8 +66,10 @@ class Checkpoint:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything except the input that its answers depend on, bit by bit: files, generation spec, device,
-        precision and number of threads."""
+        """Everything except the input that its answers depend on, bit by bit.
+
+        That is files, generation spec, device, precision and number of threads.
+        """
         return {
             "files": self.files,
             "decoding": self.decoding and self.decoding.to_json(),

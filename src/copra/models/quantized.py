@@ -83,8 +83,10 @@ def sort_metadata(file: Path) -> None:
 
 
 def unquantized(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a model of the same sizes with plain, random weights, from which extra modules are created
-    before their own weights are loaded."""
+    """Return a model of the same sizes with plain, random weights.
+
+    Extra modules are created from it before their own weights are loaded.
+    """
     config = copy.deepcopy(model.config)
     del config.quantization_config
     made = type(model)(config)
