@@ -8,12 +8,14 @@ import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from copra.experiment.outputs import FIGURES, TABLES, Output, above
 from copra.experiment.recipes import Node, NodeKind
 from copra.experiment.workflow import Workflow
 from copra.schema.metrics import split_of
-from copra.tasks.task import SPLITS
+from copra.schema.scoring import Objective
+from copra.tasks.task import SPLITS, Split
 from copra.utils.files import tables_beside
 
 
@@ -72,7 +74,7 @@ def _data(flow: Workflow, name: str) -> CommandLine:
     task, split = name.split("/")
     return _line(
         [],
-        settings=flow.data_settings(task, split),
+        settings=flow.data_settings(task, cast(Split, split)),
         task=flow.task_settings(task),
         output=f"{flow.folder}/data/{name}.parquet",
     )
@@ -95,8 +97,8 @@ def _score(flow: Workflow, name: str) -> CommandLine:
     model, rows = _manifest(flow, node), flow.data(node, split_of(scoring))
     return _line(
         [model, *rows],
-        settings=flow.score_settings(node, objective, scoring),
-        files=flow.place_of(flow.text_source(objective)),
+        settings=flow.score_settings(node, cast(Objective, objective), scoring),
+        files=flow.place_of(flow.text_source(cast(Objective, objective))),
         **_resources(flow),
         model=model,
         data=rows,

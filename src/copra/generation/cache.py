@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import Cache, DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, StaticLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, StaticLayer
 
 from copra.data.sequences import rounded_up
 from copra.models.attention import shortest_window
@@ -36,6 +36,8 @@ class BlockLayer(DynamicLayer):
         if self.room is None or stop > self.room[0].shape[-2]:
             self.room = (_room(key_states, stop), _room(value_states, stop))
             if start:
+                assert self.keys is not None
+                assert self.values is not None
                 self.room[0][:, :, :start] = self.keys
                 self.room[1][:, :, :start] = self.values
         self.room[0][:, :, start:stop] = key_states
@@ -103,6 +105,10 @@ def fixed_cache(model: PreTrainedModel, length: int) -> Cache:
 def start_with(cache: Cache, prefix: Cache, rows: int) -> None:
     """Copy the cache of one row, the common prefix, to each of `rows` rows of an empty cache."""
     for layer, known in zip(cache.layers, prefix.layers, strict=True):
+        assert isinstance(layer, CacheLayerMixin)
+        assert isinstance(known, CacheLayerMixin)
+        assert known.keys is not None
+        assert known.values is not None
         layer.update(known.keys.expand(rows, -1, -1, -1), known.values.expand(rows, -1, -1, -1))
 
 

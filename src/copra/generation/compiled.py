@@ -7,15 +7,14 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from copra.data.sequences import GenerationSpec
-from copra.generation.cache import fixed_cache, whole_blocks
+from copra.generation.cache import FixedLayer, fixed_cache, whole_blocks
 
 
 class Compiled:
-    """A model's pass over one position per row, compiled for one batch size and one cache that all batches
-    share.
+    """A model's pass over one position per row, compiled for one batch size.
 
-    Compiling takes seconds to minutes, at the first position after a prompt. It saves time if many questions
-    of one shape follow. Batches with fewer rows must be filled up.
+    All batches share one cache. Compiling takes seconds to minutes, at the first position after a prompt. It
+    saves time if many questions of one shape follow. Batches with fewer rows must be filled up.
     """
 
     def __init__(self, model: PreTrainedModel, batch_size: int, length: int, backend: str = "inductor"):
@@ -63,6 +62,7 @@ class Compiled:
 
     def _show(self, visible: int | None) -> None:
         for layer in self.cache.layers:
+            assert isinstance(layer, FixedLayer)
             layer.visible = visible
 
     def _pass(self, inputs: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
@@ -81,8 +81,10 @@ def positions(
     prefix: Sequence[int],
     max_new_tokens: int,
 ) -> int:
-    """Return the number of positions of the longest prompt with its answer, rounded up so that prompts of
-    similar length share compiled code."""
+    """Return the number of positions of the longest prompt with its answer.
+
+    It is rounded up, so that prompts of similar length share compiled code.
+    """
     thought = (
         0 if decoding is None else len(decoding.prefix_ids) + decoding.latents + len(decoding.suffix_ids)
     )

@@ -43,6 +43,7 @@ def logit_lens(
         batch = prompts[first : first + options.batch_size]
         session = DecodingSession(checkpoint.model, batch, decoding, pad, checkpoint.extra_modules)
         texts = decode_greedily(session, stop, options.max_new_tokens)
+        assert session.latent_states is not None
         likely = read_logits(checkpoint.model, session.latent_states).float().softmax(-1).topk(k)
         rows = zip(likely.indices.tolist(), likely.values.tolist(), texts, strict=True)
         readouts += [LatentReadout(tokens, shares, cut(text, stop)) for tokens, shares, text in rows]

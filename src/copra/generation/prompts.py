@@ -61,7 +61,7 @@ def _end(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], prompting: P
     """Return the number of tokens up to and including the first stop, or None if there is no stop."""
 
     def stopped(number: int) -> bool:
-        text = tokenizer.decode(tokens[:number])
+        text = tokenizer.decode(list(tokens[:number]))
         return any(stop in text for stop in prompting.stops)
 
     if not stopped(len(tokens)):

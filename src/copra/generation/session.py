@@ -118,6 +118,7 @@ class DecodingSession:
     @cached_property
     def _feed(self) -> Callable[[Tensor], Tensor]:
         """The function from hidden states to latent inputs, cached as creating it may read all embeddings."""
+        assert self.decoding is not None
         projection = self.extra_modules["projection"] if "projection" in self.extra_modules else None  # noqa: SIM401
         return latent_feed(self.model, self.decoding.latent_input, projection)
 
@@ -140,7 +141,10 @@ class DecodingSession:
     def _read(self, inputs: Tensor) -> Tensor:
         """Return final-norm hidden states [B, T, d] of one cached pass over the next columns' embeddings."""
         start, self.stop = self.stop, self.stop + inputs.shape[1]
-        inputs, positions = inputs.to(self.embed.weight.dtype), self._positions(start, self.stop)
+        inputs, positions = (
+            inputs.to(self.embed.get_parameter("weight").dtype),
+            self._positions(start, self.stop),
+        )
         if self.compiled is not None:
             return self.compiled.body(inputs, self.mask, positions, self.stop)
         if self.stop > self.mask.shape[1]:

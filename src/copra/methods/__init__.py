@@ -1,6 +1,6 @@
 """The registry of reasoning methods, one file per method."""
 
-from typing import Annotated, Union
+from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
@@ -25,6 +25,9 @@ METHODS: dict[str, type[Method]] = {
     "codi": Codi,
 }
 
-AnyMethod = Annotated[Union[tuple(METHODS.values())], Field(discriminator="kind")]  # noqa: UP007
+if TYPE_CHECKING:
+    AnyMethod = Method
+else:
+    AnyMethod = Annotated[Union[tuple(METHODS.values())], Field(discriminator="kind")]  # noqa: UP007
 
 __all__ = ["METHODS", "AnyMethod", "Method"]

@@ -1,5 +1,7 @@
-"""CODI: latents learned by self-distillation (Shen et al. 2025, arXiv 2502.21074), also in parallel
-(PCCoT, arXiv 2506.18582)."""
+"""CODI: latents learned by self-distillation (Shen et al. 2025, arXiv 2502.21074).
+
+With `iterations` the latents are computed in parallel (PCCoT, arXiv 2506.18582).
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -58,7 +60,9 @@ class CodiStage(ExplainedStage):
         )
 
     def decoding(self, markers: Markers) -> GenerationSpec:
-        return replace(super().decoding(markers), iterations=self.iterations)
+        spec = super().decoding(markers)
+        assert spec is not None
+        return replace(spec, iterations=self.iterations)
 
     @property
     def jacobi_iterations(self) -> int:
@@ -69,15 +73,19 @@ class CodiStage(ExplainedStage):
 
     def pass_workload(self, sample: Sample) -> Iterator[Work]:
         yield from self.sequence_workload(sample)
+        assert sample.teacher is not None
         yield from self.sequence_workload(sample.teacher)
 
     def forward(self, reasoner: "ReasoningModel", batch: "Batch") -> Outputs:
-        """Return the outputs of both tasks: hidden states [B, N, d] of the student and of the teacher
-        (`chain`), and the states of every layer at `batch.read`, [B, d] each."""
+        """Return the outputs of both tasks.
+
+        They are hidden states [B, N, d] of the student and of the teacher (`chain`), and the states of every
+        layer at `batch.read`, [B, d] each.
+        """
         hidden, student = _read(reasoner, batch, lambda: self.hidden_states(reasoner, batch))
-        chain, teacher = _read(
-            reasoner, batch.teacher, lambda: reasoner.hidden_states(batch.teacher, "embedding")
-        )
+        taught = batch.teacher
+        assert taught is not None
+        chain, teacher = _read(reasoner, taught, lambda: reasoner.hidden_states(taught, "embedding"))
         return {"hidden": hidden, "states": student, "chain": chain, "teacher_states": teacher}
 
 
@@ -89,13 +97,14 @@ class TeacherCrossEntropy(LossTerm):
     weight: float = 1.0
 
     def normalizer(self, samples: Sequence[Sample]) -> float:
-        return n_supervised([sample.teacher for sample in samples])
+        return n_supervised([sample.teacher for sample in samples if sample.teacher is not None])
 
     def compute(
         self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
     ) -> "tuple[Tensor, Tensor | int]":
         from copra.methods.loss_functions import cross_entropy
 
+        assert batch.teacher is not None
         return cross_entropy(reasoner.model, batch.teacher, outputs["chain"])
 
 
@@ -123,8 +132,10 @@ def _last_of_mark(sample: Sample, row: TokenRow) -> int:
 
 
 def _read(reasoner: "ReasoningModel", batch: "Batch", run: Any) -> tuple[Any, list[Any]]:
-    """Return the hidden states [B, N, d] that `run` computes, and the states [B, d] of every layer at
-    `batch.read`: the input of each block, and the final one."""
+    """Return the hidden states [B, N, d] that `run` computes, and the states of every layer at `batch.read`.
+
+    The latter are the input of each block, and the final state, [B, d] each.
+    """
     from copra.models.hooks import before_blocks, gather_positions
 
     inputs: dict[int, Any] = {}

@@ -74,8 +74,9 @@ class FewShot(Settings):
         return task.worked_examples if self.file is None and self.examples == "worked" else None
 
     def decoding(self, rows: Sequence[Row], latent_token: int, worked: Path | None = None) -> GenerationSpec:
-        """Return the generation spec; `rows` are those of the train split, `worked` is the file of a task's
-        worked examples.
+        """Return the generation spec.
+
+        `rows` are those of the train split, `worked` is the file of a task's worked examples.
 
         Raises:
             CopraError: there are fewer than k rows, or the file cannot be used.

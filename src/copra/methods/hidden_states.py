@@ -57,10 +57,12 @@ def hidden_states(
 
 @torch.no_grad()
 def embedding_norm(model: PreTrainedModel) -> Tensor:
-    """Return the mean norm [] of the input embeddings, without gradient, scaled by `embed_scale` if the
-    family scales its embeddings."""
+    """Return the mean norm [] of the input embeddings, without gradient.
+
+    It is scaled by `embed_scale` if the family scales its embeddings.
+    """
     embedding = model.get_input_embeddings()
-    norm = embedding.weight.float().norm(dim=-1).mean()
+    norm = embedding.get_parameter("weight").float().norm(dim=-1).mean()
     return norm * embedding.embed_scale if family_of(model.config.model_type).scaled_embedding else norm
 
 
@@ -102,15 +104,18 @@ class _Masks:
     def __init__(self, model: PreTrainedModel, batch: Batch, embeddings: Tensor):
         self.padding = batch.mask
         self.full_columns = batch.full_columns
-        self.whole = None
+        self.whole: Tensor | None = None
         if batch.full_columns < embeddings.shape[1] and embeddings.shape[1] <= shortest_window(model):
-            self.whole = create_causal_mask(
+            whole = create_causal_mask(
                 model.config, embeddings, batch.mask, past_key_values=None, allow_is_causal_skip=False
             )
+            self.whole = whole if isinstance(whole, Tensor) else None
 
     def of(self, start: int, stop: int) -> Tensor | None:
-        """Return the mask of a pass over columns `start` to `stop` that attends to all columns before them:
-        [B, 1, T, stop], or [B, stop] if the window is shorter, or None without padding."""
+        """Return the mask of a pass over columns `start` to `stop` that attends to all columns before them.
+
+        It is [B, 1, T, stop], or [B, stop] if the window is shorter, or None without padding.
+        """
         if stop <= self.full_columns:
             return None
         return self.padding[:, :stop] if self.whole is None else self.whole[:, :, start:stop, :stop]

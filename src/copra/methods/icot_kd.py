@@ -50,7 +50,8 @@ class KdStage(Stage):
         return replace(sample, read=(first,), teacher=teacher if self.needs_teacher else None)
 
     def decoding(self, markers: Markers) -> GenerationSpec | None:
-        return replace(super().decoding(markers), emulated=True) if self.answers else None
+        spec = super().decoding(markers)
+        return replace(spec, emulated=True) if spec is not None and self.answers else None
 
     def extra_modules(self) -> dict[str, dict[str, Any]]:
         """Return both modules in all trainings: training 0 creates the emulator from its initial model."""
@@ -73,13 +74,17 @@ class KdStage(Stage):
             yield Work("teacher", len(sample.teacher.tokens))
 
     def forward(self, reasoner: "ReasoningModel", batch: "Batch") -> Outputs:
-        """Return the student's hidden states, or the teacher's and the emulator's states [L, B, d] (sections
-        3.1 to 3.3)."""
+        """Return the student's hidden states, or the teacher's and the emulator's states [L, B, d].
+
+        See sections 3.1 to 3.3.
+        """
         if self.training == READING:
+            assert batch.teacher is not None
             return {"hidden": _student(reasoner, batch, teacher_states(reasoner, batch.teacher))}
         predicted = _emulate(reasoner, batch)
         if self.training == COUPLED:
             return {"hidden": _student(reasoner, batch, predicted)}
+        assert batch.teacher is not None
         return {"predicted": predicted, "taught": teacher_states(reasoner, batch.teacher)}
 
 
@@ -101,14 +106,18 @@ class Emulation(LossTerm):
 
 
 def teacher_states(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
-    """Return z [L, B, d]: for layer l the normalized input of block l at the l-th of L positions that are
-    spread evenly over the chain of each row (section 3.1)."""
+    """Return the teacher's states z [L, B, d] (section 3.1).
+
+    For layer l it is the normalized input of block l at the l-th of L positions that are spread evenly over
+    the chain of each row.
+    """
     import torch
     from torch.nn import functional
 
     from copra.models.anatomy import blocks
     from copra.models.hooks import before_blocks, gather_positions
 
+    assert reasoner.teacher is not None
     model = reasoner.teacher.model
     layers = len(blocks(model))
     first, last = batch.read[:, 0], batch.read[:, 1]
@@ -139,8 +148,10 @@ def _emulate(reasoner: "ReasoningModel", batch: "Batch") -> "Tensor":
 
 
 def _student(reasoner: "ReasoningModel", batch: "Batch", states: "Tensor") -> "Tensor":
-    """Return hidden states [B, N, d] of the student, whose block inputs are replaced by the mind reader's
-    output for the states [L, B, d]."""
+    """Return hidden states [B, N, d] of the student.
+
+    Its block inputs are replaced by the mind reader's output for the states [L, B, d].
+    """
     from copra.models.hooks import before_blocks, scatter_positions
 
     thoughts, column = reasoner.extra_modules["mind_reader"](states), batch.read[:, 0]

@@ -13,8 +13,10 @@ from copra.schema.settings import MOST_STAGES
 
 
 class Removal(Stage):
-    """A stage of the removal: it leaves out `first` to `last` tokens of the chain, one more in each equal
-    part of its training."""
+    """A stage of the removal.
+
+    It leaves out `first` to `last` tokens of the chain, one more in each equal part of its training.
+    """
 
     layouts: tuple[Layout, ...] = (Layout(skip=0),)
     first: int
@@ -87,7 +89,7 @@ class IcotSi(Method):
 
     def stages(self) -> dict[int, Stage]:
         firsts = range(0, self.remove_all_beyond, self.tokens_per_stage)
-        chunks = {
+        chunks: dict[int, Stage] = {
             number: self._stage(first, min(first + self.tokens_per_stage, self.remove_all_beyond) - 1)
             for number, first in enumerate(firsts)
         }

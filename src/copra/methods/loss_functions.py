@@ -1,5 +1,6 @@
 """Losses as functions of hidden states and logits, and their weighted sum."""
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -75,4 +76,5 @@ def weighted(terms: LossValues, weights: Mapping[str, float], counts: Mapping[st
 
     The terms may be those of a micro-batch.
     """
-    return sum(weight * terms[name][0] / (counts[name] or 1) for name, weight in weights.items())
+    parts = (weight * terms[name][0] / (counts[name] or 1) for name, weight in weights.items())
+    return functools.reduce(torch.add, parts)

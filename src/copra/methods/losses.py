@@ -95,6 +95,7 @@ class TeacherDivergence(LossTerm):
 
         from copra.methods.loss_functions import divergence, supervised_logits
 
+        assert reasoner.teacher is not None
         with torch.no_grad():
             hidden = self.stage.hidden_states(reasoner.teacher, batch)
             teacher = supervised_logits(reasoner.teacher.model, batch, hidden)

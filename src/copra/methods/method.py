@@ -166,8 +166,7 @@ class Stage(Settings):
         return True
 
     def extra_modules(self) -> dict[str, dict[str, Any]]:
-        """Return the settings of the extra modules trained with the model, by their names in
-        `copra.models.extra_modules`."""
+        """Return the settings of the extra modules by their names in `copra.models.extra_modules`."""
         return {"projection": {}} if self.latent_input == "projected" else {}
 
     def frozen(self) -> tuple[str, ...]:
@@ -233,8 +232,10 @@ class Stage(Settings):
             yield from term.flop_workload(sample)
 
     def loss(self, reasoner: "ReasoningModel", batch: "Batch") -> LossValues:
-        """Return the values of all terms on a batch, each as a sum and a count; in validation latent norms
-        too."""
+        """Return the values of all terms on a batch, each as a sum and a count.
+
+        In validation there are also the norms of `latent_norms`.
+        """
         from copra.methods.loss_functions import latent_norms, supervised_logits
 
         if self.learns_own_loss:

@@ -17,6 +17,8 @@ class ReasoningModel(nn.Module):
     evaluation mode.
     """
 
+    teacher: "ReasoningModel | None"
+
     def __init__(
         self,
         model: PreTrainedModel,

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def step_targets(
     steps: Sequence[Sequence[int]], groups: int, spare: Sequence[int] = ()
 ) -> tuple[tuple[int, ...], ...]:
-    """Return the target text of each of `groups` groups of latents: one step per group, and all remaining
-    steps for the last one.
+    """Return the target text of each of `groups` groups of latents.
 
+    It is one step per group, and all remaining steps for the last one.
     Groups beyond the steps have the target `spare`, or none if that is empty.
     """
     if not groups:
@@ -89,12 +89,11 @@ class AuxiliaryDecoder(Settings):
         latent_input: LatentInput,
         names: Sequence[str],
     ) -> LossValues:
-        """Return sums of -log p(step k | its latents) over tokens of explained steps, each with the count
-        that `step_loss` divides by.
+        """Return sums of -log p(step k | its latents) over tokens of explained steps.
 
-        `hidden` [B, N, d] are the final-norm hidden states, `names` are those of the terms. The decoder reads
-        the latents as they were fed (after Jacobi iterations: as one more iteration would feed them), then
-        the step, which ends with its line break.
+        Each has the count that `step_loss` divides by. `hidden` [B, N, d] are the final-norm hidden states,
+        `names` are those of the terms. The decoder reads the latents as they were fed (after Jacobi
+        iterations: as one more iteration would feed them), then the step, which ends with its line break.
         """
         import torch
         from torch.nn import functional

@@ -9,8 +9,10 @@ from copra.utils.files import read_json
 
 
 def config_of(base: Base) -> dict[str, Any] | None:
-    """Return the config of a base as in config.json, from its settings, its folder or the Hub's cache, or
-    None if none has it."""
+    """Return the config of a base as in config.json, or None if it is not known.
+
+    It comes from the base's settings, its folder or the Hub's cache.
+    """
     if base.from_scratch is not None:
         return _from_scratch(base.from_scratch)
     file = base.folder / "config.json" if base.folder else _cached(base)
@@ -35,6 +37,8 @@ def _cached(base: Base) -> Path | None:
     """Return the path of a Hub model's config.json in the cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
+    if base.path is None:
+        return None
     try:
         found = try_to_load_from_cache(base.path, "config.json", revision=base.revision)
     except ValueError:  # not a valid Hub id, such as the path of a missing folder

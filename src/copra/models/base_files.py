@@ -38,8 +38,9 @@ def base_problem(base: Base) -> str | None:
 
 def absence_problem(base: Base) -> str | None:
     """Return an error message if a base's path can only be local and does not exist; else None."""
-    is_hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", base.path or "") and not base.path.endswith(".gguf")
-    if is_hub_id or base.local is None or base.local.exists():
+    if base.path is None or base.local is None or base.local.exists():
+        return None
+    if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", base.path) and not base.path.endswith(".gguf"):
         return None
     expand_path("path", base.path)
     return f"path: {_path(base)} is not there. Give a local folder, a .gguf file, or a Hub id such as gpt2."

@@ -44,6 +44,7 @@ def make_base(
     Raises:
         CopraError: the model cannot be loaded, or its type is not supported.
     """
+    tokenizer: PreTrainedTokenizerBase
     if base.from_scratch is not None:
         tokenizer = train_tokenizer(base.from_scratch, rows)
         tokenizer.add_special_tokens({"additional_special_tokens": list(MARKERS)})
@@ -77,7 +78,7 @@ def add_markers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
 
     Missing rows of other tokens of the tokenizer become the mean of all rows.
     """
-    known, rows = tokenizer.get_vocab(), model.get_input_embeddings().num_embeddings
+    known, rows = tokenizer.get_vocab(), len(model.get_input_embeddings().get_parameter("weight"))
     tokenizer.add_special_tokens(
         {"additional_special_tokens": list(MARKERS)}, replace_extra_special_tokens=False
     )
@@ -102,6 +103,7 @@ def start_markers(
     found = (first_token(tokenizer, text) for text in ("<<", "\n"))
     first = next((token for token in found if token not in unknown), tokenizer.eos_token_id)
     ids = tokenizer.convert_tokens_to_ids(list(markers))
+    assert isinstance(ids, list)  # as those of a list
     _set_rows(model, ids, lambda weight: weight[first].clone())
     model.generation_config.suppress_tokens = None
 
@@ -196,7 +198,7 @@ def _random_model(spec: FromScratch, tokenizer: PreTrainedTokenizerBase) -> PreT
         "initializer_range": spec.initializer_range,
     }
     if spec.architecture == "llama":
-        config = LlamaConfig(
+        llama = LlamaConfig(
             hidden_size=spec.hidden_size,
             num_hidden_layers=spec.layers,
             num_attention_heads=spec.heads,
@@ -207,8 +209,8 @@ def _random_model(spec: FromScratch, tokenizer: PreTrainedTokenizerBase) -> PreT
             rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
             **tokens,
         )
-        return LlamaForCausalLM(config)
-    config = GPT2Config(
+        return LlamaForCausalLM(llama)
+    gpt2 = GPT2Config(
         n_embd=spec.hidden_size,
         n_layer=spec.layers,
         n_head=spec.heads,
@@ -219,4 +221,4 @@ def _random_model(spec: FromScratch, tokenizer: PreTrainedTokenizerBase) -> PreT
         resid_pdrop=spec.dropout,
         **tokens,
     )
-    return GPT2LMHeadModel(config)
+    return GPT2LMHeadModel(gpt2)

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,10 @@ class Checkpoint:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything except the input that its answers depend on, bit by bit: files, generation spec, device,
-        precision and number of threads."""
+        """Everything except the input that its answers depend on, bit by bit.
+
+        That is files, generation spec, device, precision and number of threads.
+        """
         return {
             "files": self.files,
             "decoding": self.decoding and self.decoding.to_json(),
@@ -140,8 +143,9 @@ def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer
     except (OSError, ValueError, SafetensorError) as error:
         raise CopraError(f"{folder}: cannot be loaded ({error}). Delete it and run again.") from error
     if model.dtype == torch.bfloat16 and not has_bfloat16():
-        model.to(torch.float32)
-    model.to(device()).eval()
+        model.to(torch.float32)  # type: ignore[arg-type]  # transformers wraps `to`, which hides that it is a method
+    model.to(device())  # type: ignore[arg-type]  # transformers wraps `to`, which hides that it is a method
+    model.eval()
     extra_modules = nn.ModuleDict()
     if manifest.extra_modules is not None:
         wanted = manifest.extra_modules.settings
@@ -305,7 +309,7 @@ def _save_extra_modules(
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Disable transformers' progress bars within this context."""
     enabled = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()

@@ -6,7 +6,7 @@ model's own.
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class Emulator(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         d = model.config.hidden_size
-        self.body = copy.deepcopy(model.base_model)
+        self.body = cast(PreTrainedModel, copy.deepcopy(model.base_model))
         self.networks = nn.ModuleList(_network(2 * d, d) for _ in blocks(model))
         self.mixture = nn.Parameter(torch.randn(d))
         self.cell = nn.LSTMCell(d, d)
@@ -100,8 +100,9 @@ class StepDecoder(nn.Module):
 
     def __init__(self, model: PreTrainedModel, layers: int | None):
         super().__init__()
-        self.body = copy.deepcopy(model.base_model) if layers is None else _small_body(model, layers)
-        self.body.set_input_embeddings(None)
+        body = copy.deepcopy(model.base_model) if layers is None else _small_body(model, layers)
+        self.body = cast(PreTrainedModel, body)
+        self.body.set_input_embeddings(None)  # type: ignore[arg-type]  # it gets embeddings
         self.head = copy.deepcopy(model.get_output_embeddings()) if layers is None else None
 
     def start_from(self, model: PreTrainedModel) -> None:
@@ -131,7 +132,7 @@ def make_extra_modules(
     """Return the wanted extra modules: those of `known` with the same settings, new ones for the rest."""
     extra_modules = nn.ModuleDict()
     for name, settings in wanted.items():
-        part = known[name] if known is not None and name in known else None
+        part: Any = known[name] if known is not None and name in known else None
         if part is None or part.settings != settings:
             part = EXTRA_MODULES[name](model, **settings).to(model.device, model.dtype)
             part.settings = dict(settings)

@@ -2,9 +2,10 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from copra.models.anatomy import blocks
@@ -17,8 +18,8 @@ def before_blocks(model: PreTrainedModel, change: Callable[[int, Tensor], Tensor
     Its return value replaces the input; None leaves the input unchanged.
     """
 
-    def hook(index: int):
-        def call(_, arguments):
+    def hook(index: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
+        def call(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
             changed = change(index, arguments[0])
             return None if changed is None else (changed, *arguments[1:])
 

@@ -36,9 +36,10 @@ def load_language_model(place: str | Path, name: str, **options: Any) -> PreTrai
         `name`.
     """
     with _only_errors_logged():
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             place, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
+    model, found = loaded
     missing = sorted(found["missing_keys"])
     unexpected = sorted(key for key in found["unexpected_keys"] if not HARMLESS_KEYS.search(key))
     mismatched = sorted(found["mismatched_keys"])

@@ -73,8 +73,11 @@ class Provenance(Record):
         return self.trained_markers or (spec is not None and bool(spec.prefix_ids or spec.latents))
 
     def after(self, node: str, step: dict[str, Any], **changes: Any) -> "Provenance":
-        """Return the provenance of the model that one more step makes of this one, with the same generation
-        spec. `step` is the step's entry in the lineage except its name; `changes` are other fields."""
+        """Return the provenance of the model that one more step makes of this one.
+
+        The generation spec is the same. `step` is the step's entry in the lineage except its name; `changes`
+        are other fields.
+        """
         kept = {name: getattr(self, name) for name in Provenance.model_fields}
         lineage = [*self.lineage, {"step": node.rsplit("+", 1)[-1], **step}]
         return Provenance(**{**kept, "node": node, "lineage": lineage, "budget_missed": None, **changes})

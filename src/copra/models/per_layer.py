@@ -191,8 +191,10 @@ class CopraGPTNeoXLayer(GPTNeoXLayer):
 
 
 class GPT2Sizes:
-    """The per-layer sizes of GPT-2, which has its own names for them, one key/value head per query head, and
-    4 d neurons by default."""
+    """The per-layer sizes of GPT-2.
+
+    It has its own names for them, one key/value head per query head, and 4 d neurons by default.
+    """
 
     layer_keys = ("n_head", "n_inner")
 

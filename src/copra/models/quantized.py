@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
-from transformers.utils import is_torchao_available
+from transformers.utils.import_utils import is_torchao_available
 
 from copra.data.batch import Batch
 from copra.data.sequences import IGNORED
@@ -83,11 +83,15 @@ def sort_metadata(file: Path) -> None:
 
 
 def unquantized(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a model of the same sizes with plain, random weights, from which extra modules are created
-    before their own weights are loaded."""
+    """Return a model of the same sizes with plain, random weights.
+
+    Extra modules are created from it before their own weights are loaded.
+    """
     config = copy.deepcopy(model.config)
     del config.quantization_config
-    return type(model)(config).to(model.device, model.dtype)
+    made = type(model)(config)
+    made.to(model.device, model.dtype)  # type: ignore[arg-type]  # transformers wraps `to`, which hides that it is a method
+    return made
 
 
 @torch.no_grad()

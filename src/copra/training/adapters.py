@@ -35,7 +35,7 @@ def adapted(
         reasoner.model,
         peft.LoraConfig(
             r=lora.rank,
-            lora_alpha=lora.alpha,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # it only divides by the rank
             lora_dropout=lora.dropout,
             target_modules="all-linear",
             fan_in_fan_out=family_of(reasoner.model.config.model_type).layout.transposed,
@@ -58,7 +58,8 @@ def _train_rows(model: PreTrainedModel, rows: Sequence[int]) -> tuple[list[nn.Pa
 
     Return the weights, and the handles of the hooks.
     """
-    weights = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights = {id(weight): weight for weight in (module.get_parameter("weight") for module in modules)}
     handles = []
     for weight in weights.values():
         weight.requires_grad_(True)

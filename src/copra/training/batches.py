@@ -62,8 +62,10 @@ def micro_batches(
 
 
 def _rows_within(samples: Sequence[Sample], tokens: int, count: int, multiple: int) -> int:
-    """Return how many of the first rows of each of `count` processes fit in `tokens` padded tokens, as
-    `collate` pads them; at least 1."""
+    """Return how many of the first rows of each of `count` processes fit in `tokens` padded tokens.
+
+    `collate` pads them. The number is at least 1.
+    """
     before = after = taught = 0
     for index, sample in enumerate(samples):
         # `collate` aligns the first latents in one column.

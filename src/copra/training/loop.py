@@ -208,6 +208,8 @@ class Trainer:
                     self._save(step, reasoner, optimizer)
         if self.training.select_best_by != "last":
             self._load_best(reasoner)
+        best = self.progress.best_value
+        assert best is not None, "the last step validates"
         return {
             "steps": total,
             "precision": self._used_precision,
@@ -216,7 +218,7 @@ class Trainer:
             "selected": {
                 "by": self.selects_by,
                 "step": self.progress.best_step,
-                "value": abs(self.progress.best_value),
+                "value": abs(best),
             },
             "work": {
                 reader: dict(zip(("tokens", "context", "supervised"), sums, strict=True))
@@ -256,6 +258,7 @@ class Trainer:
         """Return the number of optimizer steps of the stage."""
         if self.training.steps is not None:
             return self.training.steps
+        assert self.training.epochs is not None  # exactly one of the two is given
         return max(1, round(self.training.epochs * math.ceil(n_samples / self.training.batch_size)))
 
     def samples(self, epoch: int) -> tuple[list[Sample], int]:

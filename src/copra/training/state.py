@@ -65,10 +65,10 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
             moments.setdefault(int(index), {})[key] = value
         groups = optimizer.state_dict()["param_groups"]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for index, state in moments.items():
-            moments[index] = {
-                key: reshard_like(parameters[index], value) if value.dim() else value
-                for key, value in state.items()
+        for number, own in moments.items():
+            moments[number] = {
+                key: reshard_like(parameters[number], value) if value.dim() else value
+                for key, value in own.items()
             }
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
         return record

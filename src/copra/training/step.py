@@ -47,7 +47,7 @@ def accumulate(
     batch: Sequence[Sample],
     *,
     weights: Mapping[str, float],
-    counts: Mapping[str, int],
+    counts: Mapping[str, float],
     pad: int,
     size: int | None,
     tokens: int | None,
@@ -164,8 +164,10 @@ def cross_entropy_limit(vocabulary: int) -> float:
 
 @torch.no_grad()
 def is_broken(loss: torch.Tensor, norm: torch.Tensor, means: Means, limit: float) -> torch.Tensor:
-    """Return 1.0 on the device if the loss or the norm is not finite or the cross-entropy is above its limit,
-    and 0.0 otherwise."""
+    """Return 1.0 on the device if a step is broken, and 0.0 otherwise.
+
+    It is if the loss or the norm is not finite, or the cross-entropy is above its limit.
+    """
     working = torch.isfinite(loss) & torch.isfinite(norm)
     if (cross_entropy := means.on_device("cross_entropy")) is not None:
         working &= cross_entropy <= limit

@@ -51,12 +51,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class Cannot:
-    """Unit types that models of a family cannot lose, and the reason; with `setting`, only models whose
-    config sets it."""
+    """Unit types that models of a family cannot lose."""
 
     units: tuple[str, ...]
     reason: str
     setting: str | None = None
+    """Name of a config setting; if given, only models whose config sets it."""
 
 
 def no_window(config: Mapping[str, Any], layer: int) -> int | None:

@@ -1,5 +1,6 @@
-"""Gemma 1, 2 and 3 (text): scaled embeddings and a separate head size; from Gemma 2 on also norms after
-attention and FFN.
+"""Gemma 1, 2 and 3 (text): scaled embeddings and a separate head size.
+
+From Gemma 2 on there are also norms after attention and FFN.
 
 Gemma 2 caps attention scores and logits by tanh. transformers supports the former only in eager attention,
 which it selects itself; `copra.models.logits` does the latter.
