@@ -13,7 +13,7 @@ from copra.cli import COMMANDS, main
 SETTINGS = {
     "data": {"task": {"kind": "word_sums"}},
     "score": {"unit": "layers", "rows": 4, "batch_size": 4, "objective": "cot"},
-    "choose": {"prune": {"kind": "prune", "unit": "layers", "metric": "deepest", "budget": {"count": 1}}},
+    "select": {"prune": {"kind": "prune", "unit": "layers", "metric": "deepest", "budget": {"count": 1}}},
     "evaluate": {"node": "llama", "task": "sums"},
 }
 CONFIG = """\
@@ -103,7 +103,7 @@ def test_settings_may_stand_in_a_file(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("verb", "options", "missing"),
     [
-        ("choose", ["--parent", "nowhere"], "nowhere/copra.json"),
+        ("select", ["--parent", "nowhere"], "nowhere/copra.json"),
         ("evaluate", ["--model", "nowhere", "--data", "data", "--state", "state"], "nowhere/copra.json"),
         ("export", ["--table", "none.parquet", "--csv", "a", "--md", "b", "--tex", "c"], "none.parquet"),
     ],

@@ -23,7 +23,7 @@ TRAINING = {
 }
 STAGE = {"layouts": [{"skip": 0, "latents": 0}]}
 SCORES = {"scoring": "passes", "objective": "cot", "importance": {"rows": 8}}
-ROW = {"recipe": "base+cot+layers-1", "pruning": "layers-1", "parent_node": "cot", "node": "pruned"}
+ROW = {"recipe": "base+cot+drop-1", "pruning": "drop-1", "parent_node": "cot", "node": "pruned"}
 EVALUATION = {"task": "sums", "max_new_tokens": 4, "batch_size": 4}
 CURVES = {"kind": "training_curves", "nodes": ["cot"]}
 # What each verb is told: settings and paths, in the order in which they feed each other.
@@ -44,7 +44,7 @@ VERBS = {
         SCORES,
         {"output": "scores/cot.parquet", "model": "models/cot", "data": "data", "state": "state"},
     ),
-    "choose": (
+    "select": (
         {"prune": DROP},
         {"output": "plans/pruned.json", "parent": "models/cot", "scores": "scores/cot.parquet"},
     ),
@@ -164,11 +164,11 @@ DAMAGES = [
     ("evaluate another", MANIFEST, set_json("lineage", 0, "step", value="no_cot"), EDITED),
     ("evaluate another", MANIFEST, set_json("training_flops", value=1), EDITED),
     ("evaluate another", MANIFEST, set_json("weights", "sha256", value="0" * 64), EDITED),
-    ("choose", MANIFEST, set_json("typical_answer", "prompt", value=1), EDITED),
+    ("select", MANIFEST, set_json("typical_answer", "prompt", value=1), EDITED),
     ("score", MANIFEST, set_json("shape", "hidden", value=8), EDITED),
-    ("choose", "scores/cot.parquet", cut, "not the file that cot.json was written for"),
-    ("choose", "scores/cot.json", cut, "not valid JSON"),
-    ("choose", "scores/cot.json", set_json("made_by", "files", value=[]), EDITED),
+    ("select", "scores/cot.parquet", cut, "not the file that cot.json was written for"),
+    ("select", "scores/cot.json", cut, "not valid JSON"),
+    ("select", "scores/cot.json", set_json("made_by", "files", value=[]), EDITED),
     ("prune", "plans/pruned.json", cut, "not valid JSON"),
     ("prune", "plans/pruned.json", set_json("kept", "layers", value=[1]), EDITED),
     ("prune", "plans/pruned.json", set_json("parent", value="0" * 64), EDITED),
@@ -199,7 +199,7 @@ def test_a_job_whose_damaged_input_is_made_again_makes_what_it_made_before(folde
     cut(folder / "plans" / "pruned.json")
     assert run(folder, "prune") == 1
     (folder / "plans" / "pruned.json").unlink()
-    assert (run(folder, "choose"), run(folder, "prune")) == (0, 0)
+    assert (run(folder, "select"), run(folder, "prune")) == (0, 0)
     assert files(folder) == before
 
 
@@ -213,7 +213,7 @@ def assert_told_and_unharmed(folder: Path, name: str, before: dict[str, bytes], 
     assert not [path for path in found if ".tmp-" in path]
 
 
-WRITERS = ["data", "base", "train", "score", "choose", "prune", "evaluate", "table", "export", "figure"]
+WRITERS = ["data", "base", "train", "score", "select", "prune", "evaluate", "table", "export", "figure"]
 
 
 @pytest.mark.parametrize("name", WRITERS)

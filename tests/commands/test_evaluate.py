@@ -1,4 +1,4 @@
-"""copra evaluate and copra sweep, killed and run again, and by several processes: each as if undisturbed."""
+"""copra evaluate and copra sweep-latents, killed and run again, and by several processes, as if undisturbed."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from copra.commands import evaluate, sweep
+from copra.commands import evaluate, sweep_latents
 from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import markers_of
 from copra.generation import compiled
@@ -28,9 +28,9 @@ from helpers.manifests import provenance, with_manifest
 # 8 questions: three batches of an evaluation, nine of a sweep.
 SETTINGS = {
     evaluate: {"node": "tiny@0+coconut", "task": "sums", "max_new_tokens": 6, "batch_size": 3},
-    sweep: {"node": "tiny@0+coconut", "latents": [0, 5], "max_new_tokens": 6, "batch_size": 3},
+    sweep_latents: {"node": "tiny@0+coconut", "latents": [0, 5], "max_new_tokens": 6, "batch_size": 3},
 }
-BATCHES = {evaluate: 3, sweep: 9}
+BATCHES = {evaluate: 3, sweep_latents: 9}
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def break_off(place: Path, verb, batches, after: int, **changes) -> None:
     batches.clear()
 
 
-@pytest.mark.parametrize("verb", [evaluate, sweep])
+@pytest.mark.parametrize("verb", [evaluate, sweep_latents])
 def test_a_broken_off_evaluation_goes_on_with_the_missing_batches(place, batches, verb):
     expected = run(place, verb)
     whole, total = list(batches), BATCHES[verb]
@@ -195,7 +195,7 @@ def test_a_state_belongs_to_weights_parts_decoding_and_threads(place):
 
 def test_it_says_how_far_it_is(place, batches, monkeypatch):
     monkeypatch.setattr("copra.utils.heartbeat.SECONDS_BETWEEN_TICKS", 0)
-    for verb, after, step, total in ((evaluate, 2, 6, 8), (sweep, 4, 11, 24)):
+    for verb, after, step, total in ((evaluate, 2, 6, 8), (sweep_latents, 4, 11, 24)):
         break_off(place, verb, batches, after)
         (job,) = running(place / "results")
         assert (job.node, job.unit, job.step, job.total) == ("tiny@0+coconut", "questions", step, total)
@@ -270,7 +270,7 @@ def test_answers_in_bfloat16_are_computed_and_recorded_so(place, types):
         metrics = json.loads(files["metrics.json"])
         assert metrics["precision"] == precision
         assert metrics["kv_cache_bytes_per_token"] == 2 * 2 * 2 * 8 * bytes_each
-    run(place, sweep, "swept", precision="bfloat16")
+    run(place, sweep_latents, "swept", precision="bfloat16")
     assert set(read_parquet(place / "swept" / "latents.parquet")["precision"]) == {"bfloat16"}
 
 

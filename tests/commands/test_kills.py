@@ -29,7 +29,7 @@ FORKS.set_forkserver_preload([*HEAVY, "copra.pruning.scoring.ablation"])
 DELICATE = ("replace", "fsync", "unlink", "rmdir")
 SECONDS = 120
 
-BASE, COT, PRUNED = "models/llama@0", "models/llama@0+cot", "models/llama@0+cot+layers-1"
+BASE, COT, PRUNED = "models/llama@0", "models/llama@0+cot", "models/llama@0+cot+drop-1"
 PAUSE = "models/llama@0+cot+pause"
 TRAINING = {"steps": 3, "batch_size": 8, "learning_rate": 3.0e-3, "num_validations": 1}
 SCORES = {"importance": {"rows": 8, "validation_rows": 4, "greedy_removals": 1}, "objective": "cot"}
@@ -37,7 +37,7 @@ CURVE = {"model": "llama+cot", "unit": "layers", "metrics": ["cosine", "deepest"
 CURVE |= {"remove": [1], "objectives": ["cot"]}
 ANSWERS = {"max_new_tokens": 4, "batch_size": 4}
 EVALUATION = {"task": "sums", **ANSWERS}
-ROW = {"recipe": "llama+cot+layers-1", "pruning": "layers-1"}
+ROW = {"recipe": "llama+cot+drop-1", "pruning": "drop-1"}
 # What each verb is told, by options, and what it makes; in the order in which they feed each other.
 VERBS = {
     "data": {
@@ -77,16 +77,16 @@ VERBS = {
         "state": "state",
         "output": "scores/cot/layers.greedy_loss.parquet",
     },
-    "choose": {
+    "select": {
         "settings": {"prune": DROP},
         "parent": COT,
         "scores": "scores/cot/passes.parquet",
-        "output": "plans/layers-1.json",
+        "output": "plans/drop-1.json",
     },
     "prune": {
-        "settings": {"node": "llama@0+cot+layers-1"},
+        "settings": {"node": "llama@0+cot+drop-1"},
         "parent": COT,
-        "plan": "plans/layers-1.json",
+        "plan": "plans/drop-1.json",
         "data": "data",
         "output": PRUNED,
     },
@@ -105,7 +105,7 @@ VERBS = {
         "output": "models/llama@0+cot+int8",
     },
     "evaluate": {
-        "settings": {"node": "llama@0+cot+layers-1", **EVALUATION},
+        "settings": {"node": "llama@0+cot+drop-1", **EVALUATION},
         "model": PRUNED,
         "data": "data",
         "state": "state",
@@ -131,7 +131,7 @@ VERBS = {
         "state": "state",
         "output": PAUSE,
     },
-    "sweep": {
+    "sweep-latents": {
         "settings": {"node": "llama@0+cot+pause", **ANSWERS, "latents": [0, 1]},
         "model": PAUSE,
         "data": "data",
@@ -263,7 +263,7 @@ def test_a_verb_may_be_killed_over_and_over(finished, tmp_path, name, again):
     assert calls >= 3
 
 
-TOGETHER = ("train", "score", "score greedily", "curve", "evaluate", "sweep")
+TOGETHER = ("train", "score", "score greedily", "curve", "evaluate", "sweep-latents")
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def _run(place):
     )
     plan = results / "plans" / f"{PRUNED}.json"
     verb(
-        *("choose", "--settings", workflow.choose_settings(PRUNED), "--parent", models / COT),
+        *("select", "--settings", workflow.select_settings(PRUNED), "--parent", models / COT),
         *("--output", plan),
     )
     verb(
@@ -164,7 +164,7 @@ def test_the_longest_chain_is_that_of_the_tree(forecasts):
     assert [job.rule for job in chain] == ["train", "evaluate", "table", "figure"]
     assert seconds == pytest.approx(sum(forecasts[True].lines[job.key].seconds[0] for job in chain))
     _, whole = forecasts[False].longest_chain()
-    assert [job.key for job in whole[1:4]] == ["base/llama@0", f"train/{COT}", f"choose/{PRUNED}"]
+    assert [job.key for job in whole[1:4]] == ["base/llama@0", f"train/{COT}", f"select/{PRUNED}"]
 
 
 def test_the_page(forecasts):

@@ -1,4 +1,4 @@
-"""copra choose and copra prune: what a pruning records of its budget and of its proof."""
+"""copra select and copra prune: what a pruning records of its budget and of its proof."""
 
 import json
 
@@ -33,15 +33,15 @@ def place(tmp_path, data, word_base):
     return tmp_path
 
 
-def choose(place, **prune) -> int:
+def select(place, **prune) -> int:
     settings = {"prune": {"kind": "prune", "unit": "layers", "metric": "deepest", **prune}, "seed": 0}
     words = ["--settings", json.dumps(settings), "--parent", place / "parent", "--scores"]
-    return main(["choose", *map(str, words), "--output", str(place / "plan.json")])
+    return main(["select", *map(str, words), "--output", str(place / "plan.json")])
 
 
 def test_what_misses_its_budget_is_told_and_recorded(place, capsys):
     """Half of three layers is one, which is two thirds of what was asked."""
-    assert choose(place, budget={"fraction": 0.5}) == 0
+    assert select(place, budget={"fraction": 0.5}) == 0
     told = (
         "Warning: budget.fraction: 0.5 of 3 layers: the nearest legal cut removes 1, 33% less than asked.\n"
     )
@@ -57,13 +57,13 @@ def test_what_misses_its_budget_is_told_and_recorded(place, capsys):
 
 
 def test_a_budget_that_is_met_is_no_news(place, capsys):
-    assert choose(place, budget={"count": 2}) == 0
+    assert select(place, budget={"count": 2}) == 0
     assert capsys.readouterr().out == ""
     assert read_json(place / "plan.json")["warning"] is None
 
 
 def test_a_plan_that_removes_nothing_is_not_made(place, capsys):
-    assert choose(place, budget={"parameters": 0.9}) == 1
-    assert "choose: budget.parameters: 0.9 of the dense" in (error := capsys.readouterr().err)
+    assert select(place, budget={"parameters": 0.9}) == 1
+    assert "select: budget.parameters: 0.9 of the dense" in (error := capsys.readouterr().err)
     assert "nearest to removing nothing. The smallest legal cut removes 1 layers and leaves 0.6667" in error
     assert not (place / "plan.json").exists()

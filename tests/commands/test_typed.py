@@ -13,8 +13,8 @@ base: llama
 bases: {llama: {from_scratch: {hidden_size: 16, layers: 2, heads: 4, intermediate_size: 32}}}
 steps:
   cot: {kind: cot, training: {steps: 8}}
-  layers-1: {kind: prune, unit: layers, metric: cosine, budget: {count: 1}}
-recipes: [[cot, layers-1]]
+  drop-1: {kind: prune, unit: layers, metric: cosine, budget: {count: 1}}
+recipes: [[cot, drop-1]]
 latency: null
 """
 
@@ -49,9 +49,12 @@ def test_a_name_may_leave_out_seeds(config):
     ("words", "expected"),
     [
         (("train", "mine.yaml", "lama+cot"), "has no job 'lama+cot' (did you mean 'llama@0+cot'?)"),
-        (("prune", "mine.yaml", "llama+cot"), "(did you mean 'llama@0+cot+layers-1'?)"),
+        (("prune", "mine.yaml", "llama+cot"), "(did you mean 'llama@0+cot+drop-1'?)"),
         (("table", "mine.yaml", "flops"), "copra table has no job 'flops' ("),
-        (("sweep", "mine.yaml", "llama+cot"), "mine.yaml: no job of this experiment runs copra sweep."),
+        (
+            ("sweep-latents", "mine.yaml", "llama+cot"),
+            "mine.yaml: no job of this experiment runs copra sweep-latents.",
+        ),
         (("latency", "mine.yaml"), "mine.yaml: no job of this experiment runs copra latency."),
         (("train", "mine.yaml"), "name a job after it: copra train mine.yaml NAME (known: llama@0+cot)."),
         (("train", "none.yaml", "llama+cot"), "none.yaml: cannot be read"),
@@ -70,15 +73,13 @@ def test_missing_inputs_are_named_with_the_commands_that_make_them():
         "  snakemake --cores all --configfile mine.yaml -- results/mine/models/llama@0+cot/copra.json"
         "    (with all that it needs)",
     ]
-    assert "  copra score mine.yaml llama@0+cot/" in message("choose", "mine.yaml", "llama+cot+layers-1")
-    assert "  copra choose mine.yaml llama@0+cot+layers-1" in message(
-        "prune", "mine.yaml", "llama+cot+layers-1"
-    )
+    assert "  copra score mine.yaml llama@0+cot/" in message("select", "mine.yaml", "llama+cot+drop-1")
+    assert "  copra select mine.yaml llama@0+cot+drop-1" in message("prune", "mine.yaml", "llama+cot+drop-1")
 
 
 def test_several_configs_are_merged(config, tmp_path):
     (tmp_path / "more.yaml").write_text("recipes: [[cot]]")
-    assert "no job of this experiment" in message("prune", "mine.yaml", "more.yaml", "llama+cot+layers-1")
+    assert "no job of this experiment" in message("prune", "mine.yaml", "more.yaml", "llama+cot+drop-1")
 
 
 def test_options_after_the_name_win(capsys, tmp_path):

@@ -293,11 +293,11 @@ def ask(config: Any, forecast: bool = True) -> None:
     _ = copra.tables(), copra.figures(), copra.artifacts(), copra.measured
     for name, node in copra.tree.nodes.items():
         _ = copra.data(name, "train"), copra.teacher(name), copra.pretrained(name)
-        _ = copra.evaluate_settings(name), copra.sweep_settings(name), copra.lens_settings(name)
+        _ = copra.evaluate_settings(name), copra.sweep_latents_settings(name), copra.logit_lens_settings(name)
         if node.kind == "train":
             copra.train_settings(name)
         if node.kind == "prune":
-            _ = copra.choose_settings(name), copra.prune_settings(name)
+            _ = copra.select_settings(name), copra.prune_settings(name)
         if node.kind == "quantize":
             copra.quantize_settings(name)
     for path in copra.scored:

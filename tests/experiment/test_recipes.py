@@ -22,7 +22,7 @@ CONFIG = tiny_config(
         "no_cot": {"kind": "no_cot", "training": TRAINING},
         "elsewhere": {"kind": "cot", "task": "others", "training": TRAINING},
         "coconut": {"kind": "coconut", "max_latent_stage": 2, "training": TRAINING},
-        "layers-1": DROP,
+        "drop-1": DROP,
         "lowest": {**DROP, "metric": "deepest"},
         "dice": {**DROP, "metric": "random"},
         "groups-1": {"kind": "prune", "unit": "kv_groups", "metric": "gradient", "budget": {"fraction": 0.5}},
@@ -55,20 +55,18 @@ def with_step(name, **changes):
 
 
 def test_a_shared_prefix_is_there_once():
-    tree = tree_of([["cot"], ["cot", "layers-1"], ["cot", "layers-1", "no_cot"], ["cot", "no_cot"]])
+    tree = tree_of([["cot"], ["cot", "drop-1"], ["cot", "drop-1", "no_cot"], ["cot", "no_cot"]])
     assert list(tree.nodes) == [
         "llama@0",
         "llama@0+cot",
-        "llama@0+cot+layers-1",
-        "llama@0+cot+layers-1+no_cot",
+        "llama@0+cot+drop-1",
+        "llama@0+cot+drop-1+no_cot",
         "llama@0+cot+no_cot",
     ]
 
 
 def test_every_parent_comes_before_its_children():
-    tree = tree_of(
-        [["cot", "layers-1", "coconut"], {"base": "hub", "steps": ["layers-1", "cot"]}], seeds=(0, 1)
-    )
+    tree = tree_of([["cot", "drop-1", "coconut"], {"base": "hub", "steps": ["drop-1", "cot"]}], seeds=(0, 1))
     seen = set()
     for name, node in tree.nodes.items():
         assert name == node.name
@@ -77,13 +75,13 @@ def test_every_parent_comes_before_its_children():
 
 
 def test_each_stage_is_a_node_and_the_last_bears_the_steps_name():
-    tree = tree_of([["cot", "coconut", "layers-1"]])
+    tree = tree_of([["cot", "coconut", "drop-1"]])
     assert [(node.name, node.parent, node.stage) for node in list(tree.nodes.values())[2:]] == [
         ("llama@0+cot+coconut.0", "llama@0+cot", 0),
         ("llama@0+cot+coconut.1", "llama@0+cot+coconut.0", 1),
         ("llama@0+cot+coconut.2", "llama@0+cot+coconut.1", 2),
         ("llama@0+cot+coconut", "llama@0+cot+coconut.2", 3),
-        ("llama@0+cot+coconut+layers-1", "llama@0+cot+coconut", None),
+        ("llama@0+cot+coconut+drop-1", "llama@0+cot+coconut", None),
     ]
     assert tree.nodes["llama@0+cot"].stage is None
 
@@ -98,7 +96,7 @@ def test_a_step_of_a_single_stage_is_a_single_node():
     [
         ("llama", ["cot", "dice"], ["llama@7", "llama@7+cot", "llama@7+cot+dice"]),
         ("hub", ["cot", "no_cot"], ["hub", "hub+cot@7", "hub+cot@7+no_cot"]),
-        ("hub", ["layers-1", "cot"], ["hub", "hub+layers-1", "hub+layers-1+cot@7"]),
+        ("hub", ["drop-1", "cot"], ["hub", "hub+drop-1", "hub+drop-1+cot@7"]),
         ("hub", ["dice", "cot"], ["hub", "hub+dice@7", "hub+dice@7+cot"]),
         (
             "hub",
@@ -117,34 +115,34 @@ def test_the_seed_is_attached_where_randomness_enters(base, steps, names):
 
 
 def test_every_stage_of_the_step_where_the_seed_enters_bears_it():
-    tree = tree_of([{"base": "hub", "steps": ["coconut", "layers-1"]}], seeds=[3])
+    tree = tree_of([{"base": "hub", "steps": ["coconut", "drop-1"]}], seeds=[3])
     assert list(tree.nodes) == [
         "hub",
         "hub+coconut.0@3",
         "hub+coconut.1@3",
         "hub+coconut.2@3",
         "hub+coconut@3",
-        "hub+coconut@3+layers-1",
+        "hub+coconut@3+drop-1",
     ]
 
 
 def test_seeds_share_what_comes_before_randomness():
-    tree = tree_of([{"base": "hub", "steps": ["layers-1", "cot"]}], seeds=[0, 1, 12])
+    tree = tree_of([{"base": "hub", "steps": ["drop-1", "cot"]}], seeds=[0, 1, 12])
     assert list(tree.nodes) == [
         "hub",
-        "hub+layers-1",
-        "hub+layers-1+cot@0",
-        "hub+layers-1+cot@1",
-        "hub+layers-1+cot@12",
+        "hub+drop-1",
+        "hub+drop-1+cot@0",
+        "hub+drop-1+cot@1",
+        "hub+drop-1+cot@12",
     ]
-    assert tree.recipes[0].nodes == ("hub+layers-1+cot@0", "hub+layers-1+cot@1", "hub+layers-1+cot@12")
-    assert {without_seed(name) for name in tree.recipes[0].nodes} == {"hub+layers-1+cot"}
+    assert tree.recipes[0].nodes == ("hub+drop-1+cot@0", "hub+drop-1+cot@1", "hub+drop-1+cot@12")
+    assert {without_seed(name) for name in tree.recipes[0].nodes} == {"hub+drop-1+cot"}
 
 
 def test_the_seed_is_among_the_settings_of_what_depends_on_it_only():
-    nodes = tree_of([["cot", "layers-1", "dice"]], seeds=[5]).nodes
+    nodes = tree_of([["cot", "drop-1", "dice"]], seeds=[5]).nodes
     seeds = {name.rsplit("+", 1)[-1]: node.settings["seed"] for name, node in nodes.items()}
-    assert seeds == {"llama@5": 5, "cot": 5, "layers-1": None, "dice": 5}
+    assert seeds == {"llama@5": 5, "cot": 5, "drop-1": None, "dice": 5}
 
 
 def test_a_product_equals_its_recipes_written_out():
@@ -152,7 +150,7 @@ def test_a_product_equals_its_recipes_written_out():
         [
             {
                 "start": ["cot"],
-                "prunings": [[], "layers-1", ["layers-1", "groups-1"]],
+                "prunings": [[], "drop-1", ["drop-1", "groups-1"]],
                 "methods": ["no_cot", ["no_cot", "coconut"]],
             }
         ]
@@ -161,25 +159,25 @@ def test_a_product_equals_its_recipes_written_out():
         [
             ["cot", "no_cot"],
             ["cot", "no_cot", "coconut"],
-            {"steps": ["cot", "layers-1", "no_cot"]},
-            ["cot", "layers-1", "no_cot", "coconut"],
-            ["cot", "layers-1", "groups-1", "no_cot"],
-            {"base": "llama", "steps": ["cot", "layers-1", "groups-1", "no_cot", "coconut"]},
+            {"steps": ["cot", "drop-1", "no_cot"]},
+            ["cot", "drop-1", "no_cot", "coconut"],
+            ["cot", "drop-1", "groups-1", "no_cot"],
+            {"base": "llama", "steps": ["cot", "drop-1", "groups-1", "no_cot", "coconut"]},
         ]
     )
     assert product == listed
 
 
 def test_the_words_of_a_recipe():
-    (end,) = tree_of([["cot", "layers-1", "no_cot", "groups-1"]]).recipes
-    assert (end.base, end.pruning, end.method) == ("llama", "layers-1 + groups-1", "no_cot")
-    assert end.order == "llama > cot > layers-1 > no_cot > groups-1"
+    (end,) = tree_of([["cot", "drop-1", "no_cot", "groups-1"]]).recipes
+    assert (end.base, end.pruning, end.method) == ("llama", "drop-1 + groups-1", "no_cot")
+    assert end.order == "llama > cot > drop-1 > no_cot > groups-1"
     assert tree_of([["cot"]]).recipes[0].pruning == "dense"
 
 
 def test_method_task_and_trained_of_a_node():
     nodes = tree_of(
-        [["elsewhere", "layers-1", "groups-1", "elsewhere2"]],
+        [["elsewhere", "drop-1", "groups-1", "elsewhere2"]],
         steps=CONFIG["steps"]
         | {"elsewhere2": {"kind": "coconut", "task": "others", "curriculum": False, "training": TRAINING}},
     ).nodes
@@ -189,25 +187,25 @@ def test_method_task_and_trained_of_a_node():
         ("train", "others", "cot", "llama@0+elsewhere"),
         ("prune", "others", "cot", "llama@0+elsewhere"),
         ("prune", "others", "cot", "llama@0+elsewhere"),
-        ("train", "others", "coconut", "llama@0+elsewhere+layers-1+groups-1+elsewhere2"),
+        ("train", "others", "coconut", "llama@0+elsewhere+drop-1+groups-1+elsewhere2"),
     ]
 
 
 def test_pruned_holds_the_pruned_models_that_can_answer():
-    tree = tree_of([{"base": "hub", "steps": ["layers-1", "cot", "groups-1"]}])
-    assert [node.name for node in tree.pruned()] == ["hub+layers-1+cot@0+groups-1"]
-    assert [node.name for node in tree.path_to("hub+layers-1+cot@0")] == [
+    tree = tree_of([{"base": "hub", "steps": ["drop-1", "cot", "groups-1"]}])
+    assert [node.name for node in tree.pruned()] == ["hub+drop-1+cot@0+groups-1"]
+    assert [node.name for node in tree.path_to("hub+drop-1+cot@0")] == [
         "hub",
-        "hub+layers-1",
-        "hub+layers-1+cot@0",
+        "hub+drop-1",
+        "hub+drop-1+cot@0",
     ]
 
 
 def test_a_quantized_node_is_its_parent_in_fewer_bits():
     tree = tree_of(
-        [["cot", "coconut", "layers-1", "int8"], {"base": "hub", "steps": ["few_shot", "int8"]}], seeds=[3]
+        [["cot", "coconut", "drop-1", "int8"], {"base": "hub", "steps": ["few_shot", "int8"]}], seeds=[3]
     )
-    parent, node = (tree.nodes[f"llama@3+cot+coconut+layers-1{end}"] for end in ("", "+int8"))
+    parent, node = (tree.nodes[f"llama@3+cot+coconut+drop-1{end}"] for end in ("", "+int8"))
     assert (node.kind, node.parent, node.step, node.stage) == ("quantize", parent.name, "int8", None)
     assert node.settings == {"quantize": {"kind": "quantize", "weights": "int8"}}
     for name in ("seed", "task", "method", "trained", "latents", "has_recurrent_latents", "answers"):
@@ -218,9 +216,9 @@ def test_a_quantized_node_is_its_parent_in_fewer_bits():
 
 
 def test_a_quantization_stands_with_the_prunings_in_the_words_of_a_recipe():
-    ends = tree_of([["cot", "int8"], ["cot", "layers-1", "no_cot", "int8"]]).recipes
-    assert [(end.pruning, end.method) for end in ends] == [("int8", "cot"), ("layers-1 + int8", "no_cot")]
-    assert ends[1].order == "llama > cot > layers-1 > no_cot > int8"
+    ends = tree_of([["cot", "int8"], ["cot", "drop-1", "no_cot", "int8"]]).recipes
+    assert [(end.pruning, end.method) for end in ends] == [("int8", "cot"), ("drop-1 + int8", "no_cot")]
+    assert ends[1].order == "llama > cot > drop-1 > no_cot > int8"
 
 
 def test_a_quantized_model_is_no_teacher():
@@ -248,12 +246,12 @@ def test_an_override_changes_the_settings_of_its_stage_only():
 
 
 def test_a_change_of_one_step_leaves_the_settings_of_the_others():
-    recipes = [["cot", "layers-1", "no_cot"], ["cot", "coconut"]]
+    recipes = [["cot", "drop-1", "no_cot"], ["cot", "coconut"]]
     before = tree_of(recipes).nodes
     after = tree_of(recipes, steps=with_step("no_cot", training={**TRAINING, "learning_rate": 0.5})).nodes
-    assert [name for name in before if before[name] != after[name]] == ["llama@0+cot+layers-1+no_cot"]
-    after = tree_of(recipes, steps=with_step("layers-1", metric="angular")).nodes
-    assert [name for name in before if before[name] != after[name]] == ["llama@0+cot+layers-1"]
+    assert [name for name in before if before[name] != after[name]] == ["llama@0+cot+drop-1+no_cot"]
+    after = tree_of(recipes, steps=with_step("drop-1", metric="angular")).nodes
+    assert [name for name in before if before[name] != after[name]] == ["llama@0+cot+drop-1"]
 
 
 @pytest.mark.parametrize(
@@ -270,8 +268,8 @@ def test_a_change_of_one_step_leaves_the_settings_of_the_others():
             "llama+cot+elsewhere: 'elsewhere' trains on task 'others' after a training on 'sums'",
         ),
         (
-            ["layers-1", "cot"],
-            "llama+layers-1+cot: 'layers-1' scores a base from scratch before any training",
+            ["drop-1", "cot"],
+            "llama+drop-1+cot: 'drop-1' scores a base from scratch before any training",
         ),
         (
             {"base": "hub", "steps": ["by-accuracy", "cot"]},
@@ -339,9 +337,7 @@ def test_names_of_models_that_are_too_long_for_a_file_are_one_line(last):
 
 
 def test_what_may_come_before_a_first_training():
-    assert tree_of(
-        [["lowest", "cot"], ["dice", "cot"], {"base": "hub", "steps": ["layers-1", "cot"]}]
-    ).recipes
+    assert tree_of([["lowest", "cot"], ["dice", "cot"], {"base": "hub", "steps": ["drop-1", "cot"]}]).recipes
 
 
 def test_the_primary_recipe_is_compared_with_another():

@@ -23,9 +23,7 @@ def test_a_node_has_the_latents_that_its_stage_ends_with():
     steps = with_step("pause", kind="pause", pauses=5, training=TRAINING)
     steps |= with_step("codi", kind="codi", latents=4, training=TRAINING)
     steps |= with_step("coconut", latents_per_step=3)
-    nodes = tree_of(
-        [["cot", "coconut", "layers-1"], ["cot", "pause", "few_shot"], ["codi"]], steps=steps
-    ).nodes
+    nodes = tree_of([["cot", "coconut", "drop-1"], ["cot", "pause", "few_shot"], ["codi"]], steps=steps).nodes
     assert {name.removeprefix("llama@0"): node.latents for name, node in nodes.items()} == {
         "": 0,
         "+cot": 0,
@@ -34,7 +32,7 @@ def test_a_node_has_the_latents_that_its_stage_ends_with():
         "+cot+coconut.2": 6,
         "+cot+coconut": 6,
         # A pruned model goes on as before, a prompted one does not.
-        "+cot+coconut+layers-1": 6,
+        "+cot+coconut+drop-1": 6,
         "+cot+pause": 5,
         "+cot+pause+few_shot": 0,
         "+codi": 4,
@@ -47,16 +45,16 @@ def test_a_decoder_starts_as_the_first_model_of_its_shape():
     steps = with_step("coconut", auxiliary_decoder=decoder)
     steps["codi"] = {"kind": "codi", "auxiliary_decoder": decoder, "training": TRAINING}
     recipes = [
-        {"base": "hub", "steps": each} for each in (["codi"], ["cot", "coconut"], ["layers-1", "cot", "codi"])
+        {"base": "hub", "steps": each} for each in (["codi"], ["cot", "coconut"], ["drop-1", "cot", "codi"])
     ]
-    recipes += [["cot", "layers-1", "few_shot", "cot-2", "codi"]]
+    recipes += [["cot", "drop-1", "few_shot", "cot-2", "codi"]]
     steps["cot-2"] = steps["cot"]
     nodes = tree_of(recipes, steps=steps).nodes
     assert {name: node.pretrained for name, node in nodes.items() if node.pretrained} == {
         "hub+codi@0": "hub",
         "hub+cot@0+coconut.0": "hub",
-        "hub+layers-1+cot@0+codi": "hub+layers-1",
-        "llama@0+cot+layers-1+few_shot+cot-2+codi": "llama@0+cot+layers-1",
+        "hub+drop-1+cot@0+codi": "hub+drop-1",
+        "llama@0+cot+drop-1+few_shot+cot-2+codi": "llama@0+cot+drop-1",
     }
     with pytest.raises(
         CopraError, match="'codi' starts its decoder as a base from scratch, which knows nothing"
@@ -65,8 +63,8 @@ def test_a_decoder_starts_as_the_first_model_of_its_shape():
 
 
 def test_the_model_that_icot_kd_starts_from_teaches_its_first_two_trainings():
-    nodes = tree_of([["cot", "layers-1", "scratchpad", "icot_kd"]]).nodes
-    start = "llama@0+cot+layers-1+scratchpad"
+    nodes = tree_of([["cot", "drop-1", "scratchpad", "icot_kd"]]).nodes
+    start = "llama@0+cot+drop-1+scratchpad"
     taught = {name: (node.teacher, node.answers) for name, node in nodes.items() if node.step == "icot_kd"}
     assert taught == {
         f"{start}+icot_kd.0": (start, False),
@@ -76,7 +74,7 @@ def test_the_model_that_icot_kd_starts_from_teaches_its_first_two_trainings():
     assert {node.teacher for node in nodes.values() if node.step != "icot_kd"} == {None}
 
 
-@pytest.mark.parametrize("start", [["cot"], ["cot", "layers-1"], ["cot", "few_shot"], ["no_cot", "cot"]])
+@pytest.mark.parametrize("start", [["cot"], ["cot", "drop-1"], ["cot", "few_shot"], ["no_cot", "cot"]])
 def test_a_chain_is_written_after_a_pruning_or_a_prompt_too(start):
     nodes = tree_of([[*start, "icot_kd"]]).nodes
     parent = "+".join(["llama@0", *start])
@@ -84,11 +82,11 @@ def test_a_chain_is_written_after_a_pruning_or_a_prompt_too(start):
 
 
 def test_a_named_teacher_is_a_node_of_the_same_seed():
-    steps = taught_by("llama+no_cot+cot", "hub+layers-1+cot")
+    steps = taught_by("llama+no_cot+cot", "hub+drop-1+cot")
     tree = tree_of([["no_cot", "kd0"], ["cot", "kd1"], ["no_cot", "cot"]], seeds=(3, 4), steps=steps)
     for seed in (3, 4):
         taught = tree.nodes[f"llama@{seed}+no_cot+kd0.0"], tree.nodes[f"llama@{seed}+cot+kd1.1"]
-        assert [node.teacher for node in taught] == [f"llama@{seed}+no_cot+cot", f"hub+layers-1+cot@{seed}"]
+        assert [node.teacher for node in taught] == [f"llama@{seed}+no_cot+cot", f"hub+drop-1+cot@{seed}"]
     # The one was a recipe in any case; the other was grown, and is none for that.
     assert [end.recipe for end in tree.recipes] == ["llama+no_cot+kd0", "llama+cot+kd1", "llama+no_cot+cot"]
     assert sum(name.startswith("hub") for name in tree.nodes) == 2 + 2
@@ -113,15 +111,15 @@ def healing(teacher=None, kind="cot", **more):
 @pytest.mark.parametrize(
     ("recipe", "parent", "teacher"),
     [
-        (["cot", "layers-1", "heal"], "llama@0+cot+layers-1", "llama@0+cot"),
-        (["cot", "layers-1", "lowest", "heal"], "llama@0+cot+layers-1+lowest", "llama@0+cot"),
+        (["cot", "drop-1", "heal"], "llama@0+cot+drop-1", "llama@0+cot"),
+        (["cot", "drop-1", "lowest", "heal"], "llama@0+cot+drop-1+lowest", "llama@0+cot"),
         # A prompt changes no weight.
-        (["cot", "layers-1", "few_shot", "heal"], "llama@0+cot+layers-1+few_shot", "llama@0+cot"),
-        (["cot", "few_shot", "layers-1", "heal"], "llama@0+cot+few_shot+layers-1", "llama@0+cot"),
+        (["cot", "drop-1", "few_shot", "heal"], "llama@0+cot+drop-1+few_shot", "llama@0+cot"),
+        (["cot", "few_shot", "drop-1", "heal"], "llama@0+cot+few_shot+drop-1", "llama@0+cot"),
         # What was pruned before the last training has no dense model any more that learned what it did.
-        (["layers-1", "cot", "lowest", "heal"], "hub+layers-1+cot@0+lowest", "hub+layers-1+cot@0"),
+        (["drop-1", "cot", "lowest", "heal"], "hub+drop-1+cot@0+lowest", "hub+drop-1+cot@0"),
         # A model of the Hub may be healed before it learns anything.
-        (["layers-1", "heal"], "hub+layers-1", "hub"),
+        (["drop-1", "heal"], "hub+drop-1", "hub"),
     ],
 )
 def test_the_model_before_the_prunings_heals(recipe, parent, teacher):
@@ -140,7 +138,7 @@ def test_beside_its_own_loss_a_step_may_learn_from_the_model_that_it_starts_from
 
 def test_one_teacher_serves_all_stages():
     steps = healing(kind="coconut", max_latent_stage=1)
-    nodes = tree_of([["cot", "layers-1", "heal"]], steps=steps).nodes
+    nodes = tree_of([["cot", "drop-1", "heal"]], steps=steps).nodes
     taught = [node for node in nodes.values() if node.step == "heal"]
     assert [node.stage for node in taught] == [0, 1, 2]
     assert {node.teacher for node in taught} == {"llama@0+cot"}
@@ -149,10 +147,10 @@ def test_one_teacher_serves_all_stages():
 
 def test_a_named_teacher_of_predictions_is_grown_with_the_seed():
     steps = healing("llama+cot+coconut", kind="coconut", max_latent_stage=2)
-    tree = tree_of([["cot", "layers-1", "heal"]], seeds=(3, 4), steps=steps)
+    tree = tree_of([["cot", "drop-1", "heal"]], seeds=(3, 4), steps=steps)
     for seed in (3, 4):
-        assert tree.nodes[f"llama@{seed}+cot+layers-1+heal"].teacher == f"llama@{seed}+cot+coconut"
-    assert [end.recipe for end in tree.recipes] == ["llama+cot+layers-1+heal"]
+        assert tree.nodes[f"llama@{seed}+cot+drop-1+heal"].teacher == f"llama@{seed}+cot+coconut"
+    assert [end.recipe for end in tree.recipes] == ["llama+cot+drop-1+heal"]
     places = {name: place for place, name in enumerate(tree.nodes)}
     for node in tree.nodes.values():
         assert all(places[other] < places[node.name] for other in (node.parent, node.teacher) if other)
@@ -160,14 +158,14 @@ def test_a_named_teacher_of_predictions_is_grown_with_the_seed():
 
 def test_who_teaches_is_no_setting_of_a_node():
     first, second = (
-        tree_of([["cot", "layers-1", "heal"]], steps=healing(teacher)).nodes["llama@0+cot+layers-1+heal"]
+        tree_of([["cot", "drop-1", "heal"]], steps=healing(teacher)).nodes["llama@0+cot+drop-1+heal"]
         for teacher in (None, "hub+cot")
     )
     assert (first.teacher, second.teacher) == ("llama@0+cot", "hub+cot@0")
     assert first.settings == second.settings
 
 
-@pytest.mark.parametrize("teacher", ["hub", "hub+few_shot", "hub+layers-1"])
+@pytest.mark.parametrize("teacher", ["hub", "hub+few_shot", "hub+drop-1"])
 def test_a_model_of_the_hub_may_teach_as_it_is(teacher):
     assert tree_of([["cot", "heal"]], steps=healing(teacher)).recipes
 
@@ -181,19 +179,19 @@ NOTHING = "'heal' starts from its own teacher, so there is nothing to learn"
         (["heal"], healing(), "'heal' learns from a base from scratch, which knows nothing"),
         (["lowest", "heal"], healing(), "'heal' learns from a base from scratch, which knows nothing"),
         (["cot", "heal"], healing(), NOTHING),
-        (["cot", "layers-1", "no_cot", "heal"], healing(), NOTHING),
+        (["cot", "drop-1", "no_cot", "heal"], healing(), NOTHING),
         (["cot", "few_shot", "heal"], healing(), NOTHING),
         (["cot", "heal"], healing("llama"), "teacher of 'heal': never trains"),
         (["cot", "heal"], healing(""), "teacher of 'heal': '' is not in bases"),
         (["cot", "heal"], healing("llama+cto"), "teacher of 'heal': 'cto' is not in steps"),
         (["cot", "heal"], healing("llama+cot+heal"), "'heal' has itself for a teacher: 'llama+cot+heal'"),
         (
-            ["cot", "layers-1", "heal"],
+            ["cot", "drop-1", "heal"],
             healing(kind="codi"),
             "'heal' has latents with latent_input: projected, and its teacher has none: name a teacher",
         ),
         (
-            ["cot", "layers-1", "heal"],
+            ["cot", "drop-1", "heal"],
             healing("llama+cot+coconut", kind="coconut", latent_input="scaled"),
             "'heal' has latents with latent_input: scaled, and its teacher with raw: name a teacher",
         ),
@@ -225,10 +223,10 @@ def test_a_problem_of_a_distillation_names_its_key(steps, message):
 def test_a_teacher_may_feed_its_latents_as_its_pupil_does():
     codi = {"kind": "codi", "training": TRAINING}
     steps = healing("llama+codi", kind="codi") | {"codi": codi}
-    assert tree_of([["codi", "layers-1", "heal"]], steps=steps).recipes
+    assert tree_of([["codi", "drop-1", "heal"]], steps=steps).recipes
     # Where no hidden state is fed, nothing has to agree.
-    assert tree_of([["cot", "layers-1", "heal"]], steps=healing(kind="pause")).recipes
-    assert tree_of([["cot", "layers-1", "heal"]], steps=healing("llama+codi") | {"codi": codi}).recipes
+    assert tree_of([["cot", "drop-1", "heal"]], steps=healing(kind="pause")).recipes
+    assert tree_of([["cot", "drop-1", "heal"]], steps=healing("llama+codi") | {"codi": codi}).recipes
 
 
 WRITES = "does not write its chain of thought"
@@ -302,22 +300,22 @@ def test_a_problem_behind_many_teachers_is_found_once_and_in_no_time():
 
 @pytest.mark.parametrize("between", [[], ["few_shot"]])
 def test_nothing_is_pruned_after_icot_kd(between):
-    with pytest.raises(CopraError, match=r"'layers-1' prunes after icot_kd, .*: prune before it$"):
-        tree_of([["cot", "icot_kd", *between, "layers-1"]])
+    with pytest.raises(CopraError, match=r"'drop-1' prunes after icot_kd, .*: prune before it$"):
+        tree_of([["cot", "icot_kd", *between, "drop-1"]])
     # A later training has no such parts.
-    assert tree_of([["cot", "icot_kd", *between, "no_cot", "layers-1"]]).recipes
+    assert tree_of([["cot", "icot_kd", *between, "no_cot", "drop-1"]]).recipes
 
 
 def test_a_prompt_is_a_node_that_changes_the_way_to_answer():
-    tree = tree_of([["cot", "layers-1", "few_shot"], {"base": "hub", "steps": ["few_shot", "layers-1"]}])
-    node = tree.nodes["llama@0+cot+layers-1+few_shot"]
-    assert (node.kind, node.parent, node.stage, node.seed) == ("prompt", "llama@0+cot+layers-1", None, 0)
+    tree = tree_of([["cot", "drop-1", "few_shot"], {"base": "hub", "steps": ["few_shot", "drop-1"]}])
+    node = tree.nodes["llama@0+cot+drop-1+few_shot"]
+    assert (node.kind, node.parent, node.stage, node.seed) == ("prompt", "llama@0+cot+drop-1", None, 0)
     assert (node.method, node.task, node.trained) == ("few_shot", "sums", node.name)
     assert node.settings == {"prompt": parse(CONFIG).steps["few_shot"].canonical()}
     # No seed enters with a prompt: its own draws the examples.
-    assert (tree.nodes["hub+few_shot"].seed, tree.nodes["hub+few_shot+layers-1"].method) == (None, "few_shot")
-    assert [(end.method, end.pruning) for end in tree.recipes] == [("few_shot", "layers-1")] * 2
-    assert tree.recipes[1].nodes == ("hub+few_shot+layers-1",)
+    assert (tree.nodes["hub+few_shot"].seed, tree.nodes["hub+few_shot+drop-1"].method) == (None, "few_shot")
+    assert [(end.method, end.pruning) for end in tree.recipes] == [("few_shot", "drop-1")] * 2
+    assert tree.recipes[1].nodes == ("hub+few_shot+drop-1",)
 
 
 def test_a_prompt_before_the_first_training_leaves_the_task_free():

@@ -36,7 +36,7 @@ def ask_everything(config) -> int:
             assert copra.train_settings(name)
         if node.kind == "prune":
             assert copra.scores(name)
-            assert copra.choose_settings(name)
+            assert copra.select_settings(name)
             assert copra.prune_settings(name)
     for name in ("accuracy_vs_flops", "before_fine_tuning"):
         assert copra.table_settings(name)

@@ -186,20 +186,20 @@ def test_tables_and_figures_about_latents_are_asked_for_where_there_is_something
 @pytest.mark.parametrize(
     ("change", "rerun"),
     [
-        ({"lens": 4}, {"lens"}),
-        ({"latents": [0, 3]}, {"sweep"}),
-        ({"limit": 5}, {"sweep", "evaluate"}),
-        ({"split": "valid"}, {"lens", "sweep", "evaluate"}),
-        ({"max_new_tokens": 7}, {"lens", "sweep", "evaluate"}),
-        ({"batch_size": 7}, {"lens", "sweep", "evaluate"}),
-        ({"compile": True}, {"sweep", "evaluate"}),
+        ({"lens": 4}, {"logit_lens"}),
+        ({"latents": [0, 3]}, {"sweep_latents"}),
+        ({"limit": 5}, {"sweep_latents", "evaluate"}),
+        ({"split": "valid"}, {"logit_lens", "sweep_latents", "evaluate"}),
+        ({"max_new_tokens": 7}, {"logit_lens", "sweep_latents", "evaluate"}),
+        ({"batch_size": 7}, {"logit_lens", "sweep_latents", "evaluate"}),
+        ({"compile": True}, {"sweep_latents", "evaluate"}),
         ({"stages": True}, set()),
     ],
 )
 def test_a_changed_evaluation_changes_the_settings_of_what_depends_on_it(change, rerun):
     before, after = looking(lens=3, latents=[0, 2]), looking(**{"lens": 3, "latents": [0, 2], **change})
     node = "llama@0+cot+coconut"
-    verbs = ("lens", "sweep", "evaluate")
+    verbs = ("logit_lens", "sweep_latents", "evaluate")
     settings = [[getattr(found, f"{verb}_settings")(node) for verb in verbs] for found in (before, after)]
     assert {verb for verb, old, new in zip(verbs, *settings, strict=True) if old != new} == rerun
 

@@ -19,14 +19,14 @@ from helpers.warm import warm_copra
 CONFIG = tiny_config(
     steps={
         "codi": {"kind": "codi", "latents": 1, "training": TRAINING},
-        "layers-1": {**DROP, "metric": "deepest"},
+        "drop-1": {**DROP, "metric": "deepest"},
     },
-    recipes=[["layers-1", "codi"]],
-    reference="llama+layers-1+codi",
+    recipes=[["drop-1", "codi"]],
+    reference="llama+drop-1+codi",
     evaluation={"max_new_tokens": 4},
     compute={"gpu": 1, "memory_mb": 700},
 )
-CODI = "llama@0+layers-1+codi"
+CODI = "llama@0+drop-1+codi"
 SUBMITTED = {"data": 3, "base": 1, "prune": 1, "train": 1, "evaluate": 1}
 TABLE = "tables/accuracy_vs_flops.csv"
 PREFIX = "copra/results/config/"

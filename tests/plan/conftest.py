@@ -22,10 +22,10 @@ CONFIG = {
         "cot": {"kind": "cot", "training": TRAINING},
         "no-cot": {"kind": "no_cot", "training": TRAINING},
         "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": TRAINING},
-        "layers-1": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
+        "drop-1": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
         "ask": {"kind": "few_shot", "num_fewshot": 2},
     },
-    "recipes": [["cot", "no-cot"], ["cot", "layers-1", "coconut"], ["cot", "ask"]],
+    "recipes": [["cot", "no-cot"], ["cot", "drop-1", "coconut"], ["cot", "ask"]],
     "evaluation": {"max_new_tokens": 8},
     "latency": None,
 }

@@ -34,7 +34,7 @@ def pruned(place, name: str, **step):
     """The checkpoint after a pruning by the scores of one pass, and its plan."""
     step = {"kind": "prune", "metric": "taylor", **step}
     place.copra(
-        "choose",
+        "select",
         {"prune": step, "seed": 0},
         parent="real+cot",
         scores="scores/passes.parquet",

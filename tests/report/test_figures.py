@@ -42,8 +42,8 @@ def _table(points):
 POINTS = [
     ("dense", "cot", 9e9, 0.55, True),
     ("dense", "coconut", 5e9, 0.45, True),
-    ("layers-1", "cot", 7e9, 0.40, False),
-    ("layers-1", "coconut", 2e9, 0.30, True),
+    ("drop-1", "cot", 7e9, 0.40, False),
+    ("drop-1", "coconut", 2e9, 0.30, True),
 ]
 SCORES = pandas.DataFrame(
     [
@@ -152,7 +152,7 @@ def test_stages_follow_each_other_in_one_panel():
             "llama@0+cot+coconut.1": _log([5, 10], 1.0, accuracy=0.5),
             "llama@0+cot+coconut.0": _log([10, 20], 1.5, accuracy=0.25),
             "llama@1+cot+coconut.0": _log([10, 20], 1.6),
-            "llama@0+cot+layers-1": [],
+            "llama@0+cot+drop-1": [],
         }
     )
     panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}

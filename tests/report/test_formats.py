@@ -12,13 +12,13 @@ from copra.report.formats import for_people, three_digits, write_formats
 def frame():
     return pandas.DataFrame(
         {
-            "recipe": ["llama+cot", "llama+cot+layers-1+coconut"],
+            "recipe": ["llama+cot", "llama+cot+drop-1+coconut"],
             "seed": ["all", "all"],
             "reference": [True, False],
             "base": ["my_llama", "my_llama"],
-            "pruning": ["dense", "layers-1"],
+            "pruning": ["dense", "drop-1"],
             "method": ["cot", "co&co 50%"],
-            "order": ["cot", "cot > layers-1 > coconut"],
+            "order": ["cot", "cot > drop-1 > coconut"],
             "accuracy": [0.95238, 1 / 3],
             "low": [0.931, 0.3],
             "high": [0.96812, 0.36],
@@ -175,7 +175,7 @@ def test_markdown_is_one_table(frame, tmp_path):
 def test_latex_is_escaped(frame, tmp_path):
     write_formats(frame, tmp_path / "t.csv", tmp_path / "t.md", tmp_path / "t.tex")
     text = (tmp_path / "t.tex").read_text()
-    for part in (r"\toprule", r"my\_llama", r"co\&co 50\%", "cot $>$ layers-1", "$<$0.001", r"Accuracy (\%)"):
+    for part in (r"\toprule", r"my\_llama", r"co\&co 50\%", "cot $>$ drop-1", "$<$0.001", r"Accuracy (\%)"):
         assert part in text
     assert "$-$1.2 [$-$2.5, +0.1]" in text
     body = text.split("\n", 1)[1]

@@ -20,7 +20,7 @@ from copra.report.formats import for_people
 from copra.report.tables import accuracy_vs_flops, before_fine_tuning, pareto_front
 from copra.utils.errors import CopraError
 
-DENSE, PRUNED = "llama+cot", "llama+cot+layers-1+coconut"
+DENSE, PRUNED = "llama+cot", "llama+cot+drop-1+coconut"
 
 
 def _answers(seed, share, n=60):
@@ -29,7 +29,7 @@ def _answers(seed, share, n=60):
 
 @pytest.fixture
 def one_seed(write_evaluation, recipe):
-    right = {"llama@0+cot": _answers(0, 0.8), "llama@0+cot+layers-1+coconut": _answers(1, 0.6)}
+    right = {"llama@0+cot": _answers(0, 0.8), "llama@0+cot+drop-1+coconut": _answers(1, 0.6)}
     folders = {
         node: write_evaluation(node, answers, flops)
         for (node, answers), flops in zip(right.items(), (1000, 400), strict=True)
@@ -38,7 +38,7 @@ def one_seed(write_evaluation, recipe):
         "reference": DENSE,
         "recipes": [
             recipe(DENSE, "llama@0+cot"),
-            recipe(PRUNED, "llama@0+cot+layers-1+coconut", pruning="layers-1", method="coconut"),
+            recipe(PRUNED, "llama@0+cot+drop-1+coconut", pruning="drop-1", method="coconut"),
         ],
     }
     return folders, settings, list(right.values())
@@ -51,8 +51,8 @@ def test_one_row_a_recipe_with_its_statistics(one_seed):
     assert list(table["seed"]) == ["all", "all"]
     assert list(table["reference"]) == [True, False]
     row = table.iloc[1]
-    assert (row["base"], row["pruning"], row["method"]) == ("llama", "layers-1", "coconut")
-    assert row["order"] == "cot > layers-1 > coconut"
+    assert (row["base"], row["pruning"], row["method"]) == ("llama", "drop-1", "coconut")
+    assert row["order"] == "cot > drop-1 > coconut"
     assert row["n"] == 60
     assert row["accuracy"] == pytest.approx(pruned.mean())
     assert (row["low"], row["high"]) == pytest.approx(wilson_interval(pruned.sum(), 60))
@@ -351,15 +351,15 @@ def test_before_fine_tuning_compares_with_the_unpruned_parent(write_evaluation):
     left = {"layers": 1, "kv_groups": 2, "heads": 4, "neurons": 48}
     folders = {
         "llama@0+cot": write_evaluation("llama@0+cot", parent, 1000, parameters=200),
-        "llama@0+cot+layers-1": write_evaluation(
-            "llama@0+cot+layers-1", pruned, 800, parameters=150, units=left, budget_missed=-0.25
+        "llama@0+cot+drop-1": write_evaluation(
+            "llama@0+cot+drop-1", pruned, 800, parameters=150, units=left, budget_missed=-0.25
         ),
     }
     row = {
-        "recipe": "llama+cot+layers-1",
-        "pruning": "layers-1",
+        "recipe": "llama+cot+drop-1",
+        "pruning": "drop-1",
         "parent_node": "llama@0+cot",
-        "node": "llama@0+cot+layers-1",
+        "node": "llama@0+cot+drop-1",
     }
     table = before_fine_tuning(folders, {"rows": [row]})
     assert len(table) == 1

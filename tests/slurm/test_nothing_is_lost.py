@@ -26,13 +26,13 @@ CONFIG = tiny_config(
     steps={
         **{name: {"kind": name, "training": LONG} for name in ("cot", "no_cot", "pause")},
         "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": {**LONG, "steps": 30}},
-        "layers-1": {**DROP, "metric": "greedy_loss"},
+        "drop-1": {**DROP, "metric": "greedy_loss"},
         "groups-1": {"kind": "prune", "unit": "kv_groups", "metric": "gradient", "budget": {"fraction": 0.5}},
     },
     recipes=[
         {
             "start": ["cot"],
-            "prunings": [[], "layers-1", "groups-1"],
+            "prunings": [[], "drop-1", "groups-1"],
             "methods": ["no_cot", "coconut", "pause"],
         },
         ["cot"],
@@ -218,7 +218,7 @@ def test_a_change_then_submits_what_depends_on_it_and_nothing_else(soaked, slurm
     finally:
         again.kill()
     new = submitted(slurm, run)[before:]
-    nodes = [f"llama@0+cot{pruning}+pause" for pruning in ("", "+layers-1", "+groups-1")]
+    nodes = [f"llama@0+cot{pruning}+pause" for pruning in ("", "+drop-1", "+groups-1")]
     assert len(new) == 2 * len(nodes)
     for node in nodes:
         for rule in ("train", "evaluate"):

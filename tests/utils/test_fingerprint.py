@@ -74,7 +74,7 @@ def test_a_changed_statement_counts(package):
 def test_a_changed_default_and_a_changed_message_count(package):
     edit(package, "schema/training.py", "= Field(1e-4, gt=0)", "= Field(1e-3, gt=0)")
     edit(package, "schema/pruning.py", "Give a smaller target.", "Lower it.")
-    assert {"train", "choose"} <= changed_verbs(package)
+    assert {"train", "select"} <= changed_verbs(package)
 
 
 @pytest.mark.parametrize(

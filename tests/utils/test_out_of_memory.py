@@ -19,8 +19,8 @@ SETTINGS = {
         "training": {"steps": 1, "batch_size": 64, "micro_batch_size": None, "micro_batch_tokens": 4096}
     },
     "evaluate": {"batch_size": 500},
-    "sweep": {"batch_size": 500},
-    "lens": {"batch_size": 500},
+    "sweep-latents": {"batch_size": 500},
+    "logit-lens": {"batch_size": 500},
     "curve": {"batch_size": 500, "loss_batch_size": 16},
     "score": {"importance": {"batch_size": 16}},
     "latency": {"batch_size": 64},
@@ -29,8 +29,8 @@ NAMED = {
     "train": "training.micro_batch_tokens (now 4096), training.micro_batch_size (now null), "
     "training.batch_size (now 64): the job ran out of memory",
     "evaluate": "evaluation.batch_size (now 500): the job ran out of memory",
-    "sweep": "evaluation.batch_size (now 500)",
-    "lens": "evaluation.batch_size (now 500)",
+    "sweep-latents": "evaluation.batch_size (now 500)",
+    "logit-lens": "evaluation.batch_size (now 500)",
     "curve": "evaluation.batch_size (now 500), importance.batch_size (now 16)",
     "score": "importance.batch_size (now 16)",
     "latency": "latency.batch_size (now 64)",

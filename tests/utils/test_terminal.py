@@ -7,7 +7,7 @@ import pytest
 
 from copra.utils.terminal import table
 
-NODE = "llama@0+cot+layers-1+coconut.3"
+NODE = "llama@0+cot+drop-1+coconut.3"
 HEADS, ALIGN = ["model", "done", "left"], ["left", "right", "left"]
 ROWS = [[NODE, "500 of 1,000 steps", "2 min [bold] :smile:"], ["base", 7, ""]]
 
@@ -25,7 +25,7 @@ def test_piped_tables_are_plain_text_with_whole_lines(monkeypatch):
     wide = [["x" * 300, "1", "end"]]
     assert table(HEADS, ROWS, ALIGN).split("\n") == [
         "model                                         done  left",
-        "llama@0+cot+layers-1+coconut.3  500 of 1,000 steps  2 min [bold] :smile:",
+        "llama@0+cot+drop-1+coconut.3  500 of 1,000 steps  2 min [bold] :smile:",
         "base                                             7",
     ]
     assert table(HEADS, wide, ALIGN).split("\n")[1] == f"{'x' * 300}     1  end"

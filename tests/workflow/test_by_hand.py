@@ -32,7 +32,7 @@ def everything(unstarted, tmp_path):
             "latents": 2,
             "training": {"steps": 2, "batch_size": 4, "num_validations": 1},
         },
-        recipes=[["coconut", "layers-1", "groups-1", "int8"], ["cot", "shown"], ["cot", "taught"]],
+        recipes=[["coconut", "drop-1", "groups-1", "int8"], ["cot", "shown"], ["cot", "taught"]],
         reference="llama+cot+shown",
         evaluation={"max_new_tokens": 2, "latents": [0], "lens": 2, "stages": True},
         importance={"rows": 32, "objective": "text", "text": {"file": "text.txt"}},

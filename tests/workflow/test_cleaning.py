@@ -6,7 +6,7 @@ import sys
 
 from test_invalidation import NO_COT
 
-RECIPES = [["cot"], ["cot", "layers-1", "groups-1", "coconut"]]
+RECIPES = [["cot"], ["cot", "drop-1", "groups-1", "coconut"]]
 NO_LONGER = {
     f"models/{NO_COT}",
     f"evaluations/{NO_COT}",

@@ -8,7 +8,7 @@ import pytest
 
 COT = "llama@0+cot"
 NO_COT = f"{COT}+no_cot"
-LAYERS = f"{COT}+layers-1"
+LAYERS = f"{COT}+drop-1"
 GROUPS = f"{LAYERS}+groups-1"
 COCONUT = f"{GROUPS}+coconut"
 
@@ -116,11 +116,11 @@ CHANGES = {
         | CURVES,
     ),
     "a recipe added": (
-        {"recipes": [["cot"], ["cot", "no_cot"], ["cot", "layers-1", "groups-1", "coconut"], ["no_cot"]]},
+        {"recipes": [["cot"], ["cot", "no_cot"], ["cot", "drop-1", "groups-1", "coconut"], ["no_cot"]]},
         trained("llama@0+no_cot") | evaluated("llama@0+no_cot") | ACCURACY | CURVES,
     ),
     "a recipe taken away": (
-        {"recipes": [["cot"], ["cot", "layers-1", "groups-1", "coconut"]]},
+        {"recipes": [["cot"], ["cot", "drop-1", "groups-1", "coconut"]]},
         ACCURACY | CURVES,
     ),
     "the reference": ({"reference": "llama+cot+no_cot"}, ACCURACY),

@@ -75,7 +75,7 @@ EXTRA_PASSES = {
     "cot+codi": 4,
     "cot+codi-parallel": 2,
     "cot+codi-lora": 4,
-    "cot+layers-1+codi": 4,
+    "cot+drop-1+codi": 4,
 }
 
 
@@ -107,7 +107,7 @@ def test_flops_follow_from_what_is_fed(table):
 def test_latents_are_looked_into_where_there_are_any(run):
     swept = pandas.read_parquet(run.results / "tables" / "accuracy_vs_latents.parquet")
     recipes = {name.removeprefix("llama+") for name in swept["recipe"]}
-    assert {"cot+coconut", "cot+codi-parallel", "cot+pause", "cot+layers-1+codi"} <= recipes
+    assert {"cot+coconut", "cot+codi-parallel", "cot+pause", "cot+drop-1+codi"} <= recipes
     assert not recipes & {"cot", "cot+icot-kd", "cot+icot-si"}
     seen = {path.stem for path in (run.results / "figures" / "latent_lens").glob("*.png")}
     assert "llama@0+cot+coconut" in seen

@@ -15,7 +15,7 @@ LAB = {
     "bases__llama__from_scratch__layers": 3,
     "steps": {
         "cot": {"kind": "cot", "training": LONGER},
-        "layers-1": {"kind": "prune", "unit": "layers", "metric": "greedy_loss", "budget": {"count": 1}},
+        "drop-1": {"kind": "prune", "unit": "layers", "metric": "greedy_loss", "budget": {"count": 1}},
         "mixed": {
             "kind": "prune",
             "unit": ["layers", "kv_groups", "neurons"],
@@ -26,7 +26,7 @@ LAB = {
         "heal": {"kind": "cot", "distil": {"task_weight": 0.0}, "training": LONGER},
         "int8": {"kind": "quantize", "weights": "int8"},
     },
-    "recipes": [["cot"], ["cot", "layers-1", "heal"], ["cot", "mixed"], ["cot", "int8"]],
+    "recipes": [["cot"], ["cot", "drop-1", "heal"], ["cot", "mixed"], ["cot", "int8"]],
     "importance": {"rows": 16, "validation_rows": 16, "greedy_removals": 2},
     "curves": {
         "layers": {
@@ -93,12 +93,12 @@ def test_nothing_else_is_left_to_do(run):
 
 def test_flops_are_those_that_the_budgets_leave(run, recipes):
     """A layer's FLOPs go with it; in what is left, attention's go by KV groups and the FFN's by neurons."""
-    assert list(recipes.index) == ["cot", "cot+layers-1+heal", "cot+mixed", "cot+int8"]
+    assert list(recipes.index) == ["cot", "cot+drop-1+heal", "cot+mixed", "cot+int8"]
     whole = recipes.loc["cot"]
     assert (recipes["generated_tokens"] == 1).all()
     assert (recipes["head_flops"] == whole["head_flops"]).all()
     parts = recipes[["attention_flops", "ffn_flops"]] / whole[["attention_flops", "ffn_flops"]]
-    assert parts.loc["cot+layers-1+heal"].tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert parts.loc["cot+drop-1+heal"].tolist() == pytest.approx([2 / 3, 2 / 3])
     plan, mixed = plan_of(run, "mixed"), recipes.loc["cot+mixed"]
     left = {kind: count["after"] for kind, count in plan["counts"].items()}
     assert {kind: mixed[kind] for kind in left} == left
@@ -108,7 +108,7 @@ def test_flops_are_those_that_the_budgets_leave(run, recipes):
 
 def test_the_mixed_pruning_meets_its_budget_with_several_kinds(run, recipes):
     """To half of the FLOPs of a layer, the largest unit; no kind alone gets below 0.38."""
-    plan, layer = plan_of(run, "mixed"), 1 - plan_of(run, "layers-1")["flops"]["ratio"]
+    plan, layer = plan_of(run, "mixed"), 1 - plan_of(run, "drop-1")["flops"]["ratio"]
     assert plan["flops"]["ratio"] == pytest.approx(0.25, abs=layer / 2)
     kinds = {removed["unit"] for removed in plan["removed"]}
     assert len(kinds) > 1
@@ -144,7 +144,7 @@ def test_the_curve_has_every_metric_at_every_number_of_layers(run, table):
     assert curve.groupby("cut")["loss"].nunique().eq(1).all()
     assert curve["loss"].nunique() > 3
     # The step takes the very layer that the curve's line of the same metric takes first.
-    (removed,) = plan_of(run, "layers-1")["removed"]
+    (removed,) = plan_of(run, "drop-1")["removed"]
     assert [str(removed["layer"])] == orders["greedy_loss"][:1]
 
 
@@ -158,11 +158,11 @@ def test_orders_say_which_scores_they_were_made_of(run):
 
 
 def test_healing_learns_from_the_model_before_the_pruning(run):
-    folder = run.results / "models" / f"{COT}+layers-1+heal"
+    folder = run.results / "models" / f"{COT}+drop-1+heal"
     last = read(run, folder / "copra.json")["lineage"][-1]
     dense = read(run, f"models/{COT}/copra.json")["weights"]["sha256"]
     assert last["teacher"] == {"node": COT, "sha256": dense}
-    assert last["parent"] == read(run, f"models/{COT}+layers-1/copra.json")["weights"]["sha256"]
+    assert last["parent"] == read(run, f"models/{COT}+drop-1/copra.json")["weights"]["sha256"]
     assert last["record"]["work"]["teacher"] == last["record"]["work"]["model"]
 
 

@@ -44,14 +44,14 @@ def test_a_run_makes_all_tables_and_figures(finished):
             *(
                 f"{kind}/{node}/cot"
                 for kind in ("layer_distances", "head_importance")
-                for node in (COT, f"{COT}+layers-1")
+                for node in (COT, f"{COT}+drop-1")
             ),
         )
         for kind in ("svg", "png")
     }
     assert names == tables | figures
     text = (finished.results / "tables" / "accuracy_vs_flops.csv").read_text()
-    for recipe in ("llama+cot,", "llama+cot+no_cot,", "llama+cot+layers-1+groups-1+coconut,"):
+    for recipe in ("llama+cot,", "llama+cot+no_cot,", "llama+cot+drop-1+groups-1+coconut,"):
         assert recipe in text
 
 
@@ -76,12 +76,12 @@ def test_a_second_run_has_nothing_to_do_and_imports_nothing_heavy(finished):
 
 
 def test_a_manifest_tells_the_whole_way_to_a_model(finished):
-    node = f"{COT}+layers-1+groups-1+coconut"
+    node = f"{COT}+drop-1+groups-1+coconut"
     manifest = json.loads((finished.results / "models" / node / "copra.json").read_text())
     steps = [done["step"] for done in manifest["lineage"]]
-    assert steps == ["cot", "layers-1", "groups-1", "coconut.0", "coconut.1", "coconut"]
+    assert steps == ["cot", "drop-1", "groups-1", "coconut.0", "coconut.1", "coconut"]
     parents = [done["parent"] for done in manifest["lineage"]]
-    names = ["llama@0", COT, f"{COT}+layers-1", f"{COT}+layers-1+groups-1", f"{node}.0", f"{node}.1"]
+    names = ["llama@0", COT, f"{COT}+drop-1", f"{COT}+drop-1+groups-1", f"{node}.0", f"{node}.1"]
     for name, parent in zip(names, parents, strict=True):
         own = json.loads((finished.results / "models" / name / "copra.json").read_text())
         assert own["weights"]["sha256"] == parent

@@ -10,7 +10,7 @@ from copra.utils.fingerprint import closure
 from helpers.copied_code import copy_code
 from helpers.warm import warm_copra
 
-COCONUT = "llama@0+cot+layers-1+groups-1+coconut"
+COCONUT = "llama@0+cot+drop-1+groups-1+coconut"
 LATENCY = {"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2}
 ACCURACY = {
     "Computing table accuracy_vs_flops: accuracy against FLOPs",
@@ -57,7 +57,7 @@ def timed(finished, tmp_path_factory):
 
 def test_measured_times_are_in_the_table(timed):
     table = read_parquet(timed.results / "tables" / "accuracy_vs_flops.parquet")
-    assert list(table["recipe"]) == ["llama+cot", "llama+cot+no_cot", "llama+cot+layers-1+groups-1+coconut"]
+    assert list(table["recipe"]) == ["llama+cot", "llama+cot+no_cot", "llama+cot+drop-1+groups-1+coconut"]
     assert table[["seconds_batch_1", "seconds_batched"]].gt(0).all(axis=None)
 
 
@@ -103,7 +103,7 @@ def audits(finished, tmp_path_factory):
         steps__coconut__first_stage=2,
         steps__int8={"kind": "quantize", "weights": "int8"},
         steps__shown={"kind": "few_shot", "num_fewshot": 1},
-        recipes=[["coconut", "layers-1", "groups-1", "int8"], ["cot", "shown"]],
+        recipes=[["coconut", "drop-1", "groups-1", "int8"], ["cot", "shown"]],
         reference="llama+cot+shown",
         evaluation={"max_new_tokens": 2, "latents": [0], "lens": 2, "limit": 4},
         latency=LATENCY,

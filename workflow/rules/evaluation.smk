@@ -35,7 +35,7 @@ rule evaluate:
         " > {log} 2>&1"
 
 
-rule sweep:
+rule sweep_latents:
     input:
         manifest="<results>/models/{node}/copra.json",
         weights=weights("<results>/models/{node}"),
@@ -44,9 +44,9 @@ rule sweep:
     output:
         latents="<results>/evaluations/{node}/latents.parquet",
     log:
-        "<logs>/sweep/{node}.log",
+        "<logs>/sweep_latents/{node}.log",
     benchmark:
-        "<benchmarks>/sweep/{node}.tsv"
+        "<benchmarks>/sweep_latents/{node}.tsv"
     threads: copra.experiment.compute.threads * copra.experiment.compute.workers
     resources:
         gpu=copra.experiment.compute.gpu,
@@ -57,17 +57,17 @@ rule sweep:
         processes=copra.experiment.compute.workers,
         folder=copra.folder,
     params:
-        settings=lambda wildcards: copra.sweep_settings(wildcards.node),
+        settings=lambda wildcards: copra.sweep_latents_settings(wildcards.node),
     message:
         "Evaluating {wildcards.node} with other numbers of latents"
     shell:
-        "copra sweep --settings {params.settings:q} --threads {threads}"
+        "copra sweep-latents --settings {params.settings:q} --threads {threads}"
         " --jobs-per-gpu {resources.jobs_per_gpu} --processes {resources.processes}"
         " --model {input.manifest} --data {input.questions} --state {resources.folder}/state --output {output.latents}"
         " > {log} 2>&1"
 
 
-rule lens:
+rule logit_lens:
     input:
         manifest="<results>/models/{node}/copra.json",
         weights=weights("<results>/models/{node}"),
@@ -76,9 +76,9 @@ rule lens:
     output:
         lens="<results>/evaluations/{node}/lens.parquet",
     log:
-        "<logs>/lens/{node}.log",
+        "<logs>/logit_lens/{node}.log",
     benchmark:
-        "<benchmarks>/lens/{node}.tsv"
+        "<benchmarks>/logit_lens/{node}.tsv"
     threads: copra.experiment.compute.threads
     resources:
         gpu=min(1, copra.experiment.compute.gpu),
@@ -86,11 +86,11 @@ rule lens:
         mem_mb=growing(copra.experiment.compute.memory_mb),
         runtime=growing(copra.experiment.compute.runtime_minutes),
     params:
-        settings=lambda wildcards: copra.lens_settings(wildcards.node),
+        settings=lambda wildcards: copra.logit_lens_settings(wildcards.node),
     message:
         "Looking into the latents of {wildcards.node}"
     shell:
-        "copra lens --settings {params.settings:q} --threads {threads}"
+        "copra logit-lens --settings {params.settings:q} --threads {threads}"
         " --jobs-per-gpu {resources.jobs_per_gpu} --model {input.manifest}"
         " --data {input.questions} --output {output.lens} > {log} 2>&1"
 

@@ -1,7 +1,7 @@
 # Pruning: from scores to a plan, from a plan to a smaller checkpoint with its proof.
 
 
-rule choose:
+rule select:
     input:
         parent=lambda wildcards: f"{copra.parent(wildcards.node)}/copra.json",
         scores=lambda wildcards: copra.scores(wildcards.node),
@@ -9,20 +9,20 @@ rule choose:
     output:
         plan="<results>/plans/{node}.json",
     log:
-        "<logs>/choose/{node}.log",
+        "<logs>/select/{node}.log",
     benchmark:
-        "<benchmarks>/choose/{node}.tsv"
+        "<benchmarks>/select/{node}.tsv"
     localrule: True
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=lambda wildcards: copra.choose_settings(wildcards.node),
+        settings=lambda wildcards: copra.select_settings(wildcards.node),
     message:
-        "Choosing the cut of {wildcards.node}"
+        "Selecting the cut of {wildcards.node}"
     shell:
-        "copra choose --settings {params.settings:q} --parent {input.parent}"
+        "copra select --settings {params.settings:q} --parent {input.parent}"
         " --scores {input.tables} --output {output.plan} > {log} 2>&1"
 
 

@@ -35,14 +35,14 @@ COMMANDS = {
     "curve": Command(
         "measure a model with fewer and fewer units, without fine-tuning", "CURVE/NODE", computes=True
     ),
-    "choose": Command("choose the units that a pruning removes", "NODE"),
+    "select": Command("choose the units that a pruning removes", "NODE"),
     "prune": Command("apply a plan to a checkpoint", "NODE", computes=True),
     "train": Command("run one training stage", "NODE", computes=True),
     "prompt": Command("give a checkpoint a few-shot prompt", "NODE"),
     "quantize": Command("store a checkpoint's weights as int8", "NODE", computes=True),
     "evaluate": Command("answer the questions of a split", "NODE", computes=True),
-    "sweep": Command("evaluate with other numbers of latents", "NODE", computes=True),
-    "lens": Command("decode latents through the LM head", "NODE", computes=True),
+    "sweep-latents": Command("evaluate with other numbers of latents", "NODE", computes=True),
+    "logit-lens": Command("decode latents through the LM head", "NODE", computes=True),
     "latency": Command("measure seconds per answer", "", computes=True),
     "table": Command("make a table from evaluations, curves or scores", "TABLE"),
     "export": Command("write a table as CSV, Markdown and LaTeX", "TABLE"),
@@ -52,7 +52,10 @@ COMMANDS = {
 
 def load(command: str) -> tuple[ArgumentParser, Callable[[Namespace], None]]:
     """Import a command; return its parser and its function."""
-    module, job = importlib.import_module(f"copra.commands.{command}"), COMMANDS[command].job
+    module, job = (
+        importlib.import_module(f"copra.commands.{command.replace('-', '_')}"),
+        COMMANDS[command].job,
+    )
     prog, usage, epilog = f"copra {command}", None, None
     if job is not None:
         named = f"{prog} CONFIG {job}".strip()

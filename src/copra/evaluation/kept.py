@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class AnswerCache:
     """A cache below `state` of a checkpoint's answers; it also writes the heartbeat of their evaluation.
 
-    The cache key holds the `settings` of a verb (with its `node`), the checkpoint, and the contents of the
+    The cache key holds the `settings` of a command (with its `node`), the checkpoint, and the contents of the
     question file `data`. `total` is the number of questions to answer.
     """
 

@@ -123,11 +123,11 @@ def _curve(flow: Workflow, name: str) -> CommandLine:
     )
 
 
-def _choose(flow: Workflow, node: str) -> CommandLine:
+def _select(flow: Workflow, node: str) -> CommandLine:
     parent, scores = _parent(flow, node), flow.scores(node)
     return _line(
         [parent, *scores],
-        settings=flow.choose_settings(node),
+        settings=flow.select_settings(node),
         parent=parent,
         scores=tables_beside(scores),
         output=f"{flow.folder}/plans/{node}.json",
@@ -212,13 +212,13 @@ def _evaluate(flow: Workflow, node: str) -> CommandLine:
     return _answering(flow, node, settings, "metrics.json", _shared_resources(flow), state=state)
 
 
-def _sweep(flow: Workflow, node: str) -> CommandLine:
-    settings, state = flow.sweep_settings(node), f"{flow.folder}/state"
+def _sweep_latents(flow: Workflow, node: str) -> CommandLine:
+    settings, state = flow.sweep_latents_settings(node), f"{flow.folder}/state"
     return _answering(flow, node, settings, "latents.parquet", _shared_resources(flow), state=state)
 
 
-def _lens(flow: Workflow, node: str) -> CommandLine:
-    return _answering(flow, node, flow.lens_settings(node), "lens.parquet", _resources(flow))
+def _logit_lens(flow: Workflow, node: str) -> CommandLine:
+    return _answering(flow, node, flow.logit_lens_settings(node), "lens.parquet", _resources(flow))
 
 
 def _latency(flow: Workflow, _: str) -> CommandLine:
@@ -283,14 +283,14 @@ RULES = {
     "base": Rule(MODEL, _of_kind("base"), _base),
     "score": Rule("scores/{}.json", _names_below("scores", lambda flow: flow.scored), _score),
     "curve": Rule("curves/{}.parquet", lambda flow: flow.measured, _curve),
-    "choose": Rule("plans/{}.json", _of_kind("prune"), _choose),
+    "select": Rule("plans/{}.json", _of_kind("prune"), _select),
     "prune": Rule(MODEL, _of_kind("prune"), _prune),
     "train": Rule(MODEL, _of_kind("train"), _train),
     "prompt": Rule(MODEL, _of_kind("prompt"), _prompt),
     "quantize": Rule(MODEL, _of_kind("quantize"), _quantize),
     "evaluate": Rule("evaluations/{}/metrics.json", _nodes(lambda node: node.answers), _evaluate),
-    "sweep": Rule("evaluations/{}/latents.parquet", _swept, _sweep),
-    "lens": Rule("evaluations/{}/lens.parquet", _seen_through, _lens),
+    "sweep-latents": Rule("evaluations/{}/latents.parquet", _swept, _sweep_latents),
+    "logit-lens": Rule("evaluations/{}/lens.parquet", _seen_through, _logit_lens),
     "latency": Rule("latency.parquet", lambda flow: [""] if flow.timed else [], _latency),
     "table": Rule("tables/{}.parquet", _names_below("tables", Workflow.tables), _table),
     "export": Rule("tables/{}.csv", _names_below("tables", Workflow.tables), _export),

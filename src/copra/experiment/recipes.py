@@ -1,7 +1,7 @@
 """Config -> recipe tree: all model nodes, with the settings and ancestors of each.
 
-A node is the model that a prefix of a recipe yields. Its name is its path: `llama@0+cot+layers-1+coconut.2`
-is the base `llama` initialized with seed 0, trained by step `cot`, pruned by `layers-1`, after stage 2 of
+A node is the model that a prefix of a recipe yields. Its name is its path: `llama@0+cot+drop-1+coconut.2`
+is the base `llama` initialized with seed 0, trained by step `cot`, pruned by `drop-1`, after stage 2 of
 `coconut`. The last stage of a step has the step's plain name, so a recipe's name is the name of its last node
 without the seed. Recipes with a common prefix share its nodes.
 """

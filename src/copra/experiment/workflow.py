@@ -319,9 +319,9 @@ class Workflow:
 
     # Settings.
 
-    def settings(self, verb: str, value: Mapping[str, Any]) -> str:
+    def settings(self, command: str, value: Mapping[str, Any]) -> str:
         """Return the single params value of a rule."""
-        code = {"code": fingerprint(verb)} if self.experiment.code_fingerprint else {}
+        code = {"code": fingerprint(command)} if self.experiment.code_fingerprint else {}
         return canonical_json({**value, **code})
 
     def recorded(self, name: str) -> dict[str, Any]:
@@ -381,8 +381,8 @@ class Workflow:
             value["answers"] = self._answers(self.node(node).task)
         return self.settings("score", value)
 
-    def choose_settings(self, name: str) -> str:
-        return self.settings("choose", self.node(name).settings)
+    def select_settings(self, name: str) -> str:
+        return self.settings("select", self.node(name).settings)
 
     def prompt_settings(self, name: str) -> str:
         return self.settings("prompt", {"node": name, **self.recorded(name)})
@@ -401,14 +401,14 @@ class Workflow:
             value | self._decoded("split", "limit", "max_new_tokens", "batch_size", "compile"),
         )
 
-    def sweep_settings(self, name: str) -> str:
+    def sweep_latents_settings(self, name: str) -> str:
         value = {"node": name, "answers": self._answers(self.node(name).task)}
         value |= self._decoded("latents", "split", "limit", "max_new_tokens", "batch_size", "compile")
-        return self.settings("sweep", value)
+        return self.settings("sweep_latents", value)
 
-    def lens_settings(self, name: str) -> str:
+    def logit_lens_settings(self, name: str) -> str:
         value = {"node": name, "questions": self.experiment.evaluation.lens}
-        return self.settings("lens", value | self._decoded("split", "max_new_tokens", "batch_size"))
+        return self.settings("logit_lens", value | self._decoded("split", "max_new_tokens", "batch_size"))
 
     def curve_settings(self, curve: str, node: str) -> str:
         value: dict[str, Any] = {"name": curve, "curve": self.curve(curve).canonical(), "node": node}

@@ -23,7 +23,7 @@ def budget_warnings(estimate: Estimate) -> list[str]:
     for node in estimate.workflow.tree.nodes.values():
         if node.kind != "prune" or estimate.sizes(node.parent) is None:
             continue
-        is_planned = f"choose/{node.name}" in estimate.cached
+        is_planned = f"select/{node.name}" in estimate.cached
         # Grids repeat a pruning of the same shape hundreds of times.
         alike = (node.step, node.task, estimate.base_of(node.name), estimate.sizes(node.parent))
         if alike in seen and not is_planned:

@@ -96,7 +96,7 @@ class Estimate:
         parents = self.sizes(node.parent)
         if parents is None or node.kind != "prune":
             return parents
-        if f"choose/{node.name}" in self.cached:
+        if f"select/{node.name}" in self.cached:
             plan = read_json(self.results / "plans" / f"{node.name}.json")
             shapes = (ModelShape.from_json(plan["shape_after"]),) * 2
         else:

@@ -75,7 +75,7 @@ def _reason(rule: str, log: Path) -> str | None:
         return None
     lines = [line.strip() for line in CONTROL.sub("", text).replace("\r", "\n").split("\n") if line.strip()]
     for line in reversed(lines):
-        if line.startswith(f"copra {rule}: "):
+        if line.startswith(f"copra {rule.replace('_', '-')}: "):
             return line
     return lines[-1] if TRACEBACK in lines and not lines[-1].startswith(TRACEBACK) else None
 

@@ -46,7 +46,7 @@ def work_of(estimate: Estimate, job: Job, bound: int) -> Work | None:
             if estimate.answering_node(name):
                 once += answers(estimate, name, bound, _questions(estimate, name))
             return once * (1 + len(list(curve.lines())) * len(curve.remove))
-    numbers = {*evaluation.latents, workflow.node(name).latents} if job.rule == "sweep" else {None}
+    numbers = {*evaluation.latents, workflow.node(name).latents} if job.rule == "sweep_latents" else {None}
     return sum((answers(estimate, name, bound, _questions(estimate, name), n) for n in numbers), Work())
 
 

@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[1]
 
 
 @cache
-def fingerprint(verb: str) -> str:
-    """Return 16 hexadecimal digits of a hash over all code that `copra <verb>` can run."""
+def fingerprint(command: str) -> str:
+    """Return 16 hexadecimal digits of a hash over all code that `copra <command>` can run."""
     total = hashlib.sha256()
-    for module in sorted(closure(f"{PACKAGE}.commands.{verb.replace('-', '_')}")):
+    for module in sorted(closure(f"{PACKAGE}.commands.{command.replace('-', '_')}")):
         total.update(f"{module} {_code_hash(module)}\n".encode())
     return total.hexdigest()[:16]
 

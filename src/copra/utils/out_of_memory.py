@@ -15,8 +15,8 @@ SIZES: dict[str, dict[str, tuple[str, ...]]] = {
         for key in ("micro_batch_tokens", "micro_batch_size", "batch_size")
     },
     "evaluate": ANSWERING,
-    "sweep": ANSWERING,
-    "lens": ANSWERING,
+    "sweep-latents": ANSWERING,
+    "logit-lens": ANSWERING,
     "curve": ANSWERING | {"importance.batch_size": ("loss_batch_size",)},
     "score": {
         "importance.batch_size": ("importance", "batch_size"),
@@ -37,14 +37,14 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def explained(verb: str, options: Namespace, error: Exception) -> CopraError:
+def explained(command: str, options: Namespace, error: Exception) -> CopraError:
     """Return the error for the user: the settings to lower, with their current values."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     known = _settings(options)
-    values = {name: _value(known, path) for name, path in SIZES.get(verb, {}).items()}
+    values = {name: _value(known, path) for name, path in SIZES.get(command, {}).items()}
     sizes = ", ".join(f"{name} (now {value})" for name, value in values.items() if value != "")
     advice = "Give the job more memory (compute.memory_mb), or a GPU with more of it"
-    if verb == "train":
+    if command == "train":
         advice = (
             "Set training.micro_batch_tokens to the longest row's tokens or a few times that, or "
             "training.micro_batch_size to a divisor of the batch: gradients are accumulated and results stay "

@@ -1,4 +1,4 @@
-"""copra lens: the likeliest tokens of each latent of a few questions, through the LM head."""
+"""copra logit-lens: the likeliest tokens of each latent of a few questions, through the LM head."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -10,14 +10,14 @@ from copra.commands.answering import add_answering, load_to_answer
 from copra.commands.common import Coded, rows_of, settings_of
 from copra.evaluation.accuracy import check_length
 from copra.generation.answering import GenerationOptions
-from copra.generation.lens import logit_lens
+from copra.generation.logit_lens import logit_lens
 from copra.generation.prompts import prompts_of
 from copra.schema.settings import Precision
 from copra.utils.errors import CopraError
 from copra.utils.files import write_parquet
 
 
-class LensSettings(Coded):
+class LogitLensSettings(Coded):
     node: str
     """The node's name."""
     questions: int
@@ -38,7 +38,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    settings = settings_of(options, LensSettings)
+    settings = settings_of(options, LogitLensSettings)
     checkpoint, origin = load_to_answer(options, settings.precision, settings.split)
     tokenizer, decoding = checkpoint.tokenizer, checkpoint.decoding
     if decoding is None or not decoding.has_recurrent_latents:

@@ -1,4 +1,4 @@
-"""copra choose: select the units that a pruning step removes, from scores and a budget."""
+"""copra select: select the units that a pruning step removes, from scores and a budget."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -16,7 +16,7 @@ from copra.utils.files import (
 )
 
 
-class ChooseSettings(Coded):
+class SelectSettings(Coded):
     prune: Prune
     """The pruning step."""
     seed: int | None = None
@@ -31,7 +31,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    settings = settings_of(options, ChooseSettings)
+    settings = settings_of(options, SelectSettings)
     manifest = Manifest.read(options.parent)
     typical = manifest.typical_answer
     plan = make_plan(

@@ -1,4 +1,4 @@
-"""copra sweep: answer the questions with other numbers of latents than a checkpoint was trained with."""
+"""copra sweep-latents: answer questions with other numbers of latents than a checkpoint was trained with."""
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
@@ -18,7 +18,7 @@ from copra.utils.files import write_parquet
 from copra.utils.locking import hold
 
 
-class SweepSettings(Answering):
+class SweepLatentsSettings(Answering):
     latents: list[int]
     """Numbers of latents; the one that the checkpoint was trained with is added."""
     compile: bool = False
@@ -34,7 +34,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    settings = settings_of(options, SweepSettings)
+    settings = settings_of(options, SweepLatentsSettings)
     checkpoint, origin = load_to_answer(options, settings.precision, settings.split)
     decoding = checkpoint.decoding
     if decoding is None or not decoding.latents:
@@ -65,7 +65,7 @@ def run(options: Namespace) -> None:
 
 
 def _answered(
-    checkpoint: Any, decoding: Any, rows: list, settings: SweepSettings, kept: Any, compiled: Any
+    checkpoint: Any, decoding: Any, rows: list, settings: SweepLatentsSettings, kept: Any, compiled: Any
 ) -> dict[str, Any]:
     table = predictions(
         checkpoint,

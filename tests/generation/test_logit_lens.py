@@ -8,7 +8,7 @@ import torch
 from copra.data.sequences import GenerationSpec
 from copra.generation.answering import GenerationOptions
 from copra.generation.decode import decode
-from copra.generation.lens import logit_lens
+from copra.generation.logit_lens import logit_lens
 from copra.models.extra_modules import make_extra_modules
 
 PAD, END, K = 0, 46, 4
