@@ -1,4 +1,4 @@
-"""copra evaluate and copra sweep-latents, killed and run again, and by several processes, as if undisturbed."""
+"""copra evaluate and copra sweep-latents, killed and run again, and by several processes, as undisturbed."""
 
 import json
 import os
