@@ -9,6 +9,7 @@ from copra.commands.resources import add_threads
 from copra.commands.torch_setup import set_up_torch
 from copra.models.checkpoint import Checkpoint, load_checkpoint
 from copra.schema.settings import Precision
+from copra.tasks.answers import AnswerKind
 from copra.tasks.task import Split
 from copra.utils.files import MANIFEST
 
@@ -26,7 +27,7 @@ class Answering(Coded):
     """Maximum number of generated tokens per answer."""
     batch_size: int = 128
     """Number of questions decoded together."""
-    answers: Literal["number", "text"] = "number"
+    answers: AnswerKind = "number"
     """Comparison of answers: as numbers or as texts."""
     precision: Precision = "float32"
     """Precision of the computation, if the device supports it."""

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 import shtab
 
@@ -37,7 +38,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    print(shtab.complete(_parser(), options.shell, preamble=PREAMBLES))
+    print(shtab.complete(_parser(), options.shell, preamble=PREAMBLES.get(options.shell, "")))
 
 
 def _parser() -> ArgumentParser:
@@ -49,7 +50,9 @@ def _parser() -> ArgumentParser:
         if command.job is not None:
             parser.add_argument("configs", nargs="?")
         if command.job:
-            parser.add_argument("job", nargs="?").complete = NAMES
+            job: Any = parser.add_argument("job", nargs="?")
+            job.complete = NAMES
+        action: Any
         for action in parser._actions:
             if action.dest == "configs":
                 action.complete = CONFIGS

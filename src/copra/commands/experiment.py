@@ -15,8 +15,10 @@ DEFAULT = Path("config.yaml")
 
 
 def add_experiment(parser: ArgumentParser, without: str, *, results: bool = True) -> None:
-    """Add the config and, unless `results` is false, the folder of results; `without` says what happens where
-    no config is named."""
+    """Add the config and, unless `results` is false, the folder of results.
+
+    `without` is the help text for a call that names no config.
+    """
     parser.add_argument(
         "configs",
         type=Path,

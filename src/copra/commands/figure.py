@@ -46,6 +46,12 @@ class FigureSettings(Coded):
     curve: NamedCurve | None = None
     """The pruning curve that it shows, where it shows one."""
 
+    @property
+    def shown_curve(self) -> NamedCurve:
+        """The pruning curve of a figure that shows one."""
+        assert self.curve is not None, self.kind
+        return self.curve
+
 
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
@@ -71,8 +77,11 @@ def _made_of(settings: FigureSettings, options: Namespace) -> list[Path]:
         return [options.input / node / MANIFEST for node in settings.nodes]  # which seals the log
     manifests = [options.model / MANIFEST] if options.model else []
     if settings.kind == "drop_orders":
-        scores = options.input / settings.curve.nodes[0]
-        return [*manifests, *(summary_beside(scores / table) for table in settings.curve.curve.tables())]
+        scores = options.input / settings.shown_curve.nodes[0]
+        return [
+            *manifests,
+            *(summary_beside(scores / table) for table in settings.shown_curve.curve.tables()),
+        ]
     if settings.kind in ("layer_distances", "head_importance"):
         return [*manifests, summary_beside(options.input)]
     return [options.input, *manifests]
@@ -92,10 +101,10 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
         return figures.head_importance(read_sealed_parquet(options.input), sizes)
     if settings.kind == "pruning_curves":
         table = read_parquet(options.input)
-        return pruning_figure(table[table["curve"] == settings.curve.name])
+        return pruning_figure(table[table["curve"] == settings.shown_curve.name])
     if settings.kind == "drop_orders":
-        node = settings.curve.nodes[0]
-        return orders_figure(settings.curve, recorded_shape(options.model), options.input / node)
+        node = settings.shown_curve.nodes[0]
+        return orders_figure(settings.shown_curve, recorded_shape(options.model), options.input / node)
     if settings.kind == "after_fine_tuning":
         return after_fine_tuning(read_parquet(options.input))
     if settings.kind == "training_curves":

@@ -40,7 +40,8 @@ def run(options: Namespace) -> None:
     settings = settings_of(options, QuantizeSettings)
     set_up_torch(options)
     parent = load_unquantized(options.parent)
-    quantized = quantize(options.parent).to(device())
+    quantized = quantize(options.parent)
+    quantized.to(device())  # type: ignore[arg-type]  # transformers wraps `to`, which hides that it is a method
     rows = rows_of(options.data, "valid", QUANTIZATION_ROWS)
     batches = calibration_batches(parent.tokenizer, rows, "cot", QUANTIZATION_BATCH, None)
     step = {

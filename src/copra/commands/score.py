@@ -30,8 +30,9 @@ from copra.pruning.scoring.leave_one_out import leave_one_out
 from copra.pruning.scoring.passes import pass_scores
 from copra.pruning.scoring.scores import ScoreRow, score_table
 from copra.pruning.scoring.text import read_text, text_batches, text_name
-from copra.schema.metrics import GREEDY, SCORINGS, counts_answers, split_of
+from copra.schema.metrics import GREEDY, SCORINGS, counts_answers, searched_by, split_of
 from copra.schema.scoring import Importance, Objective
+from copra.tasks.answers import AnswerKind
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, digest, summary_beside, write_sealed_parquet
 from copra.utils.locking import hold
@@ -46,7 +47,7 @@ class ScoreSettings(Coded):
     """Settings of importance scoring."""
     max_new_tokens: int = 256
     """Maximum number of generated tokens per answer, for accuracy."""
-    answers: Literal["number", "text"] = "number"
+    answers: AnswerKind = "number"
     """Comparison of answers: as numbers or as texts."""
 
 
@@ -162,7 +163,7 @@ def _gate_scores(settings: ScoreSettings, checkpoint: Checkpoint, calibration: C
             calibration.items, lambda items: calibration.lay_out(items, gates.batch_size), gates.seed
         ),
         calibration.decoding,
-        settings.scoring.split(".")[0],
+        searched_by(settings.scoring)[0],
         gates,
     )
 
@@ -171,14 +172,14 @@ def _ablation_scores(
     settings: ScoreSettings, checkpoint: Checkpoint, calibration: Calibration, state: Path
 ) -> list[ScoreRow]:
     importance = settings.importance
-    kind, metric = settings.scoring.split(".")
+    kind, metric = searched_by(settings.scoring)
     if counts_answers(settings.scoring):
         questions = Questions(calibration.items, settings.max_new_tokens, settings.answers)
         ablation = Ablation(checkpoint, state, questions=questions, code=settings.code)
     else:
         batches = list(calibration.lay_out(calibration.items, importance.batch_size))
         ablation = Ablation(checkpoint, state, batches=batches, code=settings.code)
-    measure = "accuracy" if counts_answers(settings.scoring) else "loss"
+    measure: Literal["loss", "accuracy"] = "accuracy" if counts_answers(settings.scoring) else "loss"
     if metric in GREEDY:
         return greedy(ablation, measure, importance.greedy_removals, importance.greedy_protect)
     return leave_one_out(ablation, kind, measure)

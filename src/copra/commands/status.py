@@ -5,6 +5,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.console import JustifyMethod
+
 from copra.commands.experiment import add_experiment, experiment_of
 from copra.experiment.workflow import Workflow
 from copra.plan.progress import failed_jobs, finished_results, lines_of
@@ -75,7 +77,8 @@ def _page(results: Path, workflow: Workflow | None, source: str | None) -> Itera
 
 def _table(jobs: Sequence[JobStatus], head: str, words: Sequence[str]) -> str:
     rows = [[*line, word] for line, word in zip(lines_of(jobs), words, strict=True)]
-    return table([*HEADS, head], rows, ["left", *["right"] * (len(HEADS) - 1), "left"])
+    numbers: list[JustifyMethod] = ["right"] * (len(HEADS) - 1)
+    return table([*HEADS, head], rows, ["left", *numbers, "left"])
 
 
 def _left(job: JobStatus) -> str:

@@ -15,9 +15,12 @@ from copra.utils.files import MANIFEST, METRICS, read_parquet, summary_beside, w
 
 
 class TableSettings(Coded):
-    """`rows` for the table before fine-tuning, `recipes`, `reference` and `primary` for accuracy against
-    FLOPs, `swept` for accuracy against latents, `seen` for what latents would say, `measured` for pruning
-    curves, `ordered` for the orders in which layers go."""
+    """Settings of one table, which those that are given name.
+
+    `rows` are for the table before fine-tuning, `recipes`, `reference` and `primary` for accuracy against
+    FLOPs, `swept` for accuracy against latents, `seen` for the likeliest tokens of latents, `measured` for
+    pruning curves, `ordered` for the orders in which layers are removed.
+    """
 
     rows: list[dict[str, str]] | None = None
     """Pruned nodes and their parents."""
@@ -64,15 +67,15 @@ def run(options: Namespace) -> None:
         made_of = [options.curves / f"{name}.parquet" for name in settings.measured]
         table = _together(made_of)
     elif settings.ordered is not None:
-        nodes = {node for named in settings.ordered for node in named.nodes}
-        made_of = [options.models / node / MANIFEST for node in nodes]
+        models = {node for named in settings.ordered for node in named.nodes}
+        made_of = [options.models / node / MANIFEST for node in models]
         made_of += [
             summary_beside(options.scores / node / table)
             for named in settings.ordered
             for node in named.nodes
             for table in named.curve.tables()
         ]
-        shapes = {node: recorded_shape(options.models / node) for node in nodes}
+        shapes = {node: recorded_shape(options.models / node) for node in models}
         table = drop_orders(settings.ordered, shapes, options.scores)
     else:
         nodes = [node for recipe in settings.recipes or [] for node in recipe["nodes"]]

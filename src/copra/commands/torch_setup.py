@@ -21,7 +21,7 @@ def set_up_torch(options: Namespace, precision: Precision = "float32") -> None:
     torch.set_num_threads(max(1, options.threads // together))
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Deterministic mode would also fill all new memory with NaN, an extra write per new tensor.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property
     # With a mask, cuDNN's attention returns NaN in the backward pass if the length modulo 128 is 64
     # (pytorch/pytorch#196678) and for single queries, as in the pass of a latent
     # (NVIDIA/cudnn-frontend#1072). Without it, PyTorch selects another kernel.

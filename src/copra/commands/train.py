@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from copra.commands.common import (
     Coded,
@@ -29,6 +29,7 @@ from copra.models.checkpoint import (
 from copra.models.manifest import Provenance
 from copra.schema.settings import Precision
 from copra.schema.training import Training
+from copra.tasks.answers import AnswerKind
 from copra.tasks.prepare import data_record
 from copra.training.loop import LOG, Trainer
 from copra.training.saves import CheckpointSchedule
@@ -54,7 +55,7 @@ class TrainSettings(Coded):
     """Seed of the order of the data, mixed layouts and dropout."""
     max_new_tokens: int = 256
     """Maximum number of generated tokens per answer, if accuracy selects the checkpoint."""
-    answers: Literal["number", "text"] = "number"
+    answers: AnswerKind = "number"
     """Comparison of answers: as numbers or as texts."""
 
 
@@ -147,6 +148,7 @@ def _trainer(settings: TrainSettings, inputs: Inputs, options: Namespace, tracke
     def accuracy() -> float:
         student = replace(parent, extra_modules=inputs.extra_modules)
         rows, longest = inputs.valid_rows, settings.max_new_tokens
+        assert inputs.decoding is not None, "only models that answer are selected by accuracy"
         return share_correct(student, inputs.decoding, rows, longest, settings.answers)
 
     return Trainer(
@@ -161,7 +163,7 @@ def _trainer(settings: TrainSettings, inputs: Inputs, options: Namespace, tracke
         state=options.state / digest(key)[:16],
         accuracy=accuracy,
         extra_modules=inputs.extra_modules,
-        teacher=teacher and ReasoningModel(teacher.model, teacher.extra_modules),
+        teacher=None if teacher is None else ReasoningModel(teacher.model, teacher.extra_modules),
         precision=usable_precision(settings.precision),
         saves=CheckpointSchedule(options.save_every, options.save_steps or None),
         sharding=options.sharding == "full",
@@ -175,7 +177,8 @@ def _done(settings: TrainSettings, inputs: Inputs, record: dict[str, Any], data:
     parent, teacher = inputs.parent, inputs.teacher
     layers = inputs.stage.extra_modules().get("step_decoder", {}).get("layers", 0)
     lora = settings.training.lora_rank
-    flops = of_training_work(parent.shape, record["work"], layers, teacher and teacher.shape, lora)
+    taught_by = None if teacher is None else teacher.shape
+    flops = of_training_work(parent.shape, record["work"], layers, taught_by, lora)
     dropped = data_record(data / "train.parquet").get("dropped", [])
     return {
         "record": {**record, "flops": flops},

@@ -22,6 +22,8 @@ def options_of_job(command: str, words: Sequence[str]) -> list[str]:
         CopraError: no job has this name, or a file that it reads is missing.
     """
     rule = RULES[command]
+    files: Sequence[str]
+    given: Sequence[str]
     if "{}" not in rule.output:
         files, given = words, [""]
     else:

@@ -1,7 +1,7 @@
 """Checks of pruning budgets before anything is scored: whether legal cuts can meet them."""
 
 from copra.cost.parameters import matrix_parameters
-from copra.experiment.recipes import Node
+from copra.experiment.recipes import Node, step_of
 from copra.plan.estimate import Estimate
 from copra.plan.sizes import plan_without_scores, removed_together, smallest_shape
 from copra.schema.pruning import Prune
@@ -21,7 +21,7 @@ def budget_warnings(estimate: Estimate) -> list[str]:
     """
     warnings, problems, seen = [], [], set()
     for node in estimate.workflow.tree.nodes.values():
-        if node.kind != "prune" or estimate.sizes(node.parent) is None:
+        if node.kind != "prune" or node.parent is None or estimate.sizes(node.parent) is None:
             continue
         is_planned = f"select/{node.name}" in estimate.cached
         # Grids repeat a pruning of the same shape hundreds of times.
@@ -33,7 +33,7 @@ def budget_warnings(estimate: Estimate) -> list[str]:
             if is_planned:
                 warning = read_json(estimate.results / "plans" / f"{node.name}.json")["warning"]
             else:
-                warning = _warning(estimate, node, estimate.experiment.steps[node.step])
+                warning = _warning(estimate, node, node.parent)
         except CopraError as error:
             problems.append(f"steps.{node.step}.{error}")
             continue
@@ -44,13 +44,14 @@ def budget_warnings(estimate: Estimate) -> list[str]:
     return list(dict.fromkeys(warnings))
 
 
-def _warning(estimate: Estimate, node: Node, prune: Prune) -> str | None:
+def _warning(estimate: Estimate, node: Node, parent: str) -> str | None:
     """Return the warning of a pruning before it is planned.
 
     Raises:
         CopraError: the budget cannot be met for any scores.
     """
-    least, greatest = estimate.sizes(node.parent)
+    prune = step_of(estimate.experiment, node, Prune)
+    least, greatest = estimate.known_sizes(parent)
     shape, dense = least.shape, estimate.shape(estimate.base_of(node.name))
     flops_of = estimate.flops_of(node.name)
     if shape != greatest.shape or len(set(shape.layers)) > 1:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from copra.cost.flops import FlopCounter, of_typical_answer
 from copra.cost.memory import training_bytes
-from copra.experiment.recipes import Node
+from copra.experiment.recipes import Node, step_of
 from copra.experiment.workflow import Workflow
 from copra.methods import METHODS
+from copra.methods.few_shot import FewShot
 from copra.methods.method import Stage
 from copra.plan.jobs import MODELS, Job
 from copra.plan.rows import TaskRows, task_rows
@@ -21,6 +22,7 @@ from copra.plan.stages import (
     training_schedule,
 )
 from copra.schema.base import Base
+from copra.schema.pruning import Prune
 from copra.schema.shape import ModelShape
 from copra.schema.training import Training
 from copra.utils.errors import CopraError
@@ -68,7 +70,8 @@ class Estimate:
     def unknown(self) -> dict[str, str]:
         """Return the bases whose sizes are not known, each with its path."""
         bases = [node.name for node in self.workflow.tree.nodes.values() if node.kind == "base"]
-        return {name: self._base(name).path for name in bases if self.sizes(name) is None}
+        unknown = {name: self._base(name).path for name in bases if self.sizes(name) is None}
+        return {name: path for name, path in unknown.items() if path is not None}
 
     def sizes(self, name: str) -> tuple[Size, Size] | None:
         """Return the least and the greatest size of a node; None if that of its base is not known."""
@@ -76,9 +79,15 @@ class Estimate:
             self._sizes[name] = self._compute_sizes(self.workflow.node(name))
         return self._sizes[name]
 
+    def known_sizes(self, name: str) -> tuple[Size, Size]:
+        """Return the least and the greatest size of a node of known size."""
+        sizes = self.sizes(name)
+        assert sizes is not None, name
+        return sizes
+
     def shape(self, name: str, bound: int = 0) -> ModelShape:
         """Return the shape of a node of known size."""
-        return self.sizes(name)[bound].shape
+        return self.known_sizes(name)[bound].shape
 
     def flops_of(self, name: str) -> Flops:
         """Return the FLOPs per typical answer of a node's task as a function of the shape."""
@@ -93,6 +102,7 @@ class Estimate:
             vocabulary = self.rows(node.name).vocabulary if base.from_scratch else None
             size = base_size(base, vocabulary)
             return None if size is None else (size, size)
+        assert node.parent is not None
         parents = self.sizes(node.parent)
         if parents is None or node.kind != "prune":
             return parents
@@ -100,7 +110,7 @@ class Estimate:
             plan = read_json(self.results / "plans" / f"{node.name}.json")
             shapes = (ModelShape.from_json(plan["shape_after"]),) * 2
         else:
-            dense, prune = self.shape(self.base_of(node.name)), self.experiment.steps[node.step]
+            dense, prune = self.shape(self.base_of(node.name)), step_of(self.experiment, node, Prune)
             found = [
                 pruned_shapes(prune, size.shape, dense, self.flops_of(node.name))
                 for size in dict.fromkeys(parents)
@@ -133,7 +143,7 @@ class Estimate:
         asked = rows.rows[evaluation.split]
         if last.kind == "train":
             return trained_prompts(stage_of(last), asked, evaluation.max_new_tokens)
-        prompt, task = self.experiment.steps[last.step], self.experiment.tasks[last.task]
+        prompt, task = step_of(self.experiment, last, FewShot), self.experiment.tasks[last.task]
         return few_shot_prompts(prompt, task, rows, asked, evaluation.max_new_tokens)
 
     def answering_node(self, name: str) -> Node | None:
@@ -145,9 +155,9 @@ class Estimate:
 
     def checkpoint_bytes(self, job: Job, bound: int) -> float:
         """Return the bytes of the weights that a job makes; 0 for other jobs and unknown sizes."""
-        if job.rule not in MODELS or self.sizes(job.name) is None:
+        if job.rule not in MODELS or (sizes := self.sizes(job.name)) is None:
             return 0.0
-        size, each = self.sizes(job.name)[bound], BYTES[self._base(self.base_of(job.name)).dtype]
+        size, each = sizes[bound], BYTES[self._base(self.base_of(job.name)).dtype]
         weights = self._weights(job.name, bound) * each
         if job.rule == "quantize":
             weights -= (size.parameters - size.outside) * (each - 1)
@@ -171,7 +181,7 @@ class Estimate:
 
     def _weights(self, name: str, bound: int) -> float:
         """Return the number of weights of a node with the large modules in its checkpoint."""
-        last, parameters = self.answering_node(name), self.sizes(name)[bound].parameters
+        last, parameters = self.answering_node(name), self.known_sizes(name)[bound].parameters
         if last is None or last.kind != "train":
             return parameters
         stage = stage_of(last)
@@ -182,6 +192,7 @@ class Estimate:
 
 def stage_of(node: Node) -> Stage:
     """Return the stage of a training node."""
+    assert node.method is not None
     return METHODS[node.method].stage_type.model_validate(node.settings["stage"])
 
 

@@ -65,7 +65,7 @@ class Forecast:
                 (ends[need] for need in line.job.needs), key=lambda end: end[0], default=(0.0, [])
             )
             own = [] if line.job.cached else [line.job]
-            ends[key] = seconds + (line.seconds[1] if own else 0.0), chain + own
+            ends[key] = seconds + ((line.seconds or ZERO)[1] if own else 0.0), chain + own
         return max(ends.values(), key=lambda end: end[0])
 
 
@@ -110,14 +110,19 @@ def forecast(
         line = Line(job, disk=bounds(partial(estimate.checkpoint_bytes, job)))
         if job.rule == "train":
             line = replace(line, steps=estimate.schedule(job.name).steps)
-        if None not in works[key]:
-            seconds = bounds(lambda bound, job=job: machine.seconds(job.rule, works[job.key][bound]))
+        low, high = works[key]
+        if low is not None and high is not None:
+            time = machine.seconds(job.rule, low), machine.seconds(job.rule, high)
             if key in measured:
-                seconds = (measured[key],) * 2
-            line = replace(line, flops=tuple(work.flops for work in works[key]), seconds=seconds)
+                time = measured[key], measured[key]
+            line = replace(line, flops=(low.flops, high.flops), seconds=time)
             if job.rule == "train":
-                flops = bounds(lambda bound, name=job.name: training(estimate, name, bound).flops)
-                line = replace(line, training=flops, memory=bounds(partial(estimate.memory_bytes, job.name)))
+                least_work, most_work = bounds(partial(training, estimate, job.name))
+                line = replace(
+                    line,
+                    training=(least_work.flops, most_work.flops),
+                    memory=bounds(partial(estimate.memory_bytes, job.name)),
+                )
         lines[key] = line
     warnings, short = budget_warnings(estimate), length_warnings(training_lengths(estimate))
     return Forecast(lines, machine, measured, estimate.assumed(), estimate.unknown(), warnings, short)

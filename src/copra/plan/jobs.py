@@ -76,8 +76,9 @@ def _key(workflow: Workflow, log: str) -> str:
 
 
 def _snakefile() -> Path:
-    """Return the Snakefile of the clone that this code belongs to or else, as installed copra has none, that
-    of the working folder.
+    """Return the Snakefile of the clone that this code belongs to, or else that of the working folder.
+
+    Installed copra has none.
     """
     beside = Path(copra.__file__).parents[2] / "Snakefile"
     return beside if beside.is_file() else Path("Snakefile")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from copra.experiment.recipes import Node
 from copra.plan.estimate import Estimate
 from copra.schema.training import Training
 from copra.utils.errors import CopraError
@@ -67,11 +68,11 @@ class TrainingLength:
 
 def training_lengths(estimate: Estimate) -> list[TrainingLength]:
     """Return the lengths of all trainings in the order of the recipe tree, once for models trained alike."""
-    first = {}
+    first: dict[tuple[str, str, str, int | None], Node] = {}
     for node in estimate.workflow.tree.nodes.values():
         if node.kind == "train":
             base = estimate.base_of(node.name).split("@")[0]
-            first.setdefault((node.step, node.task, base, node.stage), node)
+            first.setdefault((node.step or "", node.task, base, node.stage), node)
     found = []
     for (step, _, base, stage), node in first.items():
         found.append(

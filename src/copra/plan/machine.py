@@ -29,13 +29,13 @@ OTHER_START_SECONDS = 1.5
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs of a job, those of them that write answers, and the number of sequential passes through a layer,
-    which bound the time of a small model.
-    """
+    """The work of a job."""
 
     flops: float = 0.0
     answers: float = 0.0
+    """The FLOPs among `flops` that write answers."""
     layers: float = 0.0
+    """The number of sequential passes through a layer, which bound the time of a small model."""
 
     def __add__(self, other: "Work") -> "Work":
         return Work(*map(sum, zip(astuple(self), astuple(other), strict=True)))

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from rich.console import JustifyMethod
+
 from copra.experiment.recipes import training_notes, without_seed
 from copra.experiment.workflow import Workflow
 from copra.plan.estimate import STATE_COPIES
-from copra.plan.forecast import ANSWERS, Forecast, Line, Range, total
+from copra.plan.forecast import ANSWERS, ZERO, Forecast, Line, Range, total
 from copra.plan.jobs import MODELS
 from copra.plan.machine import LAYER_SECONDS
 from copra.plan.quantities import amount, duration
@@ -67,7 +69,7 @@ def _steps(forecast: Forecast, workflow: Workflow) -> str:
         models = [line for line in lines if line.job.rule in MODELS]
         lengths = sorted({line.steps for line in models if line.steps is not None})
         steps = " to ".join(dict.fromkeys(f"{number:,}" for number in (*lengths[:1], *lengths[-1:])))
-        memory = tuple(max(line.memory[bound] for line in models) for bound in (0, 1))
+        memory = max(line.memory[0] for line in models), max(line.memory[1] for line in models)
         costs = [
             span(total(line.training for line in lines)),
             span(total(line.flops for line in lines if line.job.rule in ANSWERS)),
@@ -131,8 +133,9 @@ def _sums(forecast: Forecast, folder: str, lines: Sequence[Line], to_run: Sequen
 
 def _device_hours(forecast: Forecast, lines: Sequence[Line]) -> str:
     devices = forecast.machine.devices
-    hours = (sum(line.seconds[bound] * devices(line.job.rule) for line in lines) / 3600 for bound in (0, 1))
-    return f"{span(tuple(hours), '{:.2g}'.format)} {'GPU' if forecast.machine.has_gpu else 'CPU'}-hours"
+    ranges = [(line.seconds or ZERO, devices(line.job.rule)) for line in lines]
+    low, high = (sum(seconds[bound] * number for seconds, number in ranges) / 3600 for bound in (0, 1))
+    return f"{span((low, high), '{:.2g}'.format)} {'GPU' if forecast.machine.has_gpu else 'CPU'}-hours"
 
 
 def _unknown(bases: Mapping[str, str], folder: str) -> Iterator[str]:
@@ -167,4 +170,5 @@ def _label(name: str) -> str:
 
 
 def _table(rows: Sequence[Sequence[object]], heads: Sequence[str]) -> str:
-    return table(heads, rows, ["left", *["right"] * (len(heads) - 1)])
+    numbers: list[JustifyMethod] = ["right"] * (len(heads) - 1)
+    return table(heads, rows, ["left", *numbers])

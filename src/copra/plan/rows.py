@@ -7,13 +7,18 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from copra.data.sequences import TokenRow
 from copra.schema.base import Base
 from copra.tasks.prepare import read_rows
 from copra.tasks.task import SPLITS, Preview, Row, Split, Task, sampled
 from copra.utils.errors import CopraError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 MOST_ROWS = 512
 """Number of rows per split that stand for all of them."""
@@ -55,13 +60,15 @@ def task_rows(name: str, task: Task, base: Base, checkpoint: Path | None, result
     """
     preview, assumed = _preview(name, task, results)
     if preview.rows is None:
+        assert preview.tokens is not None, "a preview has rows or the tokens of a typical one"
         row = _row(*preview.tokens)
         assumed.append(f"{name}: rows of typical lengths, until they are fetched")
-        rows, text = {split: [row] for split in SPLITS}, []
-        return TaskRows(preview.sizes, rows, text, _pieces, None, preview.counted, assumed)
+        rows = {split: [row] for split in SPLITS}
+        return TaskRows(preview.sizes, rows, [], _pieces, None, preview.counted, assumed)
     if empty := [split for split in SPLITS if not preview.rows[split]]:
         raise CopraError(f"tasks.{name}.{empty[0]}: no row can be used. Check its files and sizes.")
-    text, vocabulary, count_tokens = preview.rows["train"], None, _pieces
+    text, vocabulary = preview.rows["train"], None
+    count_tokens: Callable[[str], int] = _pieces
     if checkpoint is None and base.from_scratch is None:
         assumed.append(f"{name}: a token is a word, three digits or signs, until the base is made")
         rows = {split: list(map(_guessed, each)) for split, each in preview.rows.items()}
@@ -74,15 +81,13 @@ def task_rows(name: str, task: Task, base: Base, checkpoint: Path | None, result
         if checkpoint is not None:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint)
         else:
+            assert base.from_scratch is not None
             tokenizer = train_tokenizer(base.from_scratch, text)
             vocabulary = len(tokenizer) + len(MARKERS)
 
         # Long texts cause no warning.
         tokenizer.model_max_length = sys.maxsize
-
-        def count_tokens(each: str) -> int:
-            return len(tokenizer.tokenize(each))
-
+        count_tokens = partial(_count, tokenizer)
         rows = {split: tokenize(tokenizer, each) for split, each in preview.rows.items()}
     return TaskRows(preview.sizes, rows, text, count_tokens, vocabulary, preview.counted, assumed)
 
@@ -106,6 +111,10 @@ def _guessed(row: Row) -> TokenRow:
 
 def _row(question: int, steps: tuple[int, ...], answer: int) -> TokenRow:
     return TokenRow("", [0] * question, [[0] * length for length in steps], [0] * answer)
+
+
+def _count(tokenizer: "PreTrainedTokenizerFast", text: str) -> int:
+    return len(tokenizer.tokenize(text))
 
 
 def _pieces(text: str) -> int:

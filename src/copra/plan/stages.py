@@ -58,7 +58,7 @@ def training_schedule(stage: Stage, settings: Training, rows: TaskRows, processe
     fitting = [row for row, length in zip(train, lengths, strict=True) if length <= settings.max_tokens]
     number = max(1, round(rows.sizes["train"] * len(fitting) / len(train)))
     steps_per_epoch = ceil(number / settings.batch_size)
-    steps = settings.steps or max(1, round(settings.epochs * steps_per_epoch))
+    steps = settings.total_steps(steps_per_epoch)
     epochs, rest = divmod(steps, steps_per_epoch)
     trained = epochs * number + min(rest * settings.batch_size, number)
     validated = min(settings.validation_rows or rows.sizes["valid"], rows.sizes["valid"])
@@ -97,8 +97,9 @@ def few_shot_prompts(
     """Return how a prompted model answers, with answers as long as the worked examples' solutions."""
     typical, worked = rows.typical(), prompt.worked(type(task))
     if rows.text or worked or prompt.path:
-        examples = prompt.decoding(rows.text, MARKERS.latent, worked).prompting.exemplars
-        cached = rows.count_tokens(examples)
+        prompting = prompt.decoding(rows.text, MARKERS.latent, worked).prompting
+        assert prompting is not None
+        cached = rows.count_tokens(prompting.exemplars)
     else:
         cached = prompt.num_fewshot * (typical["prompt"] + typical["generated"])
     template = rows.count_tokens(prompt.question)

@@ -83,6 +83,12 @@ def scoring_of(kind: UnitKind, metric: Metric) -> str | None:
     return f"{kind}.{metric}" if metric in SEARCH_METRICS[kind] else None
 
 
+def searched_by(scoring: str) -> tuple[UnitKind, Metric]:
+    """Return the kind of unit and the metric of a search, a scoring run such as "layers.loss"."""
+    pairs = ((kind, metric) for kind, metrics in SEARCH_METRICS.items() for metric in metrics)
+    return next((kind, metric) for kind, metric in pairs if scoring == f"{kind}.{metric}")
+
+
 def split_of(scoring: str) -> Literal["train", "valid"]:
     """Return the split that a scoring run reads.
 

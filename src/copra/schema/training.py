@@ -102,6 +102,13 @@ class Training(Settings):
         """The rank of the adapters, or None if all weights are trained."""
         return self.lora.rank if self.lora else None
 
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Return the number of optimizer steps, epochs resolved."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None  # exactly one of the two is given
+        return max(1, round(self.epochs * steps_per_epoch))
+
     @model_validator(mode="after")
     def _one_length(self) -> "Training":
         if (self.steps is None) == (self.epochs is None):

@@ -256,10 +256,7 @@ class Trainer:
 
     def total_steps(self, n_samples: int) -> int:
         """Return the number of optimizer steps of the stage."""
-        if self.training.steps is not None:
-            return self.training.steps
-        assert self.training.epochs is not None  # exactly one of the two is given
-        return max(1, round(self.training.epochs * math.ceil(n_samples / self.training.batch_size)))
+        return self.training.total_steps(math.ceil(n_samples / self.training.batch_size))
 
     def samples(self, epoch: int) -> tuple[list[Sample], int]:
         """Return the samples of an epoch that fit in `max_tokens`, and the number of those that do not."""

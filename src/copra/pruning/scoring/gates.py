@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from copra.pruning.scoring.objective import example_losses
 from copra.pruning.scoring.scores import ScoreRow, score_row
 from copra.schema.metrics import SCORED_AS
 from copra.schema.scoring import Gates
-from copra.schema.units import units_of
+from copra.schema.units import UnitKind, units_of
 
 BETA, GAMMA, ZETA = 1 / 3, -0.1, 1.1
 """Temperature of the concrete distribution, and the interval that it is stretched to before clamping."""
@@ -50,7 +50,7 @@ def gate_scores(
     extra_modules: nn.ModuleDict,
     batches: Iterator[Batch],
     decoding: GenerationSpec | None,
-    kind: Literal["kv_groups", "heads"],
+    kind: UnitKind,
     settings: Gates,
 ) -> list[ScoreRow]:
     """Return log alpha of every unit's gate, trained on the loss of the model with frozen weights.
