@@ -29,8 +29,9 @@ OTHER_START_SECONDS = 1.5
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs of a job, those of them that write answers, and the number of sequential passes through a layer,
-    which bound the time of a small model.
+    """The work of a job: FLOPs, those of them for answers, and sequential passes through single layers.
+
+    These passes bound the time of a small model.
     """
 
     flops: float = 0.0

@@ -42,8 +42,9 @@ class Size:
 
 
 def base_size(base: Base, vocabulary: int | None) -> Size | None:
-    """Return the size of a base by its settings, its folder, the Hub's cache or the published configs; None
-    if none has it. `vocabulary` is the size of its tokenizer if that is trained.
+    """Return the size of a base; None if neither its config nor a published one is known.
+
+    `vocabulary` is the size of the tokenizer of a base from scratch.
 
     Raises:
         CopraError: copra does not support the model type.
@@ -66,8 +67,9 @@ def recorded_size(manifest: Mapping[str, Any]) -> Size:
 def plan_without_scores(
     prune: Prune, shape: ModelShape, dense: ModelShape, flops_of: Flops, seed: int = 0
 ) -> dict[str, Any]:
-    """Return the plan of a pruning by random scores. It removes as many units as by any other scores if all
-    layers are alike and one kind of unit is removed.
+    """Return the plan of a pruning by random scores.
+
+    It removes as many units as by other scores if all layers are alike and one kind of unit is removed.
 
     Raises:
         CopraError: the budget cannot be met, or nothing would be removed.

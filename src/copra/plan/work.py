@@ -104,8 +104,10 @@ def _questions(estimate: Estimate, name: str) -> int:
 
 
 def _latency(estimate: Estimate, name: str, bound: int) -> Work:
-    """Return the work of measuring a model: questions one by one and in a batch, at natural and at forced
-    length, with worked examples read anew and from the cache.
+    """Return the work of measuring a model.
+
+    Questions are answered one by one and in a batch, at natural and at forced length; worked examples are
+    read anew and from the cache.
     """
     latency, stats = estimate.experiment.latency, estimate.prompt_stats(name)
     ways = dict.fromkeys((replace(stats, cached=0), stats))
