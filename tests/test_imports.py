@@ -13,7 +13,7 @@ EXCEPTIONS = {
     "methods": "the settings classes of methods are read where torch is not imported",
     "models/base_config.py": "a check of local bases does not wait for the Hub's library",
     "models/quantized.py": "torchao is an optional dependency",
-    "plan/rows.py": "planning a first run does not wait for pyarrow",
+    "plan/rows.py": "a plan for a model that is not fetched does not wait for transformers",
     "pruning/scoring/scores.py": "planning does not wait for pandas",
     "pruning/scoring/text.py": "only a data set of the Hub needs datasets, which takes seconds",
     "report/formats.py": "planning does not wait for pandas",

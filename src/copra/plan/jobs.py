@@ -76,9 +76,6 @@ def _key(workflow: Workflow, log: str) -> str:
 
 
 def _snakefile() -> Path:
-    """Return the Snakefile of the clone that this code belongs to, or else that of the working folder.
-
-    Installed copra has none.
-    """
+    """Return the Snakefile beside this code or, as installed code has none, of the working folder."""
     beside = Path(copra.__file__).parents[2] / "Snakefile"
     return beside if beside.is_file() else Path("Snakefile")

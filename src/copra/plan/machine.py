@@ -29,13 +29,14 @@ OTHER_START_SECONDS = 1.5
 
 @dataclass(frozen=True)
 class Work:
-    """The work of a job."""
+    """The work of a job: FLOPs, those of them for answers, and sequential passes through single layers.
+
+    These passes bound the time of a small model.
+    """
 
     flops: float = 0.0
     answers: float = 0.0
-    """The FLOPs among `flops` that write answers."""
     layers: float = 0.0
-    """The number of sequential passes through a layer, which bound the time of a small model."""
 
     def __add__(self, other: "Work") -> "Work":
         return Work(*map(sum, zip(astuple(self), astuple(other), strict=True)))

@@ -42,10 +42,9 @@ class Size:
 
 
 def base_size(base: Base, vocabulary: int | None) -> Size | None:
-    """Return the size of a base, or None if it is not known.
+    """Return the size of a base; None if neither its config nor a published one is known.
 
-    It comes from its settings, its folder, the Hub's cache or the published configs. `vocabulary` is the size
-    of its tokenizer if that is trained.
+    `vocabulary` is the size of the tokenizer of a base from scratch.
 
     Raises:
         CopraError: copra does not support the model type.
@@ -70,7 +69,7 @@ def plan_without_scores(
 ) -> dict[str, Any]:
     """Return the plan of a pruning by random scores.
 
-    It removes as many units as by any other scores if all layers are alike and one kind of unit is removed.
+    It removes as many units as by other scores if all layers are alike and one kind of unit is removed.
 
     Raises:
         CopraError: the budget cannot be met, or nothing would be removed.
