@@ -20,14 +20,12 @@ from copra.data.sequences import (
     lay_out,
     parallel_iterations,
 )
-from copra.methods.losses import LossTerm, Outputs, n_supervised
+from copra.methods.losses import LossTerm, Outputs, TermValue, n_supervised
 from copra.methods.method import Layout, Method, Stage
 from copra.methods.sim_cot import AuxiliaryDecoder, ExplainedStage, check_weighed
 from copra.schema.settings import MOST_LATENTS
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from copra.data.batch import Batch
     from copra.methods.reasoning_model import ReasoningModel
 
@@ -99,9 +97,7 @@ class TeacherCrossEntropy(LossTerm):
     def normalizer(self, samples: Sequence[Sample]) -> float:
         return n_supervised([sample.teacher for sample in samples if sample.teacher is not None])
 
-    def compute(
-        self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
-    ) -> "tuple[Tensor, Tensor | int]":
+    def compute(self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs) -> TermValue:
         from copra.methods.loss_functions import cross_entropy
 
         assert batch.teacher is not None
@@ -118,9 +114,7 @@ class SelfDistillation(LossTerm):
     def normalizer(self, samples: Sequence[Sample]) -> float:
         return len(samples)
 
-    def compute(
-        self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
-    ) -> "tuple[Tensor, Tensor | int]":
+    def compute(self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs) -> TermValue:
         student, teacher = outputs["states"], outputs["teacher_states"]
         distance = sum(map(_distance, student, teacher)) / len(student)
         return distance * len(batch), len(batch)

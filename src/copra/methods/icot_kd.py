@@ -6,7 +6,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from copra.data.sequences import IGNORED, GenerationSpec, Markers, Sample, TokenRow, Work
-from copra.methods.losses import CrossEntropy, LossTerm, Outputs
+from copra.methods.losses import CrossEntropy, LossTerm, Outputs, TermValue
 from copra.methods.method import Layout, Method, Stage
 
 if TYPE_CHECKING:
@@ -98,9 +98,7 @@ class Emulation(LossTerm):
     def normalizer(self, samples: Sequence[Sample]) -> float:
         return len(samples)
 
-    def compute(
-        self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
-    ) -> "tuple[Tensor, Tensor | int]":
+    def compute(self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs) -> TermValue:
         error = outputs["predicted"] - outputs["taught"]
         return 0.5 * error.float().square().sum(), len(batch)
 

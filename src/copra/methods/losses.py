@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from copra.methods.method import Stage
     from copra.methods.reasoning_model import ReasoningModel
 
-LossValues = dict[str, tuple["Tensor", "Tensor | int"]]
-"""The values of the terms on a batch by name, each as a sum and the number of summands."""
+TermValue = tuple["Tensor", "Tensor | int"]
+"""The value of a term on a batch: a sum and the number of summands."""
+LossValues = dict[str, TermValue]
+"""The values of the terms on a batch by name."""
 
 Outputs = dict[str, Any]
 """What the passes of a stage over a batch return, shared by its terms. `hidden` [B, N, d] are the final-norm
@@ -35,9 +37,7 @@ class LossTerm(ABC):
         """Return the divisor of the term's sum over all samples of an optimizer step."""
 
     @abstractmethod
-    def compute(
-        self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
-    ) -> "tuple[Tensor, Tensor | int]":
+    def compute(self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs) -> TermValue:
         """Return the sum over a batch and the number of summands, from the outputs of the stage's passes."""
 
     def flop_workload(self, sample: Sample) -> Iterator[Work]:
@@ -55,9 +55,7 @@ class CrossEntropy(LossTerm):
     def normalizer(self, samples: Sequence[Sample]) -> float:
         return n_supervised(samples)
 
-    def compute(
-        self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
-    ) -> "tuple[Tensor, Tensor | int]":
+    def compute(self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs) -> TermValue:
         from copra.methods.loss_functions import cross_entropy, label_loss
 
         if (logits := outputs.get("logits")) is None:
@@ -88,9 +86,7 @@ class TeacherDivergence(LossTerm):
         read = self.stage.sequence_workload(sample)
         yield from (replace(work, reader=TEACHER_READERS[work.reader]) for work in read)
 
-    def compute(
-        self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
-    ) -> "tuple[Tensor, Tensor | int]":
+    def compute(self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs) -> TermValue:
         import torch
 
         from copra.methods.loss_functions import divergence, supervised_logits

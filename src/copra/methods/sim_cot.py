@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from copra.data.sequences import LatentInput, Sample, Work
-from copra.methods.losses import LossTerm, LossValues, Outputs
+from copra.methods.losses import LossTerm, LossValues, Outputs, TermValue
 from copra.methods.method import Stage
 from copra.schema.settings import MOST_LAYERS, Settings
 from copra.schema.training import Distil
@@ -181,9 +181,7 @@ class Explanation(LossTerm):
             if self.stage.latent_input == "projected":
                 yield Work("projection", sample.latents_per_text)
 
-    def compute(
-        self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs
-    ) -> "tuple[Tensor, Tensor | int]":
+    def compute(self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs) -> TermValue:
         if "explained" not in outputs:
             outputs["explained"] = self.decoder.losses(
                 reasoner, batch, outputs["hidden"], self.stage.latent_input, self.names
