@@ -20,7 +20,7 @@ LossValues = dict[str, TermValue]
 """The values of the terms on a batch by name."""
 
 Outputs = dict[str, Any]
-"""What the passes of a stage over a batch return, shared by its terms. `hidden` [B, N, d] are the final-norm
+"""The outputs of a stage's passes over a batch, shared by its terms. `hidden` [B, N, d] are the final-norm
 hidden states, `logits` [S, V] those at the supervised positions (only if a teacher's are compared with
 them)."""
 

@@ -38,7 +38,7 @@ class ExtraModules(Record):
 
 
 class Provenance(Record):
-    """What a model was made of, and how it answers."""
+    """The parents, steps and data that a model was made of, and its generation spec."""
 
     node: str
     """Name of the model node."""

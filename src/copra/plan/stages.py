@@ -1,4 +1,4 @@
-"""How a model trains and answers, on a base's rows and for any shape of the model."""
+"""The steps of trainings and the lengths of answers, on a base's rows and for any shape of the model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class TrainingSchedule:
 
 @dataclass(frozen=True)
 class PromptStats:
-    """How a model answers: its generation spec, and the tokens of sampled prompts and of their answers.
+    """The generation spec of a model, and the tokens of sampled prompts and of their answers.
 
     The first `cached` tokens are common to all prompts and read once.
     """
