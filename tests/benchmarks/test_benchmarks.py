@@ -44,12 +44,14 @@ def test_every_benchmark_is_run_below():
     assert names == {name for name in names if f'run("{name}"' in here}
 
 
+@pytest.mark.slow
 def test_speed(run):
     printed = run("speed", "--threads", "1", "--size", "tiny").splitlines()
     ratios = [line.split()[-1] for line in printed if line.startswith("  ")]
     assert len([float(ratio) for ratio in ratios]) == 5
 
 
+@pytest.mark.slow
 def test_gpu(run):
     sizes = ("--size", "tiny", "--set", "num_hidden_layers=1", "--batch-size", "4", "--steps", "4")
     decoding = ("--batches", "1", "2", "--tokens", "3", "--backend", "eager")
@@ -74,6 +76,7 @@ def test_gpu_knows_its_parts(run, capsys):
     assert "no such part: trainig" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_scale(run):
     table = [line for line in run("scale", "10").splitlines() if line.startswith("| 10 |")]
     assert len(table) == 1

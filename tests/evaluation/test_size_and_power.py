@@ -14,6 +14,8 @@ from copra.evaluation.statistics import (
     recipe_difference,
 )
 
+pytestmark = pytest.mark.slow
+
 RUNS = 1000
 """Simulated runs: a rate of 5% is measured to 0.7 points (one standard error)."""
 HIGHEST = 0.05 + 3 * (0.05 * 0.95 / RUNS) ** 0.5
@@ -58,12 +60,11 @@ def paired(a, b):
     return recipe_difference(a, b, paired=True)[2]
 
 
-@pytest.mark.parametrize("questions", [1000, 1319])
 @pytest.mark.parametrize("deviation", [0.0, 1.5, 3.0])
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_equal_recipes_are_told_apart_in_5_percent_of_runs(seeds, deviation, questions):
+def test_equal_recipes_are_told_apart_in_5_percent_of_runs(seeds, deviation):
     """Where trainings do not vary in less: with so few seeds that cannot be known."""
-    rate = Simulation(seeds, questions, deviation).rejected(unpaired)
+    rate = Simulation(seeds, 1319, deviation).rejected(unpaired)
     assert (0.02 if deviation else 0.002) < rate < HIGHEST
 
 

@@ -1,5 +1,6 @@
 """A cache in blocks holds what transformers' own cache holds, and copies less."""
 
+import pytest
 import torch
 from transformers import DynamicCache, MistralConfig, MistralForCausalLM
 
@@ -87,6 +88,7 @@ def test_no_token_asks_the_device(make_model, prompts):
         assert found == []
 
 
+@pytest.mark.slow
 def test_long_answers_go_on_through_the_blocks(make_model, prompts):
     """Each row as if it were alone: masks and caches grow together."""
     model = make_model("gpt2")

@@ -17,8 +17,13 @@ from helpers.decodings import DECODINGS, HIDDEN, LENGTHS, LIMIT, PAD
 # As many iterations as latents, or more, are the sequential chain.
 EQUAL = {"jacobi 3": "hidden", "jacobi 9": "hidden"}
 # Every way to answer with layers of unequal shapes; other models where they differ: positions, and masks.
-CASES = [("copra_llama", name) for name in DECODINGS]
-CASES += [("llama", "hidden"), *(("gpt2", name) for name in ("hidden", "jacobi projected", "emulated"))]
+QUICK = ("none", "hidden", "bare hidden", "projected", "jacobi 2", "jacobi projected", "emulated")
+CASES = [
+    *(pytest.param("copra_llama", way, marks=[] if way in QUICK else pytest.mark.slow) for way in DECODINGS),
+    *(pytest.param("gpt2", way, marks=pytest.mark.slow) for way in ("jacobi projected", "emulated")),
+    ("gpt2", "hidden"),
+    ("llama", "hidden"),
+]
 by_case = pytest.mark.parametrize(("any_model", "name"), CASES, indirect=["any_model"])
 one_model = pytest.mark.parametrize("any_model", ["copra_llama"], indirect=True)
 
@@ -125,6 +130,7 @@ def test_batched_answers_equal_plain_ones(any_model, prompts, extra_modules, nam
     assert answers(any_model, prompts, decoding, len(prompts), stop, extra_modules=extra_modules) == expected
 
 
+@pytest.mark.slow
 @one_model
 def test_the_models_tell_prompts_and_latents_apart(any_model, prompts, extra_modules):
     """Otherwise the comparisons above would hold for any decoding."""

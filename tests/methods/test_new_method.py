@@ -172,6 +172,7 @@ def trained(last_step, word_base, rows, tmp_path):
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.slow
 def test_it_trains_and_its_decoding_answers(trained):
     trainer, tokenizer = trained
     log = [json.loads(line) for line in trainer.log_text().splitlines()]

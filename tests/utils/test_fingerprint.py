@@ -41,6 +41,11 @@ def here() -> dict[str, str]:
     return {verb: fingerprint(verb) for verb in COMMANDS}
 
 
+def imported(verb: str) -> frozenset[str]:
+    """The modules that a command can run."""
+    return closure(f"copra.commands.{verb.replace('-', '_')}")
+
+
 def edit(package, file, old, new):
     text = (package / file).read_text()
     assert old in text
@@ -89,10 +94,7 @@ def test_a_changed_default_and_a_changed_message_count(package):
     ],
 )
 def test_verbs_depend_on_what_they_import(module, verbs):
-    depends = {
-        verb for verb in COMMANDS if f"copra.{module}" in closure(f"copra.commands.{verb.replace('-', '_')}")
-    }
-    assert depends == verbs
+    assert {verb for verb in COMMANDS if f"copra.{module}" in imported(verb)} == verbs
 
 
 def test_the_config_is_no_part_of_any_rule():
@@ -102,7 +104,7 @@ def test_the_config_is_no_part_of_any_rule():
             "copra.experiment.config",
             "copra.experiment.recipes",
             "copra.experiment.workflow",
-        } & closure(f"copra.commands.{verb}")
+        } & imported(verb)
 
 
 def test_training_does_not_depend_on_reports():
@@ -119,4 +121,4 @@ def test_no_module_is_imported_in_a_way_that_the_closure_does_not_see():
 
 def test_how_a_job_starts_is_no_part_of_any_rule():
     starting = {"copra.cli", "copra.commands.typed", "copra.utils.forking", "copra.utils.forkserver"}
-    assert not {verb for verb in COMMANDS if starting & closure(f"copra.commands.{verb}")}
+    assert not {verb for verb in COMMANDS if starting & imported(verb)}
