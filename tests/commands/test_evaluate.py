@@ -87,15 +87,15 @@ def batches(monkeypatch):
     class Batches(list):
         limit = 1000
 
-    seen, generate = Batches(), module.generate
+    seen, generate = Batches(), module.decode_greedily
 
-    def count(run, *arguments):
+    def count(session, *arguments):
         if len(seen) == seen.limit:
             raise KeyboardInterrupt
-        seen.append(len(run.mask))
-        return generate(run, *arguments)
+        seen.append(len(session.mask))
+        return generate(session, *arguments)
 
-    monkeypatch.setattr(module, "generate", count)
+    monkeypatch.setattr(module, "decode_greedily", count)
     return seen
 
 

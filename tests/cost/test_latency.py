@@ -7,7 +7,7 @@ from torch._dynamo.testing import CompileCounter
 from copra.data.sequences import GenerationSpec, Prompting
 from copra.data.tokenization import markers_of
 from copra.evaluation import latency
-from copra.generation import compiled
+from copra.generation import answering, compiled
 from copra.models.checkpoint import Checkpoint
 from helpers.manifests import manifest
 
@@ -25,13 +25,13 @@ def checkpoint(word_base):
 @pytest.fixture
 def asked(monkeypatch):
     """What each call of `decode` is given."""
-    calls, decode = [], latency.decode
+    calls, decode = [], answering.decode
 
     def listening(model, prompts, decoding, **options):
         calls.append((len(prompts), options))
         return decode(model, prompts, decoding, **options)
 
-    monkeypatch.setattr(latency, "decode", listening)
+    monkeypatch.setattr(answering, "decode", listening)
     return calls
 
 

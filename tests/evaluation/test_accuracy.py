@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from copra.cost.flops import FLOP_GROUPS, PHASES, FlopCounter
 from copra.data.sequences import GenerationSpec, Prompting
 from copra.data.tokenization import markers_of
-from copra.evaluation import accuracy
 from copra.evaluation.accuracy import predictions, share_correct
+from copra.generation import answering
 from copra.generation.decode import Answer, decode
 from copra.models.checkpoint import Checkpoint
 from copra.tasks.task import Row
@@ -57,7 +57,7 @@ def written(checkpoint, monkeypatch):
         ids = checkpoint.tokenizer.convert_tokens_to_ids
         return [Answer(ids(text.split(" ")), not text.endswith("<|end|>")) for text, *_ in WRITTEN]
 
-    monkeypatch.setattr(accuracy, "decode", decode)
+    monkeypatch.setattr(answering, "decode", decode)
 
 
 @pytest.mark.usefixtures("written")
@@ -104,7 +104,7 @@ def test_the_share_of_right_answers(checkpoint, decoding):
 
 def test_numbers_and_texts_are_compared_in_their_own_way(checkpoint, decoding, monkeypatch):
     ids = checkpoint.tokenizer.convert_tokens_to_ids
-    monkeypatch.setattr(accuracy, "decode", lambda *_, **__: [Answer(ids(["###", "3", "<|end|>"]), False)])
+    monkeypatch.setattr(answering, "decode", lambda *_, **__: [Answer(ids(["###", "3", "<|end|>"]), False)])
     row = [Row("1 and 2 ?", (), "3.0")]
     assert predictions(checkpoint, decoding, row, 20, "number")["correct"].tolist() == [True]
     assert predictions(checkpoint, decoding, row, 20, "text")["correct"].tolist() == [False]
@@ -160,7 +160,7 @@ def test_the_answer_mark_is_found_where_a_text_begins_with_a_space_sign(checkpoi
     ids = tokenizer.convert_tokens_to_ids
     assert tokenizer("### 4")["input_ids"] == ids(["\u2581###", "\u2581", "4"])
     texts = [ids([*"1+2=3\n", "###", "\u2581", "3", "<|end|>"]), ids(["###", "\u2581", "4", "<|end|>"])]
-    monkeypatch.setattr(accuracy, "decode", lambda *_, **__: [Answer(text, False) for text in texts])
+    monkeypatch.setattr(answering, "decode", lambda *_, **__: [Answer(text, False) for text in texts])
     checkpoint = replace(checkpoint, tokenizer=tokenizer)
     table = predictions(checkpoint, GenerationSpec((), 0, "hidden", 0, ()), ROWS[:2], 12, "number")
     assert table["correct"].all()
@@ -193,7 +193,7 @@ def test_a_prompted_models_answers_end_at_the_next_question(spelled, monkeypatch
         ]
         return [Answer(tokenizer(text)["input_ids"], "Q:" not in text) for text, *_ in PROMPTED]
 
-    monkeypatch.setattr(accuracy, "decode", decode)
+    monkeypatch.setattr(answering, "decode", decode)
     table = predictions(spelled, asking(answer), ROWS, 40, "number")
     assert table["generated"].tolist() == [row[0] for row in PROMPTED]
     found = [value if isinstance(value, str) else None for value in table["extracted"]]
