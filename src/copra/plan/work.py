@@ -9,7 +9,7 @@ from copra.plan.jobs import Job
 from copra.plan.machine import COMPUTING, Work
 from copra.plan.stages import PromptStats, Workload
 from copra.schema.base import QUANTIZATION_BATCH, QUANTIZATION_ROWS
-from copra.schema.metrics import GREEDY, counts_answers, split_of
+from copra.schema.metrics import GREEDY, counts_answers, searched_by, split_of
 from copra.schema.pruning import PROOF_ROWS
 from copra.schema.shape import ModelShape
 from copra.schema.units import units_of
@@ -81,7 +81,7 @@ def _training_flops(
 def answers(estimate: Estimate, name: str, bound: int, questions: int, latents: int | None = None) -> Work:
     """Return the work of answers as long as right ones; `latents` overrides the node's number."""
     stats = estimate.prompt_stats(name)
-    if latents is not None:
+    if latents is not None and stats.spec is not None:
         stats = replace(stats, spec=replace(stats.spec, latents=latents))
     return answering_work(
         stats, estimate.shape(name, bound), questions, estimate.experiment.evaluation.batch_size
@@ -110,6 +110,7 @@ def _latency(estimate: Estimate, name: str, bound: int) -> Work:
     read anew and from the cache.
     """
     latency, stats = estimate.experiment.latency, estimate.prompt_stats(name)
+    assert latency is not None, "without it, no latency is measured"
     ways = dict.fromkeys((replace(stats, cached=0), stats))
     pairs = ((latency.questions, 1), (latency.batch_size, latency.batch_size))
     works = (answering_work(way, estimate.shape(name, bound), *pair) for way in ways for pair in pairs)
@@ -142,7 +143,7 @@ def _scoring(estimate: Estimate, bound: int, name: str, objective: str, scoring:
         once = answers(estimate, name, bound, number)
     else:
         once = _reading(estimate, name, bound, number, importance.batch_size)
-    kind, metric = scoring.split(".")
+    kind, metric = searched_by(scoring)
     candidates = len(units_of(kind, estimate.shape(name, bound)))
     if metric not in GREEDY:
         return once * candidates
