@@ -199,7 +199,8 @@ def test_decoding_runs_exactly_these_passes(any_model, name, cached, length):
     parts["projection"].register_forward_hook(
         lambda _, args, __: fed.append((len(seen), args[0].shape[:-1].numel()))
     )
-    options = {"pad": 0, "max_new_tokens": 7, "batch_size": 1, "parts": parts, "prefix": tokens[:cached]}
+    options = {"pad": 0, "max_new_tokens": 7, "batch_size": 1}
+    options |= {"extra_modules": parts, "prefix": tokens[:cached]}
     forced = decode(any_model, [tokens[cached:]], decoding, stop=0, force_length=True, **options)[0].tokens
     stop = forced[length - 1]
     length = forced.index(stop) + 1
