@@ -51,9 +51,10 @@ def test_the_options_and_inputs_are_those_of_the_rules(everything, monkeypatch):
     printed = subprocess.run(**planned, check=True, stdout=subprocess.PIPE, text=True).stdout
     rules = {}
     for job in json.loads(printed.splitlines()[-1]):
-        if job["rule"] in RULES:
+        command = job["rule"].replace("_", "-")
+        if command in RULES:
             words = shlex.split(re.sub(r" > \S+ 2>&1$", "", job["shell"]))
-            assert words[:2] == ["copra", job["rule"]]
+            assert words[:2] == ["copra", command]
             rules[tuple(words[1:])] = sorted(job["timed"])
     monkeypatch.chdir(everything.folder)
     flow = Workflow(read_yaml(Path("config.yaml")), "config.yaml")
@@ -62,11 +63,8 @@ def test_the_options_and_inputs_are_those_of_the_rules(everything, monkeypatch):
         for name in rule.names(flow):
             line = rule.line(flow, name)
             typed[command, *line.options] = sorted(line.reads)
-    assert (
-        {words[0] for words in rules}
-        == set(RULES)
-        == {k for k, each in COMMANDS.items() if each.job is not None}
-    )
+    by_name = {name for name, command in COMMANDS.items() if command.job is not None}
+    assert {words[0] for words in rules} == set(RULES) == by_name
     assert {words: reads for words, reads in typed.items() if words in rules} == rules
 
 
