@@ -1,13 +1,23 @@
 """Seconds of jobs from their work, by hand, and what calibrates them."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from copra.experiment.config import Compute
 from copra.plan.jobs import Job
-from copra.plan.machine import Work, machine_of, measured_seconds, speed_factors
+from copra.plan.machine import (
+    COMPUTING,
+    SHARED,
+    START_SECONDS,
+    Work,
+    machine_of,
+    measured_seconds,
+    speed_factors,
+)
 
+ROOT = Path(__file__).parents[2]
 SLOW = machine_of(Compute(threads=2), peak_flops=100.0, utilization=0.5)
 
 
@@ -23,6 +33,16 @@ def test_seconds_are_flops_over_the_reached_speed_or_passes_and_the_start():
     gpus = machine_of(Compute(gpu=4, precision="bfloat16"))
     assert [gpus.devices(rule) for rule in ("train", "score", "data")] == [4, 1, 0]
     assert gpus.seconds("train", Work(1e18)) == pytest.approx(7 + 1e18 / (4 * 312e12 * 0.3))
+
+
+def test_rules_that_compute_are_those_that_request_a_gpu():
+    bodies = {}
+    for file in (ROOT / "workflow" / "rules").glob("*.smk"):
+        _, *rules = re.split(r"^rule (\w+):$", file.read_text(), flags=re.MULTILINE)
+        bodies |= dict(zip(rules[::2], rules[1::2], strict=True))
+    assert {rule for rule, body in bodies.items() if re.search(r"\bgpu=", body)} == set(COMPUTING)
+    assert {rule for rule, body in bodies.items() if "{resources.processes}" in body} == set(SHARED)
+    assert set(START_SECONDS) <= set(bodies)
 
 
 def test_only_jobs_that_compute_calibrate_the_speed():

@@ -126,6 +126,17 @@ def test_a_greedy_search_tries_each_layer_that_is_left(make_workflow, tmp_path):
     assert searched({"flops": 0.9}, greedy_protect=[2]) == pytest.approx(one * 6 / 4)
 
 
+def test_every_question_is_answered_but_for_the_lens(make_workflow, tmp_path):
+    workflow = make_workflow(evaluation__latents=[0, 3], evaluation__lens=2)
+    name, estimate = "llama@0+cot+drop-1+coconut", Estimate(workflow, tmp_path, set())
+    flops = {
+        rule: work_of(estimate, Job(rule, name, (), tmp_path, tmp_path, (), False), 0).flops
+        for rule in ("evaluate", "logit_lens", "sweep_latents")
+    }
+    assert flops["logit_lens"] == pytest.approx(flops["evaluate"] * 2 / 60)
+    assert flops["sweep_latents"] > 2 * flops["evaluate"]
+
+
 def test_where_a_teacher_is_not_known_the_training_is_not(make_workflow, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     heal = {"kind": "cot", "distil": {"teacher": "far+cot"}, "training": STEP}

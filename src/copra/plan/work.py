@@ -37,7 +37,7 @@ def work_of(estimate: Estimate, job: Job, bound: int) -> Work | None:
             return _reading(estimate, name, bound, 2 * QUANTIZATION_ROWS, QUANTIZATION_BATCH)
         case "score":
             return _scoring(estimate, bound, *job.name.split("/"))
-        case "lens":
+        case "logit_lens":
             return answers(estimate, name, bound, evaluation.lens)
         case "curve":
             curve = workflow.curve(job.name.split("/")[0])
@@ -46,8 +46,13 @@ def work_of(estimate: Estimate, job: Job, bound: int) -> Work | None:
             if estimate.answering_node(name):
                 once += answers(estimate, name, bound, _questions(estimate, name))
             return once * (1 + len(list(curve.lines())) * len(curve.remove))
-    numbers = {*evaluation.latents, workflow.node(name).latents} if job.rule == "sweep_latents" else {None}
-    return sum((answers(estimate, name, bound, _questions(estimate, name), n) for n in numbers), Work())
+        case "sweep_latents":
+            numbers = {*evaluation.latents, workflow.node(name).latents}
+            questions = _questions(estimate, name)
+            return sum((answers(estimate, name, bound, questions, number) for number in numbers), Work())
+        case "evaluate":
+            return answers(estimate, name, bound, _questions(estimate, name))
+    raise ValueError(f"rule {job.rule} computes with a model, and its work is unknown")
 
 
 def training(estimate: Estimate, name: str, bound: int) -> Work:
