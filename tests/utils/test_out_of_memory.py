@@ -48,8 +48,8 @@ def run(monkeypatch, capsys, verb: str, error: Exception, *words: str) -> tuple[
         parser.add_argument("--settings", default=json.dumps(SETTINGS.get(verb, {})))
         parser.add_argument("--jobs-per-gpu", type=int, default=1)
 
-    monkeypatch.setattr(f"copra.commands.{verb}.run", fail)
-    monkeypatch.setattr(f"copra.commands.{verb}.arguments", arguments)
+    monkeypatch.setattr(f"copra.commands.{verb.replace("-", "_")}.run", fail)
+    monkeypatch.setattr(f"copra.commands.{verb.replace("-", "_")}.arguments", arguments)
     return main([verb, *words]), capsys.readouterr().err
 
 

@@ -24,9 +24,9 @@ def test_piped_tables_are_plain_text_with_whole_lines(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     wide = [["x" * 300, "1", "end"]]
     assert table(HEADS, ROWS, ALIGN).split("\n") == [
-        "model                                         done  left",
+        "model                                       done  left",
         "llama@0+cot+drop-1+coconut.3  500 of 1,000 steps  2 min [bold] :smile:",
-        "base                                             7",
+        "base                                           7",
     ]
     assert table(HEADS, wide, ALIGN).split("\n")[1] == f"{'x' * 300}     1  end"
 
