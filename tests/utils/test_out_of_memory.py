@@ -48,8 +48,9 @@ def run(monkeypatch, capsys, verb: str, error: Exception, *words: str) -> tuple[
         parser.add_argument("--settings", default=json.dumps(SETTINGS.get(verb, {})))
         parser.add_argument("--jobs-per-gpu", type=int, default=1)
 
-    monkeypatch.setattr(f"copra.commands.{verb.replace("-", "_")}.run", fail)
-    monkeypatch.setattr(f"copra.commands.{verb.replace("-", "_")}.arguments", arguments)
+    module = "copra.commands." + verb.replace("-", "_")
+    monkeypatch.setattr(f"{module}.run", fail)
+    monkeypatch.setattr(f"{module}.arguments", arguments)
     return main([verb, *words]), capsys.readouterr().err
 
 
