@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from copra.cost.flops import FlopCounter
 from copra.pruning.cut import KeptUnits
-from copra.pruning.moves import choices, shapes_along
+from copra.pruning.moves import removal_sequence, shapes_along
 from copra.pruning.plan import make_plan
 from copra.pruning.scoring.scores import score_row, score_table
 from copra.schema.pruning import Prune
@@ -188,7 +188,7 @@ def test_every_beginning_of_the_order_is_a_legal_cut(seed, kinds, multiple, prot
         protect=protect,
         budget={"flops": 0.5},
     )
-    steps = choices(prune, SHAPE, scores, flops_of, seed)
+    steps = removal_sequence(prune, SHAPE, scores, flops_of, seed)
     cut, before = KeptUnits.whole(SHAPE), flops_of(SHAPE)
     for step, counted in zip(steps, shapes_along(SHAPE, steps), strict=True):
         cut = cut.without(SHAPE, (unit for move in step for unit in move.units))

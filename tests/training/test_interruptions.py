@@ -106,9 +106,9 @@ def test_of_two_states_the_one_before_is_taken_where_the_newest_is_damaged(
 
 def test_states_are_saved_by_steps_and_by_time():
     saves = CheckpointSchedule(seconds=1e9, steps=4)
-    assert [step for step in range(1, 13) if saves.due(step)] == [4, 8, 12]
-    assert not any(CheckpointSchedule(seconds=1e9).due(step) for step in range(1, 13))
-    assert all(CheckpointSchedule(seconds=-1.0, steps=4).due(step) for step in range(1, 13))
+    assert [step for step in range(1, 13) if saves.is_due(step)] == [4, 8, 12]
+    assert not any(CheckpointSchedule(seconds=1e9).is_due(step) for step in range(1, 13))
+    assert all(CheckpointSchedule(seconds=-1.0, steps=4).is_due(step) for step in range(1, 13))
 
 
 def cut(best):

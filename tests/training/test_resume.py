@@ -190,5 +190,5 @@ def test_forgetting_removes_the_state_whole(make_trainer):
         *(LOG, BEST, RUN, SPEED),
         *("step-000000008", "step-000000009"),
     }
-    trainer.forget()
+    trainer.delete_state()
     assert not trainer.state.exists()

@@ -36,7 +36,7 @@ end_with_snakemake()
 saves = CheckpointSchedule(1e9)
 with saves.listening():
     print(os.getpid(), flush=True)
-    while not saves.due(1):
+    while not saves.is_due(1):
         time.sleep(0.01)
     print("saving", flush=True)
     time.sleep({saving})

@@ -131,7 +131,7 @@ def run(options: Namespace) -> None:
         save_checkpoint(
             options.output, parent.model, parent.tokenizer, provenance, log, inputs.extra_modules, modules
         )
-        trainer.forget()
+        trainer.delete_state()
 
 
 def _trainer(settings: TrainSettings, inputs: Inputs, options: Namespace, tracker: Tracker) -> Trainer:

@@ -12,7 +12,7 @@ from copra.models.base_config import config_of
 from copra.models.families import family_of
 from copra.models.published_configs import PUBLISHED_CONFIGS
 from copra.models.shape import shape_of
-from copra.pruning.moves import choices, shapes_along
+from copra.pruning.moves import removal_sequence, shapes_along
 from copra.pruning.plan import make_plan
 from copra.schema.base import Base
 from copra.schema.pruning import Prune
@@ -79,7 +79,7 @@ def plan_without_scores(
 
 def smallest_shape(prune: Prune, shape: ModelShape, flops_of: Flops) -> ModelShape:
     """Return the shape that is left if all removable units are removed."""
-    return [*shapes_along(shape, choices(_random(prune, shape), shape, None, flops_of, 0))][-1]
+    return [*shapes_along(shape, removal_sequence(_random(prune, shape), shape, None, flops_of, 0))][-1]
 
 
 def removed_together(prune: Prune, shape: ModelShape) -> int:

@@ -39,7 +39,7 @@ class RemovalStep:
         return ((self.kind, self.layer, index) for index in self.indices)
 
 
-def choices(
+def removal_sequence(
     settings: Prune,
     shape: ModelShape,
     scores: "pandas.DataFrame | None",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from copra.cost.parameters import matrix_parameters
 from copra.pruning.cut import KeptUnits
-from copra.pruning.moves import RemovalStep, blocks, choices, shapes_along
+from copra.pruning.moves import RemovalStep, blocks, removal_sequence, shapes_along
 from copra.schema.metrics import OF_BLOCKS
 from copra.schema.pruning import Prune
 from copra.schema.shape import ModelShape
@@ -97,7 +97,7 @@ def _removals(
         found = {0: [], **blocks(settings, shape, scores)}
         shapes = {number: next(shapes_along(shape, [moves])) for number, moves in found.items()}
         return shapes, found.__getitem__
-    steps = choices(settings, shape, scores, flops_of, seed)
+    steps = removal_sequence(settings, shape, scores, flops_of, seed)
     numbers = [0, *itertools.accumulate(sum(len(move.indices) for move in step) for step in steps)]
     shapes = dict(zip(numbers, [shape, *shapes_along(shape, steps)], strict=True))
     return shapes, lambda number: list(itertools.chain(*steps[: numbers.index(number)]))

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from copra.report.quantized import SMALLER, bytes_a_parameter
-from copra.report.style import COLORS, GREY, MARKERS, assign, note, prefixed_ticks, styled
+from copra.report.style import COLORS, GRAY, MARKERS, assign, note, prefixed_ticks, styled
 from copra.schema.units import UNIT_NAMES
 
 PANELS = {
@@ -180,10 +180,10 @@ def _dress(axes: Axes, column: str) -> None:
 def _legend(figure: Figure, lines: list[_Line], colors: dict, looks: dict) -> None:
     shown = {line.label: colors[line.label] for line in lines}
     handles = [Line2D([], [], color=color, linewidth=3, label=label) for label, color in shown.items()]
-    handles.append(Line2D([], [], color=GREY, linestyle="", marker="o", label="not pruned"))
+    handles.append(Line2D([], [], color=GRAY, linestyle="", marker="o", label="not pruned"))
     for changed in dict.fromkeys(line.changed for line in lines):
         style, marker = looks[changed]
         handles.append(
-            Line2D([], [], color=GREY, linestyle=style, marker=marker, markersize=5, label=changed)
+            Line2D([], [], color=GRAY, linestyle=style, marker=marker, markersize=5, label=changed)
         )
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), handlelength=2.6)

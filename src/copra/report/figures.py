@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from copra.report.importance import head_importance, layer_distances
-from copra.report.style import COLORS, GREY, MARKERS, assign, note, save, styled
+from copra.report.style import COLORS, GRAY, MARKERS, assign, note, save, styled
 from copra.report.tradeoff import pareto
 
 __all__ = ["curriculum", "head_importance", "layer_distances", "pareto", "save", "training_curves"]
@@ -67,7 +67,7 @@ def _training_panel(axes: Axes, seeds: Mapping[str, list]) -> bool:
         start, validation = 0.0, []
         for index, (_, lines) in enumerate(sorted(stages, key=lambda pair: pair[0])):
             if index:
-                axes.axvline(start, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
+                axes.axvline(start, color=GRAY, linewidth=0.8, linestyle=":", zorder=1)
             losses = pandas.DataFrame(
                 [(start + line["step"], line["loss"]) for line in lines if "loss" in line], columns=["x", "y"]
             )
@@ -101,7 +101,7 @@ def _accuracy_axis(axes: Axes) -> Axes:
     right = axes.twinx()
     right.set_ylim(0, 100)
     right.grid(False)
-    right.tick_params(axis="y", labelsize=7, colors=GREY, length=0)
+    right.tick_params(axis="y", labelsize=7, colors=GRAY, length=0)
     right.yaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
     return right
 

@@ -8,7 +8,7 @@ import pandas
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from copra.report.style import COLORS, GREY, MARKERS, assign, styled
+from copra.report.style import COLORS, GRAY, MARKERS, assign, styled
 from copra.utils.files import read_parquet
 
 SHOWN = 3
@@ -135,7 +135,7 @@ def lens_figure(frame: pandas.DataFrame) -> Figure:
         axes.grid(False)
         axes.tick_params(length=0)
         for spine in axes.spines.values():
-            spine.set_color(GREY)
+            spine.set_color(GRAY)
         axes.set_title(_title(rows.iloc[0]), fontsize=7.5, loc="left", parse_math=False)
     return figure
 

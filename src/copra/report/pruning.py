@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from copra.report.style import DENSE, GREY, assign, styled
+from copra.report.style import DENSE, GRAY, assign, styled
 from copra.schema.units import UNIT_NAMES
 
 # A metric has the same color and marker in every figure; its loss and accuracy variants share a hue.
@@ -29,7 +29,7 @@ LOOKS = {
     "activation": ("#0072B2", "o"),
     "contribution": ("#56B4E9", "s"),
     "gates": ("#8C564B", "D"),
-    "random": (GREY, "."),
+    "random": (GRAY, "."),
 }
 STYLES = ("-", "--", ":", "-.")
 LOSSES = {

@@ -27,7 +27,7 @@ COLORS = (
 DENSE = "#333333"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 FILLS = ("full", "none", "left", "top", "right", "bottom")
-GREY = "#8A8A8A"
+GRAY = "#8A8A8A"
 
 STYLE: "dict[RcKeyType, Any]" = {
     "font.family": "DejaVu Sans",
@@ -105,7 +105,7 @@ def prefixed_ticks(axes: Axes) -> None:
 
 def note(axes: Axes, text: str) -> None:
     """Write in an empty panel why it is empty."""
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GRAY)
     axes.set_axis_off()
 
 

@@ -13,7 +13,7 @@ from copra.report.style import (
     COLORS,
     DENSE,
     FILLS,
-    GREY,
+    GRAY,
     MARKERS,
     assign,
     label_where_free,
@@ -92,7 +92,7 @@ def _front(axes: Axes, rows: pandas.DataFrame) -> list[tuple[float, float]]:
     corners = list(zip(rows["flops"], 100 * rows["accuracy"], strict=True))
     corners.append((axes.get_xlim()[1], corners[-1][1]))
     axes.plot(
-        *zip(*corners, strict=True), drawstyle="steps-post", color=GREY, linewidth=1.2, zorder=2, gid="front"
+        *zip(*corners, strict=True), drawstyle="steps-post", color=GRAY, linewidth=1.2, zorder=2, gid="front"
     )
     return corners
 
@@ -102,7 +102,7 @@ def _legend(figure: Figure, rows: pandas.DataFrame, colors: dict, markers: dict,
         return Line2D([], [], linestyle="", label=text)
 
     def point(label: str, **look: Any) -> Line2D:
-        return Line2D([], [], **{"linestyle": "", "markersize": 7, "color": GREY, **look}, label=label)
+        return Line2D([], [], **{"linestyle": "", "markersize": 7, "color": GRAY, **look}, label=label)
 
     handles = [head("Method"), *(point(name, marker=marker) for name, marker in markers.items())]
     handles.append(head("Pruning"))
@@ -116,7 +116,7 @@ def _legend(figure: Figure, rows: pandas.DataFrame, colors: dict, markers: dict,
             for name, fill in fills.items()
         ]
     handles.append(head(" "))
-    handles.append(Line2D([], [], color=GREY, linewidth=1.2, label="Pareto front"))
+    handles.append(Line2D([], [], color=GRAY, linewidth=1.2, label="Pareto front"))
     if rows["reference"].any():
         handles.append(point("reference", marker="o", markersize=11, mfc="none", mec=DENSE))
     legend = figure.legend(handles=handles, loc="outside right upper", handlelength=1.6, labelspacing=0.45)

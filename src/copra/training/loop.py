@@ -39,7 +39,7 @@ from copra.training.speed import Speed
 from copra.training.state import full_state_dict, load_state, load_tensors, save_state
 from copra.training.step import (
     LossModule,
-    Taken,
+    PendingStep,
     accumulate,
     cross_entropy_limit,
     evaluate_loss,
@@ -180,20 +180,20 @@ class Trainer:
         }
         # After a broken step no later one changes the weights; the host reads the flag one step later.
         broken = torch.zeros((), device=accelerator.device)
-        before: tuple[Taken, float] | None = None
+        before: tuple[PendingStep, float] | None = None
         file = self.state / LOG if accelerator.is_main_process else os.devnull
         with open(file, "a") as log, _bar(done, total) as bar:
             for step, batch, restarts in self._batches(samples, done, total):
                 if restarts:
                     optimizer.state.clear()
-                taken, broken = self._optimize(loss_module, optimizer, accelerator, broken, batch, step)
+                pending, broken = self._optimize(loss_module, optimizer, accelerator, broken, batch, step)
                 rate = scheduler.get_last_lr()[0]
                 scheduler.step()
                 # The numbers of the previous step have arrived by now, so reading them does not stall a GPU.
                 if before is not None:
                     self._write(log, self._line(*before), speed, bar)
-                before = taken, rate
-                saving = step < total and any(processes.all_gather(self.saves.due(step)))
+                before = pending, rate
+                saving = step < total and any(processes.all_gather(self.saves.is_due(step)))
                 if step in validations or saving or step == total:
                     line = self._line(*before)
                     before = None
@@ -250,7 +250,7 @@ class Trainer:
         check_lines(text.splitlines(), self._total, self.state / LOG)
         return text
 
-    def forget(self) -> None:
+    def delete_state(self) -> None:
         """Delete the state folder, after the checkpoint has been written."""
         shutil.rmtree(self.state, ignore_errors=True)
 
@@ -319,7 +319,7 @@ class Trainer:
             Stopped: a process has received a signal.
         """
         save_state(self.state, step, reasoner, optimizer, {"progress": asdict(self.progress)})
-        self.saves.done()
+        self.saves.saved()
         signals = [number for number in processes.all_gather(self.saves.signal) if number]
         if signals:
             raise Stopped(
@@ -371,9 +371,9 @@ class Trainer:
             tqdm.write(f"going on after step {done}")
         return done
 
-    def _line(self, taken: Taken, learning_rate: float) -> dict[str, Any]:
+    def _line(self, pending: PendingStep, learning_rate: float) -> dict[str, Any]:
         """Return the log line of a step, blocking until the device has computed it."""
-        line, found = taken.read()
+        line, found = pending.read()
         weights = self.stage.loss_weights()
         shown = {name: mean for name, mean in found.items() if len(weights) > 1 or name not in weights}
         return line | shown | {"learning_rate": learning_rate}
@@ -395,7 +395,7 @@ class Trainer:
         broken: Tensor,
         batch: Sequence[Sample],
         step: int,
-    ) -> tuple[Taken, Tensor]:
+    ) -> tuple[PendingStep, Tensor]:
         """Take one optimizer step; each loss term is a mean over the whole batch of all processes.
 
         A single process does not synchronize with the device: a broken step, or one after a broken step
@@ -419,13 +419,13 @@ class Trainer:
         if processes.world_size() == 1:
             broken = torch.maximum(broken, is_broken(loss, norm, means, limit))
             skip_if(broken, optimizer)
-        taken = Taken(step, batch, loss, norm, means, limit, broken)
+        pending = PendingStep(step, batch, loss, norm, means, limit, broken)
         if processes.world_size() > 1:
-            taken.read()
+            pending.read()
         optimizer.step()
         optimizer.zero_grad()
         self.progress.count(work for sample in batch for work in self.stage.flop_workload(sample))
-        return taken, broken
+        return pending, broken
 
     def _validate(
         self,

@@ -32,12 +32,12 @@ class CheckpointSchedule:
     """The signal received: SIGTERM, which SLURM sends at the end of a job's time, or SIGINT (None: none)."""
     last: float = field(default_factory=lambda: time.monotonic())
 
-    def due(self, step: int) -> bool:
+    def is_due(self, step: int) -> bool:
         """True if the state is to be saved after this step."""
         by_step = self.steps is not None and step % self.steps == 0
         return self.signal is not None or by_step or time.monotonic() - self.last > self.seconds
 
-    def done(self) -> None:
+    def saved(self) -> None:
         """Record that a state has been saved."""
         self.last = time.monotonic()
 

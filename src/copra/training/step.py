@@ -98,7 +98,7 @@ def evaluate_loss(
 
 
 @dataclass
-class Taken:
+class PendingStep:
     """An optimizer step whose numbers may still be in transfer from a GPU to this host.
 
     `loss` is this process's part, `norm` the gradient's norm, `broken` 1.0 if the step must not change the
