@@ -148,7 +148,7 @@ def test_every_yaml_block_is_legal(block):
 def test_the_readmes_experiment_is_legal_down_to_its_recipes():
     [block] = [block for kind, block in FENCE.findall((ROOT / "README.md").read_text()) if kind == "yaml"]
     tree = build_tree(parse(yaml.safe_load(block)))
-    assert "smollm2+layers-quarter+cot@0+coconut" in tree.nodes
+    assert "smollm2+drop-quarter+cot@0+coconut" in tree.nodes
 
 
 def _completed(fragment):

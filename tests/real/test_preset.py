@@ -24,8 +24,8 @@ def test_the_preset_runs_to_its_table(place, model, tmp_path):
         },
         "steps": {name: {"training": FEW} for name in ("cot", "coconut")},
         # The whole grid is the same rules again and again.
-        "recipes": [["layers-quarter", "cot"], ["layers-quarter", "neurons-half", "cot", "coconut"]],
-        "reference": "smollm2+layers-quarter+cot",
+        "recipes": [["drop-quarter", "cot"], ["drop-quarter", "neurons-half", "cot", "coconut"]],
+        "reference": "smollm2+drop-quarter+cot",
         "evaluation": {"max_new_tokens": 4},
         "latency": {"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2},
         "compute": {"precision": "float32", "threads": 1, "gpu": 0},
