@@ -94,8 +94,9 @@ def _help(arguments: Sequence[str]) -> int:
     if not asked:
         print(f"copra: unknown command {arguments[0]!r}{hint(arguments[0], COMMANDS)}\n", file=stream)
     print("usage: copra COMMAND [options]      copra COMMAND --help\n", file=stream)
+    width = max(map(len, COMMANDS))
     for name, command in COMMANDS.items():
-        print(f"  {name:10} {command.help}", file=stream)
+        print(f"  {name:{width}} {command.help}", file=stream)
     return 0 if asked else 2
 
 
