@@ -90,13 +90,11 @@ def _help(arguments: Sequence[str]) -> int:
         print(f"copra {__version__}")
         return 0
     asked = not arguments or arguments[0] in ("-h", "--help", "help")
-    stream = sys.stdout if asked else sys.stderr
-    if not asked:
-        print(f"copra: unknown command {arguments[0]!r}{hint(arguments[0], COMMANDS)}\n", file=stream)
-    print("usage: copra COMMAND [options]      copra COMMAND --help\n", file=stream)
     width = max(map(len, COMMANDS))
-    for name, command in COMMANDS.items():
-        print(f"  {name:{width}} {command.help}", file=stream)
+    lines = [] if asked else [f"copra: unknown command {arguments[0]!r}{hint(arguments[0], COMMANDS)}", ""]
+    lines += ["usage: copra COMMAND [options]      copra COMMAND --help", ""]
+    lines += [f"  {name:{width}} {command.help}" for name, command in COMMANDS.items()]
+    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
 
 
