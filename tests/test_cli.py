@@ -40,8 +40,9 @@ def test_help_lists_every_command(capsys, arguments):
     assert main(arguments) == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: copra COMMAND")
+    width = max(map(len, COMMANDS))
     for name, command in COMMANDS.items():
-        assert f"  {name:10} {command.help}" in text
+        assert f"  {name:{width}} {command.help}" in text
 
 
 def test_the_version(capsys):

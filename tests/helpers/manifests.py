@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from copra.data.sequences import GenerationSpec
 from copra.models.checkpoint import Checkpoint
 from copra.models.manifest import Manifest, Provenance, Weights
 from copra.schema.shape import LayerShape, ModelShape
@@ -43,3 +44,8 @@ def manifest(node: str = "tiny@0", **changes: Any) -> Manifest:
 def with_manifest(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     """Return a checkpoint with other values of some fields of its manifest."""
     return replace(checkpoint, manifest=checkpoint.manifest.model_copy(update=changes))
+
+
+def reread(decoding: GenerationSpec) -> GenerationSpec | None:
+    """Return a generation spec as a manifest gives it back."""
+    return Provenance.model_validate_json(provenance(decoding=decoding).model_dump_json()).decoding

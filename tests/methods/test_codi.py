@@ -26,6 +26,7 @@ from copra.data.sequences import IGNORED, GenerationSpec, Markers, TokenRow
 from copra.methods import Codi
 from copra.methods.reasoning_model import ReasoningModel
 from copra.models.extra_modules import make_extra_modules
+from helpers.manifests import reread
 
 MARKERS = Markers(start=7, latent=8, end=9)
 ROW = TokenRow("row", question=[1, 2], steps=[[11, 12], [21], [31, 32]], answer=[90, 91, 92])
@@ -132,7 +133,7 @@ def test_decoding():
     assert pause == GenerationSpec((7,), 3, "embedding", 8, (9,))
     assert (pause.has_recurrent_latents, pause.jacobi_iterations, pause.extra_modules) == (False, 0, ())
     for each in (decoding, parallel, pause):
-        assert GenerationSpec.from_json(json.loads(json.dumps(each.to_json()))) == each
+        assert reread(each) == each
 
 
 def test_parts_and_weights():

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from copra.data.sequences import GenerationSpec
 from copra.methods.few_shot import FewShot
 from copra.tasks.gsm8k import Gsm8k
 from copra.tasks.task import Row, read_worked_examples
 from copra.tasks.word_sums import WordSums
 from copra.utils.errors import CopraError
+from helpers.manifests import reread
 
 
 def few_shot(**settings) -> FewShot:
@@ -199,6 +199,6 @@ def test_the_way_of_asking_survives_its_json(rows):
     )
     assert FewShot.model_validate(settings.canonical()) == settings
     decoding = settings.decoding(rows, 48)
-    assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+    assert reread(decoding) == decoding
     assert (decoding.longest_answer(64), decoding.answer_rule) == (256, "harness-strict")
     assert few_shot(num_fewshot=2).decoding(rows, 48).longest_answer(64) == 64

@@ -93,6 +93,6 @@ def test_stages_say_what_they_compute(make_model, kind, stage):
             ReasoningModel(another(model), copy.deepcopy(extra_modules)) if stage.needs_teacher else None
         )
         sample, said = stage.lay_out(row, MARKERS), Counter()
-        for work in stage.flop_workload(sample):
+        for work in stage.flop_workload([sample]):
             said.update({work.reader: work.tokens, "head": work.supervised})
         assert seen(ReasoningModel(model, extra_modules, teacher), stage, sample) == +said

@@ -24,6 +24,7 @@ from copra.methods import IcotKd
 from copra.methods.icot_kd import teacher_states
 from copra.methods.reasoning_model import ReasoningModel
 from copra.models.extra_modules import make_extra_modules
+from helpers.manifests import reread
 
 MARKERS = Markers(start=7, latent=8, end=9)
 ROW = TokenRow("row", question=[1, 2], steps=[[11, 12], [21]], answer=[91, 92])
@@ -84,7 +85,7 @@ def test_answers_come_from_the_emulator_once_there_is_one():
         assert decoding == GenerationSpec((), 0, "hidden", 8, (), emulated=True)
         assert decoding.extra_modules == ("mind_reader", "emulator")
         assert not decoding.has_recurrent_latents
-        assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+        assert reread(decoding) == decoding
 
 
 def test_stages_survive_their_json():

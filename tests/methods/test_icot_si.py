@@ -1,6 +1,5 @@
 """Samples written out by hand. Question 1 2, steps [11, 12] [21] [31, 32], answer 91 92."""
 
-import json
 import math
 from collections import Counter
 from random import Random
@@ -11,6 +10,7 @@ from references import assert_supervised_loss, draw_rows
 
 from copra.data.sequences import GenerationSpec, Markers, TokenRow
 from copra.methods import Cot, IcotSi, NoCot
+from helpers.manifests import reread
 
 MARKERS = Markers(start=7, latent=8, end=9)
 ROW = TokenRow("row", question=[1, 2], steps=[[11, 12], [21], [31, 32]], answer=[91, 92])
@@ -172,7 +172,7 @@ def test_every_stage_answers_from_the_question():
             decoding = now.decoding(MARKERS)
             assert decoding == GenerationSpec((), 0, "hidden", 8, ())
             assert (decoding.has_recurrent_latents, decoding.extra_modules) == (False, ())
-            assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+            assert reread(decoding) == decoding
             assert (now.extra_modules(), now.frozen(), now.needs_teacher) == ({}, (), False)
 
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from copra.data.sequences import GenerationSpec, Markers, TokenRow, lay_out
 from copra.methods import Coconut, Cot, NoCot
+from helpers.manifests import reread
 
 MARKERS = Markers(start=7, latent=8, end=9)
 ROW = TokenRow("row", question=[1, 2], steps=[[11, 12], [21], [31, 32]], answer=[91, 92])
@@ -127,7 +128,7 @@ def test_the_latent_input_goes_with_the_checkpoint():
     assert {stage.latent_input for stage in coconut(latent_input="scaled").stages().values()} == {"scaled"}
     decoding = coconut(latent_input="scaled").stages()[4].decoding(MARKERS)
     assert decoding.latent_input == "scaled"
-    assert GenerationSpec.from_json(decoding.to_json()) == decoding
+    assert reread(decoding) == decoding
     assert coconut().stages()[4].decoding(MARKERS).latent_input == "raw"
 
 
@@ -137,7 +138,7 @@ def test_a_checkpoint_answers_with_the_latents_of_its_stage():
     decoding = stages[3].decoding(MARKERS)
     assert (decoding.prefix_ids, decoding.suffix_ids, decoding.has_recurrent_latents) == ((7,), (9,), True)
     assert not stages[0].decoding(MARKERS).has_recurrent_latents
-    assert GenerationSpec.from_json(decoding.to_json()) == decoding
+    assert reread(decoding) == decoding
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_projected_latents_bring_a_projection_and_need_it_to_answer():
         decoding = stage.decoding(MARKERS)
         assert decoding.latent_input == "projected"
         assert decoding.extra_modules == ("projection",)
-        assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+        assert reread(decoding) == decoding
     # Without latents there is nothing to project.
     assert coconut(latent_input="projected").stages()[0].decoding(MARKERS).extra_modules == ()
     assert coconut().stages()[4].extra_modules() == {}

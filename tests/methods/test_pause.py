@@ -1,7 +1,5 @@
 """Samples written out by hand. Question 1 2, steps [11, 12] [21], answer 91 92."""
 
-import json
-
 import pytest
 from references import MARKERS as IDS
 from references import PAD, assert_supervised_loss, draw_rows, gradients
@@ -10,6 +8,7 @@ from copra.data.batch import collate
 from copra.data.sequences import GenerationSpec, Markers, TokenRow
 from copra.methods import Pause
 from copra.methods.reasoning_model import ReasoningModel
+from helpers.manifests import reread
 
 MARKERS = Markers(start=7, latent=8, end=9)
 ROW = TokenRow("row", question=[1, 2], steps=[[11, 12], [21]], answer=[91, 92])
@@ -46,7 +45,7 @@ def test_a_checkpoint_answers_after_its_pauses_in_one_pass():
         0,
         (),
     )
-    assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+    assert reread(decoding) == decoding
     assert (stage.extra_modules(), stage.frozen(), stage.needs_teacher, stage.draws) == ({}, (), False, False)
 
 

@@ -1,13 +1,12 @@
 """Samples written out by hand. Question 1 2, steps [11, 12] [21] [31, 32], answer 91 92."""
 
-import json
-
 import pytest
 from references import MARKERS as IDS
 from references import assert_supervised_loss, draw_rows
 
 from copra.data.sequences import GenerationSpec, Markers, TokenRow
 from copra.methods import Cot, Scratchpad
+from helpers.manifests import reread
 
 MARKERS = Markers(start=7, latent=8, end=9)
 ROW = TokenRow("row", question=[1, 2], steps=[[11, 12], [21], [31, 32]], answer=[91, 92])
@@ -85,7 +84,7 @@ def test_answers_are_written_from_the_question():
         assert decoding == GenerationSpec((), 0, "hidden", 8, ())
         assert not decoding.has_recurrent_latents
         assert decoding.extra_modules == ()
-        assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+        assert reread(decoding) == decoding
         assert (stage.extra_modules(), stage.frozen(), stage.needs_teacher, stage.draws) == (
             {},
             (),

@@ -25,12 +25,13 @@ from references import (
 )
 
 from copra.data.batch import collate
-from copra.data.sequences import IGNORED, GenerationSpec, Markers, TokenRow
+from copra.data.sequences import IGNORED, Markers, TokenRow
 from copra.methods import Coconut, Codi
 from copra.methods.loss_functions import weighted
 from copra.methods.reasoning_model import ReasoningModel
 from copra.methods.sim_cot import AuxiliaryDecoder, step_targets
 from copra.models.extra_modules import StepDecoder, make_extra_modules
+from helpers.manifests import reread
 
 MARKERS = Markers(start=7, latent=8, end=9)
 ROW = TokenRow("row", question=[1, 2], steps=[[11, 12], [21], [31, 32]], answer=[91, 92])
@@ -110,7 +111,7 @@ def test_explaining_changes_no_answer():
         decoding = Coconut(kind="coconut", training={"steps": 1}).stages()[number].decoding(MARKERS)
         assert stage.decoding(MARKERS) == decoding
         assert decoding.extra_modules == ()
-        assert GenerationSpec.from_json(json.loads(json.dumps(decoding.to_json()))) == decoding
+        assert reread(decoding) == decoding
 
 
 def test_parts_weights_and_counts():

@@ -50,7 +50,7 @@ def counted(reasoner, stage, sample, lora) -> int:
 def said(reasoner, stage, sample, lora) -> float:
     """The same by the rule."""
     progress = Progress()
-    progress.count(stage.flop_workload(sample))
+    progress.count(stage.flop_workload([sample]))
     work = {
         reader: dict(zip(("tokens", "context", "supervised"), sums, strict=True))
         for reader, sums in progress.work.items()

@@ -8,11 +8,11 @@ from tokenizers import models as tokenizer_models
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import MARKERS, pad_id
 from copra.models.bases import add_markers, brings_trained_markers, make_base, start_markers
 from copra.models.logits import SUPPRESSED, read_logits
 from copra.schema.base import Base, FromScratch
+from copra.utils.files import MANIFEST
 from helpers.manifests import manifest
 
 
@@ -125,11 +125,12 @@ def test_which_bases_bring_trained_markers(folder, rows):
     for part in base:
         part.save_pretrained(folder)
     assert brings_trained_markers(Base(path=str(folder)))
-    latents, words = GenerationSpec((5,), 2, "hidden", 6, (7,)), GenerationSpec((), 0, "hidden", 6, ())
-    # The last one was trained on words after latents.
-    for decoding, trained, expected in ((latents, False, True), (words, False, False), (words, True, True)):
-        manifest(decoding=decoding, trained_markers=trained).write(folder)
-        assert brings_trained_markers(Base(path=str(folder))) == expected
+    for trained in (False, True):
+        manifest(trained_markers=trained).write(folder)
+        assert brings_trained_markers(Base(path=str(folder))) == trained
+    # A manifest of another version of copra, which the user's own folder may hold.
+    (folder / MANIFEST).write_text('{"node": "a", "trained_markers": false}')
+    assert not brings_trained_markers(Base(path=str(folder)))
 
 
 def test_markers_start_somewhere_with_any_tokenizer(rows):

@@ -1,4 +1,4 @@
-"""Parts of the commands that answer the questions of a split with a checkpoint."""
+"""Settings and options that the commands share which answer the questions of a split."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -48,7 +48,7 @@ def load_to_answer(
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """Set up torch and load the checkpoint of --model; return it with the provenance record of the result.
 
-    `files` are inputs beside the model and the split.
+    `files` are inputs other than the model and the split.
     """
     set_up_torch(options, precision)
     checkpoint = load_checkpoint(options.model, precision, to_answer=True)

@@ -19,21 +19,21 @@ from copra.utils.files import write_parquet
 
 class LogitLensSettings(Coded):
     node: str
-    """The node's name."""
+    """Name of the model node."""
     questions: int
     """Number of questions, from the start of the split."""
     split: Literal["valid", "test"] = "test"
-    """Split of the questions."""
+    """Split whose questions are answered."""
     max_new_tokens: int = 256
-    """Longest generated text."""
+    """Maximum number of generated tokens per answer."""
     batch_size: int = 128
-    """Questions decoded together."""
+    """Number of questions decoded together."""
     precision: Precision = "float32"
-    """The precision to compute in, where the device has it."""
+    """Precision of the computation, if the device supports it."""
 
 
 def arguments(parser: ArgumentParser) -> None:
-    add_answering(parser, "checkpoint that thinks in latents")
+    add_answering(parser, "checkpoint that answers with recurrent latents")
     parser.add_argument("--output", type=Path, required=True, help="Parquet table, one row per token")
 
 

@@ -52,10 +52,8 @@ COMMANDS = {
 
 def load(command: str) -> tuple[ArgumentParser, Callable[[Namespace], None]]:
     """Import a command; return its parser and its function."""
-    module, job = (
-        importlib.import_module(f"copra.commands.{command.replace('-', '_')}"),
-        COMMANDS[command].job,
-    )
+    module = importlib.import_module(f"copra.commands.{command.replace('-', '_')}")
+    job = COMMANDS[command].job
     prog, usage, epilog = f"copra {command}", None, None
     if job is not None:
         named = f"{prog} CONFIG {job}".strip()

@@ -30,7 +30,9 @@ def arguments(parser: ArgumentParser) -> None:
         parser, "checkpoint that answers with latents", "folder for answers of unfinished evaluations"
     )
     add_processes(parser)
-    parser.add_argument("--output", type=Path, required=True, help="Parquet table, a row a number")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Parquet table, one row per number of latents"
+    )
 
 
 def run(options: Namespace) -> None:

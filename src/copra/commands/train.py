@@ -15,7 +15,7 @@ from copra.commands.common import (
 )
 from copra.commands.resources import add_processes, add_threads
 from copra.commands.torch_setup import set_up_torch
-from copra.commands.train_inputs import Inputs, read_inputs, reads_markers
+from copra.commands.train_inputs import Inputs, read_inputs
 from copra.cost.flops import of_training_work
 from copra.data.tokenization import markers_of, pad_id, tokenize
 from copra.evaluation.accuracy import share_correct
@@ -207,7 +207,7 @@ def _provenance(
         method=settings.method,
         decoding=decoding,
         training_flops=parent.training_flops + done["record"]["flops"],
-        trained_markers=reads_markers(decoding) or parent.reads_markers,
+        trained_markers=parent.trained_markers or (decoding is not None and decoding.reads_markers),
         **origin,
     )
 

@@ -54,9 +54,10 @@ def read_inputs(
     teacher = _teacher(options.teacher, parent, stage) if stage.needs_teacher else None
     rows = rows_of(options.data, "train"), rows_of(options.data, "valid", validation_rows)
     # A teacher that was never trained with markers gets the same embedding rows for them as its student.
-    for reader in (parent, teacher):
-        if reader is not None and reads_markers(decoding) and not reader.manifest.reads_markers:
-            start_markers(reader.model, reader.tokenizer)
+    if decoding is not None and decoding.reads_markers:
+        for reader in (parent, teacher):
+            if reader is not None and not reader.manifest.trained_markers:
+                start_markers(reader.model, reader.tokenizer)
     torch.manual_seed(seed)
     extra_modules = make_extra_modules(parent.model, stage.extra_modules(), parent.extra_modules)
     pretrained = (
@@ -118,8 +119,3 @@ def _copy_pretrained(folder: Path, student: Checkpoint, decoder: Any) -> dict[st
         )
     decoder.start_from(pretrained.model)
     return {"node": pretrained.manifest.node, "sha256": pretrained.manifest.weights.sha256}
-
-
-def reads_markers(decoding: GenerationSpec | None) -> bool:
-    """True if a model with this decoding was trained with the latent markers."""
-    return decoding is not None and bool(decoding.prefix_ids or decoding.latents)

@@ -155,14 +155,6 @@ class GenerationSpec:
             value["prompting"]["stops"] = list(self.prompting.stops)
         return value
 
-    @staticmethod
-    def from_json(value: dict[str, Any]) -> "GenerationSpec":
-        prompting = value.get("prompting")
-        if prompting is not None:
-            prompting = Prompting(**{**prompting, "stops": tuple(prompting["stops"])})
-        tokens = {name: tuple(value[name]) for name in ("prefix_ids", "suffix_ids")}
-        return GenerationSpec(**{**value, **tokens, "prompting": prompting})
-
     def longest_answer(self, otherwise: int) -> int:
         """Return the maximum number of tokens of an answer: the prompt's own limit, or else `otherwise`."""
         own = None if self.prompting is None else self.prompting.max_new_tokens
@@ -177,6 +169,11 @@ class GenerationSpec:
     def has_recurrent_latents(self) -> bool:
         """True if there are latents that are hidden states (a learned embedding needs no loop)."""
         return self.thought == "hidden" and self.latents > 0
+
+    @property
+    def reads_markers(self) -> bool:
+        """True if a model that answers so was trained with the latent markers."""
+        return bool(self.prefix_ids or self.latents)
 
     @property
     def jacobi_iterations(self) -> int:

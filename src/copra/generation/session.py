@@ -12,7 +12,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from copra.data.sequences import GenerationSpec
 from copra.generation.cache import growing_cache, start_with, widened
 from copra.generation.compiled import Compiled
-from copra.methods.hidden_states import latent_feed
+from copra.methods.hidden_states import joined, latent_feed
 from copra.methods.rollout import Span, rollout, spans
 from copra.models.attention import shortest_window
 from copra.models.hooks import before_blocks, scatter_positions
@@ -36,7 +36,8 @@ class DecodingSession:
 
     `stop` is the number of columns read, `padding` [B] the number of padding columns, which come first (after
     the prefix), and `mask` [B, N] is false there; its columns from `stop` on are unused. `latent_states`
-    [B, n, d] are the hidden states that the recurrent latents were last made from, None before `prefill`.
+    [B, n, d] are the hidden states that the recurrent latents were last made from (None before `prefill`, and
+    without recurrent latents).
     """
 
     def __init__(
@@ -94,9 +95,11 @@ class DecodingSession:
         def read(span: Span, before: list[Tensor]) -> Tensor:
             inputs = embeddings[:, span.start - first : span.stop - first]
             if span.latents:
-                made_from.append(torch.cat(before, dim=1))
-                inputs = torch.cat([self._feed(made_from[-1]), inputs[:, span.latents :]], dim=1)
-            self._forget(self.stop - span.start)
+                made_from.append(joined(before))
+                latents = self._feed(made_from[-1])
+                rest = inputs[:, span.latents :]
+                inputs = torch.cat([latents, rest], dim=1) if rest.shape[1] else latents
+            self._remove_last(self.stop - span.start)
             return self._read(inputs)
 
         passes = spans(first, stop - len(self.decoding.suffix_ids) - n, n, stop, iterations)
@@ -141,10 +144,8 @@ class DecodingSession:
     def _read(self, inputs: Tensor) -> Tensor:
         """Return final-norm hidden states [B, T, d] of one cached pass over the next columns' embeddings."""
         start, self.stop = self.stop, self.stop + inputs.shape[1]
-        inputs, positions = (
-            inputs.to(self.embed.get_parameter("weight").dtype),
-            self._positions(start, self.stop),
-        )
+        inputs = inputs.to(self.embed.get_parameter("weight").dtype)
+        positions = self._positions(start, self.stop)
         if self.compiled is not None:
             return self.compiled.body(inputs, self.mask, positions, self.stop)
         if self.stop > self.mask.shape[1]:
@@ -178,7 +179,7 @@ class DecodingSession:
     def _window(self) -> float:
         return shortest_window(self.model)
 
-    def _forget(self, n: int) -> None:
+    def _remove_last(self, n: int) -> None:
         """Remove the last n positions from the cache."""
         if n:
             self.cache.crop(-n)

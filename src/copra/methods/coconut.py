@@ -13,7 +13,7 @@ from copra.schema.settings import MOST_LATENTS, MOST_STAGES
 
 
 class CoconutStage(ExplainedStage):
-    """A stage of Coconut, which may draw the layout of another stage and may explain its latents."""
+    """A stage of Coconut, which may draw the layouts of other stages and may train an auxiliary decoder."""
 
     uniform: tuple[Layout, ...] = ()
     """The layouts of all stages, if `uniform_prob` draws from them; otherwise empty."""
@@ -96,7 +96,7 @@ class Coconut(Method):
             )
         if self.auxiliary_decoder is not None and self.auxiliary_decoder.next_latent:
             raise ValueError(
-                "auxiliary_decoder.next_latent: Coconut feeds every latent that tells a step; leave it out"
+                "auxiliary_decoder.next_latent: Coconut feeds every latent that predicts a step; leave it out"
             )
         if self.latent_input == "projected" and self.thought != "hidden":
             raise ValueError("latent_input: there is no hidden state to project (thought: hidden)")

@@ -1,6 +1,6 @@
 """Hidden states of a batch in training, with latents fed back as input embeddings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,9 +26,9 @@ def hidden_states(
 ) -> Tensor:
     """Return final-norm hidden states at every position, [B, N, d], differentiable through all latents.
 
-    With `thought` "hidden" latents are fed as `copra.methods.rollout.spans` lists the passes; n latents take
-    n+1 passes over N positions in total. Rows with fewer latents than the row with the most feed their
-    text in the same columns.
+    With `thought` "hidden" latents are fed as `copra.methods.rollout.spans` lists the passes. One after
+    another, n latents take n+1 passes over N positions in total. Rows with fewer latents than the most feed
+    their text in the same columns.
     """
     embeddings = model.get_input_embeddings()(batch.tokens)
     masks = _Masks(model, batch, embeddings)
@@ -44,7 +44,7 @@ def hidden_states(
         inputs = embeddings[:, span.start : span.stop]
         if span.latents:
             column = span.start + span.latents
-            made = feed(torch.cat(before, dim=1)).to(inputs.dtype)
+            made = feed(joined(before)).to(inputs.dtype)
             latents = torch.where(batch.latent[:, span.start : column, None], made, inputs[:, : span.latents])
             inputs = torch.cat([latents, inputs[:, span.latents :]], dim=1)
         if iterations and span.start:
@@ -53,6 +53,11 @@ def hidden_states(
 
     passes = spans(0, batch.first_latent, batch.max_latents, batch.tokens.shape[1], iterations)
     return torch.cat([states for _, states in rollout(passes, read)], dim=1)
+
+
+def joined(pieces: Sequence[Tensor]) -> Tensor:
+    """Return hidden states [B, T, d] of pieces along the columns; a single piece is not copied."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(tuple(pieces), dim=1)
 
 
 @torch.no_grad()

@@ -40,8 +40,8 @@ class LossTerm(ABC):
     def compute(self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs) -> TermValue:
         """Return the sum over a batch and the number of summands, from the outputs of the stage's passes."""
 
-    def flop_workload(self, sample: Sample) -> Iterator[Work]:
-        """Yield the work that the term needs beside the stage's own passes."""
+    def flop_workload(self, samples: Sequence[Sample]) -> Iterator[Work]:
+        """Yield the work that the term needs in addition to the stage's own passes."""
         yield from ()
 
 
@@ -82,9 +82,10 @@ class TeacherDivergence(LossTerm):
     def normalizer(self, samples: Sequence[Sample]) -> float:
         return n_supervised(samples)
 
-    def flop_workload(self, sample: Sample) -> Iterator[Work]:
-        read = self.stage.sequence_workload(sample)
-        yield from (replace(work, reader=TEACHER_READERS[work.reader]) for work in read)
+    def flop_workload(self, samples: Sequence[Sample]) -> Iterator[Work]:
+        for sample in samples:
+            read = self.stage.sequence_workload(sample)
+            yield from (replace(work, reader=TEACHER_READERS[work.reader]) for work in read)
 
     def compute(self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs) -> TermValue:
         import torch

@@ -218,18 +218,20 @@ class Stage(Settings):
         return [*scaled, taught]
 
     def loss_weights(self) -> dict[str, float]:
-        """Return the weight of each term of the loss; values without a weight are only logged."""
+        """Return the weight of each term of the loss; norms of latents are only logged."""
         return {term.name: term.weight for term in self.loss_terms()}
 
     def normalizers(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Return the divisor of each term's sum over these samples."""
         return {term.name: term.normalizer(samples) for term in self.loss_terms()}
 
-    def flop_workload(self, sample: Sample) -> Iterator[Work]:
-        """Yield the work that a sample's loss computes, for the FLOPs of the training."""
-        yield from self.pass_workload(sample) if self.learns_own_loss else self.sequence_workload(sample)
+    def flop_workload(self, samples: Sequence[Sample]) -> Iterator[Work]:
+        """Yield the work that the loss on these samples computes, for the FLOPs of the training."""
+        read = self.pass_workload if self.learns_own_loss else self.sequence_workload
+        for sample in samples:
+            yield from read(sample)
         for term in self.loss_terms():
-            yield from term.flop_workload(sample)
+            yield from term.flop_workload(samples)
 
     def loss(self, reasoner: "ReasoningModel", batch: "Batch") -> LossValues:
         """Return the values of all terms on a batch, each as a sum and a count.

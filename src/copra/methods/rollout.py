@@ -5,7 +5,7 @@ run them by `rollout`. A latent is made from the hidden state of the position be
 depend on one another (2412.06769, section 3).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,22 +52,31 @@ def spans(start: int, first_latent: int, latents: int, stop: int, iterations: in
 def rollout(
     passes: Iterable[Span], read: Callable[[Span, "list[Tensor]"], "Tensor"]
 ) -> "list[tuple[int, Tensor]]":
-    """Run the passes in order and return the hidden states of all columns, in pieces with their start.
+    """Run the passes in order and return the hidden states of the columns read, in pieces with their start.
 
     `read` computes the hidden states [B, T, d] of one span. Its second argument holds the hidden states
     [B, n, d] of the positions before the span's latents, in pieces along the columns.
     """
     pieces: list[tuple[int, Tensor]] = []
     for span in passes:
-        before = list(_within(pieces, span.start - 1, span.start - 1 + span.latents))
-        hidden = read(span, [states for _, states in before])
-        pieces = [*_within(pieces, 0, span.start), (span.start, hidden)]
+        hidden = read(span, _columns(pieces, span.start - 1, span.start - 1 + span.latents))
+        while pieces and pieces[-1][0] >= span.start:
+            pieces.pop()
+        if pieces:
+            first, states = pieces[-1]
+            if first + states.shape[1] > span.start:
+                pieces[-1] = (first, states[:, : span.start - first])
+        pieces.append((span.start, hidden))
     return pieces
 
 
-def _within(pieces: "Iterable[tuple[int, Tensor]]", start: int, stop: int) -> "Iterator[tuple[int, Tensor]]":
-    """Yield the parts of pieces in columns `start` to `stop`."""
-    for first, states in pieces:
+def _columns(pieces: "Sequence[tuple[int, Tensor]]", start: int, stop: int) -> "list[Tensor]":
+    """Return the hidden states of columns `start` to `stop`, in pieces. Only the last pieces are visited."""
+    found = []
+    for first, states in reversed(pieces):
         low, high = max(start - first, 0), min(stop - first, states.shape[1])
         if low < high:
-            yield first + low, states[:, low:high]
+            found.append(states[:, low:high])
+        if first <= start:
+            break
+    return found[::-1]

@@ -170,30 +170,30 @@ class Explanation(LossTerm):
     def normalizer(self, samples: Sequence[Sample]) -> float:
         if self.decoder.step_loss == "sum":
             return sum(len(sample.explained) for sample in samples)
-        sizes = [sum(map(len, self._texts(samples, name))) for name in self.names]
-        # The mean is over latents that have a target text in this batch.
-        return sizes[self.names.index(self.name)] * (sum(map(bool, sizes)) / len(sizes))
+        if self.decoder.step_loss == "mean":
+            return sum(len(text) for sample in samples for text in sample.explained)
+        k = self.names.index(self.name)
+        size = sum(len(sample.explained[k]) for sample in samples if k < len(sample.explained))
+        # The mean is over latents that have a target text in this batch; texts fill groups from the first.
+        return size * (max(len(sample.explained) for sample in samples) / len(self.names))
 
-    def flop_workload(self, sample: Sample) -> Iterator[Work]:
+    def flop_workload(self, samples: Sequence[Sample]) -> Iterator[Work]:
+        if self.name != self.names[0]:
+            return  # the first term counts the one pass of them all
         reader = "model" if self.decoder.decoder == "shared" else "step_decoder"
-        for text in self._texts([sample], self.name):
-            yield Work(reader, sample.latents_per_text + len(text) - 1, len(text))
-            if self.stage.latent_input == "projected":
-                yield Work("projection", sample.latents_per_text)
+        for sample in samples:
+            for text in sample.explained:
+                yield Work(reader, sample.latents_per_text + len(text) - 1, len(text))
+                if self.stage.latent_input == "projected":
+                    yield Work("projection", sample.latents_per_text)
 
     def compute(self, reasoner: "ReasoningModel", batch: "Batch", outputs: Outputs) -> TermValue:
         if "explained" not in outputs:
             outputs["explained"] = self.decoder.losses(
                 reasoner, batch, outputs["hidden"], self.stage.latent_input, self.names
             )
-        return outputs["explained"][self.name]
-
-    def _texts(self, samples: Sequence[Sample], name: str) -> list[tuple[int, ...]]:
-        """Return the target texts that a term counts: all, or those of its group of latents."""
-        if self.decoder.step_loss != "mean_per_latent":
-            return [text for sample in samples for text in sample.explained]
-        k = self.names.index(name)
-        return [sample.explained[k] for sample in samples if k < len(sample.explained)]
+        value: TermValue = outputs["explained"][self.name]
+        return value
 
 
 class ExplainedStage(Stage):

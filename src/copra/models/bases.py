@@ -25,12 +25,11 @@ from copra.models.base_files import absence_problem, base_problem, quantization_
 from copra.models.checkpoint import register
 from copra.models.families import family_of
 from copra.models.loading import load_language_model
-from copra.models.manifest import Manifest
 from copra.models.shape import shape_of
 from copra.schema.base import Base, FromScratch
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
-from copra.utils.files import MANIFEST
+from copra.utils.files import MANIFEST, read_json
 
 
 def make_base(
@@ -68,7 +67,8 @@ def brings_trained_markers(base: Base) -> bool:
     if base.from_scratch is not None:
         return False
     if base.folder is not None and (base.folder / MANIFEST).is_file():
-        return Manifest.read(base.folder).reads_markers
+        # Of any version of copra: only this entry is read.
+        return bool(read_json(base.folder / MANIFEST).get("trained_markers"))
     vocabulary = _tokenizer(base).get_vocab()
     return all(marker in vocabulary for marker in MARKERS)
 

@@ -263,7 +263,7 @@ def save_changed(
         folder,
         model,
         parent.tokenizer,
-        parent.manifest.after(node, step, trained_markers=parent.manifest.reads_markers, **changes),
+        parent.manifest.after(node, step, **changes),
         extra_modules=answering_modules(parent),
         module_settings=described.settings if described else None,
     )

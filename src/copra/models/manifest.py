@@ -58,19 +58,13 @@ class Provenance(Record):
     training_flops: int | float
     """FLOPs of all trainings since the base."""
     trained_markers: bool
-    """True if the embeddings of the latent markers were trained."""
+    """True if the model, or one of its ancestors, was trained to read the latent markers."""
     quantized: str | None = Field(None, exclude_if=lambda value: value is None)
     """Type of quantized weights, such as "int8" (None: not quantized)."""
     budget_missed: float | None = Field(None, exclude_if=lambda value: value is None)
     """Relative distance of a pruned model from its budget."""
     made_by: dict[str, Any] = Field(default_factory=dict)
     """The settings and input checksums of the rule that wrote the checkpoint."""
-
-    @property
-    def reads_markers(self) -> bool:
-        """True if the checkpoint, or one of its ancestors, was trained to read the latent markers."""
-        spec = self.decoding
-        return self.trained_markers or (spec is not None and bool(spec.prefix_ids or spec.latents))
 
     def after(self, node: str, step: dict[str, Any], **changes: Any) -> "Provenance":
         """Return the provenance of the model that one more step makes of this one.

@@ -118,7 +118,7 @@ def _workload(stage: Stage, rows: Sequence[TokenRow], number: float, steps: int 
     sums: Workload = {}
     for index, row in enumerate(rows):
         now = stage if steps is None else stage.at_step(1 + index * steps // len(rows), steps)
-        for work in stage.flop_workload(now.lay_out(row, MARKERS, draw)):
+        for work in stage.flop_workload([now.lay_out(row, MARKERS, draw)]):
             entry = sums.setdefault(work.reader, {"tokens": 0.0, "context": 0.0, "supervised": 0.0})
             for count in entry:
                 entry[count] += getattr(work, count) * number / len(rows)

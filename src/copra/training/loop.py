@@ -424,7 +424,7 @@ class Trainer:
             pending.read()
         optimizer.step()
         optimizer.zero_grad()
-        self.progress.count(work for sample in batch for work in self.stage.flop_workload(sample))
+        self.progress.count(self.stage.flop_workload(batch))
         return pending, broken
 
     def _validate(

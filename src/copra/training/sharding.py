@@ -8,14 +8,14 @@ from transformers import PreTrainedModel
 from copra.models.anatomy import blocks
 
 
-def shard(objective: nn.Module, model: PreTrainedModel) -> None:
+def shard(loss_module: nn.Module, model: PreTrainedModel) -> None:
     """Shard a module's weights: one group per layer of the model within it, one group for all others.
 
-    A layer's weights are gathered only while it computes, the others for one forward pass of the objective.
+    A layer's weights are gathered only while it computes, the others for one forward pass.
     """
     for block in blocks(model):
         fully_shard(block)
-    fully_shard(objective)
+    fully_shard(loss_module)
 
 
 def gather_full(value: Tensor) -> Tensor:
