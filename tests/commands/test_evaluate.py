@@ -165,7 +165,7 @@ def test_answers_of_other_settings_models_or_questions_are_not_taken(place, batc
 
 
 def test_a_state_belongs_to_weights_parts_decoding_and_threads(place):
-    from copra.evaluation.kept import AnswerCache
+    from copra.evaluation.answer_cache import AnswerCache
 
     checkpoint = load_checkpoint(place / "model-0")
 

@@ -28,7 +28,7 @@ def _fresh():
 @pytest.mark.parametrize("any_model", ["gpt2", "copra_llama"], indirect=True)
 def test_tokens_equal_the_plain_ones(any_model, prompts, extra_modules, monkeypatch):
     """Every way to answer, with a prefix and without, a full last batch and one to fill up."""
-    monkeypatch.setattr(module, "LOOK_EVERY", {"cpu": 3})
+    monkeypatch.setattr(module, "CHECK_EVERY", {"cpu": 3})
     counter = CompileCounter()
     compiled = Compiled(any_model, 3, 64, backend=counter)
     for decoding in DECODINGS.values():

@@ -126,7 +126,7 @@ def test_batched_answers_equal_plain_ones(any_model, prompts, extra_modules, nam
             answers(any_model, prompts, decoding, batch_size, stop, extra_modules=extra_modules) == expected
         )
     # A look every third token, as on a GPU, changes the work and not the answers.
-    monkeypatch.setattr(module, "LOOK_EVERY", {"cpu": 3})
+    monkeypatch.setattr(module, "CHECK_EVERY", {"cpu": 3})
     assert answers(any_model, prompts, decoding, len(prompts), stop, extra_modules=extra_modules) == expected
 
 
@@ -251,7 +251,7 @@ def test_a_batch_that_is_kept_is_not_answered(any_model, prompts):
         return kept[name]
 
     def ask(decoding=HIDDEN, batch_size=3, **options):
-        return answers(any_model, prompts, decoding, batch_size, 1, keep=keep, **options)
+        return answers(any_model, prompts, decoding, batch_size, 1, answer_cache=keep, **options)
 
     found = ask()
     assert (made, found) == ([3, 3, 2], answers(any_model, prompts, HIDDEN, 3, 1))
@@ -296,7 +296,7 @@ def test_a_shared_prefix_may_be_known_already(any_model, prompts):
     with torch.inference_mode():
         known = read_prefix(any_model, prefix)
     for _ in range(2):
-        assert decode(any_model, prompts, None, prefix=prefix, known=known, **options) == read
+        assert decode(any_model, prompts, None, prefix=prefix, prefix_cache=known, **options) == read
         assert known.get_seq_length() == len(prefix)
 
 
@@ -328,9 +328,9 @@ def plainly_ended(texts, pair, stop: int) -> list[Answer]:
 
 
 @one_model
-@pytest.mark.parametrize("look_every", [1, 3, 50])
-def test_a_text_ends_where_it_is_said_to_end(any_model, prompts, extra_modules, monkeypatch, look_every):
-    monkeypatch.setattr(module, "LOOK_EVERY", {"text": look_every})
+@pytest.mark.parametrize("check_every", [1, 3, 50])
+def test_a_text_ends_where_it_is_said_to_end(any_model, prompts, extra_modules, monkeypatch, check_every):
+    monkeypatch.setattr(module, "CHECK_EVERY", {"text": check_every})
     texts = [plain_tokens(any_model, prompt, HIDDEN, LIMIT, extra_modules) for prompt in prompts]
     # A pair and an end token such that some texts end by the one, some by the other, and some not at all.
     for pair, stop in product(dict.fromkeys(p for text in texts for p in pairwise(text[:8])), range(1, 50)):

@@ -9,7 +9,7 @@ from copra.commands.resources import add_processes
 from copra.cost.flops import FLOP_GROUPS, PHASES
 from copra.cost.parameters import answering_bytes, answering_parameters, kv_cache_bytes_per_token
 from copra.evaluation.accuracy import accuracy_of, compiled_for, predictions
-from copra.evaluation.kept import AnswerCache
+from copra.evaluation.answer_cache import AnswerCache
 from copra.schema.units import UNIT_NAMES, units_of
 from copra.utils import processes
 from copra.utils.errors import CopraError
@@ -39,8 +39,8 @@ def run(options: Namespace) -> None:
         raise CopraError(f"{options.model}: this model was never trained to answer; evaluate one that was.")
     rows = rows_of(options.data, settings.split, settings.limit)
     questions = options.data / f"{settings.split}.parquet"
-    kept = AnswerCache(options.state, checkpoint, settings.canonical(), questions, len(rows))
-    with hold(kept.state, settings.node, options.output / METRICS) as made:
+    answer_cache = AnswerCache(options.state, checkpoint, settings.canonical(), questions, len(rows))
+    with hold(answer_cache.state, settings.node, options.output / METRICS) as made:
         if made:
             return
         compiled = None
@@ -55,7 +55,7 @@ def run(options: Namespace) -> None:
             settings.max_new_tokens,
             settings.answers,
             settings.batch_size,
-            kept.keep,
+            answer_cache.get_or_generate,
             compiled,
         )
         if processes.rank():
@@ -63,7 +63,7 @@ def run(options: Namespace) -> None:
         write_parquet(options.output / PREDICTIONS, table)
         metrics = _metrics(settings, checkpoint, table) | origin
         write_json(options.output / METRICS, metrics)
-        kept.delete()
+        answer_cache.delete()
 
 
 def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from copra.commands.answering import Answering, add_answering, load_to_answer
 from copra.commands.common import rows_of, settings_of
 from copra.commands.resources import add_processes
 from copra.evaluation.accuracy import accuracy_of, compiled_for, predictions
-from copra.evaluation.kept import AnswerCache
+from copra.evaluation.answer_cache import AnswerCache
 from copra.utils import processes
 from copra.utils.errors import CopraError
 from copra.utils.files import write_parquet
@@ -46,8 +46,10 @@ def run(options: Namespace) -> None:
     rows = rows_of(options.data, settings.split, settings.limit)
     numbers = sorted({*settings.latents, decoding.latents})
     questions = options.data / f"{settings.split}.parquet"
-    kept = AnswerCache(options.state, checkpoint, settings.canonical(), questions, len(numbers) * len(rows))
-    with hold(kept.state, settings.node, options.output) as made:
+    answer_cache = AnswerCache(
+        options.state, checkpoint, settings.canonical(), questions, len(numbers) * len(rows)
+    )
+    with hold(answer_cache.state, settings.node, options.output) as made:
         if made:
             return
         compiled = None
@@ -57,17 +59,22 @@ def run(options: Namespace) -> None:
         table = [
             {"node": settings.node, "latents": number, "trained": number == decoding.latents}
             | {"precision": checkpoint.precision}
-            | _answered(checkpoint, replace(decoding, latents=number), rows, settings, kept, compiled)
+            | _answered(checkpoint, replace(decoding, latents=number), rows, settings, answer_cache, compiled)
             for number in numbers
         ]
         if processes.rank():
             return
         write_parquet(options.output, pandas.DataFrame(table), origin)
-        kept.delete()
+        answer_cache.delete()
 
 
 def _answered(
-    checkpoint: Any, decoding: Any, rows: list, settings: SweepLatentsSettings, kept: Any, compiled: Any
+    checkpoint: Any,
+    decoding: Any,
+    rows: list,
+    settings: SweepLatentsSettings,
+    answer_cache: Any,
+    compiled: Any,
 ) -> dict[str, Any]:
     table = predictions(
         checkpoint,
@@ -76,7 +83,7 @@ def _answered(
         settings.max_new_tokens,
         settings.answers,
         settings.batch_size,
-        kept.keep,
+        answer_cache.get_or_generate,
         compiled,
     )
     return accuracy_of(table) | {

@@ -12,7 +12,7 @@ from copra.evaluation import harness
 from copra.evaluation.statistics import proportion
 from copra.generation.answering import GenerationOptions, generate
 from copra.generation.compiled import Compiled, positions
-from copra.generation.decode import Answer, Keep
+from copra.generation.decode import Answer, GetOrGenerate
 from copra.generation.prompts import Prompts, prompts_of, until_stop
 from copra.tasks.answers import AnswerKind, extract_answer, same_answer
 from copra.tasks.task import Row
@@ -35,13 +35,13 @@ def predictions(
     max_new_tokens: int,
     answers: AnswerKind,
     batch_size: int = 128,
-    keep: Keep | None = None,
+    answer_cache: GetOrGenerate | None = None,
     compiled: Compiled | None = None,
 ) -> pandas.DataFrame:
     """Return one row per question: the generated text, its correctness, its token counts and its FLOPs.
 
-    Several processes share the questions: each must call this, and each returns all rows. With `keep` each
-    batch of questions is answered only once. `compiled` is the checkpoint's model in compiled form, see
+    Several processes share the questions: each must call this, and each returns all rows. `answer_cache`
+    answers each batch of questions only once. `compiled` is the checkpoint's model in compiled form, see
     `compiled_for`.
 
     Raises:
@@ -52,7 +52,7 @@ def predictions(
     max_new_tokens = decoding.longest_answer(max_new_tokens)
     check_length(checkpoint, decoding, rows, asked, max_new_tokens)
     options = GenerationOptions(max_new_tokens, batch_size)
-    decoded = generate(checkpoint, asked, decoding, options, answer_cache=keep, compiled=compiled)
+    decoded = generate(checkpoint, asked, decoding, options, answer_cache=answer_cache, compiled=compiled)
     texts = tokenizer.batch_decode([answer.tokens for answer in decoded], skip_special_tokens=True)
     mark = first_token(tokenizer, ANSWER + "7")
     counter = FlopCounter(checkpoint.shape)

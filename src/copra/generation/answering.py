@@ -7,7 +7,7 @@ from transformers import Cache
 from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import pad_id
 from copra.generation.compiled import Compiled
-from copra.generation.decode import Answer, Keep, decode
+from copra.generation.decode import Answer, GetOrGenerate, decode
 from copra.generation.prompts import Prompts
 from copra.models.checkpoint import Checkpoint
 
@@ -31,7 +31,7 @@ def generate(
     options: GenerationOptions,
     *,
     prefix_cache: Cache | None = None,
-    answer_cache: Keep | None = None,
+    answer_cache: GetOrGenerate | None = None,
     compiled: Compiled | None = None,
 ) -> list[Answer]:
     """Return the greedy answers of a checkpoint to prompts, in their order, see `copra.generation.decode`.
@@ -50,8 +50,8 @@ def generate(
         force_length=options.force_length,
         extra_modules=checkpoint.extra_modules,
         prefix=prompts.prefix,
-        known=prefix_cache,
+        prefix_cache=prefix_cache,
         ends=prompts.ends,
-        keep=answer_cache,
+        answer_cache=answer_cache,
         compiled=compiled,
     )

@@ -20,7 +20,7 @@ Ends = Callable[[Sequence[int]], int | None]
 
 # Tokens between two checks of which rows have ended. On a GPU a check waits for all work to finish, and stop
 # texts require a search of the decoded text.
-LOOK_EVERY = {"cuda": 8, "text": 8}
+CHECK_EVERY = {"cuda": 8, "text": 8}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Answer:
     hit_length_limit: bool
 
 
-Keep = Callable[[Any, Callable[[], list[Answer]]], list[Answer]]
+GetOrGenerate = Callable[[Any, Callable[[], list[Answer]]], list[Answer]]
 """Function that returns the cached answers of a batch, generating and storing them on a miss. Its key is a
 JSON value with everything except the model that the answers depend on."""
 
@@ -49,18 +49,19 @@ def decode(
     force_length: bool = False,
     extra_modules: nn.ModuleDict | None = None,
     prefix: Sequence[int] = (),
-    known: Cache | None = None,
+    prefix_cache: Cache | None = None,
     ends: Ends | None = None,
-    keep: Keep | None = None,
+    answer_cache: GetOrGenerate | None = None,
     compiled: Compiled | None = None,
 ) -> list[Answer]:
     """Return a greedy answer to every prompt, in the order of the prompts.
 
     Prompts of similar length share a batch. `force_length` generates `max_new_tokens` for every prompt
     without stopping, for timing. `extra_modules` are those that the decoding needs. `prefix` precedes every
-    prompt and is read once, or not at all if `known` is its cache from `read_prefix`. `ends` finds the end of
-    texts without an end token. `keep` caches the answers of each batch. `compiled` is the model compiled by
-    `copra.generation.compiled`, for batches of at most its size and prompts of at most its length.
+    prompt and is read once, or not at all if `prefix_cache` is its cache from `read_prefix`. `ends` finds the
+    end of texts without an end token. `answer_cache` caches the answers of each batch. `compiled` is the
+    model compiled by `copra.generation.compiled`, for batches of at most its size and prompts of at most its
+    length.
 
     Several processes (`copra.utils.processes`) share the same batches: all must call this function, and each
     gets all answers.
@@ -71,7 +72,9 @@ def decode(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     depends = [decoding and decoding.to_json(), list(prefix), stop, max_new_tokens, force_length]
-    shared = cache(lambda: (read_prefix(model, prefix) if known is None else known) if prefix else None)
+    shared = cache(
+        lambda: (read_prefix(model, prefix) if prefix_cache is None else prefix_cache) if prefix else None
+    )
     answers: dict[int, Answer] = {}
     for batch in processes.shard(batches):
         asked = [prompts[i] for i in batch]
@@ -83,7 +86,7 @@ def decode(
             tokens = decode_greedily(session, stop, max_new_tokens, force_length, ends)
             return [cut(row, stop, force_length, ends) for row in tokens[: len(asked)]]
 
-        found = keep([*depends, asked], answer) if keep else answer()
+        found = answer_cache([*depends, asked], answer) if answer_cache else answer()
         answers |= zip(batch, found, strict=True)
     answers = {i: found for part in processes.all_gather(answers) for i, found in part.items()}
     return [answers[i] for i in range(len(prompts))]
@@ -120,7 +123,7 @@ def decode_greedily(
     logits = session.prefill()
     n_rows, device = len(logits), logits.device
     generated = torch.full((n_rows, max_new_tokens), stop, device=device)
-    look_every = LOOK_EVERY["text"] if ends else LOOK_EVERY.get(device.type, 1)
+    check_every = CHECK_EVERY["text"] if ends else CHECK_EVERY.get(device.type, 1)
     alive = torch.arange(n_rows, device=device)
     ended = torch.zeros(n_rows, dtype=torch.bool, device=device)
     for step in range(max_new_tokens):
@@ -129,7 +132,7 @@ def decode_greedily(
         ended |= token == stop
         if step == max_new_tokens - 1:
             break
-        if not force_length and step % look_every == 0:
+        if not force_length and step % check_every == 0:
             if ends:
                 texts = generated[alive, : step + 1].tolist()
                 ended |= torch.tensor([ends(text) is not None for text in texts], device=device)
@@ -137,7 +140,7 @@ def decode_greedily(
             if not len(going):
                 break
             if len(going) <= len(ended) // 2 and session.compiled is None:
-                session.keep(going)
+                session.select_rows(going)
                 alive, ended, token = alive[going], ended[going], token[going]
         logits = session.step(token)
     return generated.tolist()

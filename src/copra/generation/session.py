@@ -111,7 +111,7 @@ class DecodingSession:
         """Feed one generated token per row, [B], and return the logits [B, V] of the next one."""
         return self._logits(self._read(self.embed(tokens[:, None])))
 
-    def keep(self, rows: Tensor) -> None:
+    def select_rows(self, rows: Tensor) -> None:
         """Keep only these rows in the batch. Not for compiled models."""
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]

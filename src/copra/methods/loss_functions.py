@@ -71,10 +71,10 @@ def latent_norms(model: PreTrainedModel, batch: Batch, hidden: Tensor) -> LossVa
     return {"hidden_norm": (before.sum(), len(before)), "embedding_norm": (embedding_norm(model), 1)}
 
 
-def weighted(terms: LossValues, weights: Mapping[str, float], counts: Mapping[str, float]) -> Tensor:
+def weighted(values: LossValues, weights: Mapping[str, float], counts: Mapping[str, float]) -> Tensor:
     """Return the loss: the weighted sum of the terms, each divided by its count in the whole batch.
 
-    The terms may be those of a micro-batch.
+    The values may be those of a micro-batch.
     """
-    parts = (weight * terms[name][0] / (counts[name] or 1) for name, weight in weights.items())
+    parts = (weight * values[name][0] / (counts[name] or 1) for name, weight in weights.items())
     return functools.reduce(torch.add, parts)

@@ -199,11 +199,11 @@ def save_checkpoint(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     provenance: Provenance,
-    extra: dict[str, str] | None = None,
+    texts: dict[str, str] | None = None,
     extra_modules: nn.ModuleDict | None = None,
     module_settings: dict[str, dict[str, Any]] | None = None,
 ) -> None:
-    """Write a checkpoint in one rename: config, tokenizer, weights, manifest, and `extra` text files.
+    """Write a checkpoint in one rename: config, tokenizer, weights, manifest, further `texts` by name.
 
     The weights are written in the type that the base's settings in the manifest name. The extra modules are
     written to a separate file, so that the model alone loads without copra; `module_settings` are those that
@@ -217,7 +217,7 @@ def save_checkpoint(
         with _quiet():
             model.save_pretrained(temporary, max_shard_size="1TB")
             tokenizer.save_pretrained(temporary)
-        for name, text in (extra or {}).items():
+        for name, text in (texts or {}).items():
             (temporary / name).write_text(text)
         described = _save_extra_modules(
             temporary / EXTRA_MODULES_FILE, extra_modules, module_settings or {}, model.dtype

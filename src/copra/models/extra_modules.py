@@ -132,11 +132,11 @@ def make_extra_modules(
     """Return the wanted extra modules: those of `known` with the same settings, new ones for the rest."""
     extra_modules = nn.ModuleDict()
     for name, settings in wanted.items():
-        part: Any = known[name] if known is not None and name in known else None
-        if part is None or part.settings != settings:
-            part = EXTRA_MODULES[name](model, **settings).to(model.device, model.dtype)
-            part.settings = dict(settings)
-        extra_modules[name] = part
+        module: Any = known[name] if known is not None and name in known else None
+        if module is None or module.settings != settings:
+            module = EXTRA_MODULES[name](model, **settings).to(model.device, model.dtype)
+            module.settings = dict(settings)
+        extra_modules[name] = module
     return extra_modules
 
 

@@ -59,16 +59,16 @@ def accumulate(
     total = torch.zeros((), device=accelerator.device)
     means = Means()
     multiple = width_multiple(accelerator.device)
-    parts = list(micro_batches(batch, size, tokens, multiple))
-    for number, (samples, counted, latents) in enumerate(parts, 1):
-        with contextlib.nullcontext() if number == len(parts) else _alone(loss_module, accelerator):
-            terms = loss_module(collate(samples, pad, latents, multiple).to(accelerator.device))
-            loss = weighted(terms, weights, counts) * counted
+    batches = list(micro_batches(batch, size, tokens, multiple))
+    for number, (samples, counted, latents) in enumerate(batches, 1):
+        with contextlib.nullcontext() if number == len(batches) else _alone(loss_module, accelerator):
+            values = loss_module(collate(samples, pad, latents, multiple).to(accelerator.device))
+            loss = weighted(values, weights, counts) * counted
             # DDP and FSDP average gradients over processes, but the loss is a sum.
             accelerator.backward(loss * processes.world_size())
         if counted:
             total += loss.detach()
-            means.add(terms)
+            means.add(values)
     return total, means
 
 
@@ -90,10 +90,10 @@ def evaluate_loss(
     device = next(loss_module.parameters()).device
     ordered = sorted(samples, key=lambda one: len(one.tokens))
     multiple = width_multiple(device)
-    for part, counted, latents in micro_batches(ordered, size, tokens, multiple):
-        terms = loss_module(collate(part, pad, latents, multiple).to(device))
+    for chosen, counted, latents in micro_batches(ordered, size, tokens, multiple):
+        values = loss_module(collate(chosen, pad, latents, multiple).to(device))
         if counted:
-            means.add(terms)
+            means.add(values)
     return means.values()
 
 

@@ -37,8 +37,8 @@ class AnswerCache:
         """The folder of the cache."""
         return self.cache.folder
 
-    def keep(self, batch: Any, answer: Callable[[], list[Answer]]) -> list[Answer]:
-        """Return the answers of a batch, cached or generated (`copra.generation.decode.Keep`)."""
+    def get_or_generate(self, batch: Any, answer: Callable[[], list[Answer]]) -> list[Answer]:
+        """Return the answers of a batch, cached or generated (`copra.generation.decode.GetOrGenerate`)."""
         if self.heartbeat is None:
             self.heartbeat = start_heartbeat(self.cache.folder, self.node, self.total, "questions")
         value = self.cache.get_or_compute(
