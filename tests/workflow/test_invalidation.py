@@ -45,7 +45,7 @@ def trained(*nodes):
 
 
 def pruned(*nodes):
-    return {f"{word} {node}" for node in nodes for word in ("Choosing the cut of", "Pruning to")}
+    return {f"{word} {node}" for node in nodes for word in ("Selecting the cut of", "Pruning to")}
 
 
 STAGES = (f"{COCONUT}.0", f"{COCONUT}.1", COCONUT)
