@@ -117,6 +117,7 @@ def test_a_missing_input_is_named(capsys, tmp_path, monkeypatch, verb, options, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_check_lists_the_recipes_and_the_lengths_of_their_trainings(capsys, tmp_path):
     (tmp_path / "c.yaml").write_text(CONFIG)
     assert main(["check", str(tmp_path / "c.yaml")]) == 0
@@ -158,6 +159,7 @@ def test_check_names_the_file_and_the_problem(capsys, tmp_path, old, new, words)
     assert f"{tmp_path}/c.yaml{words}" in failure(capsys, "check", tmp_path / "c.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "needed"),
     [
@@ -182,6 +184,7 @@ def test_what_people_call_often_imports_nothing_heavy(tmp_path, arguments, neede
     assert len(done.stdout.splitlines()) > 1
 
 
+@pytest.mark.slow
 def test_only_commands_that_need_torch_import_it():
     """Those that compute, and a prompt, which reads a checkpoint."""
     light = [name for name, command in COMMANDS.items() if not command.computes and name != "prompt"]
@@ -190,6 +193,7 @@ def test_only_commands_that_need_torch_import_it():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
 
 
+@pytest.mark.slow
 def test_schema_prints_the_json_schema(capsys):
     assert main(["schema"]) == 0
     schema = json.loads(capsys.readouterr().out)

@@ -100,6 +100,7 @@ def test_every_command_is_one_of_copras(page):
     assert sorted(named - set(COMMANDS)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", FRONT, ids=lambda page: page.name)
 def test_every_key_of_a_config_exists(page):
     named = [match[1] or match[2] for match in map(KEY.match, CODE_SPAN.findall(read(page)[0])) if match]

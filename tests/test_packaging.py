@@ -73,6 +73,7 @@ def _closure(lines: Iterable[str], skip: set[str]) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_each_package_that_copra_imports_is_declared():
     extras = PROJECT["optional-dependencies"]
     lines = [*PROJECT["dependencies"], *extras["quantize"]]

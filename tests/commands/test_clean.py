@@ -15,6 +15,8 @@ from copra.utils import heartbeat as watch
 from copra.utils.locking import hold
 from helpers.tiny import DROP, tiny_config
 
+pytestmark = pytest.mark.slow
+
 CONFIG = tiny_config(
     name="tiny", steps__lean=DROP, recipes=[["cot"], ["cot", "lean"]], importance={"objective": "cot"}
 )

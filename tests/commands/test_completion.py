@@ -10,6 +10,8 @@ import pytest
 
 from copra.cli import COMMANDS, main
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """\
 task: sums
 tasks: {sums: {kind: word_sums}}

@@ -94,6 +94,7 @@ def test_layers_go_in_the_order_of_each_metric(place):
     assert table["random_seed"].isna().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["cot", "coconut"])
 def test_accuracy_is_that_of_the_model_really_cut(place, rows, model, monkeypatch):
     """An untrained model is never right, so what counts as right is a matter of what it writes."""

@@ -14,6 +14,8 @@ import pytest
 from copra.cli import main
 from helpers.tiny import DROP, SIZES
 
+pytestmark = pytest.mark.slow
+
 TRAINING = {
     "steps": 2,
     "batch_size": 8,

@@ -107,6 +107,7 @@ def break_off(place: Path, verb, batches, after: int, **changes) -> None:
     batches.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", [evaluate, sweep_latents])
 def test_a_broken_off_evaluation_goes_on_with_the_missing_batches(place, batches, verb):
     expected = run(place, verb)
@@ -141,6 +142,7 @@ def test_a_batch_whose_line_was_cut_short_is_answered_again(place, batches):
     assert batches == [3, 2]
 
 
+@pytest.mark.slow
 def test_answers_of_other_settings_models_or_questions_are_not_taken(place, batches):
     shutil.copytree(place / "data", place / "others")
     for kind in ("parquet", "json"):

@@ -14,6 +14,8 @@ from copra.plan.page import page
 from copra.plan.quantities import amount, duration
 from copra.utils.files import read_json, read_yaml
 
+pytestmark = pytest.mark.slow
+
 # 200 rows in batches of 8: an epoch is 25 steps.
 TRAINING = {"steps": 25, "batch_size": 8, "learning_rate": 3.0e-3, "num_validations": 1}
 CONFIG = {

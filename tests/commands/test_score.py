@@ -62,6 +62,7 @@ def run(place, scoring, model="plain", objective="cot", importance=(), **setting
     return pandas.read_parquet(place / "scores.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scoring", "model", "objective"),
     [
@@ -129,6 +130,7 @@ def loss_without(checkpoint, layers, batches):
     return float(torch.cat(losses).mean())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(("model", "objective"), [("plain", "cot"), ("thinking", "latent"), ("base", "text")])
 def test_losses_are_those_of_the_objective(place, rows, model, objective):

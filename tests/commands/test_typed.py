@@ -6,6 +6,8 @@ from copra.cli import main
 from copra.commands.typed import options_of_job
 from copra.utils.errors import CopraError
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """\
 task: sums
 tasks: {sums: {kind: word_sums}}

@@ -132,6 +132,7 @@ def answer_once(model, decoding, prompt: int, generated: int, cached: int) -> in
     return counter.get_total_flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "way", "cached"),
     [pytest.param("copra_llama", way, 0, marks=[] if way in QUICK else pytest.mark.slow) for way in WAYS]

@@ -70,8 +70,8 @@ def test_worked_examples_are_measured_with_each_question_and_before_them(word_ba
     assert read[0] == prefix
     assert prefix not in read[1:]
     whole, cached = asked[0], asked[4]
-    assert (whole[1]["prefix"], whole[1]["known"]) == ((), None)
-    assert cached[1]["known"].get_seq_length() == prefix
+    assert (whole[1]["prefix"], whole[1]["prefix_cache"]) == ((), None)
+    assert cached[1]["prefix_cache"].get_seq_length() == prefix
 
 
 @pytest.mark.slow

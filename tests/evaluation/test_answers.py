@@ -195,6 +195,7 @@ def test_huge_garbage_is_wrong_and_raises_nothing(text):
         extract_answer(f"The answer is {text}", prompted, "text")
 
 
+@pytest.mark.slow
 @given(st.text(), st.text())
 def test_no_text_raises(first, second):
     for kind in ("number", "text"):

@@ -134,6 +134,7 @@ def test_sign_flips_match_the_enumeration_of_all_signs(seeds, others):
         assert sign_flip_exact(b, a) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_sign_flips_match_scipys_random_ones():
     generator = numpy.random.default_rng(1)
     level = generator.random(700)
@@ -255,6 +256,7 @@ def test_what_is_no_pair_is_refused():
             test(a, a[:, :3])
 
 
+@pytest.mark.slow
 def test_holms_correction_by_hand():
     """Four tests: 4 x 0.01, 3 x 0.013 = 0.039 below it, 2 x 0.03, and 0.04, which may not be lower."""
     assert holm([0.03, 0.01, 0.04, 0.013]) == pytest.approx([0.06, 0.04, 0.06, 0.04])

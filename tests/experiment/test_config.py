@@ -298,6 +298,7 @@ def test_the_file_is_named_in_each_line():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_every_key_is_described_in_the_schema():
     schema = json_schema()
     bare = [

@@ -396,5 +396,6 @@ def test_a_value_in_the_place_of_a_whole_config_is_refused_in_short_lines(number
     assert problem_of(VALUES[number]) is None
 
 
+@pytest.mark.slow
 def test_the_config_in_which_every_key_is_written_out_is_accepted(rows):
     ask(configs()["maximal"])

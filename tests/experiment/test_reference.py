@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 PRESETS = [ROOT / "config.yaml", *sorted((ROOT / "config").glob("*.yaml"))]
 
 
+@pytest.mark.slow
 def test_the_committed_schema_is_the_codes():
     """After a change of settings: copra schema > config/schema.json"""
     assert json.loads((ROOT / "config" / "schema.json").read_text()) == json_schema()
@@ -24,6 +25,7 @@ def test_the_committed_page_is_the_codes(capsys):
     assert (ROOT / "docs" / "configuration.md").read_text() == capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_all_keys_of_all_classes_are_on_the_page():
     page = config_reference(json_schema())
     for title, part in json_schema()["$defs"].items():
@@ -31,6 +33,7 @@ def test_all_keys_of_all_classes_are_on_the_page():
         assert all(f"| `{key}` |" in section for key in part.get("properties", {}))
 
 
+@pytest.mark.slow
 def test_types_bounds_and_defaults_are_in_words():
     page = config_reference(json_schema())
     training = page.split("\n## Training\n")[1].split("\n## ")[0]

@@ -45,6 +45,7 @@ def ask_everything(config) -> int:
     return len(copra.tree.nodes)
 
 
+@pytest.mark.slow
 def test_twice_the_recipes_take_twice_the_work(benchmark):
     ask_everything(benchmark.config(20))  # What is worked out once a process: fingerprints of the code.
     nodes, calls = [], []

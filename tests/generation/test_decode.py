@@ -150,6 +150,7 @@ def test_the_models_tell_prompts_and_latents_apart(any_model, prompts, extra_mod
 PASSES = {"hidden": 4, "jacobi 2": 3, "emulated": 1}
 
 
+@pytest.mark.slow
 @one_model
 @pytest.mark.parametrize("name", PASSES)
 def test_ended_rows_leave_the_batch(any_model, prompts, extra_modules, name):
@@ -238,6 +239,7 @@ def test_processes_share_out_the_batches(any_model, prompts, monkeypatch):
         assert part == {i: whole[i] for i in shared}
 
 
+@pytest.mark.slow
 @one_model
 def test_a_batch_that_is_kept_is_not_answered(any_model, prompts):
     """It is known by all that its answers depend on but the model."""
@@ -271,6 +273,7 @@ def test_a_batch_that_is_kept_is_not_answered(any_model, prompts):
         assert sum(made) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("any_model", "name"),
     [("gpt2", "hidden"), *(("copra_llama", name) for name in ("none", "projected", "jacobi 2"))],
@@ -327,6 +330,7 @@ def plainly_ended(texts, pair, stop: int) -> list[Answer]:
     return cut
 
 
+@pytest.mark.slow
 @one_model
 @pytest.mark.parametrize("check_every", [1, 3, 50])
 def test_a_text_ends_where_it_is_said_to_end(any_model, prompts, extra_modules, monkeypatch, check_every):

@@ -88,6 +88,7 @@ def plain_loss(model, sample):
     return plain_cross_entropy(model, plain_hidden(model, sample), sample.labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("thought", "latent_input", "iterations", "tolerance"), WAYS)
 def test_hidden_states_and_their_gradients_equal_the_plain_ones(
     any_model, projection, samples, thought, latent_input, iterations, tolerance

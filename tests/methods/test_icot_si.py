@@ -114,6 +114,7 @@ def test_a_stage_starts_at_its_first_number_and_is_validated_at_its_last():
 LONG = TokenRow("long", question=[1], steps=[list(range(100, 200))], answer=[91])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.5, 1.0, 4.0])
 def test_smoothing_takes_more_tokens_geometrically(rate):
     stage = icot_si(tokens_per_stage=4, remove_all_beyond=8, smoothing=rate).stages()[1].at_step(3, 4)

@@ -96,6 +96,7 @@ def unused(reasoner, stage) -> int:
     return 2 * (cell + query + output + attention + 2 * key) + cell // 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "lora", "stage"),
     [

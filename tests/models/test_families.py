@@ -167,6 +167,7 @@ def test_a_cut_of_a_cut_computes_what_the_masked_model_does(case):
     assert torch.allclose(logits(precise(cut_model(model, again))), expected, **NEAR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["layers", "mixed"])
 def test_a_cut_comes_back_and_its_cache_changes_nothing(case, name, tmp_path):
     model = make(case).float()
@@ -207,6 +208,7 @@ def test_what_a_family_cannot_lose_is_refused(case, unit):
         assert cut_model(model, cut).num_parameters() < model.num_parameters()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["layers", "mixed"])
 def test_flops_are_those_of_the_counter(case, name):
     model = make(case)
@@ -371,6 +373,7 @@ def touches(model: nn.Module, module: nn.Module, output: nn.Module, units: int) 
     return torch.stack(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "count"), [("taylor", lambda w: (w * w.grad).abs()), ("magnitude", lambda w: w.abs())]
 )
@@ -418,6 +421,7 @@ def test_added_modules_run_and_learn(case):
         assert all(parameter.grad.abs().sum() > 0 for parameter in block.parameters() if parameter.dim() == 2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_adapters_are_merged_without_a_change(case):
     model = make(case)

@@ -85,6 +85,7 @@ def test_all_else_is_stored_as_it_was(make, tied):
     assert ("lm_head.weight" in others) != tied
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["llama", "copra_llama"])
 @pytest.mark.parametrize("tied", [True, False])
@@ -154,6 +155,7 @@ def test_bfloat16_activations_where_the_device_has_them(make, monkeypatch, has):
     assert (found - expected).abs().max() < 0.2 * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latents", [0, 3])
 def test_answers_do_not_depend_on_the_batch(make, latents):
     _, _, folder = make()

@@ -147,6 +147,7 @@ def test_the_next_stage_goes_on_with_the_parts_that_it_wants(save_parts, word_to
     )
 
 
+@pytest.mark.slow
 def test_only_parts_that_an_answer_needs_are_answering(save_parts):
     ways = {
         (): GenerationSpec((), 0, "hidden", 48, ()),

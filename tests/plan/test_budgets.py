@@ -54,6 +54,7 @@ def one_billion(tmp_path):
     return {"path": str(tmp_path / "1b")}
 
 
+@pytest.mark.slow
 def test_half_of_three_groups_is_a_third(warnings_of):
     assert warnings_of(step("kv_groups", fraction=0.5)) == [f"steps.smaller-0.{HALF_OF_THREE}"]
     assert warnings_of(step("kv_groups", fraction=0.34)) == []
@@ -84,6 +85,7 @@ def test_what_depends_on_scores_is_left_to_them(warnings_of):
     assert warnings_of(uneven, step("kv_groups", fraction=0.1)) == []
 
 
+@pytest.mark.slow
 def test_several_kinds_cannot_leave_less_than_one_of_each(warnings_of):
     """A layer has 24 x 4 x 2 x (6 + 3) = 1728 weights in attention and 3 x 24 x 32 = 2304 in the FFN.
 
@@ -112,6 +114,7 @@ def test_a_base_that_is_not_there_yet_is_left_out(warnings_of):
     assert warnings_of(step("layers", fraction=0.001), base={"path": "no/such-model"}) == []
 
 
+@pytest.mark.slow
 def test_check_and_plan_tell(make_workflow, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     workflow = make_workflow(

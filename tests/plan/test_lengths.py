@@ -12,6 +12,8 @@ from copra.plan.lengths import check_warmups, length_warnings, training_lengths
 from copra.plan.page import page
 from copra.utils.errors import CopraError
 
+pytestmark = pytest.mark.slow
+
 PRETRAINED = {"llama": {"path": "somebody/some-model"}}
 GSM8K = {"sums": {"kind": "gsm8k"}}
 

@@ -109,6 +109,7 @@ def test_worked_examples_are_read_once():
     assert answering_work(stats, SHAPE, 3, 8).flops == 3 * forward(5 + template, 26, 1)
 
 
+@pytest.mark.slow
 def test_a_greedy_search_tries_each_layer_that_is_left(make_workflow, tmp_path):
     """Of 4 layers 4 candidates for one that goes, and 4 + 3 + 2 for the three that can."""
 

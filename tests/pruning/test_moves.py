@@ -169,6 +169,7 @@ def test_a_greedy_search_goes_as_far_as_it_went():
 KINDS = ("layers", "kv_groups", "heads", "neurons")
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     st.integers(0, 10**6),

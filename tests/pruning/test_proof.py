@@ -125,6 +125,7 @@ def test_another_choice_is_noticed(llama, inputs, keep, plan_of, kind):
         verify(model, other, plan_of(model, keep(model, **CUTS[kind])), **inputs)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_logits_of_real_size_do_not_hide_a_right_cut_or_a_wrong_one(llama, inputs, keep, plan_of):
     """In float32 this cut, which is right, differs by more than 1e-4, as those of real models do."""

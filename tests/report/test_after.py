@@ -54,6 +54,7 @@ def _drawn(axes):
     return [(line.get_color(), line.get_linestyle(), line.get_xydata().round(6).tolist()) for line in lines]
 
 
+@pytest.mark.slow
 def test_each_method_is_a_color_and_each_kind_of_pruning_a_style():
     panels, figure = _panels(RECIPES)
     lines = _drawn(panels["FLOPs per answer"])

@@ -268,6 +268,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_saved_figures_are_valid_and_the_same_each_time(name, tmp_path):
     for number in (1, 2):

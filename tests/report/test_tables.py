@@ -44,6 +44,7 @@ def one_seed(write_evaluation, recipe):
     return folders, settings, list(right.values())
 
 
+@pytest.mark.slow
 def test_one_row_a_recipe_with_its_statistics(one_seed):
     folders, settings, (dense, pruned) = one_seed
     table = accuracy_vs_flops(folders, None, settings)
@@ -75,6 +76,7 @@ def test_one_row_a_recipe_with_its_statistics(one_seed):
     assert list(table["pareto"]) == [True, True]
 
 
+@pytest.mark.slow
 def test_the_table_says_how_answers_were_found_and_how_long_they_may_be(write_evaluation, recipe):
     folders = {
         "hub+cot@0": write_evaluation("hub+cot@0", _answers(0, 0.8)),
@@ -92,6 +94,7 @@ def test_the_table_says_how_answers_were_found_and_how_long_they_may_be(write_ev
     assert "Answer rule" not in for_people(table[:1])
 
 
+@pytest.mark.slow
 def test_the_reference_is_compared_with_nothing(one_seed):
     folders, settings, _ = one_seed
     first = accuracy_vs_flops(folders, None, settings).iloc[0]
@@ -102,6 +105,7 @@ def test_the_reference_is_compared_with_nothing(one_seed):
     assert not nothing["reference"].any()
 
 
+@pytest.mark.slow
 def test_questions_are_matched_by_id_and_not_by_order(one_seed, write_evaluation, recipe):
     folders, settings, (_, pruned) = one_seed
     expected = accuracy_vs_flops(folders, None, settings).iloc[1]
@@ -113,6 +117,7 @@ def test_questions_are_matched_by_id_and_not_by_order(one_seed, write_evaluation
     assert list(row[columns]) == pytest.approx(list(expected[columns]))
 
 
+@pytest.mark.slow
 def test_a_question_that_occurs_twice_is_two_questions(write_evaluation, recipe):
     ids = ["a", "a", "b"]
     folders = {
@@ -123,6 +128,7 @@ def test_a_question_that_occurs_twice_is_two_questions(write_evaluation, recipe)
     assert accuracy_vs_flops(folders, None, settings)["difference"].iloc[1] == pytest.approx(-1 / 3)
 
 
+@pytest.mark.slow
 def test_several_seeds(write_evaluation, recipe):
     dense = [_answers(seed, 0.7) for seed in range(3)]
     pruned = [_answers(10 + seed, 0.5) for seed in range(3)]
@@ -161,6 +167,7 @@ def test_several_seeds(write_evaluation, recipe):
     assert table["pareto"].iloc[4:].nunique() == 1
 
 
+@pytest.mark.slow
 def test_a_recipe_without_seeds_of_its_own_is_compared_with_each(write_evaluation, recipe):
     answers = {f"b+x@{s}": _answers(s, 0.5) for s in range(2)} | {
         "a": _answers(9, 0.5),
@@ -198,6 +205,7 @@ def test_seeds_are_pairs_where_their_models_descend_from_one_draw(nodes, others,
     assert share_seeds(nodes, others) == shared
 
 
+@pytest.mark.slow
 def test_one_seed_is_said_to_be_no_answer(one_seed):
     folders, settings, _ = one_seed
     view = for_people(accuracy_vs_flops(folders, None, settings))
@@ -207,6 +215,7 @@ def test_one_seed_is_said_to_be_no_answer(one_seed):
     assert view["p, these checkpoints"][1] != "-"
 
 
+@pytest.mark.slow
 def test_a_single_seeds_row_is_not_asked_for_its_recipe(write_evaluation, recipe):
     folders = {f"{n}@{s}": write_evaluation(f"{n}@{s}", _answers(s, 0.5)) for n in "ab" for s in range(2)}
     recipes = [recipe("l+a", "a@0", "a@1"), recipe("l+b", "b@0", "b@1")]
@@ -217,6 +226,7 @@ def test_a_single_seeds_row_is_not_asked_for_its_recipe(write_evaluation, recipe
     assert cells[4:] == ["-", "-"]
 
 
+@pytest.mark.slow
 def test_all_comparisons_but_the_primary_one_are_corrected_for_their_number(write_evaluation, recipe):
     names = ["l+a", "l+b", "l+c", "l+d"]
     folders, recipes = {}, []
@@ -244,6 +254,7 @@ def test_all_comparisons_but_the_primary_one_are_corrected_for_their_number(writ
     assert list(for_people(chosen)["Primary"]).count("yes") == 1
 
 
+@pytest.mark.slow
 def test_latency_is_natural_at_batch_1_and_at_the_largest_batch(one_seed, tmp_path):
     folders, settings, _ = one_seed
     node = "llama@0+cot"
@@ -265,6 +276,7 @@ def test_latency_is_natural_at_batch_1_and_at_the_largest_batch(one_seed, tmp_pa
     assert table.loc[1, [*columns, *cached]].isna().all()
 
 
+@pytest.mark.slow
 def test_times_stand_beside_flops_of_their_kind(write_evaluation, recipe, tmp_path):
     """With the worked examples read anew for each answer, or read before."""
     folders = {node: write_evaluation(node, [1, 0], 4000) for node in ("a", "b")}
@@ -346,6 +358,7 @@ def test_the_pareto_front_matches_brute_force(pairs):
     assert pareto_front(*zip(*pairs, strict=True)).tolist() == expected
 
 
+@pytest.mark.slow
 def test_before_fine_tuning_compares_with_the_unpruned_parent(write_evaluation):
     parent, pruned = _answers(0, 0.8), _answers(1, 0.3)
     left = {"layers": 1, "kv_groups": 2, "heads": 4, "neurons": 48}
@@ -380,6 +393,7 @@ def test_before_fine_tuning_compares_with_the_unpruned_parent(write_evaluation):
     assert "budget" not in " ".join(for_people(table.assign(budget_missed=0.05)))
 
 
+@pytest.mark.slow
 def test_surgery_is_told_from_rambling(write_evaluation):
     """A pruned model that never stops costs more per answer, and less per token."""
     folders = {
@@ -405,6 +419,7 @@ def test_surgery_is_told_from_rambling(write_evaluation):
     assert list(view["FLOPs per token ratio"]) == ["0.400"]
 
 
+@pytest.mark.slow
 def test_before_fine_tuning_over_seeds(write_evaluation):
     """Each pruned model descends from its parent, so seeds are pairs; pruning without seeds has one row."""
     parents = [_answers(s, 0.8) for s in range(3)]

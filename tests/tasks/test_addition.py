@@ -112,6 +112,7 @@ def test_worked_examples():
     assert write_sum((0,), (0,)) == Row("0 + 0", ("0 + 0 , C: 0", ", 0 C: 0", "0 0"), "0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hints", [True, False])
 def test_the_default_task(hints):
     task = Addition(hints=hints)
@@ -182,6 +183,7 @@ def test_lengths_take_turns_until_their_questions_are_used_up():
     assert digits["train"][240:] == [2, 3] * 30
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_in_another_process_whatever_its_hash_seed():
     task = Addition(**SMALL, blanks=5)
     code = (

@@ -386,6 +386,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @needs_data
 def test_the_published_files_as_counted_by_others():
     rows = {"train": [], "valid": [], "test": []}
@@ -402,6 +403,7 @@ def test_the_published_files_as_counted_by_others():
     assert sum(found.answer.startswith("-") for found in train) == 3
 
 
+@pytest.mark.slow
 @needs_data
 def test_both_published_forms_of_the_test_rows_agree():
     openai = {found.id: found for found in rows_of(Gsm8k(**PUBLISHED), "test")}

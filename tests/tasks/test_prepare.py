@@ -331,6 +331,7 @@ def test_a_table_cut_short_and_a_foreign_one_are_refused(tmp_path):
         read_rows(tmp_path / "none.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not os.environ.get("COPRA_DATA"), reason="COPRA_DATA does not name the folder of published files"
 )

@@ -100,6 +100,7 @@ def test_pairs_say_the_same_as_sentences():
     assert re.fullmatch(r"(\w+ \w+\. )+[a-z]+ [a-z]+ [A-Z]\w+\?", pairs[0].question)
 
 
+@pytest.mark.slow
 def test_default_graphs_are_like_the_published_ones():
     """The 300 published validation rows: 36.3 facts (deviation 5.6), 20.3 concepts, 2.5 people, 3.75 steps
     (3: 0.41, 4: 0.44, 5: 0.12, 6: 0.02); the answer asked for stands first in 144 questions."""

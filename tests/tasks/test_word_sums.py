@@ -66,6 +66,7 @@ variants = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(variants)
 def test_answers_and_steps_follow_from_the_question(task):
@@ -74,6 +75,7 @@ def test_answers_and_steps_follow_from_the_question(task):
         assert task.min_steps <= len(row.steps) <= task.max_steps
 
 
+@pytest.mark.slow
 def test_the_default_task():
     task = WordSums()
     by_split = {"train": [], "valid": [], "test": []}

@@ -30,6 +30,7 @@ def linear_names(model) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "tied"), [("llama", True), ("llama", False), ("gpt2", True)])
 def test_only_linear_layers_and_rows_of_markers_change(make_trainer, word_tokenizer, architecture, tied):
     """And the extra_modules, which have no adapters. Weight decay must not touch the other rows either."""
@@ -70,6 +71,7 @@ def shake(parameters, scale: float = 0.05) -> None:
             parameter += scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LINEAR)
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_merged_model_is_the_adapted_one_and_a_plain_one(make_model, tmp_path, kind, tied):

@@ -28,6 +28,7 @@ def send(trainer, number: int, at: int) -> None:
     trainer._optimize = sending
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_first_and_the_training_goes_on_from_there(make_trainer, number):
     whole = make_trainer(state="whole", **DROPOUT)
@@ -73,6 +74,7 @@ def test_a_second_signal_ends_at_once(make_trainer, as_in_a_terminal):
     assert not list(trainer.state.glob("step-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "damage"),
     [("state.safetensors", "one bit"), ("state.json", "cut short"), ("state.safetensors", "gone")],
@@ -220,6 +222,7 @@ def damage_log(trainer, damage) -> None:
     log.write_text("".join(line + "\n" for line in lines))
 
 
+@pytest.mark.slow
 def test_a_broken_off_training_keeps_what_it_had_logged(make_trainer, monkeypatch):
     broken = make_trainer(state="broken", save_steps=2)
     break_off(broken, monkeypatch, saved=4, at=6)

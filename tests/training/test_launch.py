@@ -1,6 +1,7 @@
 """`copra train --processes 2` as a person starts it: real processes, and a signal to their launcher."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,6 @@ def test_a_failure_in_all_processes_is_told_and_ends_with_its_status(place):
     process = start(place, "none", 2, arguments=arguments)
     printed, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 1, printed
-    assert "copra train: step 2: loss" in printed
+    assert re.search(r"copra train: step [23]: loss", printed)  # by the rounding of the processor
     assert "Traceback" not in printed
     assert not (place / "none" / MANIFEST).exists()

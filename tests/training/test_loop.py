@@ -11,6 +11,7 @@ from copra.training.batches import epoch_batches
 from copra.utils.errors import CopraError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "architecture"), [("cot", "gpt2"), ("coconut", "llama")])
 def test_the_loss_falls(make_trainer, stage, architecture):
     trainer = make_trainer(
@@ -73,6 +74,7 @@ def test_the_rate_warms_up_whatever_the_schedule(make_trainer, schedule):
     assert [line["learning_rate"] for line in log_of(trainer)] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "architecture"),
     [
@@ -114,6 +116,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(make_trainer, gradie
     assert max(gradient.abs().max() for gradient in whole[0]) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "architecture", "dropout"), [("cot", "gpt2", 0.3), ("mixed", "llama", 0)])
 def test_seeds_repeat_and_differ(make_trainer, stage, architecture, dropout):
     runs = []

@@ -131,6 +131,7 @@ def test_validation_looks_at_the_end_of_the_stage(make_trainer):
     assert {sample.id: len(sample.tokens) for sample in trainer.validation_samples()} == lengths
 
 
+@pytest.mark.slow
 def test_smoothing_removes_more_in_some_rows_and_repeats(make_trainer, batches_of):
     """One token more goes after each five of the twenty steps, and by chance some more of a row."""
     runs = []

@@ -9,6 +9,8 @@ from plain_training import log_of, same, weights
 from copra.training.loop import BEST, LOG
 from copra.utils.heartbeat import RUN, SPEED
 
+pytestmark = pytest.mark.slow
+
 
 def break_off(trainer, monkeypatch, *, saved: int, at: int) -> None:
     """Run until the weights of step `at` are made, and die; only the state of step `saved` is on disk."""

@@ -20,6 +20,7 @@ def overfitting(make_trainer, **settings):
     return trainer
 
 
+@pytest.mark.slow
 def test_the_lowest_validation_loss_selects_the_weights(make_trainer):
     trainer = overfitting(make_trainer, select_best_by="loss")
     record = trainer.run()
@@ -32,6 +33,7 @@ def test_the_lowest_validation_loss_selects_the_weights(make_trainer):
     assert validation_loss(trainer) == pytest.approx(losses[best], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_last_weights_are_kept_where_asked(make_trainer):
     trainer = overfitting(make_trainer, select_best_by="last")
     record = trainer.run()
@@ -72,6 +74,7 @@ SELECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "by"), zip(SELECTED, ["loss", "accuracy", "loss", "accuracy", "loss"], strict=True)
 )
@@ -188,6 +191,7 @@ def test_a_gradient_that_is_not_finite_stops(make_trainer, gradients):
     assert same(weights(trainer.model), before)
 
 
+@pytest.mark.slow
 def test_a_last_step_that_breaks_the_model_is_seen_too(make_trainer):
     trainer = make_trainer(steps=1, learning_rate=1e38, num_validations=1)
     with pytest.raises(CopraError, match=r"^step 1: validation loss (nan|inf)"):

@@ -121,6 +121,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_torn_state_is_passed_over(make_training, tmp_path, damage):
     model, optimizer = make_training(steps=2)

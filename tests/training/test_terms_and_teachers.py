@@ -27,6 +27,7 @@ def modules(trainer) -> dict[str, torch.nn.Module]:
     return {"model": trainer.model, **trainer.extra_modules}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "architecture"), [("kd.1", "gpt2"), *((stage, "llama") for stage in CHANGING)]
 )
@@ -39,6 +40,7 @@ def test_what_is_frozen_stays_bit_for_bit(make_trainer, stage, architecture):
     assert all(p.requires_grad for module in modules(trainer).values() for p in module.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "architecture"),
     [("kd.0", "gpt2"), ("kd.1", "llama"), ("healed", "gpt2"), ("healed latents", "llama")],

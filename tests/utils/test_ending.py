@@ -83,6 +83,7 @@ def test_a_training_saves_first(start):
     assert snakemake.stdout.read() == f"saving\nsaved after {signal.SIGTERM.value}\n"
 
 
+@pytest.mark.slow
 def test_a_training_that_saves_already_is_not_disturbed(start):
     """As after Ctrl-C, which Snakemake gets too: a second signal would end it at once."""
     snakemake, job = start(TRAINING.format(saving=2))

@@ -62,6 +62,7 @@ def test_it_is_short():
     assert all(len(value) == 16 and int(value, 16) >= 0 for value in here().values())
 
 
+@pytest.mark.slow
 def test_comments_docstrings_and_layout_do_not_count(package):
     file = package / "training" / "loop.py"
     text, changed = re.subn(r'"""(?=\w)', '"""Other words: ', file.read_text())
@@ -71,11 +72,13 @@ def test_comments_docstrings_and_layout_do_not_count(package):
     assert fingerprints(package) == here()
 
 
+@pytest.mark.slow
 def test_a_changed_statement_counts(package):
     edit(package, "training/step.py", "3 * math.log(", "4 * math.log(")
     assert changed_verbs(package) == {"train"}
 
 
+@pytest.mark.slow
 def test_a_changed_default_and_a_changed_message_count(package):
     edit(package, "schema/training.py", "= Field(1e-4, gt=0)", "= Field(1e-3, gt=0)")
     edit(package, "schema/pruning.py", "Give a smaller target.", "Lower it.")

@@ -19,6 +19,8 @@ from copra.utils import forking
 from copra.utils.forking import VARIABLE
 from copra.utils.processes import token_of
 
+pytestmark = pytest.mark.slow
+
 SOURCE = str(Path(copra.__file__).parents[1])
 # A verb that needs no library, and takes the place of one that starts a server.
 VERB = """\

@@ -81,6 +81,7 @@ def test_many_at_once_take_one_each(machine, start):
     assert sorted(map(taken, processes)) == ["0", "1", "2", "3"]
 
 
+@pytest.mark.slow
 def test_a_process_waits_for_a_gpu_and_gets_that_of_a_killed_one(machine, start):
     machine(2)
     holders = {}
@@ -94,6 +95,7 @@ def test_a_process_waits_for_a_gpu_and_gets_that_of_a_killed_one(machine, start)
     assert taken(waiting) == "1"
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_gives_its_gpu_back(machine, start):
     machine(1)
     first = start()
@@ -104,6 +106,7 @@ def test_a_process_that_ends_gives_its_gpu_back(machine, start):
     assert taken(waiting) == "0"
 
 
+@pytest.mark.slow
 def test_jobs_that_share_spread_over_the_gpus_before_they_double_up(machine, start):
     machine(2)
     sharing = [start(2) for _ in range(4)]
@@ -119,6 +122,7 @@ def test_the_emptiest_gpu_comes_first(machine, start):
     assert [taken(start(2)) for _ in range(3)] == ["0", "1", "0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [2, 3, 8])
 def test_a_job_that_wants_a_gpu_alone_does_not_share(machine, start, jobs):
     machine(1)
@@ -211,6 +215,7 @@ def test_snakemake_lets_as_many_jobs_run_as_share_the_gpus(tmp_path, jobs, limit
     assert f"limit {limit}" in (done.stdout + done.stderr).splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [name for name, each in COMMANDS.items() if each.computes])
 def test_a_command_that_computes_takes_its_gpu_before_torch_is_imported(machine, start, command):
     """CUDA may look at the GPUs when torch is imported."""

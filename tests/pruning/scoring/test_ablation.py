@@ -42,6 +42,7 @@ def cut_of(checkpoint, units):
     return KeptUnits.whole(checkpoint.shape).without(checkpoint.shape, units)
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_a_model_changed_by_hand(checkpoint, rows, tmp_path):
     found = Ablation(checkpoint, tmp_path, batches=batches_of(checkpoint, rows[:7]))
     losses = {name: found.loss(cut_of(checkpoint, units)) for name, units in CUTS.items()}
@@ -52,6 +53,7 @@ def test_the_loss_is_that_of_a_model_changed_by_hand(checkpoint, rows, tmp_path)
     assert len(set(losses.values())) == len(CUTS)
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_a_model_with_the_units_masked(checkpoint, rows, tmp_path, monkeypatch):
     """An untrained model is never right, so what counts as right is a matter of what it writes."""
     monkeypatch.setattr("copra.evaluation.accuracy.extract_answer", lambda text: text)

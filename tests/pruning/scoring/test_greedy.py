@@ -50,6 +50,7 @@ def order(rows):
     return [row["layer"] for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protect", [(), (0, 3)])
 def test_always_the_layer_goes_that_is_missed_least(checkpoint, make_ablation, rows, protect):
     gone = []
@@ -95,6 +96,7 @@ def test_a_search_measures_each_candidate_once(make_ablation, measured):
     assert len(measured) == 13 + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [3, 7])
 def test_a_killed_search_goes_on_where_it_was(make_ablation, measured, after):
     expected = greedy(make_ablation("unbroken"), "loss", 3)

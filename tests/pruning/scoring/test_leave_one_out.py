@@ -45,6 +45,7 @@ def test_loss(checkpoint, rows, tmp_path, kind):
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("checkpoint", "kind"),
     [("latent", "layers"), ("cot", "kv_groups"), ("latent", "heads")],
