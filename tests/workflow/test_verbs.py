@@ -29,6 +29,7 @@ STARTING = {
     "copra.utils.forking",
     "copra.utils.gpu",
     "copra.utils.out_of_memory",
+    "copra.utils.processes",
 }
 # At the end of each of copra's processes: which verb it was, and which of copra's modules it imported.
 AUDIT = """
