@@ -22,6 +22,8 @@ from copra.utils.errors import CopraError
 from copra.utils.files import write_sealed_parquet
 from helpers.manifests import manifest, provenance
 
+pytestmark = pytest.mark.slow
+
 # Layers go in the order 2, 0, 1 by cosine, as one block of 0 and 1 by angular distance where two go.
 COSINE = (0.2, 0.3, 0.1)
 ANGULAR = {(0, 1): 0.9, (1, 1): 0.8, (2, 1): 0.3, (0, 2): 0.4, (1, 2): 0.7, (0, 3): 1.0}
@@ -94,7 +96,6 @@ def test_layers_go_in_the_order_of_each_metric(place):
     assert table["random_seed"].isna().all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", ["cot", "coconut"])
 def test_accuracy_is_that_of_the_model_really_cut(place, rows, model, monkeypatch):
     """An untrained model is never right, so what counts as right is a matter of what it writes."""

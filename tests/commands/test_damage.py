@@ -257,7 +257,6 @@ def fill(folder: Path) -> Path:
             return filler
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_full_disk_is_named_and_the_job_runs_when_there_is_space_again(disk, capsys, name):
     before = files(disk)
@@ -269,7 +268,6 @@ def test_a_full_disk_is_named_and_the_job_runs_when_there_is_space_again(disk, c
     assert files(disk) == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_disk_that_cannot_be_written_is_named(disk, capsys, name):
     before = files(disk)

@@ -82,6 +82,7 @@ STAGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_stages_say_what_they_compute(make_model, kind, stage):

@@ -105,7 +105,6 @@ def test_a_resumed_training_is_the_undisturbed_one(make_trainer, monkeypatch, na
     assert resumed.log_text() == whole.log_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "saved"), [("removal", 1), ("removal", 6), ("adapters", 5), ("adapters", 9)]
 )

@@ -15,6 +15,8 @@ from copra.utils import locking
 from copra.utils.errors import CopraError
 from copra.utils.locking import file_of, hold, holder_of
 
+pytestmark = pytest.mark.slow
+
 # Says when it has the lock, and ends when it is told to, having written its output or not.
 HOLDER = """
 import sys, time
@@ -99,7 +101,6 @@ def test_what_the_first_has_made_is_not_made_again(held, start, state):
     assert list(state.parent.iterdir()) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("there", [False, True])
 def test_another_output_or_an_older_one_is_nothing_that_was_made(held, start, tmp_path, there):
     if there:
@@ -115,7 +116,6 @@ def test_without_anybody_before_an_output_is_made_again(start, tmp_path):
     assert start().stdout.readline() == "False\n"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_process_that_is_killed_has_it_no_longer(held, start, state, number):
     second = start()
