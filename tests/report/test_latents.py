@@ -4,7 +4,8 @@ import pandas
 import pytest
 
 from copra.report.formats import for_people
-from copra.report.latents import accuracy_vs_latents, latent_lens, latents_figure, lens_figure
+from copra.report.latent_tables import accuracy_vs_latents, latent_lens
+from copra.report.latents import latents_figure, lens_figure
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from copra.pruning.scoring.scores import score_row, score_table
-from copra.report.orders import drop_orders, orders_figure, rank_correlation, ranks
+from copra.report.orders import drop_orders, rank_correlation, ranks
+from copra.report.orders_figure import orders_figure
 from copra.schema.curve import Curve, NamedCurve
 from copra.schema.metrics import OF_BLOCKS
 from copra.schema.shape import LayerShape, ModelShape

@@ -12,7 +12,7 @@ from copra.models.pack import LOG
 from copra.models.seal import check_file
 from copra.report import figures, latents
 from copra.report.after import after_fine_tuning
-from copra.report.orders import orders_figure
+from copra.report.orders_figure import orders_figure
 from copra.report.pruning import pruning_figure
 from copra.schema.curve import NamedCurve
 from copra.schema.units import group_size

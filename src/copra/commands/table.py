@@ -7,7 +7,7 @@ from typing import Any
 import pandas
 
 from copra.commands.common import Coded, add_settings, folder, made_by, recorded_shape, settings_of
-from copra.report.latents import accuracy_vs_latents, latent_lens
+from copra.report.latent_tables import accuracy_vs_latents, latent_lens
 from copra.report.orders import drop_orders
 from copra.report.tables import accuracy_vs_flops, before_fine_tuning
 from copra.schema.curve import NamedCurve
