@@ -9,6 +9,7 @@ import pytest
 
 import copra
 from copra.cli import COMMANDS, main
+from helpers.tiny import YAML
 
 SETTINGS = {
     "data": {"task": {"kind": "word_sums"}},
@@ -16,14 +17,6 @@ SETTINGS = {
     "select": {"prune": {"kind": "prune", "unit": "layers", "metric": "deepest", "budget": {"count": 1}}},
     "evaluate": {"node": "llama", "task": "sums"},
 }
-CONFIG = """\
-task: sums
-tasks: {sums: {kind: word_sums}}
-base: llama
-bases: {llama: {from_scratch: {hidden_size: 16, layers: 2, heads: 4, intermediate_size: 32}}}
-steps: {cot: {kind: cot, training: {steps: 8}}}
-recipes: [[cot]]
-"""
 
 
 def failure(capsys, *arguments):
@@ -119,7 +112,7 @@ def test_a_missing_input_is_named(capsys, tmp_path, monkeypatch, verb, options, 
 
 @pytest.mark.slow
 def test_check_lists_the_recipes_and_the_lengths_of_their_trainings(capsys, tmp_path):
-    (tmp_path / "c.yaml").write_text(CONFIG)
+    (tmp_path / "c.yaml").write_text(YAML)
     assert main(["check", str(tmp_path / "c.yaml")]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{tmp_path}/c.yaml: 1 recipes, 2 models",
@@ -130,7 +123,7 @@ def test_check_lists_the_recipes_and_the_lengths_of_their_trainings(capsys, tmp_
 
 def test_check_notes_what_settings_bring(capsys, tmp_path):
     short = "short: {kind: coconut, pad_latent_to_max: false, training: {steps: 8}}"
-    changed = CONFIG.replace("{cot: {", f"{{{short}, cot: {{").replace("[[cot]]", "[[cot, short]]")
+    changed = YAML.replace("{cot: {", f"{{{short}, cot: {{").replace("[[cot]]", "[[cot, short]]")
     (tmp_path / "c.yaml").write_text(changed)
     assert main(["check", str(tmp_path / "c.yaml")]) == 0
     assert "  note: steps.short: pad_latent_to_max: false trains" in capsys.readouterr().out
@@ -138,7 +131,7 @@ def test_check_notes_what_settings_bring(capsys, tmp_path):
 
 def test_several_configs_are_checked_as_one(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("c.yaml").write_text(CONFIG)
+    Path("c.yaml").write_text(YAML)
     Path("more.yaml").write_text("recipes: [[cot], [cot, last]]\nsteps: {last: {kind: few_shot}}\n")
     assert main(["check", "c.yaml", "more.yaml"]) == 0
     assert "c.yaml, more.yaml: 2 recipes" in capsys.readouterr().out
@@ -155,7 +148,7 @@ def test_several_configs_are_checked_as_one(capsys, tmp_path, monkeypatch):
     ],
 )
 def test_check_names_the_file_and_the_problem(capsys, tmp_path, old, new, words):
-    (tmp_path / "c.yaml").write_text(CONFIG.replace(old, new))
+    (tmp_path / "c.yaml").write_text(YAML.replace(old, new))
     assert f"{tmp_path}/c.yaml{words}" in failure(capsys, "check", tmp_path / "c.yaml")
 
 
@@ -167,11 +160,12 @@ def test_check_names_the_file_and_the_problem(capsys, tmp_path, old, new, words)
         (["check", "c.yaml"], " transformers"),  # which counts the tokens of rows
         (["jobs", "c.yaml"], ""),
         (["schema"], ""),
+        (["table", "--help"], " pandas pyarrow"),
         (["status"], ""),
     ],
 )
 def test_what_people_call_often_imports_nothing_heavy(tmp_path, arguments, needed):
-    (tmp_path / "c.yaml").write_text(CONFIG)
+    (tmp_path / "c.yaml").write_text(YAML)
     heavy = {"torch", "transformers", "datasets", "pandas", "pyarrow", "scipy", "matplotlib"}
     code = (
         "import contextlib, sys; from copra.cli import main\n"

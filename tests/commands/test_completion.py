@@ -9,18 +9,11 @@ from pathlib import Path
 import pytest
 
 from copra.cli import COMMANDS, main
+from helpers.tiny import YAML
 
 pytestmark = pytest.mark.slow
 
-CONFIG = """\
-task: sums
-tasks: {sums: {kind: word_sums}}
-base: llama
-bases: {llama: {from_scratch: {hidden_size: 16, layers: 2, heads: 4, intermediate_size: 32}}}
-steps: {cot: {kind: cot, training: {steps: 8}}}
-recipes: [[cot]]
-seeds: [0, 1]
-"""
+CONFIG = f"{YAML}seeds: [0, 1]\n"
 # Completes the words of its arguments, of which the last is unfinished.
 ASK = """\
 source "$1"; shift

@@ -6,25 +6,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from copra.cost.flops import FlopCounter, Pass
 from copra.cost.parameters import block_parameters, kv_cache_bytes_per_token
+from copra.models.published_configs import PUBLISHED_CONFIGS
 from copra.models.shape import shape_of
 from copra.schema.shape import LayerShape
 
-# Llama 3.2 1B, by the config that Meta published.
-LLAMA_1B = {
-    "vocab_size": 128256,
-    "hidden_size": 2048,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 64,
-    "intermediate_size": 8192,
-    "tie_word_embeddings": True,
-}
+CONFIG = LlamaConfig(**PUBLISHED_CONFIGS["meta-llama/Llama-3.2-1B"])
 
 
 def share_saved(layers) -> float:
     """The part of a token's FLOPs that a 1B Llama with these layers saves, in percent."""
-    shape = shape_of(LlamaConfig(**LLAMA_1B).to_dict())
+    shape = shape_of(CONFIG.to_dict())
     dense, left = (
         sum(FlopCounter(s).of_pass(Pass("decode", 1, 0, 1)).values())
         for s in (shape, shape.with_layers(layers))
@@ -34,7 +25,7 @@ def share_saved(layers) -> float:
 
 def test_llama_1b_has_the_published_sizes():
     with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig(**LLAMA_1B))
+        model = LlamaForCausalLM(CONFIG)
     shape = shape_of(model.config.to_dict())
     assert sum(parameter.numel() for parameter in model.parameters()) == 1_235_814_400
     assert block_parameters(shape) == [{"attention": 10_485_760, "ffn": 50_331_648}] * 16
@@ -52,7 +43,7 @@ def test_llama_1b_has_the_published_shares():
     assert share_saved((LayerShape(16, 4, 64, 8192),) * 16) == pytest.approx(6.8, abs=0.05)
     assert share_saved((LayerShape(28, 7, 64, 8192), *(layer,) * 15)) == pytest.approx(0.106, abs=0.001)
     assert share_saved((LayerShape(32, 8, 64, 6144),) * 16) == pytest.approx(16.3, abs=0.05)
-    counter = FlopCounter(shape_of(LlamaConfig(**LLAMA_1B).to_dict()))
+    counter = FlopCounter(shape_of(CONFIG.to_dict()))
     total = counter.projections + counter.ffn + counter.head
     assert 100 * counter.projections / total == pytest.approx(13.6, abs=0.05)
     assert 100 * counter.head / total == pytest.approx(21.3, abs=0.05)

@@ -22,6 +22,16 @@ CONFIG = {
     "latency": None,  # times are never the same twice
 }
 
+YAML = """\
+task: sums
+tasks: {sums: {kind: word_sums}}
+base: llama
+bases: {llama: {from_scratch: {hidden_size: 16, layers: 2, heads: 4, intermediate_size: 32}}}
+steps: {cot: {kind: cot, training: {steps: 8}}}
+recipes: [[cot]]
+"""
+"""An experiment as a person writes it."""
+
 
 def own(value: Any) -> Any:
     """Return a copy of nested dicts and lists that shares none of them, not even with itself."""

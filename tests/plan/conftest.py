@@ -3,26 +3,19 @@ import copy
 import pytest
 
 from copra.experiment.workflow import Workflow
+from helpers.tiny import DROP, SIZES
 
 TRAINING = {"steps": 10, "batch_size": 4, "num_validations": 1}
-SIZES = {
-    "hidden_size": 16,
-    "layers": 2,
-    "heads": 4,
-    "kv_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-}
 CONFIG = {
     "task": "sums",
     "tasks": {"sums": {"kind": "word_sums", "train": 300, "valid": 40, "test": 60}},
     "base": "llama",
-    "bases": {"llama": {"from_scratch": SIZES}},
+    "bases": {"llama": {"from_scratch": SIZES | {"max_position_embeddings": 64}}},
     "steps": {
         "cot": {"kind": "cot", "training": TRAINING},
         "no-cot": {"kind": "no_cot", "training": TRAINING},
         "coconut": {"kind": "coconut", "max_latent_stage": 1, "training": TRAINING},
-        "drop-1": {"kind": "prune", "unit": "layers", "metric": "cosine", "budget": {"count": 1}},
+        "drop-1": DROP,
         "ask": {"kind": "few_shot", "num_fewshot": 2},
     },
     "recipes": [["cot", "no-cot"], ["cot", "drop-1", "coconut"], ["cot", "ask"]],

@@ -6,21 +6,13 @@ import re
 import pytest
 
 from copra.cli import main
+from copra.models.published_configs import PUBLISHED_CONFIGS
 from copra.plan.budgets import budget_warnings
 from copra.plan.estimate import Estimate
 from copra.plan.forecast import forecast
 from copra.plan.page import page
 from copra.utils.errors import CopraError
 
-LLAMA_1B = {
-    "model_type": "llama",
-    "vocab_size": 128256,
-    "hidden_size": 2048,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 8192,
-}
 THREE = {"hidden_size": 24, "layers": 2, "heads": 6, "kv_heads": 3, "intermediate_size": 32}
 
 HALF_OF_THREE = "budget.fraction: 0.5 of 6 KV groups: the nearest legal cut removes 2, 33% less than asked"
@@ -48,7 +40,7 @@ def warnings_of(make_workflow, tmp_path):
 def one_billion(tmp_path):
     """The folder of a Llama 3.2 1B, as far as its sizes go."""
     (tmp_path / "1b").mkdir()
-    (tmp_path / "1b" / "config.json").write_text(json.dumps(LLAMA_1B))
+    (tmp_path / "1b" / "config.json").write_text(json.dumps(PUBLISHED_CONFIGS["meta-llama/Llama-3.2-1B"]))
     for name in ("model.safetensors", "tokenizer.json"):
         (tmp_path / "1b" / name).touch()
     return {"path": str(tmp_path / "1b")}

@@ -1,16 +1,22 @@
 """Settings and options that the commands share which answer the questions of a split."""
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+import pandas
 
 from copra.commands.common import Coded, add_settings, folder, made_by, summary_of
 from copra.commands.resources import add_threads
 from copra.commands.torch_setup import set_up_torch
+from copra.data.sequences import GenerationSpec
+from copra.evaluation.accuracy import compiled_for, predictions
+from copra.evaluation.answer_cache import AnswerCache
 from copra.models.checkpoint import Checkpoint, load_checkpoint
 from copra.schema.settings import Precision
 from copra.tasks.answers import AnswerKind
-from copra.tasks.task import Split
+from copra.tasks.task import Row, Split
 from copra.utils.files import MANIFEST
 
 
@@ -33,6 +39,13 @@ class Answering(Coded):
     """Precision of the computation, if the device supports it."""
 
 
+class CompiledAnswering(Answering):
+    """Settings of a rule that may answer with a compiled model."""
+
+    compile: bool = False
+    """If true, the forward pass over one token is compiled."""
+
+
 def add_answering(parser: ArgumentParser, model: str, state: str | None = None) -> None:
     """Add the options that these commands share; `model` and `state` are the help texts of those options."""
     add_settings(parser)
@@ -53,3 +66,24 @@ def load_to_answer(
     set_up_torch(options, precision)
     checkpoint = load_checkpoint(options.model, precision, to_answer=True)
     return checkpoint, made_by(options, options.model / MANIFEST, summary_of(options.data, split), *files)
+
+
+def answerer(
+    checkpoint: Checkpoint,
+    settings: CompiledAnswering,
+    longest: GenerationSpec,
+    rows: Sequence[Row],
+    answer_cache: AnswerCache,
+) -> Callable[[GenerationSpec], pandas.DataFrame]:
+    """Return the function from a generation spec to the predictions of a checkpoint for these rows.
+
+    `longest` is the spec with the most latents, for which the model is compiled if the settings ask for it.
+    """
+    limit, size = settings.max_new_tokens, settings.batch_size
+    compiled = compiled_for(checkpoint, longest, rows, limit, size) if settings.compile else None
+
+    def answer(decoding: GenerationSpec) -> pandas.DataFrame:
+        cached = answer_cache.get_or_generate
+        return predictions(checkpoint, decoding, rows, limit, settings.answers, size, cached, compiled)
+
+    return answer

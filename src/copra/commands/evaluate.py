@@ -3,12 +3,12 @@
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from copra.commands.answering import Answering, add_answering, load_to_answer
+from copra.commands.answering import CompiledAnswering, add_answering, answerer, load_to_answer
 from copra.commands.common import folder, rows_of, settings_of
 from copra.commands.resources import add_processes
 from copra.cost.flops import FLOP_GROUPS, PHASES
 from copra.cost.parameters import answering_bytes, answering_parameters, kv_cache_bytes_per_token
-from copra.evaluation.accuracy import accuracy_of, compiled_for, predictions
+from copra.evaluation.accuracy import accuracy_of
 from copra.evaluation.answer_cache import AnswerCache
 from copra.schema.units import UNIT_NAMES, units_of
 from copra.utils import processes
@@ -17,11 +17,9 @@ from copra.utils.files import METRICS, PREDICTIONS, write_json, write_parquet
 from copra.utils.locking import hold
 
 
-class EvaluateSettings(Answering):
+class EvaluateSettings(CompiledAnswering):
     task: str
     """Name of the task."""
-    compile: bool = False
-    """If true, the forward pass over one token is compiled."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -43,21 +41,8 @@ def run(options: Namespace) -> None:
     with hold(answer_cache.state, settings.node, options.output / METRICS) as made:
         if made:
             return
-        compiled = None
-        if settings.compile:
-            compiled = compiled_for(
-                checkpoint, checkpoint.decoding, rows, settings.max_new_tokens, settings.batch_size
-            )
-        table = predictions(
-            checkpoint,
-            checkpoint.decoding,
-            rows,
-            settings.max_new_tokens,
-            settings.answers,
-            settings.batch_size,
-            answer_cache.get_or_generate,
-            compiled,
-        )
+        answer = answerer(checkpoint, settings, checkpoint.decoding, rows, answer_cache)
+        table = answer(checkpoint.decoding)
         if processes.rank():
             return
         write_parquet(options.output / PREDICTIONS, table)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas
 
-from copra.commands.answering import Answering, add_answering, load_to_answer
+from copra.commands.answering import CompiledAnswering, add_answering, answerer, load_to_answer
 from copra.commands.common import rows_of, settings_of
 from copra.commands.resources import add_processes
-from copra.evaluation.accuracy import accuracy_of, compiled_for, predictions
+from copra.evaluation.accuracy import accuracy_of
 from copra.evaluation.answer_cache import AnswerCache
 from copra.utils import processes
 from copra.utils.errors import CopraError
@@ -18,11 +18,9 @@ from copra.utils.files import write_parquet
 from copra.utils.locking import hold
 
 
-class SweepLatentsSettings(Answering):
+class SweepLatentsSettings(CompiledAnswering):
     latents: list[int]
     """Numbers of latents; the one that the checkpoint was trained with is added."""
-    compile: bool = False
-    """Compile the pass over one token."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -52,14 +50,11 @@ def run(options: Namespace) -> None:
     with hold(answer_cache.state, settings.node, options.output) as made:
         if made:
             return
-        compiled = None
-        if settings.compile:
-            longest = replace(decoding, latents=max(numbers))
-            compiled = compiled_for(checkpoint, longest, rows, settings.max_new_tokens, settings.batch_size)
+        answer = answerer(checkpoint, settings, replace(decoding, latents=max(numbers)), rows, answer_cache)
         table = [
             {"node": settings.node, "latents": number, "trained": number == decoding.latents}
             | {"precision": checkpoint.precision}
-            | _answered(checkpoint, replace(decoding, latents=number), rows, settings, answer_cache, compiled)
+            | _summary(answer(replace(decoding, latents=number)))
             for number in numbers
         ]
         if processes.rank():
@@ -68,24 +63,8 @@ def run(options: Namespace) -> None:
         answer_cache.delete()
 
 
-def _answered(
-    checkpoint: Any,
-    decoding: Any,
-    rows: list,
-    settings: SweepLatentsSettings,
-    answer_cache: Any,
-    compiled: Any,
-) -> dict[str, Any]:
-    table = predictions(
-        checkpoint,
-        decoding,
-        rows,
-        settings.max_new_tokens,
-        settings.answers,
-        settings.batch_size,
-        answer_cache.get_or_generate,
-        compiled,
-    )
+def _summary(table: pandas.DataFrame) -> dict[str, Any]:
+    """Return the accuracy and the mean costs of a table of predictions."""
     return accuracy_of(table) | {
         "flops": float(table["flops"].mean()),
         "depth": float(table["depth"].mean()),

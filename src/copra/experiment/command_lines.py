@@ -168,28 +168,21 @@ def _train(flow: Workflow, node: str) -> CommandLine:
     )
 
 
+def _from_parent(
+    flow: Workflow, node: str, split: Split, **options: str | int | Iterable[str]
+) -> CommandLine:
+    """Return the line of a step that reads only its parent and a split, with its own options first."""
+    parent, rows = _parent(flow, node), flow.data(node, split)
+    return _line([parent, *rows], **options, parent=parent, data=rows, output=_manifest(flow, node))
+
+
 def _prompt(flow: Workflow, node: str) -> CommandLine:
-    parent, rows = _parent(flow, node), flow.data(node, "train")
-    return _line(
-        [parent, *rows],
-        settings=flow.prompt_settings(node),
-        files=flow.place_of(flow.prompt_source(node)),
-        parent=parent,
-        data=rows,
-        output=_manifest(flow, node),
-    )
+    files = flow.place_of(flow.prompt_source(node))
+    return _from_parent(flow, node, "train", settings=flow.prompt_settings(node), files=files)
 
 
 def _quantize(flow: Workflow, node: str) -> CommandLine:
-    parent, rows = _parent(flow, node), flow.data(node, "valid")
-    return _line(
-        [parent, *rows],
-        settings=flow.quantize_settings(node),
-        **_resources(flow),
-        parent=parent,
-        data=rows,
-        output=_manifest(flow, node),
-    )
+    return _from_parent(flow, node, "valid", settings=flow.quantize_settings(node), **_resources(flow))
 
 
 def _answering(
