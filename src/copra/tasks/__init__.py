@@ -6,6 +6,7 @@ from pydantic import Field
 
 from copra.tasks.addition import Addition
 from copra.tasks.gsm8k import Gsm8k
+from copra.tasks.modular import Modular
 from copra.tasks.multiplication import Multiplication
 from copra.tasks.prosqa import Prosqa
 from copra.tasks.task import Task
@@ -14,6 +15,7 @@ from copra.tasks.word_sums import WordSums
 TASKS: dict[str, type[Task]] = {
     "addition": Addition,
     "gsm8k": Gsm8k,
+    "modular": Modular,
     "multiplication": Multiplication,
     "prosqa": Prosqa,
     "word_sums": WordSums,

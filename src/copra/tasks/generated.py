@@ -1,4 +1,4 @@
-"""Base class of tasks that generate their rows, or read the rows of a split from a published file."""
+"""Base classes of tasks that draw their rows at random, or also read the rows of a split from a file."""
 
 import codecs
 import random
@@ -26,18 +26,60 @@ Source = Annotated[
 ]
 
 
-class GeneratedTask(Task):
-    """Settings of the three splits; a subclass defines how a row is drawn and how one is read from a file."""
+class DrawnTask(Task):
+    """Settings of three drawn splits; a subclass defines how a row is drawn."""
 
-    train: Source = 20000
-    """Number of training rows to generate, or the path of a file to read; environment variables such as
-    ${COPRA_DATA} are expanded. The number does not affect the other splits."""
-    valid: Source = 500
-    """Number of validation rows to generate, or the path of a file."""
-    test: Source = 1000
-    """Number of test rows to generate, or the path of a file."""
+    train: Size = 20000
+    """Number of training rows. The number does not affect the other splits."""
+    valid: Size = 500
+    """Number of validation rows."""
+    test: Size = 1000
+    """Number of test rows."""
     seed: Seed = 0
     """Seed of the generated rows."""
+
+    @abstractmethod
+    def draw(self, rng: random.Random) -> Row | None:
+        """Return a random row, or None if this draw is not allowed by the settings."""
+
+    def rows(self) -> Iterator[tuple[Split, Row | BadRow]]:
+        """Yield all rows in the order test, valid, train, so that no split depends on a larger one's size.
+
+        No row repeats the question of an earlier row.
+
+        Raises:
+            CopraError: the settings allow too few different questions.
+        """
+        seen: set[str] = set()
+        for split in reversed(SPLITS):
+            for row in self._rows_of(split, getattr(self, split), seen):
+                if isinstance(row, Row):
+                    seen.add(row.question)
+                yield split, row
+
+    def _rows_of(self, split: Split, size: Any, seen: set[str]) -> Iterator[Row | BadRow]:
+        rng = random.Random(f"{self.kind} {self.seed} {split}")
+        for index in range(size):
+            drawn = (self.draw(rng) for _ in range(ATTEMPTS))
+            row = next((row for row in drawn if row is not None and row.question not in seen), None)
+            if row is None:
+                raise CopraError(
+                    f"{self.kind}: no new question was found in {ATTEMPTS} attempts for row {index + 1} of "
+                    f"{size} of the {split} split. Ask for fewer rows, or allow more different questions."
+                )
+            yield row
+
+
+class GeneratedTask(DrawnTask):
+    """Settings of three splits that are drawn or read; a subclass also defines how a file is read."""
+
+    train: Source = 20000  # type: ignore[assignment]
+    """Number of training rows to generate, or the path of a file to read; environment variables such as
+    ${COPRA_DATA} are expanded. The number does not affect the other splits."""
+    valid: Source = 500  # type: ignore[assignment]
+    """Number of validation rows to generate, or the path of a file."""
+    test: Source = 1000  # type: ignore[assignment]
+    """Number of test rows to generate, or the path of a file."""
 
     @model_validator(mode="after")
     def _every_split_is_meant(self) -> Self:
@@ -48,10 +90,6 @@ class GeneratedTask(Task):
                 "whether it is a file or how many rows to generate"
             )
         return self
-
-    @abstractmethod
-    def draw(self, rng: random.Random) -> Row | None:
-        """Return a random row, or None if this draw is not allowed by the settings."""
 
     @abstractmethod
     def records(self, content: bytes) -> list[Any]:
@@ -73,38 +111,10 @@ class GeneratedTask(Task):
         """Return the configured paths of the local files of splits, not expanded."""
         return {split: getattr(self, split) for split in SPLITS if isinstance(getattr(self, split), str)}
 
-    def rows(self) -> Iterator[tuple[Split, Row | BadRow]]:
-        """Yield all rows in the order test, valid, train, so that no split depends on a larger one's size.
-
-        No generated row repeats the question of an earlier row.
-
-        Raises:
-            CopraError: a file cannot be read, or the settings allow too few different questions.
-        """
-        seen: set[str] = set()
-        for split in reversed(SPLITS):
-            source = getattr(self, split)
-            rows: Iterator[Row | BadRow]
-            if isinstance(source, str):
-                rows = self._read_file(split, expand_path(split, source))
-            else:
-                rows = self._generate(split, source, seen)
-            for row in rows:
-                if isinstance(row, Row):
-                    seen.add(row.question)
-                yield split, row
-
-    def _generate(self, split: Split, size: int, seen: set[str]) -> Iterator[Row]:
-        rng = random.Random(f"{self.kind} {self.seed} {split}")
-        for index in range(size):
-            drawn = (self.draw(rng) for _ in range(ATTEMPTS))
-            row = next((row for row in drawn if row is not None and row.question not in seen), None)
-            if row is None:
-                raise CopraError(
-                    f"{self.kind}: no new question was found in {ATTEMPTS} attempts for row {index + 1} of "
-                    f"{size} of the {split} split. Ask for fewer rows, or allow more different questions."
-                )
-            yield row
+    def _rows_of(self, split: Split, source: Any, seen: set[str]) -> Iterator[Row | BadRow]:
+        if isinstance(source, str):
+            return self._read_file(split, expand_path(split, source))
+        return super()._rows_of(split, source, seen)
 
     def _read_file(self, split: Split, path: Path) -> Iterator[Row | BadRow]:
         try:
