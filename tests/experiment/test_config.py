@@ -198,7 +198,7 @@ def test_a_wrong_value_is_one_line_with_its_path_and_what_is_allowed(path, value
     [
         (
             {"kind": "coconut", "thought": "none", "auxiliary_decoder": {}},
-            "auxiliary_decoder: only latents that are hidden",
+            "auxiliary_decoder: without latents",
         ),
         (
             {"kind": "codi", "iterations": 0, "auxiliary_decoder": {}},

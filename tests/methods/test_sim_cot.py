@@ -141,8 +141,7 @@ def test_stages_survive_their_json(auxiliary_decoder):
             {"auxiliary_decoder": {"next_latent": True}},
             "auxiliary_decoder.next_latent: Coconut feeds every",
         ),
-        ({"thought": "none"}, "auxiliary_decoder: only latents"),
-        ({"thought": "embedding"}, "auxiliary_decoder: only latents"),
+        ({"thought": "none"}, "auxiliary_decoder: without latents"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
@@ -226,6 +225,32 @@ def test_the_loss_and_its_gradients_equal_the_plain_ones(any_model, auxiliary_de
     }
     reached = assert_same_loss(stage, reasoner, samples, expected, TOLERANCE)
     assert set(reached) == {name for name, _ in reasoner.named_parameters()}
+
+
+@pytest.mark.parametrize("latent_input", ["raw", "scaled"])
+def test_pause_tokens_are_explained_by_the_states_before_them(any_model, latent_input):
+    """The control reads learned embeddings, and is supervised at the same states as latents are."""
+    stage = coconut(
+        {"decoder": "shared"}, thought="embedding", latent_input=latent_input, max_latent_stage=2
+    ).stages()[3]
+    reasoner = thinker_of(any_model, stage)
+    samples = [stage.lay_out(row, IDS) for row in draw_rows(*ROWS)]
+    answers, explanations = [], []
+    norm = any_model.get_input_embeddings().weight.detach().norm(dim=1).mean()
+    for sample in samples:
+        inputs = plain_inputs(any_model, sample, "embedding")
+        states = body_of(any_model, inputs)
+        answers.append(plain_cross_entropy(any_model, states, sample.labels))
+        for k, text in enumerate(sample.explained):
+            latent = states[sample.first_latent + k - 1]
+            scaled = latent * norm / latent.norm() if latent_input == "scaled" else latent
+            explanations.append(plain_telling(reasoner, [scaled], text))
+    supervised = sum(label != IGNORED for sample in samples for label in sample.labels)
+    expected = {
+        "cross_entropy": (1.0, sum(answers), supervised),
+        "explanation": (1.0, sum(explanations), 9 + 3 + 0 + 6),
+    }
+    assert_same_loss(stage, reasoner, samples, expected, TOLERANCE)
 
 
 @pytest.mark.parametrize("decoder", ["small", "shared"])

@@ -85,15 +85,15 @@ class Coconut(Method):
     uniform_prob: float = Field(0.0, ge=0, le=1)
     """Probability that a row of m steps instead takes the layout of a stage drawn uniformly from 0..m."""
     auxiliary_decoder: AuxiliaryDecoder | None = None
-    """Auxiliary decoder that is trained to predict each step from its latents (SIM-CoT; null: none)."""
+    """Auxiliary decoder that is trained to predict each step from its latents (SIM-CoT; null: none). With
+    `thought: embedding` it reads the hidden states that would become the latents: the control that is
+    supervised in the same way, but does not feed them back."""
 
     @model_validator(mode="after")
     def _explains_latents(self) -> "Coconut":
         check_weighed(self.auxiliary_decoder, self.distil)
-        if self.auxiliary_decoder is not None and self.thought != "hidden":
-            raise ValueError(
-                "auxiliary_decoder: only latents that are hidden states can be explained (thought: hidden)"
-            )
+        if self.auxiliary_decoder is not None and self.thought == "none":
+            raise ValueError("auxiliary_decoder: without latents (thought: none) there is nothing to explain")
         if self.auxiliary_decoder is not None and self.auxiliary_decoder.next_latent:
             raise ValueError(
                 "auxiliary_decoder.next_latent: Coconut feeds every latent that predicts a step; leave it out"
