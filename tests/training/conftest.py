@@ -4,9 +4,10 @@ from accelerate.state import AcceleratorState
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from copra.data.tokenization import markers_of, pad_id, tokenize
-from copra.methods import Coconut, Codi, Cot, IcotKd, IcotSi
+from copra.methods import Coconut, Codi, Cot, IcotKd, IcotSi, Looped
 from copra.methods.reasoning_model import ReasoningModel
 from copra.models.extra_modules import make_extra_modules
+from copra.models.looping import loop_layers
 from copra.schema.training import Training
 from copra.training.loop import Trainer
 from copra.training.saves import CheckpointSchedule
@@ -18,6 +19,7 @@ BESIDE = {"weight": 2.0, "temperature": 2.0, "task_weight": 0.5}
 STAGES = {
     "cot": Cot(kind="cot", training=STEP).stages()[0],
     "coconut": Coconut(kind="coconut", **TWO).stages()[1],
+    "looped": Looped(kind="looped", training=STEP, loop={"layers": [1, 1], "times": 3}).stages()[0],
     # Rows of an epoch are drawn from the stages 0, 1 and 2: none, one or two latents in one batch.
     "mixed": Coconut(kind="coconut", **TWO, stage_mixing=True).stages()[2],
     "projected": Coconut(kind="coconut", **TWO, latent_input="projected").stages()[1],
@@ -31,6 +33,7 @@ STAGES = {
     "removed": IcotSi(kind="icot_si", training=STEP, tokens_per_stage=39, smoothing=None).stages()[1],
     # With a teacher's predictions, alone and beside the own loss.
     "healed": Cot(kind="cot", training=STEP, distil={}).resolved_stages()[0],
+    "healed loop": Looped(kind="looped", training=STEP, distil=BESIDE).resolved_stages()[0],
     "healed latents": Coconut(
         kind="coconut", **TWO, latent_input="projected", distil=BESIDE
     ).resolved_stages()[1],
@@ -82,6 +85,7 @@ def make_trainer(word_base, rows, tmp_path):
             model = word_base(architecture, seed=7, **spec, **shape).model
             teacher = ReasoningModel(model, make_extra_modules(model, stage.extra_modules()))
         base = word_base(architecture, **spec)
+        loop_layers(base.model, stage.loop)
         torch.manual_seed(2)
         tokens = tokenize(base.tokenizer, rows)
         defaults = {"batch_size": 4, "learning_rate": 3e-3, "num_validations": 2, "select_best_by": "last"}

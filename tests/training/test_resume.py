@@ -51,6 +51,8 @@ LORA = {"rank": 3, "alpha": 6.0, "dropout": 0.2}
 RESUMED = {
     "coconut": {"stage": "coconut", "schedule": "cosine", "warmup_steps": 6},
     "gpt2 with dropout and mixing": {"stage": "mixed", "architecture": "gpt2", "dropout": 0.2},
+    "looped layers": {"stage": "looped", "select_best_by": "loss", "num_validations": 5},
+    "looped layers with adapters on gpt2": {"stage": "looped", "architecture": "gpt2", "lora": LORA},
     "best by loss": {"stage": "cot", "select_best_by": "loss", "num_validations": 5, "learning_rate": 3e-2},
     "codi with its projection": {"stage": "codi", "schedule": "cosine", "warmup_ratio": 0.3},
     "sim-cot with its decoder": {"stage": "explained", "select_best_by": "loss", "num_validations": 5},
@@ -81,7 +83,7 @@ RESUMED = {
 
 
 # Random numbers, parts and adapters, a teacher and micro-batches, a stage that moves. The others are slow.
-QUICK = ("gpt2 with dropout and mixing", "adapters", "healing latents", "removal with smoothing")
+QUICK = ("looped layers", "gpt2 with dropout and mixing", "adapters", "healing latents", "removal with smoothing")
 CASES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RESUMED]
 
 

@@ -32,6 +32,8 @@ STAGES = {
     "a mind reader": {"stage": "kd.0"},
     "an emulator": {"stage": "kd.1"},
     "healing": {"stage": "healed latents"},
+    "looped layers": {"stage": "looped"},
+    "healing looped layers": {"stage": "healed loop", "architecture": "gpt2"},
 }
 
 
@@ -106,6 +108,7 @@ def test_two_processes_train_as_one(same_training, name):
 
 
 SHARED = ("in micro-batches", "mixed numbers of latents", "gpt2", "a step decoder", "an emulator", "healing")
+SHARED += ("looped layers", "healing looped layers")
 
 
 @pytest.mark.parametrize("name", SHARED)

@@ -71,7 +71,7 @@ def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[st
         "hit_length_limit": int(table["hit_length_limit"].sum()),
         "parameters": answering_parameters(checkpoint.manifest),
         "checkpoint_bytes": answering_bytes(checkpoint.manifest),
-        "units": {kind: len(units_of(kind, checkpoint.shape)) for kind in UNIT_NAMES},
+        "units": {kind: len(units_of(kind, checkpoint.manifest.shape)) for kind in UNIT_NAMES},
         "kv_cache_bytes_per_token": kv_cache_bytes_per_token(
             checkpoint.shape, checkpoint.model.dtype.itemsize
         ),

@@ -15,6 +15,7 @@ from copra.commands.common import (
 from copra.commands.resources import add_threads
 from copra.commands.torch_setup import set_up_torch
 from copra.models.checkpoint import device, load_unquantized, save_changed
+from copra.models.looping import loop_layers
 from copra.models.quantized import compare, quantize
 from copra.pruning.scoring.calibration import calibration_batches
 from copra.schema.base import QUANTIZATION_BATCH, QUANTIZATION_ROWS, Quantize
@@ -42,6 +43,8 @@ def run(options: Namespace) -> None:
     parent = load_unquantized(options.parent)
     quantized = quantize(options.parent)
     quantized.to(device())  # type: ignore[arg-type]  # transformers wraps `to`, which hides that it is a method
+    for model in (parent.model, quantized):
+        loop_layers(model, parent.manifest.loop)
     rows = rows_of(options.data, "valid", QUANTIZATION_ROWS)
     batches = calibration_batches(parent.tokenizer, rows, "cot", QUANTIZATION_BATCH, None)
     step = {

@@ -15,6 +15,7 @@ from copra.methods.method import Stage
 from copra.models.bases import start_markers
 from copra.models.checkpoint import Checkpoint, load_checkpoint, load_unquantized
 from copra.models.extra_modules import make_extra_modules
+from copra.models.looping import loop_layers
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
 from copra.utils.files import file_sha256
@@ -47,8 +48,11 @@ def read_inputs(
 ) -> Inputs:
     """Return the inputs of a stage that trains `parent`; `seed` draws the weights of new modules.
 
+    The model of `parent` is looped as the stage says.
+
     Raises:
-        CopraError: the teacher or the pretrained checkpoint is missing or does not fit.
+        CopraError: the teacher or the pretrained checkpoint is missing or does not fit, or the model does not
+            have the layers of the loop.
     """
     decoding = stage.decoding(markers_of(parent.tokenizer))
     teacher = _teacher(options.teacher, parent, stage) if stage.needs_teacher else None
@@ -65,6 +69,7 @@ def read_inputs(
         if options.pretrained
         else None
     )
+    loop_layers(parent.model, stage.loop)
     checksums = [file_sha256(options.data / f"{split}.parquet") for split in ("train", "valid")]
     return Inputs(stage, decoding, parent, teacher, extra_modules, pretrained, *rows, checksums)
 

@@ -8,7 +8,8 @@ heads, K key/value heads of size D, FFN width I and m FFN matrices, at hidden wi
                         only the last W - 1, so P is at most W - 1
     2 T m d I           FFN
 
-and 2 T' d V in the LM head for the T' positions whose logits are read. The embedding look-up costs
+and 2 T' d V in the LM head for the T' positions whose logits are read. The shape of a looped model has a
+layer for each visit of a layer (`ModelShape.looped`), so that every pass counts. The embedding look-up costs
 nothing; norms, rotary embedding, softmax and activations (under 1%) are left out, and the causal half of
 the scores is not subtracted. `torch.utils.flop_counter.FlopCounterMode` counts the same on the meta
 device, which the tests hold to the last FLOP.
@@ -60,10 +61,13 @@ class Pass:
 
 @dataclass(frozen=True)
 class AnswerFlops:
-    """FLOPs of one answer by phase and group, and the number of dependent passes."""
+    """FLOPs of one answer by phase and group, and the number of dependent passes.
+
+    A pass of a looped model counts as many passes as its visits make through all layers.
+    """
 
     by: dict[tuple[Phase, str], int]
-    depth: int
+    depth: float
 
     @property
     def total(self) -> int:
@@ -106,6 +110,7 @@ class FlopCounter:
     def __init__(self, shape: ModelShape):
         d = shape.hidden
         layers = shape.layers
+        self.visits = len(layers)
         self.projections = sum(4 * d * each.head_dim * (each.query_heads + each.kv_heads) for each in layers)
         self.scores = sum(4 * each.query_heads * each.head_dim for each in layers)
         self.windows: dict[int | None, int] = {}
@@ -148,6 +153,8 @@ class FlopCounter:
             by[one.phase, "method"] += one.fed * self.projection if projected else 0
         if decoding is not None and decoding.emulated:
             by["latent", "method"] += self.emulation + self.mind_reading
+        if decoding is not None and decoding.loop is not None:
+            return AnswerFlops(by, depth * decoding.loop.passes(self.visits))
         return AnswerFlops(by, depth)
 
     def of_training(

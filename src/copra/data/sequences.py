@@ -5,7 +5,11 @@ first ones by latents: `Q <start> <latent>*n <end> s_{k+1}..s_m A`.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from copra.schema.loop import Loop
 
 IGNORED = -100
 """The label of a position that is not supervised."""
@@ -136,7 +140,7 @@ class GenerationSpec:
     It is the prompt, `prefix_ids`, `latents` latent positions, `suffix_ids`, then greedy text. It is part of
     the manifest: the number of latents is a property of the checkpoint. Latents are fed one after another, or
     all at once `iterations` times (Jacobi iterations, arXiv 2506.18582). With `emulated`, a thought emulator
-    reads the prompt first (arXiv 2311.01460).
+    reads the prompt first (arXiv 2311.01460). With `loop`, a block of layers is run several times.
     """
 
     prefix_ids: tuple[int, ...]
@@ -148,9 +152,13 @@ class GenerationSpec:
     iterations: int | None = None
     emulated: bool = False
     prompting: Prompting | None = None
+    loop: Annotated[Loop | None, Field(exclude_if=lambda value: value is None)] = None
 
     def to_json(self) -> dict[str, Any]:
         value = asdict(self) | {"prefix_ids": list(self.prefix_ids), "suffix_ids": list(self.suffix_ids)}
+        loop = value.pop("loop")
+        if loop is not None:
+            value["loop"] = loop.canonical()
         if self.prompting is not None:
             value["prompting"]["stops"] = list(self.prompting.stops)
         return value

@@ -38,8 +38,8 @@ def _problems(curve: Curve, experiment: Experiment, path: list[Node]) -> Iterato
     objectives = {line.table.split("/")[0] for line in curve.lines() if line.table}
     if node.kind == "quantize":
         yield "model: only evaluation follows a quantization; take the model before it"
-    elif learned is not None and not METHODS[learned].prunable:
-        yield f"model: it ends with {learned}, whose parts belong to single layers; take a model before that"
+    elif learned is not None and (reason := METHODS[learned].unprunable):
+        yield f"model: it ends with {learned}, {reason}; take a model before that"
     elif learned is None and experiment.bases[path[0].recipe].from_scratch:
         yield "model: a base from scratch knows nothing before its first training; take one after it"
     counting = [metric for metric in curve.metrics if metric in NEEDS_ANSWERS]

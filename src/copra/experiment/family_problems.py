@@ -5,6 +5,7 @@ from typing import Any
 
 from copra.experiment.config import Experiment
 from copra.experiment.recipes import Tree, step_of, without_seed
+from copra.methods.looped import Looped
 from copra.models.base_config import config_of
 from copra.models.families import family_of
 from copra.models.limits import cannot_lose, limits_of
@@ -33,6 +34,7 @@ def check_families(experiment: Experiment, tree: Tree) -> None:
     ]
     if not problems:
         problems += _greedy_problems(experiment, tree, configs)
+        problems += _loop_problems(experiment, tree, configs)
         steps = {(node.step, _base(node.name)): None for node in tree.nodes.values() if node.step}
         for step, base in steps:
             if base in configs:
@@ -98,6 +100,20 @@ def _greedy_problems(
         if count > most:
             protected = " with importance.greedy_protect" if importance.greedy_protect else ""
             yield f"{key}: {count} layers cannot go, as {model} can lose {most} at most{protected}. Lower it."
+
+
+def _loop_problems(
+    experiment: Experiment, tree: Tree, configs: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """Yield the problems of loops over layers that their models do not have."""
+    for node in tree.nodes.values():
+        step = experiment.steps.get(node.step or "")
+        if isinstance(step, Looped) and (base := _base(node.name)) in configs:
+            gone = _layers_gone(experiment, tree, node.name)
+            layers = len(shape_of(configs[base]).layers) - gone
+            problem = step.loop.problem(layers, f"{base} without {gone} layers" if gone else base)
+            if layers > 0 and problem:
+                yield f"steps.{node.step}.loop.{problem}"
 
 
 def _searches(experiment: Experiment, tree: Tree) -> Iterator[tuple[str, str, int]]:

@@ -85,12 +85,17 @@ def recipe_problems(
         elif isinstance(step, FewShot):
             if scratch and method is None:
                 yield f"{name!r} prompts a base from scratch, which knows nothing: put a training before it"
+            if learned == "looped":
+                yield (
+                    f"{name!r} prompts after {learned}, which answers at once and with its loop: leave it out, "
+                    "or put a training without a loop before it"
+                )
             yield from _prompt_problems(name, step, task, TASKS[experiment.tasks[task].kind])
             method = step.kind
         elif isinstance(step, Prune):
             pruned = True
-            if learned is not None and not METHODS[learned].prunable:
-                yield f"{name!r} prunes after {learned}, whose parts belong to single layers: prune before it"
+            if learned is not None and (reason := METHODS[learned].unprunable):
+                yield f"{name!r} prunes after {learned}, {reason}: prune before it"
             if scratch and method is None and step.scoring:
                 yield f"{name!r} scores a base from scratch before any training: put a training before it"
             yield from _scoring_problems(experiment, name, step, method, learned)

@@ -9,6 +9,7 @@ from copra.methods.codi import Codi
 from copra.methods.cot import Cot
 from copra.methods.icot_kd import IcotKd
 from copra.methods.icot_si import IcotSi
+from copra.methods.looped import Looped
 from copra.methods.method import Method
 from copra.methods.no_cot import NoCot
 from copra.methods.pause import Pause
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Method]] = {
     "cot": Cot,
     "scratchpad": Scratchpad,
     "pause": Pause,
+    "looped": Looped,
     "icot_si": IcotSi,
     "icot_kd": IcotKd,
     "coconut": Coconut,

@@ -168,7 +168,7 @@ class IcotKd(Method):
     """
 
     stage_type: ClassVar[type[Stage]] = KdStage
-    prunable: ClassVar[bool] = False
+    unprunable: ClassVar[str | None] = "whose parts belong to single layers"
     distils: ClassVar[bool] = False
 
     kind: Literal["icot_kd"]

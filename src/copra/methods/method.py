@@ -34,6 +34,7 @@ from copra.methods.losses import (
     TeacherDivergence,
     n_supervised,
 )
+from copra.schema.loop import Loop
 from copra.schema.settings import Name, Settings
 from copra.schema.training import Distil, Distillation, Training
 from copra.utils.problems import cut, dotted, explain, located, shown
@@ -88,6 +89,9 @@ class Stage(Settings):
     distil: Distillation | None = Field(None, exclude_if=lambda value: value is None)
     """Weights and temperature of a teacher's predictions in the loss (null: no teacher). The loss is
     task_weight * the method's own + weight * `TeacherDivergence`."""
+    loop: Loop | None = Field(None, exclude_if=lambda value: value is None)
+    """Block of layers that is run several times, in training and in decoding (null: every layer is run once).
+    """
 
     dropout: ClassVar[bool] = True
     """True if the model's dropout is on in training."""
@@ -138,6 +142,7 @@ class Stage(Settings):
             latent_token=markers.latent,
             suffix_ids=(markers.end,) if layout.markers else (),
             latent_input=self.latent_input,
+            loop=self.loop,
         )
 
     @property
@@ -257,8 +262,8 @@ class Method(Settings):
     """A training step of the config."""
 
     stage_type: ClassVar[type[Stage]] = Stage
-    prunable: ClassVar[bool] = True
-    """False if the method adds per-layer modules, which pruning would invalidate."""
+    unprunable: ClassVar[str | None] = None
+    """Why no pruning may follow the method, as a clause about it (None: one may)."""
     distils: ClassVar[bool] = True
     """False if the method reads a teacher in its own way, which rules out the setting `distil`."""
 

@@ -11,6 +11,8 @@ from copra.utils.errors import CopraError
 def blocks(model: PreTrainedModel) -> nn.ModuleList:
     """Return the decoder layers from bottom to top, of a model with or without its LM head.
 
+    Those of a looped model are its visits of layers (`copra.models.looping`).
+
     Raises:
         CopraError: the model type is not supported.
     """

@@ -19,6 +19,7 @@ from copra.data.sequences import GenerationSpec
 from copra.models import per_layer
 from copra.models.extra_modules import make_extra_modules
 from copra.models.loading import load_language_model
+from copra.models.looping import loop_layers, unlooped
 from copra.models.manifest import ExtraModules, Manifest, Provenance, Weights
 from copra.models.pack import LOG, pack, unpack
 from copra.models.quantized import need_torchao, sort_metadata, unquantized
@@ -44,6 +45,7 @@ class Checkpoint:
 
     @property
     def shape(self) -> ModelShape:
+        """The sizes of the layers that a position visits: a looped layer counts in every pass."""
         return shape_of(self.model.config.to_dict())
 
     @property
@@ -114,11 +116,13 @@ def register() -> None:
     per_layer.register()
 
 
-def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer: bool = False) -> Checkpoint:
+def load_checkpoint(
+    folder: Path, precision: Precision = "float32", *, to_answer: bool = False, looped: bool = True
+) -> Checkpoint:
     """Load a checkpoint onto `device()` after checking its files against the manifest.
 
     With `to_answer`, extra modules that only training needs are left out: a step decoder may be as large as
-    the model.
+    the model. A model that answers with a loop is looped, or without `looped` the ordinary model of its files.
 
     The weights keep their stored type, or become bfloat16 if `precision` is "bfloat16", which is meant for
     work that only answers. int8 weights compute in float32, the type of their scales. On a device without
@@ -154,6 +158,8 @@ def load_checkpoint(folder: Path, precision: Precision = "float32", *, to_answer
         extra_modules = make_extra_modules(unquantized(model) if quantized else model, wanted)
         if wanted:
             load_model(extra_modules, folder / EXTRA_MODULES_FILE, strict=not to_answer)
+    if looped:
+        loop_layers(model, manifest.loop)
     return Checkpoint(model, tokenizer, manifest, extra_modules.eval())
 
 
@@ -170,13 +176,13 @@ def checked_manifest(folder: Path) -> Manifest:
 
 
 def load_unquantized(folder: Path) -> Checkpoint:
-    """Load a checkpoint for work that changes weights, reads them or computes their gradients.
+    """Load a checkpoint for work that changes weights, reads them or computes their gradients, not looped.
 
     Raises:
         CopraError: as `load_checkpoint` does, or the weights are int8.
     """
     refuse_quantized(folder)
-    return load_checkpoint(folder)
+    return load_checkpoint(folder, looped=False)
 
 
 def refuse_quantized(folder: Path) -> None:
@@ -207,13 +213,13 @@ def save_checkpoint(
 
     The weights are written in the type that the base's settings in the manifest name. The extra modules are
     written to a separate file, so that the model alone loads without copra; `module_settings` are those that
-    they were created with.
+    they were created with. A looped model is written as the ordinary model.
 
     The manifest is the provenance with the checksums of all files, sizes, shape and versions.
     """
     if dtype := provenance.base.get("dtype"):
         model.to(getattr(torch, dtype))
-    with replacing(folder) as temporary:
+    with replacing(folder) as temporary, unlooped(model):
         with _quiet():
             model.save_pretrained(temporary, max_shard_size="1TB")
             tokenizer.save_pretrained(temporary)

@@ -6,6 +6,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from copra.data.sequences import GenerationSpec
+from copra.schema.loop import Loop
 from copra.schema.shape import ModelShape
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, read_sealed_json, write_sealed_json
@@ -114,3 +115,8 @@ class Manifest(Provenance):
     def answering_modules(self) -> tuple[str, ...]:
         """The names of the extra modules that answering needs."""
         return self.decoding.extra_modules if self.decoding else ()
+
+    @property
+    def loop(self) -> Loop | None:
+        """The loop with which the model answers (None: every layer is run once)."""
+        return self.decoding.loop if self.decoding else None

@@ -89,6 +89,12 @@ class Estimate:
         """Return the shape of a node of known size."""
         return self.known_sizes(name)[bound].shape
 
+    def computed_shape(self, name: str, bound: int = 0) -> ModelShape:
+        """Return the shape of a node as it trains or answers, with a layer for each visit of a looped layer."""
+        last = self.answering_node(name)
+        loop = stage_of(last).loop if last is not None and last.kind == "train" else None
+        return self.shape(name, bound).looped(loop)
+
     def flops_of(self, name: str) -> Flops:
         """Return the FLOPs per typical answer of a node's task as a function of the shape."""
         typical = self.rows(name).typical()
@@ -166,10 +172,11 @@ class Estimate:
     def memory_bytes(self, name: str, bound: int) -> float:
         """Return the peak memory of a training, in each process."""
         node, schedule, compute = self.workflow.node(name), self.schedule(name), self.experiment.compute
-        shape, parameters = self.shape(name, bound), self._weights(name, bound)
+        shape, parameters = self.computed_shape(name, bound), self._weights(name, bound)
         rank = training_of(node).lora_rank
         # An adapter's FLOPs per token and rank are two per weight.
-        trained = parameters if rank is None else rank * FlopCounter(shape).adapter / 2
+        adapter = FlopCounter(self.shape(name, bound)).adapter / 2
+        trained = parameters if rank is None else rank * adapter
         teacher = self._weights(node.teacher, bound) if node.teacher else 0.0
         shards = compute.workers if compute.sharding else 1
         bfloat16 = compute.precision == "bfloat16"

@@ -57,14 +57,14 @@ def work_of(estimate: Estimate, job: Job, bound: int) -> Work | None:
 
 def training(estimate: Estimate, name: str, bound: int) -> Work:
     """Return the work of a training without its validations, as its manifest will count it."""
-    schedule, depth = estimate.schedule(name), len(estimate.shape(name, bound).layers)
+    schedule, depth = estimate.schedule(name), len(estimate.computed_shape(name, bound).layers)
     flops = _training_flops(estimate, name, bound, schedule.training_work)
     return Work(flops, layers=3 * schedule.steps * schedule.micro_batches * schedule.depth * depth)
 
 
 def _validation(estimate: Estimate, name: str, bound: int) -> Work:
     node, schedule = estimate.workflow.node(name), estimate.schedule(name)
-    settings, depth = training_of(node), len(estimate.shape(name, bound).layers)
+    settings, depth = training_of(node), len(estimate.computed_shape(name, bound).layers)
     flops = _training_flops(estimate, name, bound, schedule.validation_work, backward=False)
     work = Work(flops, layers=schedule.batches * schedule.depth * depth)
     if settings.select_best_by == "accuracy" and node.answers:
@@ -78,8 +78,8 @@ def _training_flops(
 ) -> float:
     node = estimate.workflow.node(name)
     layers = stage_of(node).extra_modules().get("step_decoder", {}).get("layers", 0)
-    teacher = estimate.shape(node.teacher, bound) if node.teacher else None
-    shape, rank = estimate.shape(name, bound), training_of(node).lora_rank
+    teacher = estimate.computed_shape(node.teacher, bound) if node.teacher else None
+    shape, rank = estimate.computed_shape(name, bound), training_of(node).lora_rank
     return of_training_work(shape, workload, layers, teacher, rank, backward=backward)
 
 
@@ -89,7 +89,7 @@ def answers(estimate: Estimate, name: str, bound: int, questions: int, latents: 
     if latents is not None and stats.spec is not None:
         stats = replace(stats, spec=replace(stats.spec, latents=latents))
     return answering_work(
-        stats, estimate.shape(name, bound), questions, estimate.experiment.evaluation.batch_size
+        stats, estimate.computed_shape(name, bound), questions, estimate.experiment.evaluation.batch_size
     )
 
 
@@ -118,7 +118,7 @@ def _latency(estimate: Estimate, name: str, bound: int) -> Work:
     assert latency is not None, "without it, no latency is measured"
     ways = dict.fromkeys((replace(stats, cached=0), stats))
     pairs = ((latency.questions, 1), (latency.batch_size, latency.batch_size))
-    works = (answering_work(way, estimate.shape(name, bound), *pair) for way in ways for pair in pairs)
+    works = (answering_work(way, estimate.computed_shape(name, bound), *pair) for way in ways for pair in pairs)
     return sum(works, Work()) * (2 * (1 + latency.repetitions))
 
 
@@ -126,7 +126,7 @@ def _reading(
     estimate: Estimate, name: str, bound: int, number: int, batch_size: int, *, learns: bool = False
 ) -> Work:
     """Return the work of reading `number` whole rows with the loss on steps and answer."""
-    rows, shape = estimate.rows(name).rows["valid"], estimate.shape(name, bound)
+    rows, shape = estimate.rows(name).rows["valid"], estimate.computed_shape(name, bound)
     lengths = [len(row.question) + sum(map(len, row.steps)) + len(row.answer) for row in rows]
     labels = sum(lengths) - sum(len(row.question) for row in rows)
     sums = (sum(lengths), sum(length**2 for length in lengths), labels)

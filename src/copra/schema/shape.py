@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from copra.schema.loop import Loop
+
 
 @dataclass(frozen=True)
 class LayerShape:
@@ -42,3 +44,9 @@ class ModelShape:
 
     def with_layers(self, layers: tuple[LayerShape, ...]) -> "ModelShape":
         return replace(self, layers=layers)
+
+    def looped(self, loop: Loop | None) -> "ModelShape":
+        """Return the shape with a layer for each visit of a layer (None: no loop)."""
+        if loop is None:
+            return self
+        return self.with_layers(tuple(self.layers[index] for index in loop.visits(len(self.layers))))

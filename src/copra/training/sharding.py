@@ -13,7 +13,8 @@ def shard(loss_module: nn.Module, model: PreTrainedModel) -> None:
 
     A layer's weights are gathered only while it computes, the others for one forward pass.
     """
-    for block in blocks(model):
+    # Children, since a looped model visits a layer more than once.
+    for block in blocks(model).children():
         fully_shard(block)
     fully_shard(loss_module)
 
