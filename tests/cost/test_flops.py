@@ -1,5 +1,7 @@
 """The FLOPs formula against PyTorch's own counter, on the meta device and to the last FLOP."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,10 +15,12 @@ from copra.generation.session import DecodingSession, read_prefix
 from copra.methods.hidden_states import hidden_states
 from copra.methods.loss_functions import cross_entropy
 from copra.models.extra_modules import make_extra_modules
+from copra.models.looping import loop_layers
 from copra.models.per_layer import CopraLlamaConfig, CopraLlamaForCausalLM
 from copra.models.shape import shape_of
 from copra.pruning.cut import KeptUnits
 from copra.pruning.surgery import cut_model
+from copra.schema.loop import Loop
 from copra.schema.shape import LayerShape, ModelShape
 from helpers.decodings import DECODINGS
 
@@ -162,6 +166,25 @@ def test_answers_equal_the_counter(meta_models, name, way, cached):
     assert counted.depth == len(series)
     assert (counted.of("method") > 0) == (way in WITH_PARTS)
     assert by_method == {**dict.fromkeys(PHASES, 0), "latent": counted.of("method")}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "copra_llama"])
+@pytest.mark.parametrize("loop", [Loop(times=2), Loop(layers=(1, 2), times=3)], ids=["all", "block"])
+@pytest.mark.parametrize("way", ["no thought", "hidden"])
+def test_answers_with_a_loop_equal_the_counter(make_model, name, loop, way):
+    """Every visit of a layer counts, and the depth in passes through three layers."""
+    with torch.device("meta"):
+        model = type(make_model(name))(make_model(name).config).eval()
+    shape, decoding = shape_of(model.config.to_dict()), replace(DECODINGS[way], loop=loop)
+    loop_layers(model, loop)
+    counted = FlopCounter(shape.looped(loop)).of_answer(decoding, 13, 4)
+    assert counted.total == answer_once(model, decoding, 13, 4, 0)
+    visits = {2: 6, 3: 7}[loop.times]
+    assert counted.depth == pytest.approx(len(list(passes(decoding, 13, 4))) * visits / 3)
+    plain = FlopCounter(shape).of_answer(DECODINGS[way], 13, 4)
+    assert counted.of("head") == plain.of("head")
+    if loop.times == 2:
+        assert counted.of("attention") + counted.of("ffn") == 2 * (plain.of("attention") + plain.of("ffn"))
 
 
 def test_parts_equal_the_counter(meta_models):

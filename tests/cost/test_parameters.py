@@ -14,7 +14,9 @@ from copra.cost.parameters import (
 from copra.data.sequences import GenerationSpec
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from copra.models.extra_modules import make_extra_modules
+from copra.models.looping import loop_layers
 from copra.models.shape import shape_of
+from copra.schema.loop import Loop
 from helpers.manifests import provenance
 
 WANTED = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {"layers": 2}}
@@ -94,9 +96,11 @@ def test_block_parameters_are_those_of_the_models(make_model):
         assert block_parameters(shape_of(model.config.to_dict())) == found
 
 
-def test_cache_bytes_are_those_of_a_cache(any_model):
+@pytest.mark.parametrize("loop", [None, Loop(times=2), Loop(layers=(1, 2), times=3)])
+def test_cache_bytes_are_those_of_a_cache(any_model, loop):
+    shape = shape_of(any_model.config.to_dict())
+    loop_layers(any_model, loop)
     cache = DynamicCache(config=any_model.config)
     any_model(torch.arange(1, 8)[None], past_key_values=cache, use_cache=True)
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    shape = shape_of(any_model.config.to_dict())
-    assert kv_cache_bytes_per_token(shape, any_model.dtype.itemsize) * 7 == held
+    assert kv_cache_bytes_per_token(shape.looped(loop), any_model.dtype.itemsize) * 7 == held

@@ -180,6 +180,32 @@ def test_a_base_whose_config_is_not_known_yet_is_left_to_its_job(check):
 
 
 @pytest.mark.parametrize(
+    ("loop", "steps", "problem"),
+    [
+        ({"layers": [1, 3]}, ["looped"], None),
+        ({"layers": [1, 2]}, ["cot", "cut", "looped"], None),
+        ({"layers": [1, 4]}, ["looped"], "layers: there is no layer 4. local has 4 layers, counted from 0."),
+        (
+            {"layers": [1, 3]},
+            ["cot", "cut", "looped"],
+            "layers: there is no layer 3. local without 1 layers has 3 layers, counted from 0.",
+        ),
+        ({"times": 129}, ["looped"], "times: 516 visits of layers are more than 512. Lower it."),
+    ],
+)
+def test_a_loop_is_over_layers_that_the_model_has(check, loop, steps, problem):
+    looped = {"kind": "looped", "loop": loop, "training": {"steps": 1}}
+    config, steps = {**SIZES, "model_type": "llama"}, [steps]
+    all_steps = {**prune("layers", budget={"count": 1}), "looped": looped}
+    if problem is None:
+        check(config, all_steps, recipes=steps)
+        return
+    with pytest.raises(CopraError) as refused:
+        check(config, all_steps, recipes=steps)
+    assert str(refused.value) == f"config.yaml: steps.looped.loop.{problem}"
+
+
+@pytest.mark.parametrize(
     ("importance", "count", "problem"),
     [
         ({}, 3, None),

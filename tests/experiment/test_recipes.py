@@ -20,6 +20,7 @@ CONFIG = tiny_config(
     steps={
         "cot": {"kind": "cot", "training": TRAINING},
         "no_cot": {"kind": "no_cot", "training": TRAINING},
+        "looped": {"kind": "looped", "loop": {"times": 3}, "training": TRAINING},
         "elsewhere": {"kind": "cot", "task": "others", "training": TRAINING},
         "coconut": {"kind": "coconut", "max_latent_stage": 2, "training": TRAINING},
         "drop-1": DROP,
@@ -289,6 +290,14 @@ def test_a_change_of_one_step_leaves_the_settings_of_the_others():
             {"base": "gpt2", "steps": ["cot", "int8"]},
             "gpt2+cot+int8: 'int8' quantizes linear layers, which GPT-2 does not have",
         ),
+        (
+            ["looped", "lowest"],
+            "'lowest' prunes after looped, whose layers are run several times: prune before it",
+        ),
+        (
+            ["cot", "looped", "few_shot"],
+            "'few_shot' prompts after looped, which answers at once and with its loop: leave it out",
+        ),
         ([], "recipes: llama: never trains"),
     ],
 )
@@ -334,6 +343,18 @@ def test_names_of_models_that_are_too_long_for_a_file_are_one_line(last):
     ) as caught:
         tree_of([names, names[:3]], steps=steps)
     assert "\n" not in str(caught.value)
+
+
+def test_what_may_come_after_a_looped_training():
+    recipes = [
+        ["cot", "drop-1", "looped", "int8"],
+        ["looped", "cot", "drop-1", "few_shot"],
+        ["looped", "coconut"],
+    ]
+    tree = tree_of(recipes)
+    stage = tree.nodes["llama@0+looped"].settings["stage"]
+    assert stage["loop"] == {"layers": "all", "times": 3}
+    assert "loop" not in tree.nodes["llama@0+looped+cot"].settings["stage"]
 
 
 def test_what_may_come_before_a_first_training():

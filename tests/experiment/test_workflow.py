@@ -19,6 +19,7 @@ CONFIG = tiny_config(
         "kd": {"kind": "icot_kd", "training": {**TRAINING, "select_best_by": "accuracy"}},
         "kd-2": {"kind": "icot_kd", "teacher": "llama+cot-2", "training": TRAINING},
         "pause": {"kind": "pause", "training": TRAINING},
+        "twice": {"kind": "looped", "training": TRAINING},
         "drop": DROP,
         "ask": {"kind": "few_shot"},
         "ask-2": {"kind": "few_shot", "file": "examples.jsonl"},
@@ -225,7 +226,10 @@ def curving(*curves, **changes) -> Workflow:
     """Two seeds of recipes that share the model that the curves are of."""
     named = {f"curve-{number}": {**CURVE, **curve} for number, curve in enumerate(curves)}
     return workflow(
-        recipes=[["cot", "kd"], ["cot", "ask"], ["cot", "pause"]], seeds=[0, 1], curves=named, **changes
+        recipes=[["cot", "kd"], ["cot", "ask"], ["cot", "pause"], ["cot", "twice"]],
+        seeds=[0, 1],
+        curves=named,
+        **changes,
     )
 
 
@@ -323,6 +327,7 @@ def test_a_new_objective_of_all_scores_is_one_of_the_curves_too():
         ({"model": "llama@0+cot"}, "model: 'llama@0+cot' is no recipe"),
         ({"model": "llama", "metrics": ["deepest"]}, "model: a base from scratch knows nothing before"),
         ({"model": "llama+cot+kd"}, "model: it ends with icot_kd, whose parts belong to single layers"),
+        ({"model": "llama+cot+twice"}, "model: it ends with looped, whose layers are run several times"),
         ({"objectives": ["text"]}, "objectives: there is no text to score on; name it under importance.text"),
     ],
 )

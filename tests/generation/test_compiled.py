@@ -11,6 +11,8 @@ from copra.data.sequences import GenerationSpec
 from copra.generation import decode as module
 from copra.generation.compiled import Compiled, positions
 from copra.generation.decode import decode
+from copra.models.looping import loop_layers
+from copra.schema.loop import Loop
 from copra.utils.errors import CopraError
 from helpers.decodings import DECODINGS, LIMIT, PAD
 
@@ -38,6 +40,18 @@ def test_tokens_equal_the_plain_ones(any_model, prompts, extra_modules, monkeypa
             options = OPTIONS | {"extra_modules": extra_modules, "prefix": prefix}
             plain = decode(any_model, prompts, decoding, batch_size=8, **options)
             assert decode(any_model, prompts, decoding, batch_size=3, compiled=compiled, **options) == plain
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("any_model", ["gpt2", "copra_llama"], indirect=True)
+def test_tokens_of_a_looped_model_equal_the_plain_ones(any_model, prompts):
+    """All visits of its layers are in one piece of compiled code."""
+    loop_layers(any_model, Loop(layers=(1, 2), times=3))
+    counter = CompileCounter()
+    compiled = Compiled(any_model, 3, 64, backend=counter)
+    for decoding in (None, DECODINGS["hidden"]):
+        plain = decode(any_model, prompts, decoding, batch_size=8, **OPTIONS)
+        assert decode(any_model, prompts, decoding, batch_size=3, compiled=compiled, **OPTIONS) == plain
     assert counter.frame_count == 1
 
 

@@ -10,12 +10,14 @@ from copra.data.batch import collate
 from copra.methods import METHODS
 from copra.methods.reasoning_model import ReasoningModel
 from copra.models.extra_modules import make_extra_modules
+from copra.models.looping import loop_layers
 
 WAYS = [
     ("no_cot", {}),
     ("cot", {}),
     ("scratchpad", {}),
     ("pause", {}),
+    ("looped", {}),
     ("icot_si", {}),
     ("icot_kd", {}),
     ("coconut", {}),
@@ -28,6 +30,7 @@ WAYS = [
     ("codi", {"iterations": 0}),
     ("codi", {"iterations": 6}),
     ("cot", {"distil": {}}),
+    ("looped", {"distil": {}}),
     ("scratchpad", {"distil": {"task_weight": 1}}),
     ("coconut", {"distil": {}}),
     ("coconut", {"distil": {"task_weight": 1}, "auxiliary_decoder": {"layers": 2}, "latents_per_step": 2}),
@@ -93,6 +96,7 @@ def test_stages_say_what_they_compute(make_model, kind, stage):
         teacher = (
             ReasoningModel(another(model), copy.deepcopy(extra_modules)) if stage.needs_teacher else None
         )
+        loop_layers(model, stage.loop)
         sample, said = stage.lay_out(row, MARKERS), Counter()
         for work in stage.flop_workload([sample]):
             said.update({work.reader: work.tokens, "head": work.supervised})

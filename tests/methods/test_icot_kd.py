@@ -75,7 +75,7 @@ def test_three_trainings_and_what_each_of_them_trains():
     for stage in STAGES.values():
         assert stage.extra_modules() == {"mind_reader": {}, "emulator": {}}
         assert (stage.dropout, stage.draws, stage.is_scheduled) == (False, False, False)
-    assert not IcotKd.prunable
+    assert IcotKd.unprunable == "whose parts belong to single layers"
 
 
 def test_answers_come_from_the_emulator_once_there_is_one():

@@ -2,14 +2,15 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import pytest
 from pydantic import ValidationError
 
 from copra.data.sequences import GenerationSpec, Markers, TokenRow, lay_out
-from copra.methods import Coconut, Cot, NoCot
-from helpers.manifests import reread
+from copra.methods import Coconut, Cot, Looped, NoCot
+from helpers.manifests import provenance, reread
 
 MARKERS = Markers(start=7, latent=8, end=9)
 ROW = TokenRow("row", question=[1, 2], steps=[[11, 12], [21], [31, 32]], answer=[91, 92])
@@ -32,6 +33,17 @@ def test_no_cot_supervises_the_answer_alone():
     assert sample.tokens == [1, 2, 91, 92]
     assert sample.labels == [_, _, 91, 92]
     assert (sample.id, sample.first_latent, sample.n_latents) == ("row", 2, 0)
+
+
+def test_looped_layers_read_what_no_cot_reads():
+    looped, plain = Looped(kind="looped", training=TRAINING), NoCot(kind="no_cot", training=TRAINING)
+    assert sample_of(looped, 0) == sample_of(plain, 0)
+    spec, expected = (each.stages()[0].decoding(MARKERS) for each in (looped, plain))
+    assert spec == replace(expected, loop=looped.loop) == reread(spec)
+    assert spec.to_json() == expected.to_json() | {"loop": {"layers": "all", "times": 2}}
+    # Nothing of it where there is no loop, so that manifests and cached answers stay what they were.
+    assert "loop" not in expected.to_json()
+    assert "loop" not in provenance(decoding=expected).model_dump_json()
 
 
 def test_cot_supervises_the_steps_and_the_answer():

@@ -11,6 +11,7 @@ from copra.data.batch import collate
 from copra.methods import METHODS
 from copra.methods.reasoning_model import ReasoningModel
 from copra.models.extra_modules import make_extra_modules
+from copra.models.looping import loop_layers
 from copra.models.shape import shape_of
 from copra.schema.training import Lora
 from copra.training.adapters import adapted
@@ -27,6 +28,8 @@ WAYS = [
     ("codi", {"latents": 4, "iterations": 2}),
     ("codi", {"auxiliary_decoder": {}, "drop_last_step": False}),
     ("cot", {"distil": {}}),
+    ("looped", {"loop": {"layers": [1, 2], "times": 3}}),
+    ("looped", {"distil": {}}),
     ("codi", {"distil": {"task_weight": 1}, "iterations": 2}),
     ("icot_kd", {}),
 ]
@@ -111,6 +114,7 @@ def test_training_flops_equal_the_counter(make_model, kind, stage, lora):
     model.set_attn_implementation("eager")
     extra_modules = make_extra_modules(model, stage.extra_modules())
     teacher = ReasoningModel(another(model), copy.deepcopy(extra_modules)) if stage.needs_teacher else None
+    loop_layers(model, stage.loop)
     reasoner = ReasoningModel(model, extra_modules, teacher)
     (row,) = draw_rows((9, (6,)))
     sample = stage.lay_out(row, MARKERS)

@@ -16,6 +16,7 @@ from copra.plan.jobs import Job
 from copra.plan.rows import TaskRows
 from copra.plan.stages import few_shot_prompts, trained_prompts, training_schedule
 from copra.plan.work import answering_work, work_of
+from copra.schema.loop import Loop
 from copra.schema.shape import LayerShape, ModelShape
 from copra.schema.training import Training
 from copra.tasks.word_sums import WordSums
@@ -97,6 +98,39 @@ def test_answers_are_written_token_by_token():
     assert found.flops == found.answers == 7 * (forward(5, logits=1) + forward(1, 5, 1))
     # Two batches of 2 passes through 2 layers.
     assert found.layers == 8
+
+
+LOOP = {"layers": [1, 1], "times": 3}
+
+
+def test_every_visit_of_a_looped_layer_is_work(make_workflow, tmp_path):
+    """2 layers of which one is run 3 times: trained and answered with, and by later trainings run once."""
+    step = {"kind": "looped", "loop": LOOP, "training": {"steps": 10, "batch_size": 4, "num_validations": 1}}
+    once = {**step, "kind": "no_cot"}
+    del once["loop"]
+    workflow = make_workflow(
+        steps__looped=step,
+        steps__once=once,
+        bases__llama__from_scratch__layers=2,
+        recipes=[["looped"], ["once"], ["looped", "once"]],
+    )
+    estimate = Estimate(workflow, tmp_path, set())
+
+    def work(rule, name):
+        return work_of(estimate, Job(rule, name, (), tmp_path, tmp_path, (), False), 0)
+
+    for rule in ("train", "evaluate"):
+        looped, plain = (work(rule, f"llama@0+{name}") for name in ("looped", "once"))
+        assert looped.layers == 2 * plain.layers
+        # All but the LM head doubles.
+        assert 1.5 * plain.flops < looped.flops < 2 * plain.flops
+        assert work(rule, "llama@0+looped+once") == plain
+    shape = estimate.shape("llama@0+looped")
+    assert len(shape.layers) == 2
+    assert estimate.computed_shape("llama@0+looped") == shape.looped(Loop(**LOOP))
+    assert estimate.sizes("llama@0+looped") == estimate.sizes("llama@0+once")
+    memory = [estimate.memory_bytes(f"llama@0+{name}", 0) for name in ("looped", "once")]
+    assert memory[0] > memory[1]
 
 
 def test_worked_examples_are_read_once():

@@ -50,6 +50,4 @@ def test_a_loop_that_does_not_fit_a_model_is_explained():
     assert Loop(layers=(1, 4)).problem(4, "llama") == (
         "layers: there is no layer 4. llama has 4 layers, counted from 0."
     )
-    assert Loop(times=129).problem(4, "llama") == (
-        "times: 516 visits of layers are more than 512. Lower it."
-    )
+    assert Loop(times=129).problem(4, "llama") == ("times: 516 visits of layers are more than 512. Lower it.")

@@ -83,7 +83,13 @@ RESUMED = {
 
 
 # Random numbers, parts and adapters, a teacher and micro-batches, a stage that moves. The others are slow.
-QUICK = ("looped layers", "gpt2 with dropout and mixing", "adapters", "healing latents", "removal with smoothing")
+QUICK = (
+    "looped layers",
+    "gpt2 with dropout and mixing",
+    "adapters",
+    "healing latents",
+    "removal with smoothing",
+)
 CASES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RESUMED]
 
 

@@ -56,7 +56,7 @@ def test_the_preset_has_a_recipe_of_every_method():
 
 
 def test_every_recipe_has_its_row_and_its_time(table):
-    assert len(table) == 14
+    assert len(table) == 15
     assert (table[["flops", "seconds_batch_1", "seconds_batched"]] > 0).all().all()
 
 
@@ -82,6 +82,15 @@ EXTRA_PASSES = {
 def test_sequential_depth_is_what_each_method_needs(table):
     extra = table["depth"] - table["generated_tokens"]
     assert {name: extra[name] for name in EXTRA_PASSES} == pytest.approx(EXTRA_PASSES)
+
+
+def test_a_looped_model_costs_what_its_passes_cost(table):
+    """Each pass runs all layers twice; the parameters are those of the model it was trained from."""
+    looped, once = table.loc["cot+looped"], table.loc["cot"]
+    assert looped["depth"] == pytest.approx(2 * looped["generated_tokens"])
+    assert looped["kv_cache_bytes_per_token"] == 2 * once["kv_cache_bytes_per_token"]
+    for name in ("parameters", "layers"):
+        assert looped[name] == once[name]
 
 
 def test_flops_follow_from_what_is_fed(table):

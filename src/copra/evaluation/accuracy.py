@@ -166,8 +166,11 @@ def _counts(prompt: int, answer: Answer, decoding: GenerationSpec, mark: int | N
 
 def _flops(
     counter: FlopCounter, prompt: int, known: int, answer: Answer, decoding: GenerationSpec
-) -> dict[str, int]:
-    """Return the FLOPs of one answer; the first `known` tokens of the prompt are common to all questions."""
+) -> dict[str, float]:
+    """Return the FLOPs and the depth of one answer.
+
+    The first `known` tokens of the prompt are common to all questions.
+    """
     flops = counter.of_answer(decoding, prompt, len(answer.tokens))
     cached = counter.of_answer(decoding, prompt, len(answer.tokens), known).total if known else flops.total
     return {

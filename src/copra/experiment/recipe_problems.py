@@ -87,8 +87,8 @@ def recipe_problems(
                 yield f"{name!r} prompts a base from scratch, which knows nothing: put a training before it"
             if learned == "looped":
                 yield (
-                    f"{name!r} prompts after {learned}, which answers at once and with its loop: leave it out, "
-                    "or put a training without a loop before it"
+                    f"{name!r} prompts after {learned}, which answers at once and with its loop: leave it "
+                    "out, or put a training without a loop before it"
                 )
             yield from _prompt_problems(name, step, task, TASKS[experiment.tasks[task].kind])
             method = step.kind

@@ -122,7 +122,8 @@ def load_checkpoint(
     """Load a checkpoint onto `device()` after checking its files against the manifest.
 
     With `to_answer`, extra modules that only training needs are left out: a step decoder may be as large as
-    the model. A model that answers with a loop is looped, or without `looped` the ordinary model of its files.
+    the model. A model that answers with a loop is looped; without `looped` it is the ordinary model of its
+    files.
 
     The weights keep their stored type, or become bfloat16 if `precision` is "bfloat16", which is meant for
     work that only answers. int8 weights compute in float32, the type of their scales. On a device without

@@ -90,7 +90,7 @@ class Estimate:
         return self.known_sizes(name)[bound].shape
 
     def computed_shape(self, name: str, bound: int = 0) -> ModelShape:
-        """Return the shape of a node as it trains or answers, with a layer for each visit of a looped layer."""
+        """Return the shape of a node that trains or answers, with a layer for each visit of a layer."""
         last = self.answering_node(name)
         loop = stage_of(last).loop if last is not None and last.kind == "train" else None
         return self.shape(name, bound).looped(loop)

@@ -118,7 +118,9 @@ def _latency(estimate: Estimate, name: str, bound: int) -> Work:
     assert latency is not None, "without it, no latency is measured"
     ways = dict.fromkeys((replace(stats, cached=0), stats))
     pairs = ((latency.questions, 1), (latency.batch_size, latency.batch_size))
-    works = (answering_work(way, estimate.computed_shape(name, bound), *pair) for way in ways for pair in pairs)
+    works = (
+        answering_work(way, estimate.computed_shape(name, bound), *pair) for way in ways for pair in pairs
+    )
     return sum(works, Work()) * (2 * (1 + latency.repetitions))
 
 

@@ -49,9 +49,7 @@ class Loop(Settings):
     def problem(self, layers: int, model: str) -> str | None:
         """Return why `model`, which has so many layers, cannot be looped, with the key; None if it can."""
         if self.layers != "all" and self.layers[1] >= layers:
-            return (
-                f"layers: there is no layer {self.layers[1]}. {model} has {layers} layers, counted from 0."
-            )
+            return f"layers: there is no layer {self.layers[1]}. {model} has {layers} layers, counted from 0."
         if (visits := len(self.visits(layers))) > MOST_LAYERS:
             return f"times: {visits} visits of layers are more than {MOST_LAYERS}. Lower it."
         return None
