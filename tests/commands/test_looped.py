@@ -120,6 +120,7 @@ def test_it_is_timed(place):
     assert read_parquet(place / "latency.parquet")["seconds_per_answer"].gt(0).all()
 
 
+@pytest.mark.slow
 def test_a_later_training_is_of_the_ordinary_model(place):
     train_step(place, "looped")
     later = train_step(place, "later", "cot", parent="looped")
@@ -152,6 +153,7 @@ def test_a_block_that_the_model_lacks_is_refused(place):
     assert not (place / "looped").exists()
 
 
+@pytest.mark.slow
 def test_int8_weights_answer_with_the_loop(place):
     train_step(place, "looped", loop=BLOCK.canonical())
     settings = {"node": "tiny@0+looped+int8", "quantize": {"kind": "quantize", "weights": "int8"}}

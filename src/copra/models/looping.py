@@ -76,7 +76,8 @@ def loop_layers(model: PreTrainedModel, loop: Loop | None) -> None:
         raise CopraError(f"loop.{problem}")
     keys = ("num_hidden_layers", "layer_overrides", *family_of(config.model_type).by_layer)
     ordinary = {key: value for key in keys if (value := getattr(config, key, None)) is not None}
-    _replace_layers(model, looped := LoopedLayers(layers, loop.visits(len(layers)), ordinary), looped.looped)
+    looped = LoopedLayers(layers, loop.visits(len(layers)), ordinary)
+    _replace_layers(model, looped, looped.looped)
 
 
 @contextlib.contextmanager
