@@ -11,6 +11,7 @@ from test_resume import break_off, steps_taken
 
 from copra.training.loop import LOG
 from copra.training.saves import CheckpointSchedule, Stopped
+from copra.training.validation import BEST, Validation
 from copra.utils.errors import CopraError
 
 DROPOUT = {"architecture": "gpt2", "dropout": 0.2, "select_best_by": "loss", "num_validations": 5}
@@ -132,18 +133,17 @@ def swap(best):
     ],
     ids=["cut", "swapped", "gone"],
 )
-def test_damaged_best_weights_are_named(make_trainer, damage, reason):
+def test_damaged_best_weights_are_named(make_trainer, monkeypatch, damage, reason):
     trainer = make_trainer(select_best_by="loss", num_validations=2)
-    validate = trainer._validate
+    validate = Validation.run
 
-    def spoil(*arguments):
-        found = validate(*arguments)
-        step, total = arguments[-2:]
-        if step == total:
-            damage(trainer.state / "best.safetensors")
+    def spoil(self, loss_module, reasoner, step):
+        found = validate(self, loss_module, reasoner, step)
+        if step == self.total:
+            damage(trainer.state / BEST)
         return found
 
-    trainer._validate = spoil
+    monkeypatch.setattr(Validation, "run", spoil)
     with pytest.raises(CopraError, match=rf"best\.safetensors: .*{reason}.* Delete .*state and run"):
         trainer.run()
 

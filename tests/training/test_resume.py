@@ -6,7 +6,8 @@ import pytest
 import torch
 from plain_training import log_of, same, weights
 
-from copra.training.loop import BEST, LOG
+from copra.training.loop import LOG
+from copra.training.validation import BEST
 from copra.utils.heartbeat import RUN, SPEED
 
 pytestmark = pytest.mark.slow

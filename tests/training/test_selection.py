@@ -5,7 +5,7 @@ import torch
 from plain_training import log_of, same, validation_loss, weights
 
 from copra.training.batches import epoch_batches
-from copra.training.loop import BEST
+from copra.training.validation import BEST, Validation
 from copra.utils.errors import CopraError
 
 
@@ -78,7 +78,7 @@ SELECTED = {
 @pytest.mark.parametrize(
     ("name", "by"), zip(SELECTED, ["loss", "accuracy", "loss", "accuracy", "loss"], strict=True)
 )
-def test_parts_and_adapters_are_those_of_the_best_step(make_trainer, name, by):
+def test_parts_and_adapters_are_those_of_the_best_step(make_trainer, monkeypatch, name, by):
     """Adapters are merged into the best weights, not into the last ones."""
     seen, tokens = {}, torch.arange(1, 15)[None]
     trainer = make_trainer(
@@ -87,9 +87,9 @@ def test_parts_and_adapters_are_those_of_the_best_step(make_trainer, name, by):
         select_best_by=by,
         num_validations=3,
     )
-    validate = trainer._validate
+    validate = Validation.run
 
-    def look(objective, reasoner, samples, step, total):
+    def look(self, loss_module, reasoner, step):
         # So that the best loss is not the last one.
         if step == 10:
             with torch.no_grad():
@@ -99,9 +99,9 @@ def test_parts_and_adapters_are_those_of_the_best_step(make_trainer, name, by):
         reasoner.eval()
         with torch.no_grad():
             seen[step] = trainer.model(tokens).logits, weights(trainer.extra_modules)
-        return validate(objective, reasoner, samples, step, total)
+        return validate(self, loss_module, reasoner, step)
 
-    trainer._validate = look
+    monkeypatch.setattr(Validation, "run", look)
     record = trainer.run()
     assert list(seen) == [4, 7, 10]
     assert record["selected"]["step"] == 7

@@ -18,8 +18,6 @@ from typing import Any, TextIO
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, get_scheduler
@@ -42,19 +40,18 @@ from copra.training.step import (
     PendingStep,
     accumulate,
     cross_entropy_limit,
-    evaluate_loss,
     is_broken,
     seed_step,
     skip_if,
 )
 from copra.training.tracking import Tracker
+from copra.training.validation import Validation
 from copra.utils import processes
 from copra.utils.errors import CopraError
-from copra.utils.files import file_sha256, replacing
+from copra.utils.files import replacing
 from copra.utils.heartbeat import Heartbeat, in_words, start_heartbeat
 
 LOG = "training.jsonl"
-BEST = "best.safetensors"
 
 
 @dataclass
@@ -148,36 +145,32 @@ class Trainer:
 
         `loss_module` is the reasoner's loss, wrapped for all processes.
         """
-        optimizer = torch.optim.AdamW(
-            parameters,
-            lr=self.training.learning_rate,
-            betas=self.training.betas,
-            weight_decay=self.training.weight_decay,
-            fused=True,
-        )
-        optimizer = accelerator.prepare_optimizer(optimizer)
+        optimizer = accelerator.prepare_optimizer(self._new_optimizer(parameters))
         samples, left_out = self.samples(0)
-        validation = self.validation_samples()
+        validation_samples = self.validation_samples()
         total = self.total_steps(len(samples))
         if total < self.stage.least_steps:
             raise CopraError(
                 f"training: this stage moves on with each of {self.stage.least_steps} parts of its training, "
                 f"and {total} optimizer steps are fewer. Raise training.steps or training.epochs."
             )
-        # The "constant" schedule of transformers has no warm-up.
-        schedule = self.training.schedule.replace("constant", "constant_with_warmup")
-        warmup = max(self.training.warmup_steps, round(self.training.warmup_ratio * total))
-        scheduler = get_scheduler(schedule, optimizer, min(warmup, total), total)
+        scheduler = self._new_scheduler(optimizer, total)
         self._total = total
         done = self._resume(reasoner, optimizer, scheduler)
+        validation = Validation(
+            self.stage,
+            self.training,
+            validation_samples,
+            self.pad,
+            total,
+            self.state,
+            self.accuracy,
+            self.progress,
+        )
         self._heartbeat = start_heartbeat(self.state, self.node, total)
         layers = self.stage.extra_modules().get("step_decoder", {}).get("layers", 0)
         speed = Speed(reasoner, layers, self._used_precision, processes.world_size(), self.training.lora_rank)
         speed.start(self.progress)
-        validations = {
-            math.ceil(total * (i + 1) / self.training.num_validations)
-            for i in range(self.training.num_validations)
-        }
         # After a broken step no later one changes the weights; the host reads the flag one step later.
         broken = torch.zeros((), device=accelerator.device)
         before: tuple[PendingStep, float] | None = None
@@ -194,11 +187,11 @@ class Trainer:
                     self._write(log, self._line(*before), speed, bar)
                 before = pending, rate
                 saving = step < total and any(processes.all_gather(self.saves.is_due(step)))
-                if step in validations or saving or step == total:
+                if step in validation.steps or saving:
                     line = self._line(*before)
                     before = None
-                    if step in validations:
-                        line |= self._validate(loss_module, reasoner, validation, step, total)
+                    if step in validation.steps:
+                        line |= validation.run(loss_module, reasoner, step)
                     self._write(log, line, speed, bar)
                 bar.update()
                 if saving:
@@ -207,38 +200,40 @@ class Trainer:
                         os.fsync(log.fileno())
                     self._save(step, reasoner, optimizer)
         if self.training.select_best_by != "last":
-            self._load_best(reasoner)
-        best = self.progress.best_value
-        assert best is not None, "the last step validates"
+            validation.load_best(reasoner)
         return {
             "steps": total,
             "precision": self._used_precision,
             "rows": len(samples),
             "left_out_too_long": left_out,
-            "selected": {
-                "by": self.selects_by,
-                "step": self.progress.best_step,
-                "value": abs(best),
-            },
+            "selected": validation.selected,
             "work": {
                 reader: dict(zip(("tokens", "context", "supervised"), sums, strict=True))
                 for reader, sums in self.progress.work.items()
             },
         }
 
+    def _new_optimizer(self, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return the optimizer of `parameters`, given as optimizer groups."""
+        return torch.optim.AdamW(
+            parameters,
+            lr=self.training.learning_rate,
+            betas=self.training.betas,
+            weight_decay=self.training.weight_decay,
+            fused=True,
+        )
+
+    def _new_scheduler(self, optimizer: torch.optim.Optimizer, total: int) -> Any:
+        """Return the scheduler of the learning rate over `total` steps."""
+        # The "constant" schedule of transformers has no warm-up.
+        schedule = self.training.schedule.replace("constant", "constant_with_warmup")
+        warmup = max(self.training.warmup_steps, round(self.training.warmup_ratio * total))
+        return get_scheduler(schedule, optimizer, min(warmup, total), total)
+
     @property
     def _used_precision(self) -> Precision:
         """The precision of matrix products: bfloat16 if the weights are, else the given precision."""
         return "bfloat16" if self.model.dtype == torch.bfloat16 else self.precision
-
-    @property
-    def selects_by(self) -> str:
-        """The criterion for the best checkpoint: never accuracy if the model cannot answer yet."""
-        return (
-            "loss"
-            if self.training.select_best_by == "accuracy" and not self.stage.answers
-            else self.training.select_best_by
-        )
 
     def log_text(self) -> str:
         """Return the JSON lines of the whole training, after its end.
@@ -328,26 +323,6 @@ class Trainer:
                 signals[0],
             )
 
-    def _load_best(self, reasoner: ReasoningModel) -> None:
-        """Load the weights that were best on the validation split.
-
-        Raises:
-            CopraError: the file does not contain the selected weights, or cannot be read.
-        """
-        processes.wait()
-        file, anew = self.state / BEST, f"Delete {self.state} and run again: the stage starts anew."
-        try:
-            if file_sha256(file) != self.progress.best_sha256:
-                raise CopraError(
-                    f"{file}: not the weights that were chosen after step {self.progress.best_step} (the "
-                    f"checksum differs), so another process wrote here too, or the disk lost some. {anew}"
-                )
-            load_tensors(reasoner, load_file(file))
-        except (OSError, SafetensorError) as error:
-            raise CopraError(
-                f"{file}: the best weights of this training cannot be read ({error}). {anew}"
-            ) from None
-
     def _resume(self, reasoner: ReasoningModel, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
         """Load the newest state, if any, and return the number of finished steps."""
         record = load_state(self.state, reasoner, optimizer)
@@ -426,47 +401,6 @@ class Trainer:
         optimizer.zero_grad()
         self.progress.count(self.stage.flop_workload(batch))
         return pending, broken
-
-    def _validate(
-        self,
-        loss_module: nn.Module,
-        reasoner: ReasoningModel,
-        samples: Sequence[Sample],
-        step: int,
-        total: int,
-    ) -> dict[str, float]:
-        """Return losses (and accuracy, if it selects) on the validation split, and save the best weights."""
-        size = self.training.micro_batch_size or math.ceil(self.training.batch_size / processes.world_size())
-        tokens = self.training.micro_batch_tokens
-        values = evaluate_loss(loss_module, samples, pad=self.pad, size=size, tokens=tokens)
-        weights = self.stage.loss_weights()
-        loss = sum(weight * values[name] for name, weight in weights.items())
-        if not math.isfinite(loss):
-            raise CopraError(
-                f"step {step}: validation loss {loss:.4g}: the training has broken down. Lower "
-                "training.learning_rate or raise training.warmup_steps."
-            )
-        found = {"validation_loss": loss}
-        found |= {name: value for name, value in values.items() if name not in weights}
-        if len(weights) > 1:
-            found |= {f"validation_{name}": values[name] for name in weights}
-        if self.selects_by == "accuracy":
-            found["validation_accuracy"] = self.accuracy()
-        value = found.get("validation_accuracy", -loss)
-        # Removing tokens lowers accuracy, so weights from before a removal would always be selected.
-        done_moving = self.stage.at_step(step, total) == self.stage.at_step(total, total)
-        better = done_moving and (self.progress.best_value is None or value > self.progress.best_value)
-        if self.training.select_best_by == "last" and step == total:
-            self.progress.best_step, self.progress.best_value = step, value
-        elif self.training.select_best_by != "last" and better:
-            self.progress.best_step, self.progress.best_value = step, value
-            tensors, sha256 = full_state_dict(reasoner), None
-            if processes.rank() == 0:
-                with replacing(self.state / BEST) as temporary:
-                    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
-                    sha256 = file_sha256(temporary)
-            self.progress.best_sha256 = processes.all_gather(sha256)[0]
-        return found
 
 
 def _bar(done: int, total: int) -> tqdm:
