@@ -163,6 +163,20 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
         ("steps.coconut.overrides", {True: {}}, "steps.coconut.overrides.True: the key is no text to YAML"),
         ("evaluation.batch_size", "1" + "0" * 300, "evaluation.batch_size: is beyond 2^53"),
         ("steps.cot.training.betas", [0.9, 1], "steps.cot.training.betas.1: should be less than 1 (got 1)"),
+        ("steps.cot.training.stop_early", {}, "steps.cot.training.stop_early: give at least one of 'target_"),
+        ("steps.coconut.overrides", {1: {"stop_early": {"patience": 0}}}, "overrides.1.stop_early.patience"),
+        (
+            "steps.gone",
+            {"kind": "icot_si", "training": TRAINING, "overrides": {0: {"stop_early": {"patience": 1}}}},
+            "steps.gone.overrides.0.stop_early: stage 0 goes through 8 parts over all its steps, so it must "
+            "take all of them. Set overrides.0.stop_early to null",
+        ),
+        (
+            "steps.taught",
+            {"kind": "icot_kd", "training": {**TRAINING, "stop_early": {"target_accuracy": 0.9}}},
+            "steps.taught.training.stop_early: stage 0 makes a model that cannot answer yet, so there is no "
+            "accuracy to reach. Set overrides.0.stop_early to null",
+        ),
         ("steps.cot.training.warmup_steps", 9, "training.warmup_steps: 9 are more than the 8 steps"),
         ("steps.coconut.overrides", {1: {"warmup_steps": 9}}, "overrides.1.warmup_steps: 9 are more than"),
         (
@@ -333,3 +347,16 @@ def test_tracking_is_off_unless_a_tracker_is_named():
     assert parse(CONFIG | {"tracking": "tensorboard"}).tracking == "tensorboard"
     with pytest.raises(CopraError, match=r"config.yaml: tracking: .*'tensorboard', 'trackio' or 'wandb'"):
         parse(CONFIG | {"tracking": "mlflow"})
+
+
+@pytest.mark.parametrize(
+    ("training", "key"),
+    [
+        ({"select_best_by": "accuracy"}, "select_best_by"),
+        ({"stop_early": {"target_accuracy": 0.9}}, "stop_early.target_accuracy"),
+    ],
+)
+def test_sharded_models_answer_no_questions_during_a_training(training, key):
+    config = {**changed("steps.cot.training", {**TRAINING, **training}), "compute": {"sharding": True}}
+    (line,) = problems(config)
+    assert f"steps.cot.training.{key}: with compute.sharding no process has the whole model" in line

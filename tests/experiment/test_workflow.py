@@ -129,6 +129,14 @@ def test_what_accuracy_needs_is_in_the_settings_where_accuracy_selects():
     assert "answers" not in json.loads(asked.train_settings("llama@0+cot"))
 
 
+def test_what_accuracy_needs_is_in_the_settings_where_it_can_end_a_training():
+    stop = {**TRAINING, "stop_early": {"target_accuracy": 0.5}}
+    steps = CONFIG["steps"] | {"cot": {"kind": "cot", "training": stop}}
+    settings = json.loads(workflow(steps=steps).train_settings("llama@0+cot"))
+    assert (settings["answers"], settings["max_new_tokens"]) == ("number", 256)
+    assert settings["training"]["stop_early"]["target_accuracy"] == 0.5
+
+
 def looking(**evaluation) -> Workflow:
     """Two seeds of recipes that end with latents in a loop, learned ones, and none."""
     steps = CONFIG["steps"] | {

@@ -190,3 +190,14 @@ def test_the_loss_and_its_gradients_equal_the_plain_ones(any_model, side):
     draw = Random(2)
     rows = draw_rows((5, (3, 2, 4)), (2, (2,)), (7, ()), (3, (1, 6)))
     assert_supervised_loss(stage, any_model, [stage.lay_out(row, IDS, draw) for row in rows])
+
+
+def test_stages_without_a_removal_may_stop_early():
+    """The last stage has the whole chain out, and stages of one token have no parts."""
+    training, stop = {"steps": 1, "stop_early": {"patience": 1}}, {"stop_early": {"patience": 1}}
+    assert IcotSi(kind="icot_si", training=TRAINING, overrides={5: stop}).training_of(5).stop_early
+    kept = {number: {"stop_early": None} for number in range(5)}
+    assert IcotSi(kind="icot_si", training=training, overrides=kept).training_of(5).stop_early
+    assert IcotSi(kind="icot_si", training=training, tokens_per_stage=1).training_of(3).stop_early
+    with pytest.raises(ValueError, match=r"training\.stop_early: stage 0 goes through 8 parts"):
+        IcotSi(kind="icot_si", training=training, overrides={1: {"stop_early": None}})

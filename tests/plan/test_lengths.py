@@ -45,6 +45,19 @@ def test_stages_that_train_alike_are_one_line(lengths_of):
     ]
 
 
+def test_steps_are_a_maximum_where_a_training_may_stop_early(make_workflow, lengths_of):
+    """Which both `copra check` and `copra plan` say."""
+    stop = {"steps": 20, "batch_size": 4, "stop_early": {"patience": 2}}
+    changes = {"steps__cot__training": stop, "recipes": [["cot", "no-cot"]]}
+    assert list(map(str, lengths_of(**changes))) == [
+        "cot: at most 20 optimizer steps, 0.267 epochs of 300 rows in batches of 4",
+        "no-cot: 10 optimizer steps, 0.133 epochs of 300 rows in batches of 4",
+    ]
+    workflow = make_workflow(**changes)
+    text = page(forecast(workflow), workflow, "config.yaml")
+    assert "- cot: all steps are taken; stop_early may end them before" in text
+
+
 @pytest.mark.parametrize(
     ("base", "training", "why"),
     [

@@ -34,6 +34,7 @@ STAGES = {
     "healing": {"stage": "healed latents"},
     "looped layers": {"stage": "looped"},
     "healing looped layers": {"stage": "healed loop", "architecture": "gpt2"},
+    "an early stop": {"stop_early": {"patience": 1, "min_delta": 100.0}, "num_validations": 5},
 }
 
 

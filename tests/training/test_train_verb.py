@@ -41,6 +41,21 @@ def test_a_stage_becomes_a_checkpoint(place, rows):
     assert not any((place / "state").iterdir())
 
 
+def test_a_stage_that_stops_early_counts_the_steps_that_it_took(place):
+    """A fall of 100 is no improvement that a loss can make, so the second validation of four ends it."""
+    stop = {"patience": 1, "min_delta": 100.0}
+    checkpoint = train_stage(place, "tiny", "cot", steps=8, num_validations=4, stop_early=stop)
+    (done,) = checkpoint.manifest.lineage
+    record = done["record"]
+    assert (record["steps"], record["max_steps"], record["stop_reason"]) == (4, 8, "plateau")
+    assert done["training"]["stop_early"]["patience"] == 1
+    shorter = train_stage(place, "tiny", "shorter", steps=4)
+    assert "max_steps" not in shorter.manifest.lineage[0]["record"]
+    assert checkpoint.manifest.training_flops == shorter.manifest.training_flops > 0
+    log = (place / "cot" / loop.LOG).read_text()
+    assert log == (place / "shorter" / loop.LOG).read_text()
+
+
 def test_stages_add_up(place):
     first = train_stage(place, "tiny", "cot")
     second = train_stage(place, "cot", "coconut", "coconut", stage=1)

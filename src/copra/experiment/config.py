@@ -232,6 +232,11 @@ def _unshardable(method: Method) -> list[str]:
             "training.select_best_by: with compute.sharding no process has the whole model to answer with; "
             "select by loss, or set compute.sharding: false"
         )
+    if any(training.stop_early and training.stop_early.target_accuracy for training in trainings):
+        problems.append(
+            "training.stop_early.target_accuracy: with compute.sharding no process has the whole model to "
+            "answer with; stop by target_loss or patience, or set compute.sharding: false"
+        )
     if any(training.lora for training in trainings):
         problems.append(
             "training.lora: low-rank adapters are not sharded, and need not be; set compute.sharding: false"

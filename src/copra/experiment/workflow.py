@@ -27,6 +27,7 @@ from copra.schema.curve import Curve
 from copra.schema.metrics import GREEDY, counts_answers
 from copra.schema.pruning import Prune
 from copra.schema.scoring import Objective
+from copra.schema.training import Training
 from copra.tasks import TASKS
 from copra.tasks.prepare import prepared
 from copra.tasks.task import SPLITS, Split
@@ -364,7 +365,7 @@ class Workflow:
     def train_settings(self, name: str) -> str:
         node = self.node(name)
         value = {"node": name, **node.settings}
-        if node.settings["training"]["select_best_by"] == "accuracy":
+        if Training.model_validate(node.settings["training"]).needs_accuracy:
             value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
             value["answers"] = self._answers(node.task)
         return self.settings("train", value)

@@ -326,3 +326,23 @@ class Method(Settings):
                 lines = [line for problem in error.errors() for line in explain(problem, changes, {})]
                 raise ValueError("\n".join(located(f"overrides.{stage}", "\n".join(lines)))) from None
         return self
+
+    @model_validator(mode="after")
+    def _stages_may_stop_early(self) -> "Method":
+        for number, stage in self.stages().items():
+            if (problem := _early_stop_problem(stage, self.training_of(number))) is not None:
+                own = f"overrides.{number}.stop_early"
+                key = own if "stop_early" in self.overrides.get(number, {}) else "training.stop_early"
+                raise ValueError(f"{key}: stage {number} {problem}. Set {own} to null")
+        return self
+
+
+def _early_stop_problem(stage: Stage, training: Training) -> str | None:
+    """Return why a stage cannot end as `training.stop_early` says; None if it can."""
+    if training.stop_early is None:
+        return None
+    if stage.least_steps > 1:
+        return f"goes through {stage.least_steps} parts over all its steps, so it must take all of them"
+    if training.stop_early.target_accuracy is not None and not stage.answers:
+        return "makes a model that cannot answer yet, so there is no accuracy to reach"
+    return None

@@ -10,7 +10,7 @@ from copra.experiment.workflow import Workflow
 from copra.plan.budgets import budget_warnings
 from copra.plan.estimate import Estimate
 from copra.plan.jobs import Job, jobs_of
-from copra.plan.lengths import length_warnings, training_lengths
+from copra.plan.lengths import early_stop_assumption, length_warnings, training_lengths
 from copra.plan.machine import Machine, machine_of, measured_seconds, speed_factors
 from copra.plan.work import training, work_of
 
@@ -28,7 +28,8 @@ class Line:
 
     `flops` and `seconds` are None if they depend on a base of unknown size; `seconds` are measured if the job
     has finished and was measured. `training` are the FLOPs that a manifest counts as training, `disk` the
-    bytes of a checkpoint, `memory` those of a training at its peak, and `steps` its optimizer steps.
+    bytes of a checkpoint, `memory` those of a training at its peak, and `steps` its optimizer steps
+    at most.
     """
 
     job: Job
@@ -44,9 +45,9 @@ class Line:
 class Forecast:
     """The forecast of all jobs by key, each after the jobs that it needs.
 
-    `measured` are the seconds of finished jobs, `assumed` the assumptions about rows, `unknown` the paths of
-    bases of unknown size; `warnings` has one line per pruning that misses its budget, `short` one line per
-    reason for short stages.
+    `measured` are the seconds of finished jobs, `assumed` the assumptions about rows and steps, `unknown` the
+    paths of bases of unknown size; `warnings` has one line per pruning that misses its budget, `short` one
+    line per reason for short stages.
     """
 
     lines: Mapping[str, Line]
@@ -124,5 +125,7 @@ def forecast(
                     memory=bounds(partial(estimate.memory_bytes, job.name)),
                 )
         lines[key] = line
-    warnings, short = budget_warnings(estimate), length_warnings(training_lengths(estimate))
-    return Forecast(lines, machine, measured, estimate.assumed(), estimate.unknown(), warnings, short)
+    lengths = training_lengths(estimate)
+    warnings, short = budget_warnings(estimate), length_warnings(lengths)
+    assumed = [*estimate.assumed(), *early_stop_assumption(lengths)]
+    return Forecast(lines, machine, measured, assumed, estimate.unknown(), warnings, short)

@@ -18,8 +18,9 @@ trained by CoT on GSM8K, answered 13.0 percent after 327 steps and 14.4 after 65
 class TrainingLength:
     """The number of optimizer steps per stage, for consecutive `stages` of a step that are alike.
 
-    `stages` is empty for a step without stages. `rows` is the size of the train split, `counted` is False if
-    that is a guess, and `pretrained` is False for a base from scratch.
+    `stages` is empty for a step without stages. With early stopping, `steps` is the maximum. `rows` is the
+    size of the train split, `counted` is False if that is a guess, and `pretrained` is False for a base from
+    scratch.
     """
 
     step: str
@@ -33,7 +34,8 @@ class TrainingLength:
     def __str__(self) -> str:
         ends = dict.fromkeys((*self.stages[:1], *self.stages[-1:]))
         which = f" stage{'s' * (len(ends) > 1)} {' to '.join(map(str, ends))}" if ends else ""
-        return f"{self.step}{which}: {self.steps:,} optimizer steps, {self._epochs()}"
+        most = "at most " if self.training.stop_early else ""
+        return f"{self.step}{which}: {most}{self.steps:,} optimizer steps, {self._epochs()}"
 
     def shortness(self) -> str | None:
         """Return why each stage is short; None if it is not, or if that is intended.
@@ -105,6 +107,12 @@ def length_warnings(lengths: Iterable[TrainingLength]) -> list[str]:
     """Return one warning line per reason for short stages, with the steps that have them."""
     found = _together(lengths, TrainingLength.shortness)
     return [f"steps.{steps}: {why}. Give {FEW_STEPS} 'steps' or more." for why, steps in found]
+
+
+def early_stop_assumption(lengths: Iterable[TrainingLength]) -> list[str]:
+    """Return a line about the steps whose trainings can stop early, or nothing if there are none."""
+    names = dict.fromkeys(length.step for length in lengths if length.training.stop_early)
+    return [f"{', '.join(names)}: all steps are taken; stop_early may end them before"] if names else []
 
 
 def _together(

@@ -25,8 +25,8 @@ Workload = dict[str, dict[str, float]]
 class TrainingSchedule:
     """The work of a training stage: `steps` optimizer steps, and `batches` batches per validation.
 
-    An optimizer step has `micro_batches`, each of `depth` dependent passes; the largest has `tokens` padded
-    tokens and computes `logits` logits.
+    With early stopping, `steps` is the maximum. An optimizer step has `micro_batches`, each of `depth`
+    dependent passes; the largest has `tokens` padded tokens and computes `logits` logits.
     """
 
     steps: int

@@ -67,7 +67,7 @@ def _validation(estimate: Estimate, name: str, bound: int) -> Work:
     settings, depth = training_of(node), len(estimate.computed_shape(name, bound).layers)
     flops = _training_flops(estimate, name, bound, schedule.validation_work, backward=False)
     work = Work(flops, layers=schedule.batches * schedule.depth * depth)
-    if settings.select_best_by == "accuracy" and node.answers:
+    if settings.needs_accuracy and node.answers:
         valid = estimate.rows(name).sizes["valid"]
         work += answers(estimate, name, bound, min(settings.validation_rows or valid, valid))
     return work * settings.num_validations

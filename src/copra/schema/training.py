@@ -52,6 +52,29 @@ class Distil(Distillation):
     latents afterwards."""
 
 
+class StopEarly(Settings):
+    """End of a training before its last step, at the first validation that meets one of the conditions."""
+
+    target_loss: float | None = Field(None, ge=0)
+    """Validation loss: the training ends once it is at most this (null: no such condition)."""
+    target_accuracy: float | None = Field(None, gt=0, le=1)
+    """Share (0 to 1) of the validation rows: the training ends once at least so many are answered right
+    (null: no such condition). Every validation then answers them, `validation_rows` of them."""
+    patience: int | None = Field(None, ge=1)
+    """Number of validations in a row without an improvement of the validation loss, after which the training
+    ends, as it has reached a plateau (null: no such condition)."""
+    min_delta: float = Field(0.0, ge=0)
+    """Amount by which the validation loss must fall below that of the last improvement to count as one."""
+
+    @model_validator(mode="after")
+    def _some_condition(self) -> "StopEarly":
+        if self.target_loss is None and self.target_accuracy is None and self.patience is None:
+            raise ValueError("give at least one of 'target_loss', 'target_accuracy' and 'patience'")
+        if self.min_delta and self.patience is None:
+            raise ValueError("min_delta: says what 'patience' waits for. Give 'patience', or leave it out")
+        return self
+
+
 class Training(Settings):
     """Optimization of one training stage: AdamW with a warmup, and a choice of the checkpoint to keep."""
 
@@ -92,6 +115,12 @@ class Training(Settings):
     stage's last removal is kept."""
     num_validations: int = Field(4, ge=1)
     """Number of validations, evenly spaced; the last one is at the end of the training."""
+    stop_early: StopEarly | None = Field(None, exclude_if=lambda value: value is None)
+    """Conditions that end the training at a validation before its last step, as to heal a pruned model up to
+    a target or a plateau (null: all steps are taken). `steps` or `epochs` is then the maximum, over which
+    validations are spaced and the learning rate decays; with a `constant` schedule the rate does not depend
+    on that maximum, so it suits early stopping better. `select_best_by` holds as without: with `last`, or
+    with `accuracy` under a target accuracy, the checkpoint that ended the training is kept."""
     validation_rows: int | None = Field(None, ge=1)
     """Number of validation rows to use, from the start of the split (null: all)."""
     max_tokens: int = Field(1024, ge=8)
@@ -102,8 +131,14 @@ class Training(Settings):
         """The rank of the adapters, or None if all weights are trained."""
         return self.lora.rank if self.lora else None
 
+    @property
+    def needs_accuracy(self) -> bool:
+        """True if validations answer questions: accuracy selects the checkpoint, or can end the training."""
+        target = None if self.stop_early is None else self.stop_early.target_accuracy
+        return self.select_best_by == "accuracy" or target is not None
+
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Return the number of optimizer steps, epochs resolved."""
+        """Return the number of optimizer steps, epochs resolved: the maximum if it may stop early."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None  # exactly one of the two is given

@@ -59,7 +59,7 @@ class Trainer:
     """Trains one stage, in one process or in several together (`copra.utils.processes`).
 
     `accuracy` decodes the validation split and returns the share of right answers; it is called only
-    if `training.select_best_by` is "accuracy". `state` is the folder for the state of an interrupted run,
+    if `training.needs_accuracy`. `state` is the folder for the state of an interrupted run,
     `saves` schedules its saves. `sharding` shards the weights over the processes; the model is unsharded
     again at the end. `node` is the model's name in progress displays.
     """
@@ -82,7 +82,7 @@ class Trainer:
     extra_modules: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     teacher: ReasoningModel | None = None
     progress: Progress = field(default_factory=Progress)
-    _total: int = field(default=0, init=False)
+    _steps: int = field(default=0, init=False)
     _heartbeat: Heartbeat = field(init=False)
 
     def run(self) -> dict[str, Any]:
@@ -155,7 +155,6 @@ class Trainer:
                 f"and {total} optimizer steps are fewer. Raise training.steps or training.epochs."
             )
         scheduler = self._new_scheduler(optimizer, total)
-        self._total = total
         done = self._resume(reasoner, optimizer, scheduler)
         validation = Validation(
             self.stage,
@@ -194,15 +193,21 @@ class Trainer:
                         line |= validation.run(loss_module, reasoner, step)
                     self._write(log, line, speed, bar)
                 bar.update()
+                self._steps = step
+                if validation.stop_reason:
+                    break
                 if saving:
                     log.flush()
                     if accelerator.is_main_process:
                         os.fsync(log.fileno())
                     self._save(step, reasoner, optimizer)
+        ending = validation.ending(self._steps)
+        if "stop_reason" in ending and accelerator.is_main_process:
+            tqdm.write("ended after step {steps} of at most {max_steps}: {stop_reason}".format(**ending))
         if self.training.select_best_by != "last":
             validation.load_best(reasoner)
         return {
-            "steps": total,
+            **ending,
             "precision": self._used_precision,
             "rows": len(samples),
             "left_out_too_long": left_out,
@@ -242,7 +247,7 @@ class Trainer:
             CopraError: the lines are not exactly those of all steps.
         """
         text = (self.state / LOG).read_text()
-        check_lines(text.splitlines(), self._total, self.state / LOG)
+        check_lines(text.splitlines(), self._steps, self.state / LOG)
         return text
 
     def delete_state(self) -> None:
@@ -250,7 +255,7 @@ class Trainer:
         shutil.rmtree(self.state, ignore_errors=True)
 
     def total_steps(self, n_samples: int) -> int:
-        """Return the number of optimizer steps of the stage."""
+        """Return the number of optimizer steps of the stage: the maximum if it may stop early."""
         return self.training.total_steps(math.ceil(n_samples / self.training.batch_size))
 
     def samples(self, epoch: int) -> tuple[list[Sample], int]:

@@ -23,6 +23,17 @@ class Progress:
     best_value: float | None = None
     best_sha256: str | None = None
     """The sha256 of the file with the best weights so far."""
+    lowest_loss: float | None = None
+    """The validation loss of the last improvement, for early stopping."""
+    not_improved: int = 0
+    """The number of validations since that improvement."""
+
+    def count_validation(self, loss: float, min_delta: float) -> None:
+        """Count a validation, from 0 if its loss is more than `min_delta` below the lowest."""
+        if self.lowest_loss is None or loss < self.lowest_loss - min_delta:
+            self.lowest_loss, self.not_improved = loss, 0
+        else:
+            self.not_improved += 1
 
     def count(self, works: Iterable[Work]) -> None:
         for one in works:

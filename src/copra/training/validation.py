@@ -1,8 +1,8 @@
-"""Validations during a training: losses on the validation split, and the choice of the best weights."""
+"""Validations during a training: losses, the choice of the best weights, and the end before the last step."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,18 @@ from copra.utils.errors import CopraError
 from copra.utils.files import file_sha256, replacing
 
 BEST = "best.safetensors"
+ALL_STEPS = "all steps"
+"""The reason for the end of a training that no condition has ended."""
 
 
 @dataclass
 class Validation:
     """Validates the model of a training, and keeps the best weights in the folder `state`.
 
-    `samples` are those of the validation split that fit, each padded with token `pad`; `total` is the number
-    of optimizer steps. `accuracy` decodes the split and returns the share of right answers; it is called only
-    if accuracy selects the weights. The best step so far is recorded in `progress`.
+    `samples` are those of the validation split that fit, padded with token `pad` in a batch; `total` is the
+    number of optimizer steps, or the maximum with early stopping. `accuracy` decodes the split and returns
+    the share of right answers; it is called only if accuracy selects the weights or can end the training. The
+    best step so far is recorded in `progress`.
     """
 
     stage: Stage
@@ -42,6 +45,8 @@ class Validation:
     state: Path
     accuracy: Callable[[], float]
     progress: Progress
+    stop_reason: str | None = field(default=None, init=False)
+    """The condition that the last validation has met, which ends the training (None: none)."""
 
     @cached_property
     def steps(self) -> frozenset[int]:
@@ -63,18 +68,28 @@ class Validation:
         return {"by": self.selects_by, "step": self.progress.best_step, "value": value}
 
     def run(self, loss_module: nn.Module, reasoner: ReasoningModel, step: int) -> dict[str, float]:
-        """Return the losses after a step, and the accuracy if it selects; save the weights if they are best.
+        """Return the losses after a step, and the accuracy if it is needed.
 
-        All processes must call it.
+        Save the weights if they are the best so far, and set `stop_reason` if the training ends here. All
+        processes must call it; they get the same values.
 
         Raises:
             CopraError: the loss is not finite.
         """
         found = self._losses(loss_module, step)
-        if self.selects_by == "accuracy":
+        if self.training.needs_accuracy and self.stage.answers:
             found["validation_accuracy"] = self.accuracy()
-        self._select(found.get("validation_accuracy", -found["validation_loss"]), reasoner, step)
+        by_accuracy = self.selects_by == "accuracy"
+        value = found["validation_accuracy"] if by_accuracy else -found["validation_loss"]
+        self._select(value, reasoner, step)
+        self.stop_reason = self._stop_reason(found["validation_loss"], found.get("validation_accuracy"))
         return found
+
+    def ending(self, step: int) -> dict[str, Any]:
+        """Return the last step, and with early stopping the maximum and the reason, for the manifest."""
+        if self.training.stop_early is None:
+            return {"steps": step}
+        return {"steps": step, "max_steps": self.total, "stop_reason": self.stop_reason or ALL_STEPS}
 
     def load_best(self, reasoner: ReasoningModel) -> None:
         """Load the weights that were best on the validation split. All processes must call it.
@@ -113,6 +128,20 @@ class Validation:
         if len(weights) > 1:
             found |= {f"validation_{name}": values[name] for name in weights}
         return found
+
+    def _stop_reason(self, loss: float, accuracy: float | None) -> str | None:
+        """Return the first condition of early stopping that a validation meets, or None."""
+        stop = self.training.stop_early
+        if stop is None:
+            return None
+        self.progress.count_validation(loss, stop.min_delta)
+        if stop.target_loss is not None and loss <= stop.target_loss:
+            return "target loss"
+        if stop.target_accuracy is not None and accuracy is not None and accuracy >= stop.target_accuracy:
+            return "target accuracy"
+        if stop.patience is not None and self.progress.not_improved >= stop.patience:
+            return "plateau"
+        return None
 
     def _select(self, value: float, reasoner: ReasoningModel, step: int) -> None:
         """Record a step, and save its weights, if its `value` is the highest so far.
