@@ -59,6 +59,14 @@ def test_options_name_a_file_or_the_folder_above_files():
     assert options(FIGURES["training_curves"], workflow) == {"--input": f"{folder}/models"}
 
 
+def test_starts_are_read_where_they_are_asked_for():
+    workflow = lab(evaluation={"starts": True})
+    assert options(TABLES["accuracy_vs_flops"], workflow)["--models"] == f"{workflow.folder}/models"
+    small = TABLES["accuracy_vs_flops"].files(workflow, "", large=False)
+    assert len(small) == len(set(small))
+    assert {workflow.within("evaluations", path).split("/")[0] for path in small} >= set(workflow.started)
+
+
 def test_files_may_be_copies_elsewhere():
     workflow = lab()
     figure, subject = FIGURES["drop_orders"], "layers"

@@ -222,6 +222,38 @@ def test_another_table_or_figure_of_latents_is_no_change_of_the_others():
         assert before.figure_settings(figure) == after.figure_settings(figure)
 
 
+def test_models_that_last_trainings_started_from_are_evaluated_where_that_is_asked_for():
+    """Those before all stages of a step, whatever comes after it; a base that cannot answer is only named."""
+    steps = CONFIG["steps"] | {"coconut": {"kind": "coconut", "max_latent_stage": 1, "training": TRAINING}}
+    recipes = [["cot"], ["cot", "drop", "cot-2", "coconut"], ["cot", "coconut", "drop", "ask"]]
+    changes = {"steps": steps, "recipes": [*recipes, {"base": "hub", "steps": ["ask"]}], "seeds": [0, 1]}
+    changes["bases"] = CONFIG["bases"] | {"hub": {"path": "a/hub"}}
+    found = workflow(**changes, evaluation={"starts": True})
+    starts = {end: start.name for end, start in found.starts.items()}
+    assert starts == {
+        f"llama@{seed}+cot{end}": f"llama@{seed}{start}"
+        for seed in (0, 1)
+        for end, start in (
+            ("", ""),
+            ("+drop+cot-2+coconut", "+cot+drop+cot-2"),
+            ("+coconut+drop+ask", "+cot"),
+        )
+    }
+    assert set(found.started) == {f"llama@{s}+cot{more}" for s in (0, 1) for more in ("", "+drop+cot-2")}
+    assert "results/config/evaluations/llama@1+cot+drop+cot-2/predictions.parquet" in found.artifacts()
+    rows = json.loads(found.table_settings("accuracy_vs_flops"))["recipes"]
+    assert [row["start"] and (row["start"]["recipe"], row["start"]["answers"]) for row in rows] == [
+        ("llama", False),
+        ("llama+cot+drop+cot-2", True),
+        ("llama+cot", True),
+        None,
+    ]
+    assert rows[1]["start"]["nodes"] == [f"llama@{seed}+cot+drop+cot-2" for seed in (0, 1)]
+    plain = workflow(**changes)
+    assert (plain.starts, plain.started) == ({}, [])
+    assert "start" not in plain.table_settings("accuracy_vs_flops")
+
+
 CURVE = {
     "model": "llama+cot",
     "unit": "layers",

@@ -7,8 +7,10 @@ from typing import Any
 import pandas
 
 from copra.commands.common import Coded, add_settings, folder, made_by, recorded_shape, settings_of
+from copra.models.manifest import Manifest
 from copra.report.latent_tables import accuracy_vs_latents, latent_lens
 from copra.report.orders import drop_orders
+from copra.report.starts import healing_steps
 from copra.report.tables import accuracy_vs_flops, before_fine_tuning
 from copra.schema.curve import NamedCurve
 from copra.utils.files import MANIFEST, METRICS, read_parquet, summary_beside, write_parquet
@@ -78,10 +80,15 @@ def run(options: Namespace) -> None:
         shapes = {node: recorded_shape(options.models / node) for node in models}
         table = drop_orders(settings.ordered, shapes, options.scores)
     else:
+        starts = [recipe["start"] for recipe in settings.recipes or [] if recipe.get("start")]
         nodes = [node for recipe in settings.recipes or [] for node in recipe["nodes"]]
+        nodes += [node for start in starts if start["answers"] for node in start["nodes"]]
+        started = {node: options.models / node for start in starts for node in start["nodes"]}
         made_of = [options.evaluations / node / METRICS for node in nodes]
         made_of += [options.latency] if options.latency else []
-        table = accuracy_vs_flops(_folders(options, nodes), options.latency, settings.canonical())
+        made_of += [model / MANIFEST for model in started.values()]
+        healing = {node: healing_steps(Manifest.read(model).lineage) for node, model in started.items()}
+        table = accuracy_vs_flops(_folders(options, nodes), options.latency, settings.canonical(), healing)
     write_parquet(options.output, table, made_by(options, *made_of))
 
 

@@ -91,6 +91,10 @@ class Evaluation(Settings):
     for the longest possible answer."""
     stages: bool = False
     """If true, models are also evaluated after each stage of a staged method, for the curriculum figure."""
+    starts: bool = False
+    """If true, the model that a recipe's last training step started from is evaluated too, such as the healed
+    model before Coconut; the table of accuracy against FLOPs then shows that model (`start`), its accuracy,
+    and the number of optimizer steps that have healed it since its last pruning."""
     latents: list[Annotated[int, Field(ge=0, le=MOST_LATENTS)]] = Field(default_factory=list)
     """Numbers of latents at which recipes that end with latents are also evaluated, independent of the number
     that they were trained with."""

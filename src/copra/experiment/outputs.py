@@ -72,7 +72,13 @@ def _evaluations(workflow: Workflow, nodes: Sequence[str]) -> list[Source]:
 
 def _accuracy(workflow: Workflow, _: str) -> list[Source]:
     times = [f"{workflow.folder}/latency.parquet"] if workflow.timed else []
-    return [*_evaluations(workflow, workflow.ends), Source("latency", times)]
+    others = [node for node in workflow.started if node not in workflow.ends]
+    starts = list(dict.fromkeys(start.name for start in workflow.starts.values()))
+    return [
+        *_evaluations(workflow, [*workflow.ends, *others]),
+        Source("latency", times),
+        *([Source("models", _manifests(workflow, starts), 2)] if starts else []),
+    ]
 
 
 def _looked_into(workflow: Workflow, nodes: Sequence[str], file: str) -> list[Source]:

@@ -116,6 +116,13 @@ class Tree:
         node = self.nodes[name]
         return [*(self.path_to(node.parent) if node.parent else []), node]
 
+    def start_of(self, name: str) -> Node | None:
+        """Return the node that the last training step on the way to a node started from; None without one."""
+        path = self.path_to(name)
+        steps = [node.step for node in path if node.kind == "train"]
+        first = next((node for node in path if steps and node.step == steps[-1]), None)
+        return None if first is None or first.parent is None else self.nodes[first.parent]
+
 
 def without_seed(name: str) -> str:
     """Return a node's name without seeds."""

@@ -18,7 +18,7 @@ from copra.experiment.base_problems import check_bases
 from copra.experiment.config import Experiment, name_of, parse
 from copra.experiment.curve_problems import check_curves
 from copra.experiment.family_problems import check_families
-from copra.experiment.recipes import Node, Tree, build_tree, step_of
+from copra.experiment.recipes import Node, RecipeEnd, Tree, build_tree, step_of
 from copra.methods import Method
 from copra.methods.few_shot import FewShot
 from copra.models.base_files import absence_problem
@@ -270,6 +270,26 @@ class Workflow:
         return [node.name for node in self.tree.nodes.values() if node.stage is not None and node.answers]
 
     @cached_property
+    def starts(self) -> dict[str, Node]:
+        """The nodes that the last training steps of recipes started from, by the last nodes of the recipes.
+
+        Only if they are asked for, and without recipes that train nothing.
+        """
+        ends = dict.fromkeys(self.ends) if self.experiment.evaluation.starts else ()
+        found = {name: self.tree.start_of(name) for name in ends}
+        return {name: start for name, start in found.items() if start is not None}
+
+    @cached_property
+    def started(self) -> list[str]:
+        """Nodes in `starts` that are evaluated: those that can answer the questions of the recipe's task."""
+        return list(dict.fromkeys(start.name for name, start in self.starts.items() if self._asked(name)))
+
+    def _asked(self, end: str) -> bool:
+        """True if the start of a recipe's last node can answer questions, and those of the same task."""
+        start = self.starts[end]
+        return start.method is not None and start.task == self.node(end).task
+
+    @cached_property
     def swept(self) -> list[str]:
         """Last nodes of recipes that are also evaluated with other numbers of latents."""
         asked = self.experiment.evaluation.latents
@@ -289,7 +309,7 @@ class Workflow:
         """Return the intermediate results. They are targets of a run too, so that deleted ones are remade."""
         models = [f"{self.folder}/models/{name}/copra.json" for name in self.tree.nodes]
         weights = [f"{self.folder}/models/{name}/model.safetensors" for name in self.tree.nodes]
-        evaluated = dict.fromkeys([*self.ends, *self.before_and_after, *self.staged])
+        evaluated = dict.fromkeys([*self.ends, *self.before_and_after, *self.staged, *self.started])
         predictions = [f"{self.folder}/evaluations/{name}/predictions.parquet" for name in evaluated]
         return [*models, *weights, *self.scored, *tables_beside(self.scored), *predictions]
 
@@ -448,11 +468,24 @@ class Workflow:
                 "method": end.method,
                 "order": end.order,
                 "nodes": list(end.nodes),
+                **({"start": self._start(end)} if self.experiment.evaluation.starts else {}),
             }
             for end in self.tree.recipes
         ]
         compared = {"reference": self.experiment.reference, "primary": self.experiment.primary}
         return self.settings("table", {**compared, "recipes": recipes})
+
+    def _start(self, end: RecipeEnd) -> dict[str, Any] | None:
+        """Return the models that a recipe's last training step started from; None if it trains nothing."""
+        if end.nodes[0] not in self.starts:
+            return None
+        starts = [self.starts[name] for name in end.nodes]
+        answers = all(map(self._asked, end.nodes))
+        return {
+            "recipe": starts[0].recipe,
+            "nodes": [start.name for start in starts],
+            "answers": answers,
+        }
 
     def export_settings(self) -> str:
         return self.settings("export", {})

@@ -88,6 +88,8 @@ def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
         return not frame[column].any()
     if column == "primary":
         return not frame[column].any()
+    if column == "share_above_90":
+        return frame["seed"].nunique() == 1
     if column.endswith("_p_holm"):  # nothing to correct for
         return frame[column].equals(frame[column.removesuffix("_holm")])
     if column == "budget_missed":
@@ -230,6 +232,10 @@ COLUMNS: dict[str, tuple[str, Writer]] = {
     "parent_accuracy": ("Unpruned", _percent),
     "accuracy": ("Accuracy", _accuracy),
     "deviation": ("s.d. over seeds", _points),
+    "share_above_90": ("Seeds above 90% accuracy", _percent),
+    "start": ("Started from", _text),
+    "start_accuracy": ("Accuracy at the start", _percent),
+    "healing_steps": ("Healing steps", _whole),
     "primary": ("Primary", _flag),
     "checkpoints_low": ("Difference, these checkpoints", _difference("checkpoints")),
     "checkpoints_p": ("p, these checkpoints", _p_value),

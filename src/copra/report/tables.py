@@ -25,6 +25,7 @@ from copra.evaluation.statistics import wilson_interval
 from copra.report.comparisons import ALL, compare, correct_by_seed, seed_of, with_holm, without_seed
 from copra.report.evaluations import Evaluation, read_evaluation
 from copra.report.formats import write_formats
+from copra.report.starts import start_columns
 from copra.schema.units import UNIT_NAMES
 from copra.utils.errors import CopraError
 from copra.utils.files import read_parquet
@@ -38,7 +39,10 @@ RATIOS = ("flops", "flops_per_token", "attention_flops")
 
 
 def accuracy_vs_flops(
-    evaluations: Mapping[str, Path], latency: Path | None, settings: Mapping[str, Any]
+    evaluations: Mapping[str, Path],
+    latency: Path | None,
+    settings: Mapping[str, Any],
+    healing: Mapping[str, int] | None = None,
 ) -> pandas.DataFrame:
     """Return one row per recipe (seed "all"), and one per seed below it if there are several.
 
@@ -48,7 +52,9 @@ def accuracy_vs_flops(
     medians per answer at natural length; seconds_batched is at the largest batch measured. `cached_prompt_*`
     columns hold values with the common prefix of all prompts cached; the other columns include reading it for
     each answer, so each latency has FLOPs of its kind. Values without a comparison or a measurement are NaN.
-    `pareto` compares recipes; a seed's row repeats its recipe's.
+    `pareto` compares recipes; a seed's row repeats its recipe's. `share_above_90` is the share of seeds whose
+    accuracy is above 0.9. If the recipes name the models that their last training steps started from, there
+    are the columns of `copra.report.starts.start_columns`, by the `healing` steps of those models.
 
     Raises:
         CopraError: an evaluation is missing, was changed by hand, or holds other questions than the
@@ -58,7 +64,11 @@ def accuracy_vs_flops(
     name, primary = settings.get("reference"), settings.get("primary")
     if name is not None and name not in nodes:
         raise CopraError(f"reference: {name!r} is no recipe of this run. Recipes: {', '.join(nodes)}.")
-    loaded = {node: _evaluation(evaluations, node) for nodes_ in nodes.values() for node in nodes_}
+    answered = [node for nodes_ in nodes.values() for node in nodes_]
+    for recipe in settings["recipes"]:
+        if (start := recipe.get("start")) and start["answers"]:
+            answered += start["nodes"]
+    loaded = {node: _evaluation(evaluations, node) for node in answered}
     times = read_parquet(latency) if latency is not None else None
 
     rows = []
@@ -72,9 +82,11 @@ def accuracy_vs_flops(
             rows.append(
                 {**described, "seed": seed, **flags}
                 | _accuracy(members)
+                | {"share_above_90": float((correct_by_seed(members).mean(axis=1) > 0.9).mean())}
                 | compare(chosen, members, *compared, anew=seed == ALL)
                 | _cost(members, against)
                 | _seconds(times, chosen)
+                | start_columns(recipe, chosen, loaded, healing or {})
             )
     table = with_holm(_in_whole_numbers(pandas.DataFrame(rows)), primary)
     recipes = table[table["seed"] == ALL]
