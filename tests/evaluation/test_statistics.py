@@ -8,9 +8,11 @@ from copra.evaluation.statistics import (
     checkpoints_test,
     holm,
     mcnemar_exact,
+    mean_t_test,
     paired_bootstrap,
     recipe_difference,
     sign_flip_exact,
+    two_level_bootstrap,
     wilson_interval,
 )
 from copra.utils.errors import CopraError
@@ -264,3 +266,57 @@ def test_holms_correction_by_hand():
     nan = float("nan")
     assert holm([nan, 0.02, nan, 0.03]) == pytest.approx([nan, 0.04, nan, 0.04], nan_ok=True)
     assert holm([]) == []
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 20])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_the_t_test_of_a_mean_is_scipys(seeds, confidence):
+    generator = numpy.random.default_rng(seeds)
+    for _ in range(20):
+        values = generator.normal(0.02, 0.05, seeds)
+        oracle = ttest_1samp(values, 0)
+        interval = oracle.confidence_interval(confidence)
+        expected = (interval.low, interval.high, oracle.pvalue)
+        assert mean_t_test(values, confidence) == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_value_has_no_variance_and_equal_values_have_none_either():
+    assert numpy.isnan(mean_t_test([0.3])).all()
+    assert mean_t_test([0.25, 0.25, 0.25]) == (0.25, 0.25, 0)
+    assert mean_t_test([0.0, 0.0]) == (0, 0, 1)
+
+
+def test_the_two_level_bootstrap_matches_the_enumeration_of_all_resamples():
+    """Of two seeds and three questions, the questions drawn once for both seeds."""
+    sample = numpy.array([[1, 0, -1.0], [1, 1, 0]])
+    means = [
+        sample[list(seeds)][:, list(questions)].mean()
+        for seeds in itertools.product(range(2), repeat=2)
+        for questions in itertools.product(range(3), repeat=3)
+    ]
+    for confidence in (0.5, 0.8, 0.95):
+        tail = (1 - confidence) / 2
+        expected = numpy.quantile(means, [tail, 1 - tail], method="inverted_cdf")
+        found = two_level_bootstrap(sample, resamples=200_000, confidence=confidence)
+        assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.slow
+def test_the_two_level_bootstrap_matches_a_plain_loop():
+    generator = numpy.random.default_rng(7)
+    sample = (generator.random((4, 150)) < 0.7).astype(float) - (generator.random((4, 150)) < 0.5)
+    sample += generator.integers(0, 2, 150)
+    means = []
+    for _ in range(20_000):
+        drawn = sample[generator.integers(0, 4, 4)]
+        means.append(drawn[:, generator.integers(0, 150, 150)].mean())
+    assert two_level_bootstrap(sample) == pytest.approx(numpy.quantile(means, [0.025, 0.975]), abs=0.006)
+
+
+def test_the_two_level_bootstrap_depends_on_its_seed_alone():
+    sample = _correct(numpy.random.default_rng(8), 3, 40).astype(float)
+    assert two_level_bootstrap(sample) == two_level_bootstrap(sample)
+    assert two_level_bootstrap(sample) != two_level_bootstrap(sample, seed=1)
+    assert numpy.isnan(two_level_bootstrap(sample[:1])).all()
+    with pytest.raises(CopraError, match="empty"):
+        two_level_bootstrap(numpy.zeros((3, 0)))

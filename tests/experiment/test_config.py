@@ -20,6 +20,7 @@ SHIPPED = [
     path for path in [ROOT / "config.yaml", *sorted((ROOT / "config").glob("*.yaml"))] if path.is_file()
 ]
 TRAINING = {"steps": 8, "batch_size": 16}
+CONTRAST = {"plus": ["llama+cot+drop"], "minus": ["llama+cot"]}
 CONFIG = tiny_config(
     steps={
         "cot": {"kind": "cot", "training": TRAINING},
@@ -149,6 +150,19 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_legal():
         ("curves", {"a": {**CURVE, "random_seeds": [4, 4]}}, "curves.a.random_seeds: 4 is given twice"),
         ("curves", {"a": {**CURVE, "objectives": ["cot", "cot"]}}, "objectives: 'cot' is given twice"),
         ("curves", {"a/b": CURVE}, "curves.'a/b': is no name; take letters"),
+        ("contrasts", {"a/b": CONTRAST}, "contrasts.'a/b': is no name; take letters"),
+        ("contrasts", {"a": {**CONTRAST, "plus": []}}, "contrasts.a.plus: should have at least 1 item"),
+        (
+            "contrasts",
+            {"a": {**CONTRAST, "plus": ["llama+cot", "llama+ask"]}},
+            "contrasts.a.plus: has 2 recipes and 'minus' 1, so the contrast of equal recipes would not be 0",
+        ),
+        (
+            "contrasts",
+            {"a": {"plus": ["llama+cot"], "minus": ["llama+cot"]}},
+            "contrasts.a.plus: 'llama+cot' is in 'minus' too, so it cancels out. Leave it out of both",
+        ),
+        ("contrasts", {"a": CONTRAST, "A": CONTRAST}, "contrasts.A: differs from 'a' by case alone"),
         ("task", "sms", "task: 'sms' is not in tasks (did you mean 'sums'?)"),
         ("base", "lama", "base: 'lama' is not in bases (did you mean 'llama'?)"),
         ("steps.cot.task", "words", "steps.cot.task: 'words' is not in tasks (known: sums)"),

@@ -102,7 +102,10 @@ SMALL = {
             "max_latent_stage": 2,
             "auxiliary_decoder": {"decoder": "small"},
             "training": TRAINING,
-            "overrides": {1: {"steps": 12}, 2: {"epochs": 2}},
+            "overrides": {
+                1: {"steps": 12},
+                2: {"epochs": 2, "stop_early": {"target_loss": 0.1, "patience": 2}},
+            },
         },
         "codi": {"kind": "codi", "latents": 3, "latent_input": "projected", "training": TRAINING},
         "heal": {"kind": "cot", "distil": {"teacher": "llama+cot", "task_weight": 0.5}, "training": TRAINING},
@@ -125,6 +128,13 @@ SMALL = {
     ],
     "reference": "llama+cot+coconut",
     "primary": "llama+cot+layers+heal",
+    "contrasts": {
+        "healed": {"plus": ["llama+cot+layers+heal"], "minus": ["llama+cot+coconut"]},
+        "twice": {
+            "plus": ["llama+cot+coconut", "llama+cot+layers+pause"],
+            "minus": ["llama+cot+pause", "llama+cot+layers+heal"],
+        },
+    },
     "seeds": [0, 1],
     "importance": {"text": {"file": "${ROWS}"}, "greedy_protect": [0]},
     "curves": {
@@ -136,7 +146,7 @@ SMALL = {
             "objectives": ["cot", "answer"],
         },
     },
-    "evaluation": {"limit": 5, "stages": True, "latents": [0, 2], "lens": 2},
+    "evaluation": {"limit": 5, "stages": True, "starts": True, "latents": [0, 2], "lens": 2},
     "compute": {"processes": 2, "save_every_steps": 5},
     "tracking": "tensorboard",
 }
@@ -312,7 +322,13 @@ def ask(config: Any, forecast: bool = True) -> None:
             copra.score_settings(node, objective, file.removesuffix(".parquet"))
     for measured in copra.measured:
         copra.curve_settings(*measured.split("/", 1))
-    for name in ("accuracy_vs_flops", "before_fine_tuning", "accuracy_vs_latents", "latent_lens"):
+    for name in (
+        "accuracy_vs_flops",
+        "before_fine_tuning",
+        "accuracy_vs_latents",
+        "latent_lens",
+        "contrasts",
+    ):
         copra.table_settings(name)
     for name in ("training_curves", "curriculum"):
         copra.figure_settings(name)

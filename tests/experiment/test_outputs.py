@@ -7,7 +7,9 @@ from typing import get_args
 import pytest
 
 from copra.commands.figure import FigureSettings
+from copra.experiment.config import parse
 from copra.experiment.outputs import FIGURES, TABLES
+from copra.experiment.recipes import build_tree
 from copra.experiment.workflow import Workflow
 from copra.utils.files import read_yaml
 
@@ -18,6 +20,8 @@ def lab(**changes) -> Workflow:
     """The pruning laboratory, which has every kind of table and figure once latents are looked into."""
     config = read_yaml(ROOT / "config" / "pruning-lab.yaml")
     config["evaluation"] = {**config.get("evaluation", {}), "stages": True, "latents": [0], "lens": 1}
+    first, second, *_ = build_tree(parse(config)).recipes
+    config["contrasts"] = {"ours": {"plus": [first.recipe], "minus": [second.recipe]}}
     return Workflow(config | changes, "lab.yaml")
 
 

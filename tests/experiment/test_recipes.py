@@ -371,6 +371,16 @@ def test_the_primary_recipe_is_compared_with_another():
             tree_of([["cot"], ["no_cot"]], **{**both, "reference": reference})
 
 
+def test_the_primary_comparison_may_be_a_contrast():
+    """Which needs no reference."""
+    contrasts = {"ours": {"plus": ["llama+cot"], "minus": ["llama+no_cot"]}}
+    assert tree_of([["cot"], ["no_cot"]], contrasts=contrasts, primary="ours").recipes
+    with pytest.raises(
+        CopraError, match=r"^primary: 'our' is none of the recipes and contrasts .*mean 'ours'\?"
+    ):
+        tree_of([["cot"], ["no_cot"]], contrasts=contrasts, primary="our")
+
+
 def test_the_reference_must_be_a_recipe():
     assert tree_of([["cot"], ["no_cot"]], reference="llama+no_cot").recipes
     with pytest.raises(CopraError, match=r"^reference: 'llama\+no_cott' .*did you mean 'llama\+no_cot'\?"):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from copra.experiment.contrast_problems import contrast_notes
+from copra.experiment.outputs import TABLES
 from copra.experiment.workflow import Workflow
 from copra.utils.errors import CopraError
 from helpers.tiny import DROP, tiny_config
@@ -252,6 +254,70 @@ def test_models_that_last_trainings_started_from_are_evaluated_where_that_is_ask
     plain = workflow(**changes)
     assert (plain.starts, plain.started) == ({}, [])
     assert "start" not in plain.table_settings("accuracy_vs_flops")
+
+
+CONTRAST = {"plus": ["llama+cot+pause"], "minus": ["llama+cot"]}
+
+
+def contrasting(**changes) -> Workflow:
+    recipes = [["cot"], ["cot", "pause"], ["cot", "ask"]]
+    return workflow(**{"recipes": recipes, "seeds": [0, 1], "contrasts": {"ours": CONTRAST}, **changes})
+
+
+def test_a_contrast_is_made_of_the_evaluations_of_its_recipes():
+    found = contrasting(primary="ours")
+    nodes = {f"llama+cot{end}": [f"llama@{seed}+cot{end}" for seed in (0, 1)] for end in ("", "+pause")}
+    settings = json.loads(found.table_settings("contrasts"))
+    assert settings["contrasts"] == [{"name": "ours", **CONTRAST}]
+    assert (settings["nodes"], settings["primary"]) == (nodes, "ours")
+    small = TABLES["contrasts"].files(found, "", large=False)
+    assert {found.within("evaluations", path).split("/")[0] for path in small} == {
+        node for each in nodes.values() for node in each
+    }
+    made = {"results/config/tables/contrasts.md", "results/config/figures/contrasts.svg"}
+    assert made <= {*found.tables(), *found.figures()}
+    assert not made & {
+        path for each in [contrasting(contrasts={})] for path in (*each.tables(), *each.figures())
+    }
+
+
+def test_contrasts_are_no_change_of_the_other_tables():
+    """A primary contrast leaves the comparisons with the reference as they are without a primary one."""
+    before, after = contrasting(contrasts={}), contrasting(primary="ours")
+    assert before.table_settings("accuracy_vs_flops") == after.table_settings("accuracy_vs_flops")
+    both = {"reference": "llama+cot", "primary": "llama+cot+pause"}
+    assert json.loads(contrasting(**both).table_settings("contrasts"))["primary"] is None
+    assert json.loads(contrasting(**both).table_settings("accuracy_vs_flops"))["primary"] == both["primary"]
+
+
+def test_unknown_recipes_in_a_contrast_are_named_with_their_place():
+    wrong = {"plus": ["llama+cot+pausse"], "minus": ["llama+cto"]}
+    with pytest.raises(CopraError) as caught:
+        contrasting(contrasts={"ours": CONTRAST, "theirs": wrong})
+    assert str(caught.value).split("\n") == [
+        "config.yaml: contrasts.theirs.plus.0: 'llama+cot+pausse' is none of the recipes (did you mean "
+        "'llama+cot+pause'?)",
+        "config.yaml: contrasts.theirs.minus.0: 'llama+cto' is none of the recipes (did you mean "
+        "'llama+cot'?)",
+    ]
+
+
+def test_a_contrast_is_between_recipes_of_one_task():
+    other = {"kind": "cot", "task": "long", "training": TRAINING}
+    changes = {
+        "tasks": CONFIG["tasks"] | {"long": {"kind": "addition"}},
+        "steps": CONFIG["steps"] | {"other": other},
+        "recipes": [["cot"], ["other"]],
+    }
+    with pytest.raises(CopraError, match=r"contrasts\.ours: its recipes answer the questions of 2 tasks"):
+        contrasting(**changes, contrasts={"ours": {"plus": ["llama+other"], "minus": ["llama+cot"]}})
+
+
+def test_contrasts_of_one_seed_are_noted():
+    one, two = contrasting(seeds=[3]), contrasting()
+    (note,) = contrast_notes(one.experiment, one.tree)
+    assert note.startswith("contrasts: with one seed there is no interval and no p-value (ours)")
+    assert contrast_notes(two.experiment, two.tree) == []
 
 
 CURVE = {

@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from copra.commands.experiment import add_experiment, experiment_of
+from copra.experiment.contrast_problems import contrast_notes
 from copra.experiment.file_problems import check_files
 from copra.experiment.recipes import training_notes
 from copra.plan.budgets import budget_warnings
@@ -30,7 +31,7 @@ def run(options: Namespace) -> None:
     print(f"{source}: {len(tree.recipes)} recipes, {len(tree.nodes)} models")
     for line in [*(end.recipe for end in tree.recipes), *dict.fromkeys(map(str, lengths))]:
         print(f"  {line}")
-    for note in training_notes(workflow.experiment, tree):
+    for note in [*training_notes(workflow.experiment, tree), *contrast_notes(workflow.experiment, tree)]:
         print(f"  note: {note}")
     for warning in [*warnings, *length_warnings(lengths)]:
         print(f"  warning: {warning}")

@@ -12,6 +12,7 @@ from copra.models.pack import LOG
 from copra.models.seal import check_file
 from copra.report import figures, latents
 from copra.report.after import after_fine_tuning
+from copra.report.contrasts_figure import contrasts_figure
 from copra.report.orders_figure import orders_figure
 from copra.report.pruning import pruning_figure
 from copra.schema.curve import NamedCurve
@@ -39,6 +40,7 @@ class FigureSettings(Coded):
         "pruning_curves",
         "drop_orders",
         "after_fine_tuning",
+        "contrasts",
     ]
     """Kind of figure."""
     nodes: list[Any] = Field(default_factory=list)
@@ -105,6 +107,8 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
     if settings.kind == "drop_orders":
         node = settings.shown_curve.nodes[0]
         return orders_figure(settings.shown_curve, recorded_shape(options.model), options.input / node)
+    if settings.kind == "contrasts":
+        return contrasts_figure(read_parquet(options.input))
     if settings.kind == "after_fine_tuning":
         return after_fine_tuning(read_parquet(options.input))
     if settings.kind == "training_curves":

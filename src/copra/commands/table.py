@@ -8,10 +8,12 @@ import pandas
 
 from copra.commands.common import Coded, add_settings, folder, made_by, recorded_shape, settings_of
 from copra.models.manifest import Manifest
+from copra.report.contrasts import contrasts
 from copra.report.latent_tables import accuracy_vs_latents, latent_lens
 from copra.report.orders import drop_orders
 from copra.report.starts import healing_steps
 from copra.report.tables import accuracy_vs_flops, before_fine_tuning
+from copra.schema.contrast import NamedContrast
 from copra.schema.curve import NamedCurve
 from copra.utils.files import MANIFEST, METRICS, read_parquet, summary_beside, write_parquet
 
@@ -21,7 +23,8 @@ class TableSettings(Coded):
 
     `rows` are for the table before fine-tuning, `recipes`, `reference` and `primary` for accuracy against
     FLOPs, `swept` for accuracy against latents, `seen` for the likeliest tokens of latents, `measured` for
-    pruning curves, `ordered` for the orders in which layers are removed.
+    pruning curves, `ordered` for the orders in which layers are removed, `contrasts`, `nodes` and `primary`
+    for contrasts.
     """
 
     rows: list[dict[str, str]] | None = None
@@ -29,7 +32,7 @@ class TableSettings(Coded):
     reference: str | None = None
     """The recipe that all others are compared with."""
     primary: str | None = None
-    """The recipe whose comparison is not corrected for the number of the others."""
+    """The recipe, or contrast, whose comparison is not corrected for the number of the others."""
     recipes: list[dict[str, Any]] | None = None
     """Recipes and the nodes that they end at."""
     swept: list[dict[str, str]] | None = None
@@ -40,6 +43,10 @@ class TableSettings(Coded):
     """Tables of pruning curves, as in layers/llama@0+cot."""
     ordered: list[NamedCurve] | None = None
     """Pruning curves of layers."""
+    contrasts: list[NamedContrast] | None = None
+    """Contrasts between recipes."""
+    nodes: dict[str, list[str]] | None = None
+    """The nodes that the recipes in contrasts end at."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -79,6 +86,11 @@ def run(options: Namespace) -> None:
         ]
         shapes = {node: recorded_shape(options.models / node) for node in models}
         table = drop_orders(settings.ordered, shapes, options.scores)
+    elif settings.contrasts is not None and settings.nodes is not None:
+        nodes = [node for nodes in settings.nodes.values() for node in nodes]
+        made_of = [options.evaluations / node / METRICS for node in nodes]
+        folders = _folders(options, nodes)
+        table = contrasts(folders, settings.contrasts, settings.nodes, settings.primary)
     else:
         starts = [recipe["start"] for recipe in settings.recipes or [] if recipe.get("start")]
         nodes = [node for recipe in settings.recipes or [] for node in recipe["nodes"]]

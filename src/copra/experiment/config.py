@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, mo
 from copra.methods import AnyMethod, Method
 from copra.methods.few_shot import FewShot
 from copra.schema.base import Base, Quantize
+from copra.schema.contrast import Contrast
 from copra.schema.curve import Curve
 from copra.schema.names import name_problems
 from copra.schema.pruning import Prune
@@ -177,10 +178,12 @@ class Experiment(Settings):
     """Recipes to run: lists of steps, recipes with a base, or products of prunings and methods."""
     reference: str | None = None
     """Recipe that all others are compared with, such as `llama+cot`."""
+    contrasts: dict[Name, Contrast] = Field(default_factory=dict)
+    """Contrasts by name: sums and differences of the accuracies of recipes, with statistics over seeds."""
     primary: str | None = None
-    """Recipe whose comparison with `reference` is the purpose of the experiment, to be named before anything
-    is measured. Its p-value is not corrected; the p-values of the other comparisons are corrected for their
-    number (null: all are corrected)."""
+    """Recipe whose comparison with `reference` is the purpose of the experiment, or contrast that is, to be
+    named before anything is measured. Its p-value is not corrected; the p-values of the other comparisons are
+    corrected for their number (null: all are corrected)."""
     seeds: list[Seed] = Field(default_factory=lambda: [0], min_length=1)
     """Random seeds. Every recipe runs once per seed, from its first random step on."""
     importance: Importance = Importance()
@@ -207,7 +210,7 @@ class Experiment(Settings):
             problems.append(f"task: {self.task!r} is not in tasks{hint(self.task, self.tasks)}")
         if self.base not in self.bases:
             problems.append(f"base: {self.base!r} is not in bases{hint(self.base, self.bases)}")
-        for table in ("tasks", "bases", "steps", "curves"):
+        for table in ("tasks", "bases", "steps", "curves", "contrasts"):
             problems += [
                 f"{table}.{name}: {problem}" for name, problem in name_problems(getattr(self, table))
             ]

@@ -81,6 +81,11 @@ def _accuracy(workflow: Workflow, _: str) -> list[Source]:
     ]
 
 
+def _contrasts(workflow: Workflow, _: str) -> list[Source]:
+    nodes = [node for nodes in workflow.contrasted.values() for node in nodes]
+    return _evaluations(workflow, list(dict.fromkeys(nodes)))
+
+
 def _looked_into(workflow: Workflow, nodes: Sequence[str], file: str) -> list[Source]:
     return [Source("evaluations", [f"{workflow.folder}/evaluations/{node}/{file}" for node in nodes], 2)]
 
@@ -156,6 +161,7 @@ TABLES = {
     ),
     "pruning_curves": Output("the pruning curves", _curves),
     "drop_orders": Output("the orders in which layers are removed", _orders),
+    "contrasts": Output("the contrasts between recipes", _contrasts),
 }
 FIGURES = {
     "accuracy_vs_flops": Output("accuracy against FLOPs", _of_table("accuracy_vs_flops")),
@@ -168,4 +174,5 @@ FIGURES = {
     "latent_lens": Output("the likeliest tokens of latents", _lens),
     "pruning_curves": Output("the pruning curve", _of_table("pruning_curves")),
     "drop_orders": Output("the orders in which metrics remove layers", _order),
+    "contrasts": Output("the contrasts between recipes", _of_table("contrasts")),
 }

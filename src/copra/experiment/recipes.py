@@ -155,11 +155,15 @@ def build_tree(experiment: Experiment) -> Tree:
     problems = [f"recipes: {_together(recipes)}: {problem}" for problem, recipes in wrong.items()]
     names = [end.recipe for end in tree.recipes]
     if not problems:
-        for key in ("reference", "primary"):
-            name = getattr(experiment, key)
-            if name is not None and name not in names:
-                problems.append(f"{key}: {shown(name)} is none of the recipes{hint(name, names)}")
-    if not problems and experiment.primary is not None and experiment.reference in (None, experiment.primary):
+        reference, primary, contrasts = experiment.reference, experiment.primary, list(experiment.contrasts)
+        if reference is not None and reference not in names:
+            problems.append(f"reference: {shown(reference)} is none of the recipes{hint(reference, names)}")
+        if primary is not None and primary not in [*names, *contrasts]:
+            kinds = "recipes and contrasts" if contrasts else "recipes"
+            problems.append(
+                f"primary: {shown(primary)} is none of the {kinds}{hint(primary, [*names, *contrasts])}"
+            )
+    if not problems and experiment.primary in names and experiment.reference in (None, experiment.primary):
         problems.append(
             "primary: it is compared with 'reference', which must be another recipe. Set 'reference', or "
             "leave 'primary' out."

@@ -16,6 +16,7 @@ from typing import Any
 
 from copra.experiment.base_problems import check_bases
 from copra.experiment.config import Experiment, name_of, parse
+from copra.experiment.contrast_problems import check_contrasts
 from copra.experiment.curve_problems import check_curves
 from copra.experiment.family_problems import check_families
 from copra.experiment.recipes import Node, RecipeEnd, Tree, build_tree, step_of
@@ -57,6 +58,7 @@ class Workflow:
         self.folder: str = f"results/{self.experiment.name or name_of(files[0])}"
         try:
             self.tree: Tree = build_tree(self.experiment)
+            check_contrasts(self.experiment, self.tree)
             check_curves(self.experiment, self.tree)
             check_bases(self.experiment)
             check_families(self.experiment, self.tree)
@@ -305,6 +307,12 @@ class Workflow:
             if asked and self.node(end.nodes[0]).has_recurrent_latents
         ]
 
+    @cached_property
+    def contrasted(self) -> dict[str, list[str]]:
+        """The last nodes of each recipe in a contrast."""
+        names = {name for contrast in self.experiment.contrasts.values() for name in contrast.recipes}
+        return {end.recipe: list(end.nodes) for end in self.tree.recipes if end.recipe in names}
+
     def artifacts(self) -> list[str]:
         """Return the intermediate results. They are targets of a run too, so that deleted ones are remade."""
         models = [f"{self.folder}/models/{name}/copra.json" for name in self.tree.nodes]
@@ -319,6 +327,7 @@ class Workflow:
         names += ["latent_lens"] if self.seen_through else []
         names += ["pruning_curves"] if self.curved else []
         names += ["drop_orders"] if self.ordered else []
+        names += ["contrasts"] if self.contrasted else []
         return [
             f"{self.folder}/tables/{name}.{kind}"
             for name in names
@@ -329,6 +338,7 @@ class Workflow:
         names = ["accuracy_vs_flops", "training_curves"]
         names += ["curriculum"] if self.staged else []
         names += ["accuracy_vs_latents"] if self.swept else []
+        names += ["contrasts"] if self.contrasted else []
         names += [f"latent_lens/{name}" for name in self.seen_through]
         names += ["after_fine_tuning"] if any(end.pruning != "dense" for end in self.tree.recipes) else []
         names += [f"{kind}/{name}" for name in self.curved for kind in ("pruning_curves", "drop_orders")]
@@ -460,6 +470,11 @@ class Workflow:
             return self.settings("table", {"measured": self.measured})
         if name == "drop_orders":
             return self.settings("table", {"ordered": [self._curve_of(curve) for curve in self.ordered]})
+        contrasts, primary = self.experiment.contrasts, self.experiment.primary
+        if name == "contrasts":
+            chosen = [{"name": key, **contrast.canonical()} for key, contrast in contrasts.items()]
+            value = {"contrasts": chosen, "nodes": self.contrasted}
+            return self.settings("table", {**value, "primary": primary if primary in contrasts else None})
         recipes = [
             {
                 "recipe": end.recipe,
@@ -472,7 +487,10 @@ class Workflow:
             }
             for end in self.tree.recipes
         ]
-        compared = {"reference": self.experiment.reference, "primary": self.experiment.primary}
+        compared = {
+            "reference": self.experiment.reference,
+            "primary": None if primary in contrasts else primary,
+        }
         return self.settings("table", {**compared, "recipes": recipes})
 
     def _start(self, end: RecipeEnd) -> dict[str, Any] | None:

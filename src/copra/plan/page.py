@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from rich.console import JustifyMethod
 
+from copra.experiment.contrast_problems import contrast_notes
 from copra.experiment.recipes import training_notes, without_seed
 from copra.experiment.workflow import Workflow
 from copra.plan.estimate import STATE_COPIES
@@ -26,7 +27,10 @@ def page(forecast: Forecast, workflow: Workflow, source: str) -> str:
     lists = {
         "Prunings far from their budgets": forecast.warnings,
         "Trainings of few steps": forecast.short,
-        "Notes": training_notes(workflow.experiment, workflow.tree),
+        "Notes": [
+            *training_notes(workflow.experiment, workflow.tree),
+            *contrast_notes(workflow.experiment, workflow.tree),
+        ],
         "Assumed": list(_assumed(forecast)),
     }
     return "\n\n".join(

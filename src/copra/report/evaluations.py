@@ -1,6 +1,7 @@
 """Reading the evaluation of one model node, and checking that metrics and predictions agree."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,17 @@ def read_evaluation(folder: Path) -> Evaluation:
     evaluation = Evaluation(folder, metrics, predictions.set_index(["id", "occurrence"]).sort_index())
     _check(evaluation)
     return evaluation
+
+
+def evaluation_of(evaluations: Mapping[str, Path], node: str) -> Evaluation:
+    """Read the evaluation of a node; `evaluations` maps nodes to folders.
+
+    Raises:
+        CopraError: there is none, or it cannot be used, see `read_evaluation`.
+    """
+    if node not in evaluations:
+        raise CopraError(f"{node}: has no evaluation. Run snakemake, which makes what is missing.")
+    return read_evaluation(evaluations[node])
 
 
 def check_same_questions(first: Evaluation, second: Evaluation) -> None:

@@ -72,7 +72,7 @@ def for_people(frame: "pandas.DataFrame") -> "pandas.DataFrame":
 
 
 def _is_empty(frame: "pandas.DataFrame", column: str) -> bool:
-    unanswered = column == "recipe_low" and _unanswered(frame).any()
+    unanswered = column == "t_low" or (column == "recipe_low" and _unanswered(frame).any())
     return bool(frame[column].isna().all()) and not unanswered
 
 
@@ -123,6 +123,19 @@ def _points(frame: "pandas.DataFrame", column: str) -> Cells:
     return _percent(frame, column)[0], "points"
 
 
+def _signed_points(frame: "pandas.DataFrame", column: str) -> Cells:
+    return _signed_percent(frame, column)[0], "points"
+
+
+def _interval(frame: "pandas.DataFrame", column: str) -> Cells:
+    """Write an interval over seeds; a whole row with one seed has none."""
+    rows = frame[["seed", column, column.replace("_low", "_high")]].itertuples(index=False)
+    return [
+        f"[{100 * low:+.1f}, {100 * high:+.1f}]" if low == low else ONE_SEED if seed == "all" else "-"
+        for seed, low, high in rows
+    ], "points"
+
+
 def _accuracy(frame: "pandas.DataFrame", column: str) -> Cells:
     rows = frame[[column, "low", "high"]].itertuples(index=False)
     return [
@@ -152,10 +165,12 @@ def _unanswered(frame: "pandas.DataFrame") -> "pandas.Series":
 
 
 def _p_value(frame: "pandas.DataFrame", column: str) -> Cells:
-    def written(value: float) -> str:
-        return "<0.001" if value < 0.001 else f"{value:.3f}"
+    return [_or_dash(value, p_value) for value in frame[column]], ""
 
-    return [_or_dash(value, written) for value in frame[column]], ""
+
+def p_value(value: float) -> str:
+    """Return a p-value with three decimals."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _three_decimals(frame: "pandas.DataFrame", column: str) -> Cells:
@@ -214,6 +229,9 @@ COLUMNS: dict[str, tuple[str, Writer]] = {
     "pruning": ("Pruning", _text),
     "method": ("Method", _text),
     "order": ("Order of steps", _text),
+    "contrast": ("Contrast", _text),
+    "plus": ("Plus", _text),
+    "minus": ("Minus", _text),
     "seed": ("Seed", _text),
     "curve": ("Curve", _text),
     "unit": ("Unit", _text),
@@ -243,6 +261,12 @@ COLUMNS: dict[str, tuple[str, Writer]] = {
     "recipe_low": ("Difference, this recipe", _difference("recipe")),
     "recipe_p": ("p, this recipe", _p_value),
     "recipe_p_holm": ("Holm's p, this recipe", _p_value),
+    "value": ("Value", _signed_points),
+    "t_low": ("t interval over seeds", _interval),
+    "t_p": ("p", _p_value),
+    "t_p_holm": ("Holm's p", _p_value),
+    "bootstrap_low": ("Bootstrap over seeds and questions", _interval),
+    "seeds": ("Seeds", _whole),
     "loss": ("Loss", _three_decimals),
     **{kind: (name[:1].upper() + name[1:], _whole) for kind, name in UNIT_NAMES.items()},
     "budget_missed": ("Removed against the budget", _signed_percent),

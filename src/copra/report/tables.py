@@ -23,7 +23,7 @@ import pandas
 
 from copra.evaluation.statistics import wilson_interval
 from copra.report.comparisons import ALL, compare, correct_by_seed, seed_of, with_holm, without_seed
-from copra.report.evaluations import Evaluation, read_evaluation
+from copra.report.evaluations import Evaluation, evaluation_of
 from copra.report.formats import write_formats
 from copra.report.starts import start_columns
 from copra.schema.units import UNIT_NAMES
@@ -68,7 +68,7 @@ def accuracy_vs_flops(
     for recipe in settings["recipes"]:
         if (start := recipe.get("start")) and start["answers"]:
             answered += start["nodes"]
-    loaded = {node: _evaluation(evaluations, node) for node in answered}
+    loaded = {node: evaluation_of(evaluations, node) for node in answered}
     times = read_parquet(latency) if latency is not None else None
 
     rows = []
@@ -113,7 +113,7 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
     pairs: dict[tuple[str, str], dict[str, str]] = {}
     for row in settings["rows"]:
         pairs.setdefault((row["recipe"], row["pruning"]), {})[row["node"]] = row["parent_node"]
-    loaded = {node: _evaluation(evaluations, node) for row in settings["rows"] for node in _both(row)}
+    loaded = {node: evaluation_of(evaluations, node) for row in settings["rows"] for node in _both(row)}
     rows = []
     for (recipe, pruning), parents in pairs.items():
         for seed, chosen, others in _groups(list(parents), list(dict.fromkeys(parents.values()))):
@@ -147,12 +147,6 @@ def pareto_front(accuracy: Sequence[float], flops: Sequence[float]) -> "numpy.nd
     no_worse = (gain >= gain[:, None]) & (cost <= cost[:, None])
     better = (gain > gain[:, None]) | (cost < cost[:, None])
     return ~numpy.any(no_worse & better, axis=1)
-
-
-def _evaluation(evaluations: Mapping[str, Path], node: str) -> Evaluation:
-    if node not in evaluations:
-        raise CopraError(f"{node}: has no evaluation. Run snakemake, which makes what is missing.")
-    return read_evaluation(evaluations[node])
 
 
 def _in_whole_numbers(table: pandas.DataFrame) -> pandas.DataFrame:
