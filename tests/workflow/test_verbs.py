@@ -11,6 +11,7 @@ from helpers.copied_code import copy_code
 from helpers.warm import warm_copra
 
 COCONUT = "llama@0+cot+drop-1+groups-1+coconut"
+CONTRASTS = {"chain": {"plus": ["llama+cot"], "minus": ["llama+cot+no_cot"]}}
 LATENCY = {"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2}
 ACCURACY = {
     "Computing table accuracy_vs_flops: accuracy against FLOPs",
@@ -74,9 +75,10 @@ def test_a_change_of_one_model_measures_all_again(timed, tmp_path):
 
 @pytest.fixture(scope="module")
 def looked_into(finished, tmp_path_factory):
-    """The finished run after its latents were looked into too."""
+    """The finished run after its latents were looked into too, and recipes compared by a contrast."""
     run = finished.copied(tmp_path_factory.mktemp("looked into") / "run")
-    run.configure(evaluation__latents=[0], evaluation__lens=2)
+    evaluation = {"evaluation__latents": [0], "evaluation__lens": 2, "evaluation__starts": True}
+    run.configure(**evaluation, contrasts=CONTRASTS, primary="chain")
     run.snakemake()
     return run
 
@@ -94,6 +96,20 @@ def test_latents_are_looked_into_where_it_is_asked_for(looked_into):
     assert looked_into.would_run() == set()
 
 
+def test_contrasts_and_starts_are_in_tables_where_they_are_asked_for(looked_into):
+    tables = looked_into.results / "tables"
+    accuracies = read_parquet(tables / "accuracy_vs_flops.parquet").set_index("recipe")
+    (contrast,) = read_parquet(tables / "contrasts.parquet").to_dict("records")
+    difference = accuracies["accuracy"]["llama+cot"] - accuracies["accuracy"]["llama+cot+no_cot"]
+    assert contrast["value"] == pytest.approx(difference)
+    assert contrast["primary"]
+    assert (looked_into.results / "figures" / "contrasts.png").stat().st_size > 0
+    assert list(accuracies["start"]) == ["llama", "llama+cot", "llama+cot+drop-1+groups-1"]
+    assert accuracies["start_accuracy"].isna().tolist() == [True, False, False]
+    assert accuracies["start_accuracy"]["llama+cot+no_cot"] == accuracies["accuracy"]["llama+cot"]
+    assert accuracies["healing_steps"].tolist() == [0, 0, 0]
+
+
 @pytest.fixture(scope="module")
 def audits(finished, tmp_path_factory):
     """For each verb of the workflow the modules of copra that its processes imported, for every kind
@@ -106,7 +122,8 @@ def audits(finished, tmp_path_factory):
         steps__shown={"kind": "few_shot", "num_fewshot": 1},
         recipes=[["coconut", "drop-1", "groups-1", "int8"], ["cot", "shown"]],
         reference="llama+cot+shown",
-        evaluation={"max_new_tokens": 2, "latents": [0], "lens": 2, "limit": 4},
+        evaluation={"max_new_tokens": 2, "latents": [0], "lens": 2, "limit": 4, "starts": True},
+        contrasts={"shown": {"plus": ["llama+cot+shown"], "minus": ["llama+coconut+drop-1+groups-1+int8"]}},
         latency=LATENCY,
         curves={"layers": {"model": "llama+cot", "unit": "layers", "metrics": ["cosine"], "remove": [1]}},
     )

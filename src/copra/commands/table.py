@@ -87,7 +87,7 @@ def run(options: Namespace) -> None:
         shapes = {node: recorded_shape(options.models / node) for node in models}
         table = drop_orders(settings.ordered, shapes, options.scores)
     elif settings.contrasts is not None and settings.nodes is not None:
-        nodes = [node for nodes in settings.nodes.values() for node in nodes]
+        nodes = [node for ends in settings.nodes.values() for node in ends]
         made_of = [options.evaluations / node / METRICS for node in nodes]
         folders = _folders(options, nodes)
         table = contrasts(folders, settings.contrasts, settings.nodes, settings.primary)
