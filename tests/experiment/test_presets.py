@@ -70,7 +70,7 @@ def test_gsm8k_aug_is_read_from_the_hub(name, monkeypatch):
     def row(question, answer="360", steps=("<<600*30/100=180>>", "<<180*2=360>>")):
         return {"question": question, "steps": list(steps), "answer": answer}
 
-    def load_dataset(name, config=None):
+    def load_dataset(name, config=None, revision=None):
         assert name == "whynlp/gsm8k-aug"
         if config is not None:
             raise ValueError(f"BuilderConfig {config!r} not found. Available: ['default']")
@@ -88,6 +88,49 @@ def test_gsm8k_aug_is_read_from_the_hub(name, monkeypatch):
         ("test", Row("t?", steps, "360")),
     ]
     assert task.bad_rows == "drop"
+
+
+PUBLISHED_ROWS = {
+    "madrylab/gsm8k-platinum": (
+        {"question": "How many clips?", "answer": "Half is <<48/2=24>>24.\n#### 24", "cleaning_status": "ok"},
+        Row("How many clips?", (), "24"),
+    ),
+    "reasoning-machines/gsm-hard": (
+        {"input": "How much for 6887483 eggs?", "code": "def solution():", "target": -9867630.0},
+        Row("How much for 6887483 eggs?", (), "-9867630"),
+    ),
+    "ChilleD/SVAMP": (
+        {
+            "ID": "chal-1",
+            "Body": "Ann has 3 packs",
+            "Question": "How many?",
+            "Equation": "3",
+            "Answer": "3.0",
+        },
+        Row("Ann has 3 packs How many?", (), "3.0"),
+    ),
+    "ChilleD/MultiArith": ({"question": " How many?", "final_ans": "64"}, Row("How many?", (), "64")),
+}
+"""A row of each other test set, in the columns that it has on the Hub, and what is made of it."""
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "smollm2-135m"])
+def test_other_test_sets_are_laid_over_any_preset_and_asked_of_all_recipes(name, monkeypatch):
+    asked, alone = workflow_of(name, "gsm8k/other-test-sets"), workflow_of(name)
+    tasks = asked.experiment.evaluation.tasks
+    assert asked.on_other_tasks == [f"{task}/{end}" for task in tasks for end in dict.fromkeys(asked.ends)]
+    assert (asked.folder, set(asked.tree.nodes)) == (alone.folder, set(alone.tree.nodes))
+
+    def load_dataset(name, config, revision):
+        assert config == ("main" if name == "madrylab/gsm8k-platinum" else None)
+        return {"train" if name.endswith("hard") else "test": [PUBLISHED_ROWS[name][0]]}
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    found = {task: asked.experiment.tasks[task] for task in tasks}
+    assert {task.hub_name for task in found.values()} == set(PUBLISHED_ROWS)
+    for task in found.values():
+        assert list(task.rows()) == [("test", PUBLISHED_ROWS[task.hub_name][1])]
+        assert task.splits == ("test",)
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("llama")])

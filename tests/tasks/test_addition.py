@@ -160,9 +160,9 @@ def test_blanks_stand_in_training_and_validation_alone():
 
 
 def test_answers_are_compared_as_text():
-    assert Addition.answers == "text"
-    assert same_answer("kk 8  ll 6", "kk 8 ll 6", Addition.answers)
-    assert not same_answer("kk 8 ll 7", "kk 8 ll 6", Addition.answers)
+    assert Addition().answers == "text"
+    assert same_answer("kk 8  ll 6", "kk 8 ll 6", Addition().answers)
+    assert not same_answer("kk 8 ll 7", "kk 8 ll 6", Addition().answers)
 
 
 def test_more_training_rows_change_no_other_row():

@@ -103,7 +103,7 @@ def test_the_answer_follows_the_last_mark(task_of):
     ("line", "reason"),
     [
         ("{", "invalid JSON"),
-        ("[1, 2]", "not a JSON object with the keys question and answer"),
+        ("[1, 2]", "not a JSON object"),
         ('{"answer": "#### 1"}', "no key 'question'"),
         ('{"question": "q?"}', "no key 'answer'"),
         ('{"question": "q?", "answer": 1}', "'answer' is not a string"),
@@ -201,7 +201,7 @@ def test_an_array_has_bad_rows_too(task_of):
     assert (good, bad.row, bad.reason) == (
         COCONUT[0],
         2,
-        "not a JSON object with the keys question and answer",
+        "not a JSON object",
     )
 
 
@@ -289,7 +289,7 @@ def hub(monkeypatch):
     """A stand-in for the `datasets` package: records what is asked of it, and answers from `data_sets`."""
     asked, data_sets = [], {}
 
-    def load_dataset(name, config=None):
+    def load_dataset(name, config=None, revision=None):
         asked.append((name, config))
         if name not in data_sets:
             raise ConnectionError("no route")

@@ -10,7 +10,6 @@ from copra.methods.method import Stage
 from copra.schema.base import Quantize
 from copra.schema.metrics import GREEDY, NEEDS_ANSWERS
 from copra.schema.pruning import Prune
-from copra.tasks import TASKS
 from copra.tasks.task import Task, read_worked_examples
 from copra.utils.problems import hint, shown
 
@@ -66,6 +65,11 @@ def recipe_problems(
                     f"{name!r} trains on task {step.task or experiment.task!r} after a training on {task!r}; "
                     "a recipe stays with one task"
                 )
+            if step.needs_steps and not experiment.tasks[step.task or experiment.task].has_steps:
+                yield (
+                    f"{name!r} learns from steps, and task {step.task or experiment.task!r} has none: name "
+                    "their column under columns.steps, or take no_cot, pause or looped"
+                )
             if scratch and not pruned and _last_stage(step).copies_pretrained:
                 yield (
                     f"{name!r} starts its decoder as a base from scratch, which knows nothing: write "
@@ -90,7 +94,7 @@ def recipe_problems(
                     f"{name!r} prompts after {learned}, which answers at once and with its loop: leave it "
                     "out, or put a training without a loop before it"
                 )
-            yield from _prompt_problems(name, step, task, TASKS[experiment.tasks[task].kind])
+            yield from _prompt_problems(name, step, task, experiment.tasks[task])
             method = step.kind
         elif isinstance(step, Prune):
             pruned = True
@@ -109,11 +113,11 @@ def recipe_problems(
         yield "never trains, so it has no way to answer; add a training step"
 
 
-def _prompt_problems(name: str, step: FewShot, task: str, kind: type[Task]) -> Iterator[str]:
-    """Yield the problems of a prompt for a task of this kind."""
-    if step.answer != "strict" and kind.answers != "number":
+def _prompt_problems(name: str, step: FewShot, task: str, settings: Task) -> Iterator[str]:
+    """Yield the problems of a prompt for the task of this name and these settings."""
+    if step.answer != "strict" and settings.answers != "number":
         yield f"{name!r} takes a number for the answer; {task!r} needs answer: strict"
-    if (worked := step.worked(kind)) is not None and step.num_fewshot > (
+    if (worked := step.worked(type(settings))) is not None and step.num_fewshot > (
         most := len(read_worked_examples(worked))
     ):
         yield (

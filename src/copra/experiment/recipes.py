@@ -19,7 +19,6 @@ from copra.methods.method import Stage
 from copra.schema.base import Quantize
 from copra.schema.names import MOST_BYTES
 from copra.schema.pruning import Prune
-from copra.tasks import TASKS
 from copra.utils.errors import CopraError
 from copra.utils.files import file_sha256
 from copra.utils.problems import cut, hint, shown
@@ -318,10 +317,10 @@ def _train_node(
 def _prompt_node(experiment: Experiment, parent: Node, step: str, prompt: FewShot) -> Node:
     name = f"{parent.name}+{step}"
     settings: dict[str, Any] = {"prompt": prompt.canonical()}
-    kind = experiment.tasks[parent.task].kind
-    if (worked := prompt.worked(TASKS[kind])) is not None:
+    task = experiment.tasks[parent.task]
+    if (worked := prompt.worked(type(task))) is not None:
         # Another version of copra may ship other examples, which is another prompt.
-        settings["worked"] = {"task": kind, "sha256": file_sha256(worked)}
+        settings["worked"] = {"task": task.kind, "sha256": file_sha256(worked)}
     return Node(
         name, "prompt", parent.name, step, None, parent.seed, parent.task, prompt.kind, name, settings
     )

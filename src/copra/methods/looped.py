@@ -19,6 +19,7 @@ class Looped(Method):
     """
 
     unprunable: ClassVar[str | None] = "whose layers are run several times"
+    needs_steps: ClassVar[bool] = False
 
     kind: Literal["looped"]
     """Name of the method."""

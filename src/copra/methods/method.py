@@ -266,6 +266,8 @@ class Method(Settings):
     """Why no pruning may follow the method, as a clause about it (None: one may)."""
     distils: ClassVar[bool] = True
     """False if the method reads a teacher in its own way, which rules out the setting `distil`."""
+    needs_steps: ClassVar[bool] = True
+    """False if the method leaves out all steps, so that it can train on a task without any."""
 
     kind: str
     """Name of the method."""

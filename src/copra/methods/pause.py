@@ -1,6 +1,6 @@
 """Pause tokens (Goyal et al. 2023, arXiv 2310.02226, section 3; as a baseline in 2412.06769, section 4.2)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,8 @@ class Pause(Method):
 
     The token is `<|latent|>`, whose embedding is trained; no markers enclose the copies.
     """
+
+    needs_steps: ClassVar[bool] = False
 
     kind: Literal["pause"]
     """Name of the method."""

@@ -9,6 +9,7 @@ from copra.tasks.gsm8k import Gsm8k
 from copra.tasks.modular import Modular
 from copra.tasks.multiplication import Multiplication
 from copra.tasks.prosqa import Prosqa
+from copra.tasks.rows import Rows
 from copra.tasks.task import Task
 from copra.tasks.word_sums import WordSums
 
@@ -18,6 +19,7 @@ TASKS: dict[str, type[Task]] = {
     "modular": Modular,
     "multiplication": Multiplication,
     "prosqa": Prosqa,
+    "rows": Rows,
     "word_sums": WordSums,
 }
 

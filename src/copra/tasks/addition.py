@@ -26,6 +26,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from copra.schema.settings import MOST_DIGITS, MOST_LATENTS, Seed
+from copra.tasks.answers import AnswerKind
 from copra.tasks.draws import below
 from copra.tasks.task import Row, Size, Split, Task
 from copra.utils.problems import shown
@@ -81,7 +82,9 @@ class Addition(Task):
     seed: Seed = 0
     """Seed of the generated rows."""
 
-    answers = "text"
+    @property
+    def answers(self) -> AnswerKind:
+        return "text"
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

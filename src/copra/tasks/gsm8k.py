@@ -1,18 +1,18 @@
 """GSM8K (Cobbe 2021, arXiv 2110.14168), from the Hub or from files in one of its published forms."""
 
-import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from copra.schema.settings import FilePath
-from copra.tasks.numbers import bare_number
-from copra.tasks.task import BadRow, Preview, Row, Split, Task
-from copra.utils.containers import count_records, read_records
+from copra.tasks.hub import load_splits
+from copra.tasks.numbers import gold_number
+from copra.tasks.task import BadRow, Preview, Row, Split, Task, usable
+from copra.utils.containers import count_records, decoded, json_object, read_records
 from copra.utils.errors import CopraError
 
 ANNOTATION = re.compile(r"<<(.*?)>>", re.DOTALL)
@@ -50,6 +50,8 @@ class Gsm8k(Task):
     exists and no `valid` file is given."""
     hub_subset: str | None = None
     """Configuration (subset) of the data set on the Hub (null: `main`, or its only one)."""
+    hub_revision: str | None = Field(None, exclude_if=lambda value: value is None)
+    """Branch, tag or commit of the data set on the Hub. A commit pins the rows."""
     train: FilePath | None = None
     """Path of the file of training rows; environment variables such as ${COPRA_DATA} are expanded."""
     valid: FilePath | None = None
@@ -142,8 +144,22 @@ class Gsm8k(Task):
 
     def _sources(self) -> dict[Split, Any]:
         """Return the source of each split: the path of a file, or the rows of the Hub's data set."""
-        hub = _hub(self.hub_name, self.hub_subset) if self.source == "hub" else {}
+        hub = self._hub() if self.source == "hub" else {}
         return hub | self.files()
+
+    def _hub(self) -> dict[Split, Any]:
+        """Return the rows of each split of the data set on the Hub."""
+        # Copies of the data set have a single config of another name, which is loaded by default.
+        subsets = ["main", None] if self.hub_subset is None else [self.hub_subset]
+        advice = "write source: files and the paths train and test"
+        found = load_splits(self.hub_name, subsets, self.hub_revision, advice)
+        if missing := [split for split in ("train", "test") if split not in found]:
+            raise CopraError(
+                f"hub_name: {self.hub_name!r} has no split {' and '.join(missing)}, only {', '.join(found)}. "
+                "Name another data set, or write source: files."
+            )
+        names: dict[Split, str] = {"train": "train", "valid": "validation", "test": "test"}
+        return {split: found[stored] for split, stored in names.items() if stored in found}
 
     def _read(self, split: Split, sources: dict[Split, Any]) -> Iterator[Row | BadRow]:
         source = sources[split]
@@ -163,44 +179,12 @@ def _is_icot(path: str | Path) -> bool:
     return Path(str(path).removesuffix(".gz")).suffix == ".txt"
 
 
-def _hub(name: str, subset: str | None) -> dict[Split, Any]:
-    """Return the rows of each split of a data set on the Hub."""
-    import datasets
-
-    try:
-        try:
-            found = datasets.load_dataset(name, subset or "main")
-        except ValueError:
-            # Copies of the data set have a single config of another name, which is loaded by default.
-            if subset is not None:
-                raise
-            found = datasets.load_dataset(name)
-    except Exception as error:  # the Hub's client raises a dozen unrelated kinds
-        raise CopraError(
-            f"hub_name: {name!r} could not be loaded from the Hub ({error}). Check the name, hub_subset and "
-            "the network, or write source: files and the paths train and test."
-        ) from error
-    if missing := [split for split in ("train", "test") if split not in found]:
-        raise CopraError(
-            f"hub_name: {name!r} has no split {' and '.join(missing)}, only {', '.join(found)}. Name another "
-            "data set, or write source: files."
-        )
-    names: dict[Split, str] = {"train": "train", "valid": "validation", "test": "test"}
-    return {split: found[stored] for split, stored in names.items() if stored in found}
-
-
 # The readers of one record return (question, steps, answer), and raise ValueError with the reason
 # where the record cannot be used.
 
 
 def _fields(record: Any) -> tuple[str, Steps, str]:
-    if isinstance(record, bytes):
-        try:
-            record = json.loads(_decoded(record))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"invalid JSON ({error})") from None
-    if not isinstance(record, dict):
-        raise ValueError("not a JSON object with the keys question and answer")
+    record = json_object(record)
     for key in ("question", "answer"):
         if key not in record:
             raise ValueError(f"no key {key!r}")
@@ -232,31 +216,14 @@ def _parted(solution: str) -> tuple[str, str]:
 
 
 def _icot_fields(line: bytes) -> tuple[str, Steps, str]:
-    question, bars, solution = _decoded(line).partition("||")
+    question, bars, solution = decoded(line).partition("||")
     if not bars:
         raise ValueError("no '||' between question and steps")
     return question, *_parted(solution)
 
 
-def _decoded(line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text ({error.reason} at byte {error.start})") from None
-
-
 def _row(question: str, chain: Steps, answer: str, kind_of_steps: Literal["equations", "sentences"]) -> Row:
-    if not question.strip():
-        raise ValueError("empty question")
-    number = bare_number(answer)
-    if number is None:
-        raise ValueError(f"the answer {answer.strip()!r} is not a number")
-    row = Row(question.strip(), tuple(_steps(chain, kind_of_steps)), number)
-    try:
-        "\n".join((row.question, *row.steps)).encode()
-    except UnicodeEncodeError:
-        raise ValueError("text with half of a surrogate pair, which is no character") from None
-    return row
+    return usable(Row(question.strip(), tuple(_steps(chain, kind_of_steps)), gold_number(answer)))
 
 
 def _steps(chain: Steps, kind: Literal["equations", "sentences"]) -> list[str]:

@@ -2,6 +2,9 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
+
+from copra.tasks.task import Row
 
 APOSTROPHES = re.compile("['’‘ʼ`´]")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -23,6 +26,16 @@ def question_key(question: str) -> str:
         # Case folding again, since NFKC converts some signs to capitals.
         text = "".join(map(_visible, unicodedata.normalize("NFKC", text).casefold().replace("−", "-")))
     return THOUSANDS.sub("", " ".join(PIECES.findall(text)))
+
+
+def question_keys(rows: Iterable[Row]) -> set[str]:
+    """Return the keys of the questions of rows."""
+    return {question_key(row.question) for row in rows}
+
+
+def without_questions(rows: Sequence[Row], keys: set[str]) -> list[Row]:
+    """Return the rows whose question has none of these keys."""
+    return [row for row in rows if question_key(row.question) not in keys]
 
 
 def _visible(letter: str) -> str:

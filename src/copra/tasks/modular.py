@@ -33,8 +33,6 @@ class Modular(DrawnTask):
     max_steps: int = Field(4, ge=1, le=64)
     """Maximum number of operations."""
 
-    answers = "number"
-
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.modulus not in PRIMES:

@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import Field
 
 from copra.schema.settings import MOST_DIGITS
+from copra.tasks.answers import AnswerKind
 from copra.tasks.draws import below
 from copra.tasks.generated import GeneratedTask
 from copra.tasks.task import Row
@@ -37,7 +38,9 @@ class Multiplication(GeneratedTask):
     second_digits: int = Field(4, ge=1, le=MOST_DIGITS)
     """Number of digits of the second factor in generated rows, which is also the number of steps."""
 
-    answers = "text"
+    @property
+    def answers(self) -> AnswerKind:
+        return "text"
 
     def draw(self, rng: random.Random) -> Row:
         """Return the row of two uniformly drawn numbers without leading zeros."""

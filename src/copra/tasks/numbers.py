@@ -31,6 +31,8 @@ import re
 from fractions import Fraction
 from itertools import takewhile
 
+from copra.utils.problems import shown
+
 LONGEST = 1000
 UNIT_WORDS = 3
 NOT_UNITS = frozenset(
@@ -88,6 +90,18 @@ def bare_number(text: str) -> str | None:
     number = f"{whole} {top}/{bottom}".strip() if bottom else top
     bare = sign.removeprefix("+") + number
     return bare if _value(bare) is not None else None
+
+
+def gold_number(text: str) -> str:
+    """Return the bare number of a data set's answer.
+
+    Raises:
+        ValueError: the answer states no number or several.
+    """
+    number = bare_number(text)
+    if number is None:
+        raise ValueError(f"the answer {shown(text.strip())} is not a number")
+    return number
 
 
 def _unwrapped(text: str) -> str:

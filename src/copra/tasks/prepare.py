@@ -1,4 +1,4 @@
-"""Preparation of a task's three tables: every row is checked, and every question is in one split only."""
+"""Preparation of a task's tables, one per split: rows are checked, and no question is in two splits."""
 
 import hashlib
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from copra.tasks.answers import AnswerKind, same_answer
-from copra.tasks.leaks import question_key
+from copra.tasks.leaks import question_keys, without_questions
 from copra.tasks.task import SPLITS, BadRow, Row, Split, Task
 from copra.utils import files
 from copra.utils.errors import CopraError
@@ -60,7 +60,7 @@ def prepare(task: Task, folder: Path) -> None:
 
 
 def prepared(task: Task) -> dict[Split, Prepared]:
-    """Return the three splits of a task, in memory.
+    """Return the splits of a task, in memory.
 
     A repeated question within a split is left out; with another answer it is a bad row, and `bad_rows: drop`
     keeps the first. A question that also occurs in a split nearer to the test (by `copra.tasks.leaks`) is
@@ -80,11 +80,11 @@ def prepared(task: Task) -> dict[Split, Prepared]:
     if bad and task.bad_rows == "stop":
         raise CopraError(_listing(bad))
     left = _without_leaks(first)
-    tables = {split: rows[: task.limit.get(split)] for split, rows in left.items()}
+    tables = {split: left[split][: task.limit.get(split)] for split in task.splits}
     for split, rows in tables.items():
         if not rows:
             raise CopraError(_empty(split, len(bad), len(first[split]) - len(left[split])))
-        if split != "test":
+        if split != "test" and task.has_steps:
             _check_steps(task, split, rows)
     return {
         split: Prepared(
@@ -191,9 +191,8 @@ def _without_leaks(rows: Mapping[Split, list[Row]]) -> dict[Split, list[Row]]:
     left: dict[Split, list[Row]] = {}
     later: set[str] = set()
     for split in reversed(SPLITS):
-        keys = [question_key(row.question) for row in rows[split]]
-        left[split] = [row for row, key in zip(rows[split], keys, strict=True) if key not in later]
-        later.update(keys)
+        left[split] = without_questions(rows[split], later)
+        later |= question_keys(rows[split])
     return {split: left[split] for split in SPLITS}
 
 
@@ -243,5 +242,5 @@ def _empty(split: Split, bad: int, overlap: int) -> str:
     because = "; ".join(reason for reason in reasons if reason)
     return (
         f"the {split} split has no rows{f' ({because})' if because else ''}. "
-        "Check the task's files and sizes: training, validation and test all need rows."
+        "Check the task's files and sizes: each of its splits needs rows."
     )

@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from copra.tasks.answers import AnswerKind
 from copra.tasks.draws import pick, shuffled
 from copra.tasks.generated import GeneratedTask
 from copra.tasks.task import Row
@@ -88,7 +89,9 @@ class Prosqa(GeneratedTask):
     """Minimum number of steps from the other person to the wrong answer. In small graphs, most wrong answers
     are one step from a person and right ones never are, which reveals the answer; 2 excludes such graphs."""
 
-    answers = "text"
+    @property
+    def answers(self) -> AnswerKind:
+        return "text"
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -82,10 +82,23 @@ class Task(Settings):
     """Maximum fraction of training or validation rows without steps, rounded up to a row. GSM8K has 95 of
     7,473 training rows without steps (0.013). With many more, CoT would only learn to answer at once."""
 
-    answers: ClassVar[AnswerKind] = "number"
-    """Comparison of two answers: as numbers, or as normalized text."""
     worked_examples: ClassVar[Path | None] = None
     """Path of JSON lines with `question`, `steps` (sentences) and `answer`, as examples for prompts."""
+
+    @property
+    def answers(self) -> AnswerKind:
+        """Comparison of two answers: as numbers, or as normalized text."""
+        return "number"
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that have rows. A task to train on needs all three, a test set only one."""
+        return SPLITS
+
+    @property
+    def has_steps(self) -> bool:
+        """False if no row has steps, so that nothing can learn from them."""
+        return True
 
     @property
     def steps_advice(self) -> str:
@@ -133,6 +146,21 @@ class Task(Settings):
         others = [*(name for name in SPLITS if name != split), "max_rows_without_steps"]
         settings = {key: value for key, value in self.canonical().items() if key not in others}
         return settings | {"limit": {key: rows for key, rows in self.limit.items() if key == split}}
+
+
+def usable(row: Row) -> Row:
+    """Return a row that was read from a file, unchanged.
+
+    Raises:
+        ValueError: it has no question, or a text that no file can hold.
+    """
+    if not row.question.strip():
+        raise ValueError("empty question")
+    try:
+        "\n".join((row.question, *row.steps, row.answer)).encode()
+    except UnicodeEncodeError:
+        raise ValueError("text with half of a surrogate pair, which is no character") from None
+    return row
 
 
 def sampled(rows: Sequence[Row], most: int) -> list[Row]:

@@ -1,7 +1,9 @@
 """Readers for the file formats in which data sets are published."""
 
 import codecs
+import csv
 import gzip
+import io
 import json
 import re
 import zlib
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from copra.utils.errors import CopraError
-from copra.utils.problems import LONGEST
+from copra.utils.problems import LONGEST, shown
 
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
 UNREADABLE = {
@@ -33,6 +35,8 @@ UNREADABLE = {
 CSV_HEADER = re.compile(rb'\s*"?\w+"?([,;\t] *"?\w+"?)+\s*')
 """A first line of names separated by commas, semicolons or tabs only."""
 TAR = slice(257, 262)
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+"""Delimiters of tables as text, by the suffix of the file, which `.gz` may follow."""
 
 
 def read_records(key: str, path: Path, *, by_line: bool = False) -> list[Any]:
@@ -57,13 +61,70 @@ def read_records(key: str, path: Path, *, by_line: bool = False) -> list[Any]:
     if CSV_HEADER.fullmatch(lines[0]):
         raise CopraError(
             f"{key}: {path} is CSV text (its first line is {lines[0][:LONGEST].decode(errors='replace')!r}). "
-            "Make JSON lines or Parquet of it, for instance with pandas."
+            "Make JSON lines or Parquet of it, or let it end in .csv or .tsv for a task of kind: rows."
         )
     if not by_line and lines[0].strip() == b"{":
         raise CopraError(
             f"{key}: {path} holds JSON objects of several lines. Put each on one line, or make a JSON array."
         )
     return lines
+
+
+def delimiter_of(path: Path) -> str | None:
+    """Return the delimiter of a CSV or TSV file, by its suffix; None for other files."""
+    return DELIMITERS.get(Path(path.name.lower().removesuffix(".gz")).suffix)
+
+
+def read_delimited(key: str, path: Path, delimiter: str) -> list[dict[Any, Any]]:
+    """Return the rows of a CSV or TSV file as mappings from the names in its first line to texts.
+
+    A row with fewer fields has None for the others; one with more has a key None.
+
+    Raises:
+        CopraError: the file cannot be read, is not UTF-8 text or not CSV, or its first line repeats a name.
+    """
+    try:
+        text = read_content(key, path).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        names = list(reader.fieldnames or [])
+        rows = list(reader)
+    except UnicodeDecodeError as error:
+        raise CopraError(
+            f"{key}: {path} is not UTF-8 text ({error.reason} at byte {error.start}). Convert it."
+        ) from None
+    except csv.Error as error:
+        raise CopraError(f"{key}: {path} cannot be read as CSV ({error}). Repair it.") from None
+    if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise CopraError(f"{key}: {path} has column {shown(repeated[0])} twice. Rename one.")
+    return rows
+
+
+def json_object(record: Any) -> dict[str, Any]:
+    """Return a record of `read_records` as a mapping; bytes are parsed as JSON.
+
+    Raises:
+        ValueError: it is not a JSON object, with the reason.
+    """
+    if isinstance(record, bytes):
+        try:
+            record = json.loads(decoded(record))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"invalid JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    return record
+
+
+def decoded(line: bytes) -> str:
+    """Return a line as text.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def count_records(path: Path) -> int:
@@ -95,9 +156,7 @@ def read_content(key: str, path: Path) -> bytes:
     except OSError as error:
         raise CopraError(f"{key}: {path} cannot be read ({error.strerror}). Correct the path.") from None
     if (kind := unreadable_kind(content)) is not None:
-        raise CopraError(
-            f"{key}: {path} is {kind}. Give JSON lines, a JSON array or iCoT text (plain or .gz), or Parquet."
-        )
+        raise CopraError(f"{key}: {path} is {kind}. Give text such as JSON lines (plain or .gz), or Parquet.")
     return content
 
 
