@@ -18,7 +18,12 @@ from helpers.tiny import DROP, tiny_config
 pytestmark = pytest.mark.slow
 
 CONFIG = tiny_config(
-    name="tiny", steps__lean=DROP, recipes=[["cot"], ["cot", "lean"]], importance={"objective": "cot"}
+    name="tiny",
+    tasks__longer={"kind": "word_sums", "train": 1, "valid": 1, "test": 8, "min_steps": 5},
+    steps__lean=DROP,
+    recipes=[["cot"], ["cot", "lean"]],
+    importance={"objective": "cot"},
+    evaluation={"tasks": ["longer"]},
 )
 NEEDED = (
     "data/sums/train.parquet",
@@ -31,6 +36,10 @@ NEEDED = (
     "plans/llama@0+cot+lean.json",
     "evaluations/llama@0+cot/metrics.json",
     "evaluations/llama@0+cot/predictions.parquet",
+    "evaluations/longer/llama@0+cot+lean/predictions.parquet",
+    "data/longer/test.parquet",
+    "logs/evaluate/longer/llama@0+cot+lean.log",
+    "tables/accuracy_by_task.csv",
     "tables/accuracy_vs_flops.tex",
     "tables/before_fine_tuning.md",
     "figures/accuracy_vs_flops.png",
@@ -57,6 +66,8 @@ LEFT_OVER = {
     "plans/llama@0+old.json": "plans/llama@0+old.json",
     "curves/layers/llama@0.parquet": "curves",
     "evaluations/llama@0+cot/latents.parquet": "evaluations/llama@0+cot/latents.parquet",
+    "evaluations/other/llama@0+cot/metrics.json": "evaluations/other",
+    "evaluations/longer/llama@0+old/metrics.json": "evaluations/longer/llama@0+old",
     "latency.parquet": "latency.parquet",
     "tables/latent_lens.csv": "tables/latent_lens.csv",
     "figures/curriculum.svg": "figures/curriculum.svg",
@@ -190,10 +201,12 @@ def test_states_that_no_job_will_go_on_from_are_removed(place, capsys):
         state(place, "of-no-recipe", "llama@0+old"),
         state(place, "of-other-settings", "llama@0+cot"),
         state(place, "evaluation-of-no-recipe", "llama@0+old", "questions"),
+        state(place, "on-a-task-that-is-not-asked", "other/llama@0+cot", "questions"),
     }
     (place / "evaluations" / "llama@0+cot+lean").mkdir()
     kept = {
         state(place, "unfinished", "llama@0+cot+lean", "questions"),
+        state(place, "on-another-task", "longer/llama@0+cot", "questions"),
         state(place, "running", "llama@0+old", process=os.getpid(), started=time.time()),
         state(place, "held", "llama@0+old"),
     }

@@ -20,6 +20,8 @@ from copra.generation import compiled
 from copra.generation import decode as module
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.extra_modules import make_extra_modules
+from copra.tasks.prepare import prepare
+from copra.tasks.task import Row, Task
 from copra.utils.errors import CopraError
 from copra.utils.files import read_parquet
 from copra.utils.heartbeat import running
@@ -51,8 +53,17 @@ def place(tmp_path, data, word_base):
     return tmp_path
 
 
-def words_of(place: Path, verb, output: str, model: str = "model-0", data: str = "data", **changes):
+def words_of(
+    place: Path,
+    verb,
+    output: str,
+    model: str = "model-0",
+    data: str = "data",
+    trained_on_data=None,
+    **changes,
+):
     words = ["--settings", json.dumps({**SETTINGS[verb], **changes}), "--model", str(place / model)]
+    words += ["--trained-on", str(place / trained_on_data)] if trained_on_data else []
     words += ["--data", str(place / data), "--state", str(place / "results" / "state")]
     return [*words, "--output", str(place / output / ("" if verb is evaluate else "latents.parquet"))]
 
@@ -209,6 +220,60 @@ def test_what_cannot_be_answered_leaves_no_state(place):
     with pytest.raises(CopraError, match="which leaves"):
         run(place, evaluate, max_new_tokens=64)
     assert states(place) == []
+
+
+def ask_others(place, *rows, trained_on="sums", output="output", **changes):
+    """Evaluate on the test set of another task, which has these rows."""
+
+    class Others(Task):
+        kind: str = "others"
+
+        @property
+        def splits(self):
+            return ("test",)
+
+        def rows(self):
+            yield from (("test", row) for row in rows)
+
+    prepare(Others(), place / "others")
+    changes = {"task": "others", "trained_on": trained_on, **changes}
+    return run(place, evaluate, output, data="others", trained_on_data="data", **changes)
+
+
+def test_questions_that_a_model_was_trained_on_are_left_out_and_counted(place, rows):
+    """Training and validation questions, whatever their case; those of the test set of its own task stay."""
+    new = Row("5 and 5 and 5 ?", (), "15")
+    disguised = replace(rows[1], question="1 AND 3, and 1")
+    found = json.loads(ask_others(place, rows[0], new, disguised, rows[2])["metrics.json"])
+    table = read_parquet(place / "output" / "predictions.parquet")
+    assert list(table["question"]) == [new.question, rows[2].question]
+    assert (found["task"], found["seen_in_training"], found["n"]) == ("others", 2, 2)
+    found = json.loads(ask_others(place, rows[0], new, rows[2], output="one", limit=1)["metrics.json"])
+    assert (found["seen_in_training"], found["n"]) == (1, 1)
+    own = json.loads(run(place, evaluate, "own")["metrics.json"])
+    assert (own["task"], own["seen_in_training"], own["n"]) == ("sums", 0, 8)
+    with pytest.raises(
+        CopraError, match=r"task 'sums' trains on all questions of its test split\. Leave 'others'"
+    ):
+        ask_others(place, rows[0], rows[1], output="none")
+
+
+def test_words_of_another_task_that_the_tokenizer_lacks_are_named(place):
+    with pytest.raises(
+        CopraError, match=r"^task others: .* lacks 1 of the words .*, such as 'zebras' in '2 and 5"
+    ):
+        ask_others(place, Row("2 and 5 zebras ?", (), "7"))
+    assert states(place) == []
+
+
+def test_an_evaluation_on_another_task_has_a_state_and_a_name_of_its_own(place, batches, monkeypatch):
+    monkeypatch.setattr("copra.utils.heartbeat.SECONDS_BETWEEN_TICKS", 0)
+    questions = [Row(f"5 and 5 and 5 and 5 and {n} ?", (), "5") for n in range(1, 6)]
+    batches.limit = 1
+    with pytest.raises(KeyboardInterrupt):
+        ask_others(place, *questions)
+    (job,) = running(place / "results")
+    assert (job.node, job.step, job.total) == ("others/tiny@0+coconut", 3, 5)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ import pytest
 from copra.commands import check
 from copra.commands.experiment import merged
 from copra.experiment.config import parse
+from copra.experiment.outputs import TABLES
 from copra.experiment.workflow import Workflow
 from copra.utils.errors import CopraError
 from copra.utils.files import read_yaml
@@ -52,6 +53,7 @@ SMALL = {
     "task": "sums",
     "tasks": {
         "sums": {"kind": "word_sums", "limit": {"train": 50}},
+        "longer": {"kind": "word_sums", "train": 1, "valid": 1, "test": 20, "max_number": 20},
         "long": {"kind": "addition", "train": 100, "valid": 20, "test": 20, "blanks": 3},
         "products": {"kind": "multiplication", "train": 100, "valid": 20, "test": 20},
         "graphs": {"kind": "prosqa", "train": 100, "valid": 20, "test": 20},
@@ -63,6 +65,15 @@ SMALL = {
             "validation_rows": 10,
         },
         "hub": {"kind": "gsm8k", "source": "hub", "hub_name": "openai/gsm8k"},
+        "lines": {
+            "kind": "rows",
+            "train": "${ROWS}",
+            "validation_share": 0.2,
+            "test_share": 0.2,
+            "columns": {"question": ["question"], "steps": "answer"},
+            "answer_after": "####",
+        },
+        "set": {"kind": "rows", "hub_name": "nobody/set", "hub_revision": "main", "test": "test"},
     },
     "base": "llama",
     "bases": {
@@ -95,6 +106,7 @@ SMALL = {
         "on-graphs": {"kind": "cot", "task": "graphs", "training": LORA},
         "on-told": {"kind": "cot", "task": "told", "training": LORA},
         "on-hub": {"kind": "cot", "task": "hub", "training": LORA},
+        "on-lines": {"kind": "cot", "task": "lines", "training": LORA},
         "pause": {"kind": "pause", "training": TRAINING},
         "kd": {"kind": "icot_kd", "teacher": "llama+cot", "training": TRAINING},
         "coconut": {
@@ -124,7 +136,7 @@ SMALL = {
         {"base": "gpt2", "steps": ["cot", "kd"]},
         {"base": "hub", "steps": ["prompt"]},
         {"start": ["cot"], "prunings": [[], "heads", ["layers"]], "methods": ["no-cot", ["pause"]]},
-        *([f"on-{task}"] for task in ("long", "products", "graphs", "told", "hub")),
+        *([f"on-{task}"] for task in ("long", "products", "graphs", "told", "hub", "lines")),
     ],
     "reference": "llama+cot+coconut",
     "primary": "llama+cot+layers+heal",
@@ -146,7 +158,14 @@ SMALL = {
             "objectives": ["cot", "answer"],
         },
     },
-    "evaluation": {"limit": 5, "stages": True, "starts": True, "latents": [0, 2], "lens": 2},
+    "evaluation": {
+        "limit": 5,
+        "stages": True,
+        "starts": True,
+        "latents": [0, 2],
+        "lens": 2,
+        "tasks": ["longer", "set"],
+    },
     "compute": {"processes": 2, "save_every_steps": 5},
     "tracking": "tensorboard",
 }
@@ -185,7 +204,9 @@ def configs() -> dict[str, Any]:
     shipped = [ROOT / "config.yaml", *sorted((ROOT / "config").glob("*.yaml"))]
     found = {path.stem: read_yaml(path) for path in shipped}
     for path in sorted((ROOT / "config" / "gsm8k").glob("*.yaml")):
-        found[f"gsm8k/{path.stem}"] = merged(found[path.stem], read_yaml(path))
+        # What is laid over any preset, and over the one of its name.
+        base = "gpt2" if path.stem == "other-test-sets" else path.stem
+        found[f"gsm8k/{path.stem}"] = merged(found[base], read_yaml(path))
     return found | {"maximal": parse(SMALL, "small").canonical()}
 
 
@@ -322,14 +343,10 @@ def ask(config: Any, forecast: bool = True) -> None:
             copra.score_settings(node, objective, file.removesuffix(".parquet"))
     for measured in copra.measured:
         copra.curve_settings(*measured.split("/", 1))
-    for name in (
-        "accuracy_vs_flops",
-        "before_fine_tuning",
-        "accuracy_vs_latents",
-        "latent_lens",
-        "contrasts",
-    ):
+    for name in TABLES:
         copra.table_settings(name)
+    for name in copra.on_other_tasks:
+        _ = copra.evaluate_settings(name), copra.trained_on(name)
     for name in ("training_curves", "curriculum"):
         copra.figure_settings(name)
     if copra.experiment.latency:

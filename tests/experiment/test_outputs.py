@@ -17,9 +17,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def lab(**changes) -> Workflow:
-    """The pruning laboratory, which has every kind of table and figure once latents are looked into."""
+    """The pruning laboratory, which has every kind of table and figure once latents are looked into and
+    another task is asked."""
     config = read_yaml(ROOT / "config" / "pruning-lab.yaml")
-    config["evaluation"] = {**config.get("evaluation", {}), "stages": True, "latents": [0], "lens": 1}
+    asked = {"stages": True, "latents": [0], "lens": 1, "tasks": ["longer"]}
+    config["evaluation"] = {**config.get("evaluation", {}), **asked}
+    config["tasks"]["longer"] = {"kind": "word_sums", "min_steps": 5}
     first, second, *_ = build_tree(parse(config)).recipes
     config["contrasts"] = {"ours": {"plus": [first.recipe], "minus": [second.recipe]}}
     return Workflow(config | changes, "lab.yaml")
@@ -55,6 +58,7 @@ def test_options_name_a_file_or_the_folder_above_files():
         "--evaluations": f"{folder}/evaluations",
         **({"--latency": f"{folder}/latency.parquet"} if workflow.timed else {}),
     }
+    assert options(TABLES["accuracy_by_task"], workflow) == {"--evaluations": f"{folder}/evaluations"}
     node, objective = "llama@0+cot", "cot"
     assert options(FIGURES["head_importance"], workflow, f"{node}/{objective}") == {
         "--input": f"{folder}/scores/{node}/{objective}/passes.parquet",

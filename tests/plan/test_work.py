@@ -172,6 +172,23 @@ def test_every_question_is_answered_but_for_the_lens(make_workflow, tmp_path):
     assert flops["sweep_latents"] > 2 * flops["evaluate"]
 
 
+@pytest.mark.slow
+def test_questions_of_another_task_are_as_many_and_as_long_as_they_are(make_workflow, tmp_path):
+    longer = {"kind": "word_sums", "train": 1, "valid": 1, "test": 120, "min_steps": 6, "max_steps": 6}
+    (tmp_path / "told.csv").write_text("question,answer\n" + "\n".join(f"{n}?,{n}" for n in range(30)))
+    tasks = {"tasks__longer": longer, "tasks__told": {"kind": "rows", "test": str(tmp_path / "told.csv")}}
+    workflow = make_workflow(**tasks, evaluation__tasks=["longer", "told"])
+    estimate = Estimate(workflow, tmp_path, set())
+
+    def flops(name):
+        return work_of(estimate, Job("evaluate", name, (), tmp_path, tmp_path, (), False), 0).flops
+
+    for name in ("llama@0+cot+no-cot", "llama@0+cot+ask"):
+        assert flops(f"longer/{name}") > 2 * flops(name) > 4 * flops(f"told/{name}")
+    longest = estimate.rows("longer/llama@0+cot").rows["test"]
+    assert all(len(row.steps) == 6 for row in longest)
+
+
 def test_where_a_teacher_is_not_known_the_training_is_not(make_workflow, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     heal = {"kind": "cot", "distil": {"teacher": "far+cot"}, "training": STEP}

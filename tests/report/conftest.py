@@ -48,10 +48,11 @@ def write_evaluation(tmp_path):
             "units": {"layers": 2, "kv_groups": 4, "heads": 8, "neurons": 96},
             "kv_cache_bytes_per_token": 64,
             "training_flops": 7e12,
+            "seen_in_training": 0,
             **changed,
         }
         folder = tmp_path / node
-        folder.mkdir()
+        folder.mkdir(parents=True)
         predictions.to_parquet(folder / "predictions.parquet")
         (folder / "metrics.json").write_text(json.dumps(metrics))
         return folder

@@ -57,6 +57,7 @@ ALL_EVALUATIONS = evaluated(COT, NO_COT, LAYERS, GROUPS, *STAGES) | ACCURACY | B
 EVERYTHING_AFTER_SCORES = SCORES | SCORE_FIGURES | pruned(LAYERS, GROUPS) | AFTER_PRUNING
 EVERYTHING_AFTER_COT = ALL_EVALUATIONS | EVERYTHING_AFTER_SCORES | LAST_TRAINING
 EVERYTHING_AFTER_DATA = EVERYTHING_AFTER_COT | trained(COT) | {"Making base model llama@0"}
+LONGER = {"kind": "word_sums", "train": 1, "valid": 1, "test": 9, "min_steps": 5}
 CHANGES = {
     "the data": ({"tasks__sums__train": 299}, EVERYTHING_AFTER_DATA | {preparing("train")}),
     "the test set": ({"tasks__sums__test": 50}, ALL_EVALUATIONS | {preparing("test")}),
@@ -93,6 +94,16 @@ CHANGES = {
             "Computing table accuracy_vs_latents: accuracy against the number of latents",
             "Writing table accuracy_vs_latents as CSV, Markdown and LaTeX",
             "Drawing figure accuracy_vs_latents: accuracy against the number of latents",
+        },
+    ),
+    "another task to ask": (
+        {"tasks__longer": LONGER, "evaluation__tasks": ["longer"]},
+        {
+            "Preparing the test split of task longer",
+            *(f"Evaluating longer/{end}" for end in (COT, NO_COT, COCONUT)),
+            "Computing table accuracy_by_task: accuracy on each task",
+            "Writing table accuracy_by_task as CSV, Markdown and LaTeX",
+            "Drawing figure accuracy_by_task: accuracy on each task",
         },
     ),
     "a look into latents": (

@@ -75,10 +75,22 @@ def test_a_change_of_one_model_measures_all_again(timed, tmp_path):
 
 @pytest.fixture(scope="module")
 def looked_into(finished, tmp_path_factory):
-    """The finished run after its latents were looked into too, and recipes compared by a contrast."""
+    """The finished run after its latents were looked into, recipes compared by a contrast, and models asked
+    rows of a file, three of which they were trained on."""
     run = finished.copied(tmp_path_factory.mktemp("looked into") / "run")
+    learned = read_parquet(run.results / "data" / "sums" / "train.parquet")["question"][:3]
+    questions = [*learned, *(f"Ann has {number} apples. How many?" for number in range(1, 9))]
+    (run.folder / "told.csv").write_text("\n".join(["asked,gold", *(f"{asked},7" for asked in questions)]))
+    columns = {"question": "asked", "answer": "gold"}
     evaluation = {"evaluation__latents": [0], "evaluation__lens": 2, "evaluation__starts": True}
-    run.configure(**evaluation, contrasts=CONTRASTS, primary="chain")
+    run.configure(
+        **evaluation,
+        contrasts=CONTRASTS,
+        primary="chain",
+        tasks__told={"kind": "rows", "test": "told.csv", "columns": columns},
+        evaluation__tasks=["told"],
+    )
+    assert f"Evaluating told/{COCONUT}" in run.would_run()
     run.snakemake()
     return run
 
@@ -108,6 +120,38 @@ def test_contrasts_and_starts_are_in_tables_where_they_are_asked_for(looked_into
     assert accuracies["start_accuracy"].isna().tolist() == [True, False, False]
     assert accuracies["start_accuracy"]["llama+cot+no_cot"] == accuracies["accuracy"]["llama+cot"]
     assert accuracies["healing_steps"].tolist() == [0, 0, 0]
+
+
+def test_other_tasks_are_asked_without_what_a_model_was_trained_on(looked_into):
+    """Of a task with a test split alone."""
+    assert {path.name for path in (looked_into.results / "data" / "told").iterdir()} == {
+        "test.json",
+        "test.parquet",
+    }
+    table = read_parquet(looked_into.results / "tables" / "accuracy_by_task.parquet")
+    recipes = ["llama+cot", "llama+cot+no_cot", "llama+cot+drop-1+groups-1+coconut"]
+    expected = [("sums", name, 60, 0) for name in recipes] + [("told", name, 8, 3) for name in recipes]
+    found = table[["task", "recipe", "n", "seen_in_training"]]
+    assert list(found.itertuples(index=False, name=None)) == expected
+    metrics = read_json(looked_into.results / "evaluations" / "told" / COCONUT / "metrics.json")
+    row = table.iloc[-1]
+    assert (row["accuracy"], row["flops"]) == (metrics["accuracy"], metrics["flops"]["total"])
+    assert row["flops_ratio"] == row["flops"] / table.iloc[3]["flops"]
+    assert (looked_into.results / "figures" / "accuracy_by_task.svg").stat().st_size > 0
+    # Other questions of that task change no evaluation on the models' own.
+    file = looked_into.folder / "told.csv"
+    before = file.read_bytes()
+    file.write_bytes(before + b"\nAnn has 9 apples. How many?,9")
+    found = looked_into.would_run()
+    file.write_bytes(before)
+    ends = ("llama@0+cot", "llama@0+cot+no_cot", COCONUT)
+    assert found == {
+        "Preparing the test split of task told",
+        *(f"Evaluating told/{end}" for end in ends),
+        "Computing table accuracy_by_task: accuracy on each task",
+        "Writing table accuracy_by_task as CSV, Markdown and LaTeX",
+        "Drawing figure accuracy_by_task: accuracy on each task",
+    }
 
 
 @pytest.fixture(scope="module")

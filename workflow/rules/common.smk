@@ -65,6 +65,11 @@ def tables(summaries):
     return ancient(tables_beside(summaries))
 
 
+def evaluation(wildcards):
+    """The name of an evaluation: its node, after that task, if it is not the node's own, which it is asked."""
+    return wildcards.other_task + wildcards.node
+
+
 def here(*sources):
     """Local files that a job reads, where they are its inputs: with object storage alone, to keep the job on this
     machine. Its settings hold their content, and to neither times nor places does a job owe anything."""
@@ -92,6 +97,8 @@ wildcard_constraints:
     task=r"[^/+]+",
     base=r"[^/+]+",
     node=r"[^/]+",
+    # The task of an evaluation on another one than the node's own, with a slash.
+    other_task=r"([^/+]+/)?",
     objective=r"answer|cot|latent|text",
     split="|".join(SPLITS),
     scoring="|".join(map(re.escape, SCORINGS)),

@@ -2,19 +2,24 @@
 # <results>/state when it runs again.
 
 
+# On the node's own task, or on another one: then questions that the model was trained on are left out.
 rule evaluate:
     input:
         manifest="<results>/models/{node}/copra.json",
         weights=weights("<results>/models/{node}"),
-        questions=lambda wildcards: copra.data(wildcards.node, copra.experiment.evaluation.split),
-        tables=lambda wildcards: tables(copra.data(wildcards.node, copra.experiment.evaluation.split)),
+        questions=lambda wildcards: copra.data(evaluation(wildcards), copra.experiment.evaluation.split),
+        trained_on=lambda wildcards: copra.trained_on(evaluation(wildcards)),
+        tables=lambda wildcards: tables(
+            copra.data(evaluation(wildcards), copra.experiment.evaluation.split)
+            + copra.trained_on(evaluation(wildcards))
+        ),
     output:
-        metrics="<results>/evaluations/{node}/metrics.json",
-        predictions="<results>/evaluations/{node}/predictions.parquet",
+        metrics="<results>/evaluations/{other_task}{node}/metrics.json",
+        predictions="<results>/evaluations/{other_task}{node}/predictions.parquet",
     log:
-        "<logs>/evaluate/{node}.log",
+        "<logs>/evaluate/{other_task}{node}.log",
     benchmark:
-        "<benchmarks>/evaluate/{node}.tsv"
+        "<benchmarks>/evaluate/{other_task}{node}.tsv"
     threads: copra.experiment.compute.threads * copra.experiment.compute.workers
     resources:
         gpu=copra.experiment.compute.gpu,
@@ -25,14 +30,14 @@ rule evaluate:
         processes=copra.experiment.compute.workers,
         folder=copra.folder,
     params:
-        settings=lambda wildcards: copra.evaluate_settings(wildcards.node),
+        settings=lambda wildcards: copra.evaluate_settings(evaluation(wildcards)),
     message:
-        "Evaluating {wildcards.node}"
+        "Evaluating {wildcards.other_task}{wildcards.node}"
     shell:
         "copra evaluate --settings {params.settings:q} --threads {threads}"
         " --jobs-per-gpu {resources.jobs_per_gpu} --processes {resources.processes}"
         " --model {input.manifest} --data {input.questions} --state {resources.folder}/state --output {output.metrics}"
-        " > {log} 2>&1"
+        " --trained-on {input.trained_on} > {log} 2>&1"
 
 
 rule sweep_latents:

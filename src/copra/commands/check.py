@@ -10,6 +10,7 @@ from copra.experiment.recipes import training_notes
 from copra.plan.budgets import budget_warnings
 from copra.plan.estimate import Estimate
 from copra.plan.lengths import check_warmups, length_warnings, training_lengths
+from copra.plan.words import check_words
 from copra.utils.errors import CopraError
 
 
@@ -25,6 +26,7 @@ def run(options: Namespace) -> None:
         warnings = budget_warnings(estimate)
         lengths = training_lengths(estimate)
         check_warmups(lengths)
+        check_words(workflow)
     except CopraError as error:
         raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
     tree = workflow.tree

@@ -4,22 +4,35 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from copra.commands.answering import CompiledAnswering, add_answering, answerer, load_to_answer
-from copra.commands.common import folder, rows_of, settings_of
+from copra.commands.common import folder, rows_of, settings_of, summary_of
 from copra.commands.resources import add_processes
 from copra.cost.flops import FLOP_GROUPS, PHASES
 from copra.cost.parameters import answering_bytes, answering_parameters, kv_cache_bytes_per_token
+from copra.data.tokenization import check_words
 from copra.evaluation.accuracy import accuracy_of
 from copra.evaluation.answer_cache import AnswerCache
 from copra.schema.units import UNIT_NAMES, units_of
+from copra.tasks.leaks import question_keys, without_questions
+from copra.tasks.task import Row, Split
 from copra.utils import processes
 from copra.utils.errors import CopraError
 from copra.utils.files import METRICS, PREDICTIONS, write_json, write_parquet
 from copra.utils.locking import hold
 
+LEARNED: tuple[Split, ...] = ("train", "valid")
+"""The splits that a model learns from: the validation split selects its checkpoints."""
+
 
 class EvaluateSettings(CompiledAnswering):
     task: str
     """Name of the task."""
+    trained_on: str | None = None
+    """Name of the task that the model was trained on, if it is another one."""
+
+    @property
+    def evaluation(self) -> str:
+        """The name of the evaluation: that of the node, after another task than its own."""
+        return f"{self.task}/{self.node}" if self.trained_on else self.node
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -28,17 +41,29 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=folder, required=True, help=f"folder to write {PREDICTIONS} and {METRICS} to"
     )
+    parser.add_argument(
+        "--trained-on",
+        type=folder,
+        nargs="*",
+        default=[],
+        metavar="DATA",
+        help="folder of the prepared task that the model was trained on, if it is another one",
+    )
 
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, EvaluateSettings)
-    checkpoint, origin = load_to_answer(options, settings.precision, settings.split)
+    known = [summary_of(data, split) for data in set(options.trained_on) for split in LEARNED]
+    checkpoint, origin = load_to_answer(options, settings.precision, settings.split, *known)
     if checkpoint.decoding is None:
         raise CopraError(f"{options.model}: this model was never trained to answer; evaluate one that was.")
-    rows = rows_of(options.data, settings.split, settings.limit)
+    rows, seen = _questions(settings, options)
+    if settings.trained_on:
+        check_words(checkpoint.tokenizer, rows, settings.task)
     questions = options.data / f"{settings.split}.parquet"
-    answer_cache = AnswerCache(options.state, checkpoint, settings.canonical(), questions, len(rows))
-    with hold(answer_cache.state, settings.node, options.output / METRICS) as made:
+    named = {**settings.canonical(), "node": settings.evaluation}
+    answer_cache = AnswerCache(options.state, checkpoint, named, questions, len(rows))
+    with hold(answer_cache.state, settings.evaluation, options.output / METRICS) as made:
         if made:
             return
         answer = answerer(checkpoint, settings, checkpoint.decoding, rows, answer_cache)
@@ -46,9 +71,31 @@ def run(options: Namespace) -> None:
         if processes.rank():
             return
         write_parquet(options.output / PREDICTIONS, table)
-        metrics = _metrics(settings, checkpoint, table) | origin
+        metrics = _metrics(settings, checkpoint, table) | {"seen_in_training": seen} | origin
         write_json(options.output / METRICS, metrics)
         answer_cache.delete()
+
+
+def _questions(settings: EvaluateSettings, options: Namespace) -> tuple[list[Row], int]:
+    """Return the questions to ask, and the number of those left out because the model was trained on them.
+
+    Raises:
+        CopraError: no question is left.
+    """
+    rows = rows_of(options.data, settings.split)
+    keys = {
+        key
+        for data in set(options.trained_on)
+        for split in LEARNED
+        for key in question_keys(rows_of(data, split))
+    }
+    unseen = without_questions(rows, keys) if keys else rows
+    if not unseen:
+        raise CopraError(
+            f"{options.data}: task {settings.trained_on!r} trains on all questions of its {settings.split} "
+            f"split. Leave {settings.task!r} out of evaluation.tasks."
+        )
+    return unseen[: settings.limit], len(rows) - len(unseen)
 
 
 def _metrics(settings: EvaluateSettings, checkpoint: Any, table: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from copra.models.pack import LOG
 from copra.models.seal import check_file
 from copra.report import figures, latents
 from copra.report.after import after_fine_tuning
+from copra.report.by_task import by_task_figure
 from copra.report.contrasts_figure import contrasts_figure
 from copra.report.orders_figure import orders_figure
 from copra.report.pruning import pruning_figure
@@ -31,6 +32,7 @@ from copra.utils.files import (
 class FigureSettings(Coded):
     kind: Literal[
         "accuracy_vs_flops",
+        "accuracy_by_task",
         "accuracy_vs_latents",
         "training_curves",
         "curriculum",
@@ -92,6 +94,8 @@ def _made_of(settings: FigureSettings, options: Namespace) -> list[Path]:
 def _draw(settings: FigureSettings, options: Namespace) -> Any:
     if settings.kind == "accuracy_vs_flops":
         return figures.pareto(read_parquet(options.input))
+    if settings.kind == "accuracy_by_task":
+        return by_task_figure(read_parquet(options.input))
     if settings.kind == "accuracy_vs_latents":
         return latents.latents_figure(read_parquet(options.input))
     if settings.kind == "latent_lens":

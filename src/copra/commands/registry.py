@@ -40,7 +40,7 @@ COMMANDS = {
     "train": Command("run one training stage", "NODE", computes=True),
     "prompt": Command("give a checkpoint a few-shot prompt", "NODE"),
     "quantize": Command("store a checkpoint's weights as int8", "NODE", computes=True),
-    "evaluate": Command("answer the questions of a split", "NODE", computes=True),
+    "evaluate": Command("answer the questions of a split", "[TASK/]NODE", computes=True),
     "sweep-latents": Command("evaluate with other numbers of latents", "NODE", computes=True),
     "logit-lens": Command("decode latents through the LM head", "NODE", computes=True),
     "latency": Command("measure seconds per answer", "", computes=True),

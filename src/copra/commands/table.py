@@ -12,7 +12,7 @@ from copra.report.contrasts import contrasts
 from copra.report.latent_tables import accuracy_vs_latents, latent_lens
 from copra.report.orders import drop_orders
 from copra.report.starts import healing_steps
-from copra.report.tables import accuracy_vs_flops, before_fine_tuning
+from copra.report.tables import accuracy_by_task, accuracy_vs_flops, before_fine_tuning
 from copra.schema.contrast import NamedContrast
 from copra.schema.curve import NamedCurve
 from copra.utils.files import MANIFEST, METRICS, read_parquet, summary_beside, write_parquet
@@ -22,9 +22,9 @@ class TableSettings(Coded):
     """Settings of one table, which those that are given name.
 
     `rows` are for the table before fine-tuning, `recipes`, `reference` and `primary` for accuracy against
-    FLOPs, `swept` for accuracy against latents, `seen` for the likeliest tokens of latents, `measured` for
-    pruning curves, `ordered` for the orders in which layers are removed, `contrasts`, `nodes` and `primary`
-    for contrasts.
+    FLOPs, `asked` and `reference` for accuracy on each task, `swept` for accuracy against latents, `seen` for
+    the likeliest tokens of latents, `measured` for pruning curves, `ordered` for the orders in which layers
+    are removed, `contrasts`, `nodes` and `primary` for contrasts.
     """
 
     rows: list[dict[str, str]] | None = None
@@ -35,6 +35,8 @@ class TableSettings(Coded):
     """The recipe, or contrast, whose comparison is not corrected for the number of the others."""
     recipes: list[dict[str, Any]] | None = None
     """Recipes and the nodes that they end at."""
+    asked: list[dict[str, Any]] | None = None
+    """Tasks, recipes and the names of their evaluations."""
     swept: list[dict[str, str]] | None = None
     """Recipes and nodes that were evaluated with several numbers of latents."""
     seen: list[str] | None = None
@@ -66,6 +68,10 @@ def run(options: Namespace) -> None:
         nodes = [row[key] for row in settings.rows for key in ("node", "parent_node")]
         made_of = [options.evaluations / node / METRICS for node in nodes]
         table = before_fine_tuning(_folders(options, nodes), settings.canonical())
+    elif settings.asked is not None:
+        names = [name for asked in settings.asked for name in asked["evaluations"]]
+        made_of = [options.evaluations / name / METRICS for name in names]
+        table = accuracy_by_task(_folders(options, names), settings.canonical())
     elif settings.swept is not None:
         made_of = [options.evaluations / swept["node"] / "latents.parquet" for swept in settings.swept]
         table = accuracy_vs_latents(settings.swept, options.evaluations)
@@ -108,5 +114,5 @@ def _together(files: list[Path]) -> Any:
     return pandas.concat([read_parquet(file) for file in files], ignore_index=True)
 
 
-def _folders(options: Namespace, nodes: list[str]) -> dict[str, Path]:
-    return {node: options.evaluations / node for node in nodes}
+def _folders(options: Namespace, evaluations: list[str]) -> dict[str, Path]:
+    return {name: options.evaluations / name for name in evaluations}

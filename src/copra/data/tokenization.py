@@ -10,6 +10,7 @@ from copra.data.sequences import Markers, TokenRow
 from copra.schema.base import FromScratch
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
+from copra.utils.problems import shown
 
 MARKERS = ("<|start-latent|>", "<|latent|>", "<|end-latent|>")
 PAD, END, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
@@ -101,6 +102,31 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[To
         )
         for row, (question, *steps, answer) in zip(rows, cut, strict=True)
     ]
+
+
+def check_words(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], task: str) -> None:
+    """Check that a tokenizer with a closed vocabulary has all words of the questions and answers of a task.
+
+    Raises:
+        CopraError: it lacks some; the message names the task and the first of them.
+    """
+    if tokenizer.unk_token_id in (None, tokenizer.eos_token_id):
+        return
+    lacking: dict[str, str] = {}
+    for row in rows:
+        text = f"{row.question}\n{row.answer}"
+        encoded = tokenizer(text, add_special_tokens=False)
+        if tokenizer.unk_token_id in encoded["input_ids"]:
+            for index, token in enumerate(encoded["input_ids"]):
+                if token == tokenizer.unk_token_id:
+                    lacking.setdefault(text[slice(*encoded.token_to_chars(index))], row.question)
+    if lacking:
+        word, question = next(iter(lacking.items()))
+        raise CopraError(
+            f"task {task}: the tokenizer, trained on another task, lacks {len(lacking)} of the words in its "
+            f"questions and answers, such as {word!r} in {shown(question)}. Give the base tokenizer: bpe, "
+            f"train on a task with these words, or leave {task!r} out of evaluation.tasks."
+        )
 
 
 def mark_length(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -15,7 +15,7 @@ from copra.experiment.recipes import Node, NodeKind
 from copra.experiment.workflow import Workflow
 from copra.schema.metrics import split_of
 from copra.schema.scoring import Objective
-from copra.tasks.task import SPLITS, Split
+from copra.tasks.task import Split
 from copra.utils.files import tables_beside
 
 
@@ -186,9 +186,11 @@ def _quantize(flow: Workflow, node: str) -> CommandLine:
 
 
 def _answering(
-    flow: Workflow, node: str, settings: str, output: str, resources: dict[str, int], **options: str
+    flow: Workflow, evaluation: str, settings: str, output: str, resources: dict[str, int], **options: str
 ) -> CommandLine:
-    model, questions = _manifest(flow, node), flow.data(node, flow.experiment.evaluation.split)
+    """Return the line of a command that answers questions; `evaluation` is as in `Workflow.node_and_task`."""
+    node, _ = flow.node_and_task(evaluation)
+    model, questions = _manifest(flow, node.name), flow.data(evaluation, flow.experiment.evaluation.split)
     return _line(
         [model, *questions],
         settings=settings,
@@ -196,13 +198,15 @@ def _answering(
         model=model,
         data=questions,
         **options,
-        output=f"{flow.folder}/evaluations/{node}/{output}",
+        output=f"{flow.folder}/evaluations/{evaluation}/{output}",
     )
 
 
-def _evaluate(flow: Workflow, node: str) -> CommandLine:
-    settings, state = flow.evaluate_settings(node), f"{flow.folder}/state"
-    return _answering(flow, node, settings, "metrics.json", _shared_resources(flow), state=state)
+def _evaluate(flow: Workflow, evaluation: str) -> CommandLine:
+    settings, state = flow.evaluate_settings(evaluation), f"{flow.folder}/state"
+    trained_on = flow.trained_on(evaluation)
+    line = _answering(flow, evaluation, settings, "metrics.json", _shared_resources(flow), state=state)
+    return CommandLine([*line.reads, *trained_on], [*line.options, "--trained-on", *trained_on])
 
 
 def _sweep_latents(flow: Workflow, node: str) -> CommandLine:
@@ -257,6 +261,10 @@ def _of_kind(kind: NodeKind) -> Callable[[Workflow], list[str]]:
     return _nodes(lambda node: node.kind == kind)
 
 
+def _evaluations(flow: Workflow) -> list[str]:
+    return [*_nodes(lambda node: node.answers)(flow), *flow.on_other_tasks]
+
+
 def _swept(flow: Workflow) -> list[str]:
     return _nodes(lambda node: node.latents)(flow) if flow.experiment.evaluation.latents else []
 
@@ -267,7 +275,7 @@ def _seen_through(flow: Workflow) -> list[str]:
 
 
 def _splits(flow: Workflow) -> list[str]:
-    return [f"{task}/{split}" for task in flow.experiment.tasks for split in SPLITS]
+    return [f"{name}/{split}" for name, task in flow.experiment.tasks.items() for split in task.splits]
 
 
 MODEL = "models/{}/copra.json"
@@ -281,7 +289,7 @@ RULES = {
     "train": Rule(MODEL, _of_kind("train"), _train),
     "prompt": Rule(MODEL, _of_kind("prompt"), _prompt),
     "quantize": Rule(MODEL, _of_kind("quantize"), _quantize),
-    "evaluate": Rule("evaluations/{}/metrics.json", _nodes(lambda node: node.answers), _evaluate),
+    "evaluate": Rule("evaluations/{}/metrics.json", _evaluations, _evaluate),
     "sweep-latents": Rule("evaluations/{}/latents.parquet", _swept, _sweep_latents),
     "logit-lens": Rule("evaluations/{}/lens.parquet", _seen_through, _logit_lens),
     "latency": Rule("latency.parquet", lambda flow: [""] if flow.timed else [], _latency),

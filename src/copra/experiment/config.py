@@ -1,7 +1,7 @@
 """The settings of an experiment: all keys of a config file, with defaults, checks and a JSON schema."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +18,7 @@ from copra.schema.pruning import Prune
 from copra.schema.scoring import Importance
 from copra.schema.settings import MOST_LATENTS, Name, Precision, Seed, Settings, describe, one_or_list
 from copra.tasks import AnyTask
+from copra.tasks.task import SPLITS
 from copra.utils.errors import CopraError
 from copra.utils.gpu import MOST_JOBS
 from copra.utils.plain import check_plain
@@ -96,6 +97,10 @@ class Evaluation(Settings):
     """If true, the model that a recipe's last training step started from is evaluated too, such as the healed
     model before Coconut; the table of accuracy against FLOPs then shows that model (`start`), its accuracy,
     and the number of optimizer steps that have healed it since its last pruning."""
+    tasks: list[Name] = Field(default_factory=list)
+    """Names of other tasks that the last models of all recipes are evaluated on too, such as further test
+    sets or longer questions. Only the split that `split` names is needed of them. Questions that are among a
+    model's own training or validation questions are left out."""
     latents: list[Annotated[int, Field(ge=0, le=MOST_LATENTS)]] = Field(default_factory=list)
     """Numbers of latents at which recipes that end with latents are also evaluated, independent of the number
     that they were trained with."""
@@ -210,6 +215,7 @@ class Experiment(Settings):
             problems.append(f"task: {self.task!r} is not in tasks{hint(self.task, self.tasks)}")
         if self.base not in self.bases:
             problems.append(f"base: {self.base!r} is not in bases{hint(self.base, self.bases)}")
+        problems += self._task_problems()
         for table in ("tasks", "bases", "steps", "curves", "contrasts"):
             problems += [
                 f"{table}.{name}: {problem}" for name, problem in name_problems(getattr(self, table))
@@ -228,6 +234,31 @@ class Experiment(Settings):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _task_problems(self) -> Iterator[str]:
+        """Yield the problems of tasks that lack a split, and of those that models are also asked."""
+        trained = {"task": self.task}
+        for name, step in self.steps.items():
+            if isinstance(step, Method) and step.task is not None:
+                trained[f"steps.{name}.task"] = step.task
+        for key, name in trained.items():
+            task = self.tasks.get(name)
+            if task is not None and (missing := [split for split in SPLITS if split not in task.splits]):
+                yield (
+                    f"{key}: {name!r} has no {' and '.join(missing)} split, and a task to train on needs all "
+                    f"three; give tasks.{name} rows for it"
+                )
+        asked, split = self.evaluation.tasks, self.evaluation.split
+        for name in dict.fromkeys(asked):
+            if name not in self.tasks:
+                yield f"evaluation.tasks: {shown(name)} is not in tasks{hint(name, self.tasks)}"
+            elif split not in self.tasks[name].splits:
+                yield (
+                    f"evaluation.tasks: {name!r} has no {split} split, which evaluation.split names; give it "
+                    "rows, or leave it out"
+                )
+            if asked.count(name) > 1:
+                yield f"evaluation.tasks: {shown(name)} is given twice"
 
 
 def _unshardable(method: Method) -> list[str]:

@@ -151,6 +151,9 @@ TABLES = {
     "before_fine_tuning": Output(
         "accuracy right after pruning", lambda flow, _: _evaluations(flow, flow.before_and_after)
     ),
+    "accuracy_by_task": Output(
+        "accuracy on each task", lambda flow, _: _evaluations(flow, [*flow.ends, *flow.on_other_tasks])
+    ),
     "accuracy_vs_latents": Output(
         "accuracy against the number of latents",
         lambda flow, _: _looked_into(flow, flow.swept, "latents.parquet"),
@@ -168,6 +171,7 @@ FIGURES = {
     "after_fine_tuning": Output("accuracy after pruning and fine-tuning", _of_table("accuracy_vs_flops")),
     "training_curves": Output("the training curves", _trainings),
     "curriculum": Output("accuracy after each stage", _stages),
+    "accuracy_by_task": Output("accuracy on each task", _of_table("accuracy_by_task")),
     "layer_distances": Output("the layer distances", _scores),
     "head_importance": Output("the head importance", _head_scores),
     "accuracy_vs_latents": Output("accuracy against the number of latents", _of_table("accuracy_vs_latents")),

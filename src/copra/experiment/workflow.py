@@ -9,7 +9,7 @@ Values that a job needs but must not rerun for, such as those paths, are passed 
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from copra.experiment.config import Experiment, name_of, parse
 from copra.experiment.contrast_problems import check_contrasts
 from copra.experiment.curve_problems import check_curves
 from copra.experiment.family_problems import check_families
+from copra.experiment.other_task_problems import check_other_tasks
 from copra.experiment.recipes import Node, RecipeEnd, Tree, build_tree, step_of
 from copra.methods import Method
 from copra.methods.few_shot import FewShot
@@ -29,7 +30,6 @@ from copra.schema.metrics import GREEDY, counts_answers
 from copra.schema.pruning import Prune
 from copra.schema.scoring import Objective
 from copra.schema.training import Training
-from copra.tasks import TASKS
 from copra.tasks.prepare import prepared
 from copra.tasks.task import SPLITS, Split
 from copra.utils.digests import Digests
@@ -60,6 +60,7 @@ class Workflow:
             self.tree: Tree = build_tree(self.experiment)
             check_contrasts(self.experiment, self.tree)
             check_curves(self.experiment, self.tree)
+            check_other_tasks(self.experiment, self.tree)
             check_bases(self.experiment)
             check_families(self.experiment, self.tree)
         except CopraError as error:
@@ -120,9 +121,32 @@ class Workflow:
         pretrained = self.node(name).pretrained
         return [f"{self.folder}/models/{pretrained}/copra.json"] if pretrained else []
 
-    def data(self, name: str, *splits: Split) -> list[str]:
-        """Return the prepared splits of a node's task, as the small files with their checksums."""
-        return [f"{self.folder}/data/{self.node(name).task}/{split}.json" for split in splits]
+    def node_and_task(self, evaluation: str) -> tuple[Node, str]:
+        """Return the node and the task of an evaluation by its name.
+
+        The name is NODE if the node is asked the questions of its own task, TASK/NODE for another task.
+
+        Raises:
+            CopraError: the config has no such node or task.
+        """
+        task, _, name = evaluation.rpartition("/")
+        node = self.node(name)
+        if task and task not in self.experiment.tasks:
+            raise CopraError(f"this config has no task {task!r}")
+        return node, task or node.task
+
+    def data(self, evaluation: str, *splits: Split) -> list[str]:
+        """Return the prepared splits of an evaluation's (or a node's) task, as small files with checksums."""
+        _, task = self.node_and_task(evaluation)
+        return [f"{self.folder}/data/{task}/{split}.json" for split in splits]
+
+    def trained_on(self, evaluation: str) -> list[str]:
+        """Return the splits that an evaluated model was trained on, if it is asked another task.
+
+        Of its own task, `copra data` leaves test questions out of them.
+        """
+        node, task = self.node_and_task(evaluation)
+        return [] if task == node.task else self.data(node.name, "train", "valid")
 
     def scores(self, name: str) -> list[str]:
         """Return the scores that a node's pruning needs, if any, as the small file with their checksum."""
@@ -251,6 +275,16 @@ class Workflow:
         return [name for end in self.tree.recipes for name in end.nodes]
 
     @cached_property
+    def on_other_tasks(self) -> list[str]:
+        """Evaluations of the last nodes of all recipes on other tasks, such as svamp/llama@0+cot."""
+        return [
+            f"{task}/{name}"
+            for task in self.experiment.evaluation.tasks
+            for name in dict.fromkeys(self.ends)
+            if task != self.node(name).task
+        ]
+
+    @cached_property
     def before_and_after(self) -> list[str]:
         """Nodes right after a pruning, and the nodes that they were pruned from."""
         return list(dict.fromkeys(name for node in self.tree.pruned() for name in (node.trained, node.name)))
@@ -317,12 +351,15 @@ class Workflow:
         """Return the intermediate results. They are targets of a run too, so that deleted ones are remade."""
         models = [f"{self.folder}/models/{name}/copra.json" for name in self.tree.nodes]
         weights = [f"{self.folder}/models/{name}/model.safetensors" for name in self.tree.nodes]
-        evaluated = dict.fromkeys([*self.ends, *self.before_and_after, *self.staged, *self.started])
+        evaluated = dict.fromkeys(
+            [*self.ends, *self.before_and_after, *self.staged, *self.started, *self.on_other_tasks]
+        )
         predictions = [f"{self.folder}/evaluations/{name}/predictions.parquet" for name in evaluated]
         return [*models, *weights, *self.scored, *tables_beside(self.scored), *predictions]
 
     def tables(self) -> list[str]:
         names = ["accuracy_vs_flops", *(["before_fine_tuning"] if self.tree.pruned() else [])]
+        names += ["accuracy_by_task"] if self.on_other_tasks else []
         names += ["accuracy_vs_latents"] if self.swept else []
         names += ["latent_lens"] if self.seen_through else []
         names += ["pruning_curves"] if self.curved else []
@@ -337,6 +374,7 @@ class Workflow:
     def figures(self) -> list[str]:
         names = ["accuracy_vs_flops", "training_curves"]
         names += ["curriculum"] if self.staged else []
+        names += ["accuracy_by_task"] if self.on_other_tasks else []
         names += ["accuracy_vs_latents"] if self.swept else []
         names += ["contrasts"] if self.contrasted else []
         names += [f"latent_lens/{name}" for name in self.seen_through]
@@ -424,9 +462,11 @@ class Workflow:
     def quantize_settings(self, name: str) -> str:
         return self.settings("quantize", {"node": name, **self.node(name).settings})
 
-    def evaluate_settings(self, name: str) -> str:
-        task = self.node(name).task
-        value = {"node": name, "task": task, "answers": self._answers(task)}
+    def evaluate_settings(self, evaluation: str) -> str:
+        node, task = self.node_and_task(evaluation)
+        value = {"node": node.name, "task": task, "answers": self._answers(task)}
+        if task != node.task:
+            value["trained_on"] = node.task
         return self.settings(
             "evaluate",
             value | self._decoded("split", "limit", "max_new_tokens", "batch_size", "compile"),
@@ -470,6 +510,13 @@ class Workflow:
             return self.settings("table", {"measured": self.measured})
         if name == "drop_orders":
             return self.settings("table", {"ordered": [self._curve_of(curve) for curve in self.ordered]})
+        if name == "accuracy_by_task":
+            asked = [
+                {"task": task, "recipe": end.recipe, "base": end.base, "pruning": end.pruning}
+                | {"method": end.method, "evaluations": evaluations}
+                for task, end, evaluations in self._by_task()
+            ]
+            return self.settings("table", {"reference": self.experiment.reference, "asked": asked})
         contrasts, primary = self.experiment.contrasts, self.experiment.primary
         if name == "contrasts":
             chosen = [{"name": key, **contrast.canonical()} for key, contrast in contrasts.items()]
@@ -505,6 +552,17 @@ class Workflow:
             "answers": answers,
         }
 
+    def _by_task(self) -> Iterator[tuple[str, RecipeEnd, list[str]]]:
+        """Yield (task, recipe, its evaluations, one per seed): own tasks first, recipes in their order."""
+        others = self.experiment.evaluation.tasks
+        own = {end.recipe: self.node(end.nodes[0]).task for end in self.tree.recipes}
+        for task in dict.fromkeys([*own.values(), *others]):
+            for end in self.tree.recipes:
+                if task == own[end.recipe]:
+                    yield task, end, list(end.nodes)
+                elif task in others:
+                    yield task, end, [f"{task}/{node}" for node in end.nodes]
+
     def export_settings(self) -> str:
         return self.settings("export", {})
 
@@ -534,4 +592,4 @@ class Workflow:
         return {key: value[key] for key in keys} | {"precision": self.experiment.compute.precision}
 
     def _answers(self, task: str) -> str:
-        return TASKS[self.experiment.tasks[task].kind].answers
+        return self.experiment.tasks[task].answers

@@ -54,13 +54,17 @@ class Estimate:
         """Return the name of the base node that a node descends from."""
         return self.workflow.tree.path_to(name)[0].name
 
-    def rows(self, name: str) -> TaskRows:
-        """Return the rows of a node's task as tokenized by its base."""
-        base, task = self.base_of(name), self.workflow.node(name).task
+    def rows(self, evaluation: str) -> TaskRows:
+        """Return the rows of the task of an evaluation (or a node), as tokenized by the node's base."""
+        node, task = self.workflow.node_and_task(evaluation)
+        base = self.base_of(node.name)
         if (task, base) not in self._rows:
             folder = self.results / "models" / base if f"base/{base}" in self.cached else None
             settings = self.experiment.tasks[task]
-            self._rows[task, base] = task_rows(task, settings, self._base(base), folder, self.results)
+            # The tokenizer of a base from scratch is trained on the task of the experiment.
+            own = self.workflow.node(base).task
+            text = None if task in (own, node.task) else self.rows(base).text
+            self._rows[task, base] = task_rows(task, settings, self._base(base), folder, self.results, text)
         return self._rows[task, base]
 
     def assumed(self) -> list[str]:
@@ -141,16 +145,17 @@ class Estimate:
             )
         return self._schedules[key]
 
-    def prompt_stats(self, name: str) -> PromptStats:
-        """Return how a node answers."""
-        rows, evaluation, last = self.rows(name), self.experiment.evaluation, self.answering_node(name)
+    def prompt_stats(self, evaluation: str) -> PromptStats:
+        """Return how a node answers, as in `Workflow.node_and_task`."""
+        name, settings = self.workflow.node_and_task(evaluation)[0].name, self.experiment.evaluation
+        rows, last = self.rows(name), self.answering_node(name)
         if last is None:
             raise CopraError(f"{name}: was never trained to answer, so its answers cannot be planned.")
-        asked = rows.rows[evaluation.split]
+        asked = self.rows(evaluation).rows[settings.split]
         if last.kind == "train":
-            return trained_prompts(stage_of(last), asked, evaluation.max_new_tokens)
+            return trained_prompts(stage_of(last), asked, settings.max_new_tokens)
         prompt, task = step_of(self.experiment, last, FewShot), self.experiment.tasks[last.task]
-        return few_shot_prompts(prompt, task, rows, asked, evaluation.max_new_tokens)
+        return few_shot_prompts(prompt, task, rows, asked, settings.max_new_tokens)
 
     def answering_node(self, name: str) -> Node | None:
         """Return the training or prompt that determines how a node answers; None if there is none."""

@@ -52,8 +52,17 @@ class TaskRows:
         return {"prompt": round(prompt / len(rows)), "generated": round(generated / len(rows))}
 
 
-def task_rows(name: str, task: Task, base: Base, checkpoint: Path | None, results: Path) -> TaskRows:
+def task_rows(
+    name: str,
+    task: Task,
+    base: Base,
+    checkpoint: Path | None,
+    results: Path,
+    tokenizer_rows: list[Row] | None = None,
+) -> TaskRows:
     """Return the rows of a task; `checkpoint` is the folder of the base if it is made.
+
+    `tokenizer_rows` train the tokenizer of a base from scratch (None: the task's own training rows).
 
     Raises:
         CopraError: a file cannot be read, or a split has no rows.
@@ -65,7 +74,7 @@ def task_rows(name: str, task: Task, base: Base, checkpoint: Path | None, result
         assumed.append(f"{name}: rows of typical lengths, until they are fetched")
         rows = {split: [row] for split in SPLITS}
         return TaskRows(preview.sizes, rows, [], _pieces, None, preview.counted, assumed)
-    if empty := [split for split in SPLITS if not preview.rows[split]]:
+    if empty := [split for split in task.splits if not preview.rows[split]]:
         raise CopraError(f"tasks.{name}.{empty[0]}: no row can be used. Check its files and sizes.")
     text, vocabulary = preview.rows["train"], None
     count_tokens: Callable[[str], int] = _pieces
@@ -82,7 +91,7 @@ def task_rows(name: str, task: Task, base: Base, checkpoint: Path | None, result
             tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint)
         else:
             assert base.from_scratch is not None
-            tokenizer = train_tokenizer(base.from_scratch, text)
+            tokenizer = train_tokenizer(base.from_scratch, tokenizer_rows or text)
             vocabulary = len(tokenizer) + len(MARKERS)
 
         # Long texts cause no warning.
@@ -93,12 +102,12 @@ def task_rows(name: str, task: Task, base: Base, checkpoint: Path | None, result
 
 
 def _preview(name: str, task: Task, results: Path) -> tuple[Preview, list[str]]:
-    files = {split: results / "data" / name / f"{split}.parquet" for split in SPLITS}
+    files = {split: results / "data" / name / f"{split}.parquet" for split in task.splits}
     if not all(file.is_file() for file in files.values()):
         preview = task.preview(MOST_ROWS)
         guess = [] if preview.counted else [f"{name}: as many rows as GSM8K has, which is a guess"]
         return preview, guess
-    rows = {split: read_rows(file) for split, file in files.items()}
+    rows = {split: read_rows(files[split]) if split in files else [] for split in SPLITS}
     sizes = {split: len(each) for split, each in rows.items()}
     return Preview(sizes, {split: sampled(each, MOST_ROWS) for split, each in rows.items()}), []
 

@@ -20,7 +20,7 @@ def work_of(estimate: Estimate, job: Job, bound: int) -> Work | None:
     if job.rule not in COMPUTING:
         return Work()
     workflow, evaluation = estimate.workflow, estimate.experiment.evaluation
-    name = job.name.split("/")[1 if job.rule == "curve" else 0]
+    name = job.name.split("/")[-1 if job.rule in ("curve", "evaluate") else 0]
     names = workflow.timed if job.rule == "latency" else [name]
     if job.rule == "train" and (teacher := workflow.node(name).teacher):
         names = [name, teacher]
@@ -51,7 +51,7 @@ def work_of(estimate: Estimate, job: Job, bound: int) -> Work | None:
             questions = _questions(estimate, name)
             return sum((answers(estimate, name, bound, questions, number) for number in numbers), Work())
         case "evaluate":
-            return answers(estimate, name, bound, _questions(estimate, name))
+            return answers(estimate, job.name, bound, _questions(estimate, job.name))
     raise ValueError(f"rule {job.rule} computes with a model, and its work is unknown")
 
 
@@ -83,9 +83,14 @@ def _training_flops(
     return of_training_work(shape, workload, layers, teacher, rank, backward=backward)
 
 
-def answers(estimate: Estimate, name: str, bound: int, questions: int, latents: int | None = None) -> Work:
-    """Return the work of answers as long as right ones; `latents` overrides the node's number."""
-    stats = estimate.prompt_stats(name)
+def answers(
+    estimate: Estimate, evaluation: str, bound: int, questions: int, latents: int | None = None
+) -> Work:
+    """Return the work of answers as long as right ones.
+
+    `evaluation` is as in `Workflow.node_and_task`; `latents` overrides the node's number.
+    """
+    name, stats = estimate.workflow.node_and_task(evaluation)[0].name, estimate.prompt_stats(evaluation)
     if latents is not None and stats.spec is not None:
         stats = replace(stats, spec=replace(stats.spec, latents=latents))
     return answering_work(
@@ -102,10 +107,10 @@ def answering_work(stats: PromptStats, shape: ModelShape, questions: int, batch_
     return Work(flops, flops, ceil(questions / batch_size) * depth * len(shape.layers))
 
 
-def _questions(estimate: Estimate, name: str) -> int:
-    evaluation = estimate.experiment.evaluation
-    size = estimate.rows(name).sizes[evaluation.split]
-    return min(evaluation.limit or size, size)
+def _questions(estimate: Estimate, evaluation: str) -> int:
+    settings = estimate.experiment.evaluation
+    size = estimate.rows(evaluation).sizes[settings.split]
+    return min(settings.limit or size, size)
 
 
 def _latency(estimate: Estimate, name: str, bound: int) -> Work:

@@ -38,6 +38,7 @@ ONCE = (
     "checkpoint_bytes",
     "kv_cache_bytes_per_token",
     "training_flops",
+    "seen_in_training",
 )
 
 

@@ -86,7 +86,7 @@ def _is_idle(frame: "pandas.DataFrame", column: str) -> bool:
         return frame[column].equals(frame[column.replace("cached_prompt_", "", 1)])
     if column.endswith("length_limit"):
         return not frame[column].any()
-    if column == "primary":
+    if column in ("primary", "seen_in_training"):
         return not frame[column].any()
     if column == "share_above_90":
         return frame["seed"].nunique() == 1
@@ -228,6 +228,7 @@ COLUMNS: dict[str, tuple[str, Writer]] = {
     "base": ("Base", _text),
     "pruning": ("Pruning", _text),
     "method": ("Method", _text),
+    "task": ("Task", _text),
     "order": ("Order of steps", _text),
     "contrast": ("Contrast", _text),
     "plus": ("Plus", _text),
@@ -280,6 +281,7 @@ COLUMNS: dict[str, tuple[str, Writer]] = {
     "generated_tokens": ("Tokens", _count),
     "parent_length_limit": ("Unpruned, cut off", _percent),
     "length_limit": ("Cut off at the limit", _percent),
+    "seen_in_training": ("Trained on, left out", _whole),
     "latents": ("Latents", _count),
     "depth": ("Depth", _count),
     "parameters": ("Parameters", _scaled()),

@@ -1,4 +1,4 @@
-"""The tables of a run: accuracy against FLOPs, and accuracy right after surgery.
+"""The tables of a run: accuracy against FLOPs, on each task, and right after surgery.
 
 In a recipe's row over all seeds
 
@@ -30,7 +30,7 @@ from copra.schema.units import UNIT_NAMES
 from copra.utils.errors import CopraError
 from copra.utils.files import read_parquet
 
-__all__ = ["accuracy_vs_flops", "before_fine_tuning", "pareto_front", "write_formats"]
+__all__ = ["accuracy_by_task", "accuracy_vs_flops", "before_fine_tuning", "pareto_front", "write_formats"]
 
 PROMPTS = {"": "whole", "cached_prompt_": "cached"}
 """Prefixes of columns, and the value of `prompt` in latency.parquet that each comes from."""
@@ -139,6 +139,39 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
                 }
             )
     return with_holm(_in_whole_numbers(pandas.DataFrame(rows)))
+
+
+def accuracy_by_task(evaluations: Mapping[str, Path], settings: Mapping[str, Any]) -> pandas.DataFrame:
+    """Return one row per task and recipe (seed "all"), and one per seed below it if there are several.
+
+    `evaluations` maps the name of each evaluation (NODE on its own task, TASK/NODE on another) to its folder.
+    `settings["asked"]` lists tasks with a recipe and its evaluations on the task, one per seed, and
+    `settings["reference"]` names the recipe to whose FLOPs on the same task `flops_ratio` is. Units are as in
+    `accuracy_vs_flops`. `seen_in_training` is the number of questions that were left out because the model
+    was trained on them.
+
+    Raises:
+        CopraError: an evaluation is missing or was changed by hand.
+    """
+    names = {
+        (each["task"], each["recipe"]): list(dict.fromkeys(each["evaluations"])) for each in settings["asked"]
+    }
+    loaded = {name: evaluation_of(evaluations, name) for group in names.values() for name in group}
+    rows = []
+    for asked in settings["asked"]:
+        task, recipe = asked["task"], asked["recipe"]
+        described = {key: asked[key] for key in ("recipe", "base", "pruning", "method", "task")}
+        against = names.get((task, settings.get("reference")), [])
+        for seed, chosen, others in _groups(names[task, recipe], against):
+            members = [loaded[name] for name in chosen]
+            cost = _cost(members, [loaded[name] for name in others])
+            rows.append(
+                {**described, "seed": seed}
+                | _accuracy(members)
+                | {key: cost[key] for key in ("flops", "flops_ratio", "length_limit")}
+                | {"seen_in_training": members[0].metrics["seen_in_training"]}
+            )
+    return pandas.DataFrame(rows)
 
 
 def pareto_front(accuracy: Sequence[float], flops: Sequence[float]) -> "numpy.ndarray":
