@@ -72,6 +72,38 @@ rule sweep_latents:
         " > {log} 2>&1"
 
 
+rule swap_latents:
+    input:
+        manifest="<results>/models/{node}/copra.json",
+        weights=weights("<results>/models/{node}"),
+        questions=lambda wildcards: copra.data(wildcards.node, copra.experiment.evaluation.split),
+        tables=lambda wildcards: tables(copra.data(wildcards.node, copra.experiment.evaluation.split)),
+    output:
+        latents="<results>/evaluations/{node}/latents_from.parquet",
+    log:
+        "<logs>/swap_latents/{node}.log",
+    benchmark:
+        "<benchmarks>/swap_latents/{node}.tsv"
+    threads: copra.experiment.compute.threads * copra.experiment.compute.workers
+    resources:
+        gpu=copra.experiment.compute.gpu,
+        jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
+        mem_mb=growing(copra.experiment.compute.memory_mb),
+        runtime=growing(copra.experiment.compute.runtime_minutes),
+        # No params, since they must not make anything run again.
+        processes=copra.experiment.compute.workers,
+        folder=copra.folder,
+    params:
+        settings=lambda wildcards: copra.swap_latents_settings(wildcards.node),
+    message:
+        "Evaluating {wildcards.node} with latents of other sources"
+    shell:
+        "copra swap-latents --settings {params.settings:q} --threads {threads}"
+        " --jobs-per-gpu {resources.jobs_per_gpu} --processes {resources.processes}"
+        " --model {input.manifest} --data {input.questions} --state {resources.folder}/state --output {output.latents}"
+        " > {log} 2>&1"
+
+
 rule logit_lens:
     input:
         manifest="<results>/models/{node}/copra.json",

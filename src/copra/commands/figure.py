@@ -38,6 +38,7 @@ class FigureSettings(Coded):
         "curriculum",
         "layer_distances",
         "head_importance",
+        "latent_sources",
         "latent_lens",
         "pruning_curves",
         "drop_orders",
@@ -98,6 +99,8 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
         return by_task_figure(read_parquet(options.input))
     if settings.kind == "accuracy_vs_latents":
         return latents.latents_figure(read_parquet(options.input))
+    if settings.kind == "latent_sources":
+        return latents.sources_figure(read_parquet(options.input))
     if settings.kind == "latent_lens":
         return latents.lens_figure(read_parquet(options.input))
     if settings.kind == "layer_distances":

@@ -42,6 +42,7 @@ COMMANDS = {
     "quantize": Command("store a checkpoint's weights as int8", "NODE", computes=True),
     "evaluate": Command("answer the questions of a split", "[TASK/]NODE", computes=True),
     "sweep-latents": Command("evaluate with other numbers of latents", "NODE", computes=True),
+    "swap-latents": Command("evaluate with the latents of other questions", "NODE", computes=True),
     "logit-lens": Command("decode latents through the LM head", "NODE", computes=True),
     "latency": Command("measure seconds per answer", "", computes=True),
     "table": Command("make a table from evaluations, curves or scores", "TABLE"),

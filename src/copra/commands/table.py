@@ -9,6 +9,7 @@ import pandas
 from copra.commands.common import Coded, add_settings, folder, made_by, recorded_shape, settings_of
 from copra.models.manifest import Manifest
 from copra.report.contrasts import contrasts
+from copra.report.latent_sources import latent_sources
 from copra.report.latent_tables import accuracy_vs_latents, latent_lens
 from copra.report.orders import drop_orders
 from copra.report.starts import healing_steps
@@ -22,9 +23,10 @@ class TableSettings(Coded):
     """Settings of one table, which those that are given name.
 
     `rows` are for the table before fine-tuning, `recipes`, `reference` and `primary` for accuracy against
-    FLOPs, `asked` and `reference` for accuracy on each task, `swept` for accuracy against latents, `seen` for
-    the likeliest tokens of latents, `measured` for pruning curves, `ordered` for the orders in which layers
-    are removed, `contrasts`, `nodes` and `primary` for contrasts.
+    FLOPs, `asked` and `reference` for accuracy on each task, `swept` for accuracy against latents, `swapped`
+    for accuracy with latents of other sources, `seen` for the likeliest tokens of latents, `measured` for
+    pruning curves, `ordered` for the orders in which layers are removed, `contrasts`, `nodes` and `primary`
+    for contrasts.
     """
 
     rows: list[dict[str, str]] | None = None
@@ -39,6 +41,8 @@ class TableSettings(Coded):
     """Tasks, recipes and the names of their evaluations."""
     swept: list[dict[str, str]] | None = None
     """Recipes and nodes that were evaluated with several numbers of latents."""
+    swapped: list[dict[str, Any]] | None = None
+    """Recipes and the nodes that they end at, which were evaluated with latents of other sources."""
     seen: list[str] | None = None
     """Nodes whose latents were looked at."""
     measured: list[str] | None = None
@@ -75,6 +79,10 @@ def run(options: Namespace) -> None:
     elif settings.swept is not None:
         made_of = [options.evaluations / swept["node"] / "latents.parquet" for swept in settings.swept]
         table = accuracy_vs_latents(settings.swept, options.evaluations)
+    elif settings.swapped is not None:
+        nodes = [node for recipe in settings.swapped for node in recipe["nodes"]]
+        made_of = [options.evaluations / node / "latents_from.parquet" for node in nodes]
+        table = latent_sources(settings.swapped, options.evaluations)
     elif settings.seen is not None:
         made_of = [options.evaluations / node / "lens.parquet" for node in settings.seen]
         table = latent_lens(settings.seen, options.evaluations)

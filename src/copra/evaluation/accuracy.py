@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas
+from torch import Tensor
 
 from copra.cost.flops import FLOP_GROUPS, PHASES, FlopCounter
 from copra.data.sequences import GenerationSpec
@@ -37,12 +38,14 @@ def predictions(
     batch_size: int = 128,
     answer_cache: GetOrGenerate | None = None,
     compiled: Compiled | None = None,
+    latents: Tensor | None = None,
 ) -> pandas.DataFrame:
     """Return one row per question: the generated text, its correctness, its token counts and its FLOPs.
 
     Several processes share the questions: each must call this, and each returns all rows. `answer_cache`
     answers each batch of questions only once. `compiled` is the checkpoint's model in compiled form, see
-    `compiled_for`.
+    `compiled_for`. `latents` [N, n, d] are embeddings to feed at the latent positions of each question in
+    place of the model's own, whose FLOPs are counted all the same.
 
     Raises:
         CopraError: the longest question leaves too few positions for `max_new_tokens`.
@@ -52,7 +55,15 @@ def predictions(
     max_new_tokens = decoding.longest_answer(max_new_tokens)
     check_length(checkpoint, decoding, rows, asked, max_new_tokens)
     options = GenerationOptions(max_new_tokens, batch_size)
-    decoded = generate(checkpoint, asked, decoding, options, answer_cache=answer_cache, compiled=compiled)
+    decoded = generate(
+        checkpoint,
+        asked,
+        decoding,
+        options,
+        answer_cache=answer_cache,
+        compiled=compiled,
+        latents=latents,
+    )
     texts = tokenizer.batch_decode([answer.tokens for answer in decoded], skip_special_tokens=True)
     mark = first_token(tokenizer, ANSWER + "7")
     counter = FlopCounter(checkpoint.shape)

@@ -214,6 +214,11 @@ def _sweep_latents(flow: Workflow, node: str) -> CommandLine:
     return _answering(flow, node, settings, "latents.parquet", _shared_resources(flow), state=state)
 
 
+def _swap_latents(flow: Workflow, node: str) -> CommandLine:
+    settings, state = flow.swap_latents_settings(node), f"{flow.folder}/state"
+    return _answering(flow, node, settings, "latents_from.parquet", _shared_resources(flow), state=state)
+
+
 def _logit_lens(flow: Workflow, node: str) -> CommandLine:
     return _answering(flow, node, flow.logit_lens_settings(node), "lens.parquet", _resources(flow))
 
@@ -269,6 +274,11 @@ def _swept(flow: Workflow) -> list[str]:
     return _nodes(lambda node: node.latents)(flow) if flow.experiment.evaluation.latents else []
 
 
+def _swapped(flow: Workflow) -> list[str]:
+    asked = flow.experiment.evaluation.latents_from
+    return _nodes(lambda node: node.has_recurrent_latents)(flow) if asked else []
+
+
 def _seen_through(flow: Workflow) -> list[str]:
     asked = flow.experiment.evaluation.lens
     return _nodes(lambda node: node.has_recurrent_latents)(flow) if asked else []
@@ -291,6 +301,7 @@ RULES = {
     "quantize": Rule(MODEL, _of_kind("quantize"), _quantize),
     "evaluate": Rule("evaluations/{}/metrics.json", _evaluations, _evaluate),
     "sweep-latents": Rule("evaluations/{}/latents.parquet", _swept, _sweep_latents),
+    "swap-latents": Rule("evaluations/{}/latents_from.parquet", _swapped, _swap_latents),
     "logit-lens": Rule("evaluations/{}/lens.parquet", _seen_through, _logit_lens),
     "latency": Rule("latency.parquet", lambda flow: [""] if flow.timed else [], _latency),
     "table": Rule("tables/{}.parquet", _names_below("tables", Workflow.tables), _table),

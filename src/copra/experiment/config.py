@@ -13,6 +13,7 @@ from copra.methods.few_shot import FewShot
 from copra.schema.base import Base, Quantize
 from copra.schema.contrast import Contrast
 from copra.schema.curve import Curve
+from copra.schema.latents import LatentSource
 from copra.schema.names import name_problems
 from copra.schema.pruning import Prune
 from copra.schema.scoring import Importance
@@ -88,9 +89,9 @@ class Evaluation(Settings):
     """Number of questions decoded together."""
     compile: bool = False
     """If true, the forward pass over one token is compiled (torch.compile; CUDA graphs on a GPU) in
-    evaluations and sweeps. Compiling takes a minute or more per job. It pays on a GPU with many questions,
-    where launching thousands of operations dominates the cost of a token in a small batch. Memory is reserved
-    for the longest possible answer."""
+    evaluations and sweeps, but not where latents are replaced (`latents_from`). Compiling takes a minute or
+    more per job. It pays on a GPU with many questions, where launching thousands of operations dominates the
+    cost of a token in a small batch. Memory is reserved for the longest possible answer."""
     stages: bool = False
     """If true, models are also evaluated after each stage of a staged method, for the curriculum figure."""
     starts: bool = False
@@ -104,6 +105,12 @@ class Evaluation(Settings):
     latents: list[Annotated[int, Field(ge=0, le=MOST_LATENTS)]] = Field(default_factory=list)
     """Numbers of latents at which recipes that end with latents are also evaluated, independent of the number
     that they were trained with."""
+    latents_from: list[LatentSource] = Field(default_factory=list)
+    """Sources of latents with which recipes that end with latents that are hidden states are also evaluated.
+    The inputs at the latent positions are replaced; the positions still attend to the question. own: as
+    trained, always included. other: those of another question, with another gold answer where possible. mean:
+    the mean over all evaluated questions at each position. zeros: zero vectors. drop_last: own, one latent
+    fewer. The accuracy of own minus that of other is what the latents carry."""
     lens: int = Field(0, ge=0)
     """Number of questions for which each latent is also decoded through the LM head (logit lens)."""
 

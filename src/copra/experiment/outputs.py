@@ -158,6 +158,10 @@ TABLES = {
         "accuracy against the number of latents",
         lambda flow, _: _looked_into(flow, flow.swept, "latents.parquet"),
     ),
+    "latent_sources": Output(
+        "accuracy with latents of other sources",
+        lambda flow, _: _looked_into(flow, flow.swapped, "latents_from.parquet"),
+    ),
     "latent_lens": Output(
         "the likeliest tokens of latents",
         lambda flow, _: _looked_into(flow, flow.seen_through, "lens.parquet"),
@@ -175,6 +179,7 @@ FIGURES = {
     "layer_distances": Output("the layer distances", _scores),
     "head_importance": Output("the head importance", _head_scores),
     "accuracy_vs_latents": Output("accuracy against the number of latents", _of_table("accuracy_vs_latents")),
+    "latent_sources": Output("accuracy with latents of other sources", _of_table("latent_sources")),
     "latent_lens": Output("the likeliest tokens of latents", _lens),
     "pruning_curves": Output("the pruning curve", _of_table("pruning_curves")),
     "drop_orders": Output("the orders in which metrics remove layers", _order),

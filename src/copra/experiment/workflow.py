@@ -332,6 +332,12 @@ class Workflow:
         return [name for name in dict.fromkeys(self.ends) if asked and self.node(name).latents]
 
     @cached_property
+    def swapped(self) -> list[str]:
+        """Last nodes of recipes that are also evaluated with the latents of other sources."""
+        asked = self.experiment.evaluation.latents_from
+        return [name for name in dict.fromkeys(self.ends) if asked and self.node(name).has_recurrent_latents]
+
+    @cached_property
     def seen_through(self) -> list[str]:
         """Last nodes of recipes, for one seed, whose latents are decoded by the logit lens."""
         asked = self.experiment.evaluation.lens
@@ -361,6 +367,7 @@ class Workflow:
         names = ["accuracy_vs_flops", *(["before_fine_tuning"] if self.tree.pruned() else [])]
         names += ["accuracy_by_task"] if self.on_other_tasks else []
         names += ["accuracy_vs_latents"] if self.swept else []
+        names += ["latent_sources"] if self.swapped else []
         names += ["latent_lens"] if self.seen_through else []
         names += ["pruning_curves"] if self.curved else []
         names += ["drop_orders"] if self.ordered else []
@@ -376,6 +383,7 @@ class Workflow:
         names += ["curriculum"] if self.staged else []
         names += ["accuracy_by_task"] if self.on_other_tasks else []
         names += ["accuracy_vs_latents"] if self.swept else []
+        names += ["latent_sources"] if self.swapped else []
         names += ["contrasts"] if self.contrasted else []
         names += [f"latent_lens/{name}" for name in self.seen_through]
         names += ["after_fine_tuning"] if any(end.pruning != "dense" for end in self.tree.recipes) else []
@@ -477,6 +485,11 @@ class Workflow:
         value |= self._decoded("latents", "split", "limit", "max_new_tokens", "batch_size", "compile")
         return self.settings("sweep_latents", value)
 
+    def swap_latents_settings(self, name: str) -> str:
+        value = {"node": name, "answers": self._answers(self.node(name).task)}
+        value |= self._decoded("latents_from", "split", "limit", "max_new_tokens", "batch_size")
+        return self.settings("swap_latents", value)
+
     def logit_lens_settings(self, name: str) -> str:
         value = {"node": name, "questions": self.experiment.evaluation.lens}
         return self.settings("logit_lens", value | self._decoded("split", "max_new_tokens", "batch_size"))
@@ -504,6 +517,10 @@ class Workflow:
         if name == "accuracy_vs_latents":
             swept = [{"recipe": self.node(node).recipe, "node": node} for node in self.swept]
             return self.settings("table", {"swept": swept})
+        if name == "latent_sources":
+            swapped = [{"recipe": end.recipe, "nodes": list(end.nodes)} for end in self.tree.recipes]
+            swapped = [each for each in swapped if each["nodes"][0] in self.swapped]
+            return self.settings("table", {"swapped": swapped})
         if name == "latent_lens":
             return self.settings("table", {"seen": self.seen_through})
         if name == "pruning_curves":

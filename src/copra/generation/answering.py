@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
 from transformers import Cache
 
 from copra.data.sequences import GenerationSpec
@@ -33,11 +34,13 @@ def generate(
     prefix_cache: Cache | None = None,
     answer_cache: GetOrGenerate | None = None,
     compiled: Compiled | None = None,
+    latents: Tensor | None = None,
 ) -> list[Answer]:
     """Return the greedy answers of a checkpoint to prompts, in their order, see `copra.generation.decode`.
 
     `decoding` is usually the checkpoint's own. `prefix_cache` is that of the prompts' common prefix,
-    `answer_cache` caches the answers of each batch, `compiled` is the checkpoint's model in compiled form.
+    `answer_cache` caches the answers of each batch, `compiled` is the checkpoint's model in compiled form,
+    `latents` [N, n, d] are the embeddings fed at the latent positions (None: the model's own).
     """
     return decode(
         checkpoint.model,
@@ -54,4 +57,5 @@ def generate(
         ends=prompts.ends,
         answer_cache=answer_cache,
         compiled=compiled,
+        latents=latents,
     )

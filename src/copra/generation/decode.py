@@ -1,12 +1,13 @@
 """Greedy decoding of prompts, batched and cached, with or without latents."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from copra.data.sequences import GenerationSpec
@@ -53,6 +54,7 @@ def decode(
     ends: Ends | None = None,
     answer_cache: GetOrGenerate | None = None,
     compiled: Compiled | None = None,
+    latents: Tensor | None = None,
 ) -> list[Answer]:
     """Return a greedy answer to every prompt, in the order of the prompts.
 
@@ -61,7 +63,8 @@ def decode(
     prompt and is read once, or not at all if `prefix_cache` is its cache from `read_prefix`. `ends` finds the
     end of texts without an end token. `answer_cache` caches the answers of each batch. `compiled` is the
     model compiled by `copra.generation.compiled`, for batches of at most its size and prompts of at most its
-    length.
+    length. `latents` [N, n, d] are the embeddings fed at the latent positions of each prompt, on any device
+    (None: the model's own).
 
     Several processes (`copra.utils.processes`) share the same batches: all must call this function, and each
     gets all answers.
@@ -69,27 +72,41 @@ def decode(
     if prefix and _is_past_window(model, prompts, decoding, len(prefix) + max_new_tokens):
         # Padding between the prefix and shorter prompts would displace tokens from a window.
         prompts, prefix = [[*prefix, *prompt] for prompt in prompts], ()
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     depends = [decoding and decoding.to_json(), list(prefix), stop, max_new_tokens, force_length]
     shared = cache(
         lambda: (read_prefix(model, prefix) if prefix_cache is None else prefix_cache) if prefix else None
     )
     answers: dict[int, Answer] = {}
-    for batch in processes.shard(batches):
-        asked = [prompts[i] for i in batch]
+    for batch in processes.shard(batches_by_length(prompts, batch_size)):
 
-        def answer(asked: list[Sequence[int]] = asked) -> list[Answer]:
-            empty = 0 if compiled is None else compiled.batch_size - len(asked)
-            filled = [*asked, *asked[:1] * empty]
-            session = DecodingSession(model, filled, decoding, pad, extra_modules, shared(), compiled)
+        def answer(batch: list[int] = batch) -> list[Answer]:
+            empty = 0 if compiled is None else compiled.batch_size - len(batch)
+            filled = [*batch, *batch[:1] * empty]
+            asked = [prompts[i] for i in filled]
+            given = None if latents is None else latents[filled]
+            session = DecodingSession(model, asked, decoding, pad, extra_modules, shared(), compiled, given)
             tokens = decode_greedily(session, stop, max_new_tokens, force_length, ends)
-            return [cut(row, stop, force_length, ends) for row in tokens[: len(asked)]]
+            return [cut(row, stop, force_length, ends) for row in tokens[: len(batch)]]
 
-        found = answer_cache([*depends, asked], answer) if answer_cache else answer()
+        if answer_cache is None:
+            found = answer()
+        else:
+            given = [] if latents is None else [_digest(latents[batch])]
+            found = answer_cache([*depends, *given, [prompts[i] for i in batch]], answer)
         answers |= zip(batch, found, strict=True)
     answers = {i: found for part in processes.all_gather(answers) for i, found in part.items()}
     return [answers[i] for i in range(len(prompts))]
+
+
+def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
+    """Return the indices of prompts in batches of similar length, the shortest first."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+
+
+def _digest(tensor: Tensor) -> str:
+    """Return the sha256 of a tensor's values."""
+    return hashlib.sha256(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _is_past_window(

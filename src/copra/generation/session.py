@@ -36,8 +36,11 @@ class DecodingSession:
 
     `stop` is the number of columns read, `padding` [B] the number of padding columns, which come first (after
     the prefix), and `mask` [B, N] is false there; its columns from `stop` on are unused. `latent_states`
-    [B, n, d] are the hidden states that the recurrent latents were last made from (None before `prefill`, and
-    without recurrent latents).
+    [B, n, d] are the hidden states that the recurrent latents were last made from, `latent_inputs` [B, n, d]
+    the embeddings last fed as these latents (both None before `prefill`, and without recurrent latents).
+
+    `given_latents` [B, n, d] are embeddings that are fed at the latent positions instead: no latent waits for
+    another then, and one pass reads the prompt with them.
     """
 
     def __init__(
@@ -49,12 +52,14 @@ class DecodingSession:
         extra_modules: nn.ModuleDict | None = None,
         shared: Cache | None = None,
         compiled: Compiled | None = None,
+        given_latents: Tensor | None = None,
     ):
         self.model = model
         self.embed = model.get_input_embeddings()
         self.decoding = decoding
         self.extra_modules = nn.ModuleDict() if extra_modules is None else extra_modules
         self.compiled = compiled
+        self.given_latents = given_latents
         tail: list[int] = []
         if decoding is not None:
             latents = [decoding.latent_token] * decoding.latents
@@ -67,10 +72,11 @@ class DecodingSession:
         padding = torch.tensor(self.paddings)
         mask = torch.arange(width) >= padding[:, None]
         self.cache = growing_cache(model) if compiled is None else compiled.begin()
-        if decoding is not None and decoding.jacobi_iterations and compiled is None:
+        if given_latents is None and compiled is None and decoding is not None and decoding.jacobi_iterations:
             # A sliding-window layer drops positions before its window; each iteration removes positions.
             self.cache.activate_past_recording()
         self.latent_states: Tensor | None = None
+        self.latent_inputs: Tensor | None = None
         self.stop = 0
         if shared is not None:
             self.stop = shared.get_seq_length()
@@ -85,27 +91,12 @@ class DecodingSession:
     def prefill(self) -> Tensor:
         """Read the prompt, run the latents, and return logits [B, V] of the first generated token."""
         embeddings = self.embed(self.prompt)
-        if self.decoding is None or not self.decoding.has_recurrent_latents:
-            with self._emulation():
-                return self._logits(self._read(embeddings))
-        first, n = self.stop, self.decoding.latents
-        stop, iterations = first + embeddings.shape[1], self.decoding.jacobi_iterations
-        made_from: list[Tensor] = []
-
-        def read(span: Span, before: list[Tensor]) -> Tensor:
-            inputs = embeddings[:, span.start - first : span.stop - first]
-            if span.latents:
-                made_from.append(joined(before))
-                latents = self._feed(made_from[-1])
-                rest = inputs[:, span.latents :]
-                inputs = torch.cat([latents, rest], dim=1) if rest.shape[1] else latents
-            self._remove_last(self.stop - span.start)
-            return self._read(inputs)
-
-        passes = spans(first, stop - len(self.decoding.suffix_ids) - n, n, stop, iterations)
-        _, hidden = rollout(passes, read)[-1]
-        self.latent_states = torch.cat(made_from[-1:] if iterations else made_from, dim=1)
-        return self._logits(hidden)
+        if self.given_latents is not None:
+            embeddings = self._with_given_latents(embeddings, self.given_latents)
+        elif self.decoding is not None and self.decoding.has_recurrent_latents:
+            return self._prefill_with_latents(embeddings, self.decoding)
+        with self._emulation():
+            return self._logits(self._read(embeddings))
 
     def step(self, tokens: Tensor) -> Tensor:
         """Feed one generated token per row, [B], and return the logits [B, V] of the next one."""
@@ -117,6 +108,36 @@ class DecodingSession:
         self.mask = self.mask[rows]
         self.padding = self.padding[rows]
         self.paddings = [self.paddings[row] for row in rows.tolist()]
+
+    def _with_given_latents(self, embeddings: Tensor, latents: Tensor) -> Tensor:
+        """Return the prompt's embeddings [B, T, d] with others [B, n, d] at the latent positions."""
+        assert self.decoding is not None
+        stop = embeddings.shape[1] - len(self.decoding.suffix_ids)
+        given = latents.to(embeddings, non_blocking=True)
+        return torch.cat([embeddings[:, : stop - given.shape[1]], given, embeddings[:, stop:]], dim=1)
+
+    def _prefill_with_latents(self, embeddings: Tensor, decoding: GenerationSpec) -> Tensor:
+        """Read the prompt's embeddings [B, T, d] with recurrent latents and return logits [B, V]."""
+        first, n = self.stop, decoding.latents
+        stop, iterations = first + embeddings.shape[1], decoding.jacobi_iterations
+        made_from: list[Tensor] = []
+        fed: list[Tensor] = []
+
+        def read(span: Span, before: list[Tensor]) -> Tensor:
+            inputs = embeddings[:, span.start - first : span.stop - first]
+            if span.latents:
+                made_from.append(joined(before))
+                fed.append(self._feed(made_from[-1]))
+                rest = inputs[:, span.latents :]
+                inputs = torch.cat([fed[-1], rest], dim=1) if rest.shape[1] else fed[-1]
+            self._remove_last(self.stop - span.start)
+            return self._read(inputs)
+
+        passes = spans(first, stop - len(decoding.suffix_ids) - n, n, stop, iterations)
+        _, hidden = rollout(passes, read)[-1]
+        last = slice(-1, None) if iterations else slice(None)
+        self.latent_states, self.latent_inputs = joined(made_from[last]), joined(fed[last])
+        return self._logits(hidden)
 
     @cached_property
     def _feed(self) -> Callable[[Tensor], Tensor]:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 Range = tuple[float, float]
 """The least and the greatest value, by what earlier prunings leave."""
 ZERO: Range = (0.0, 0.0)
-ANSWERS = ("evaluate", "sweep_latents", "logit_lens")
+ANSWERS = ("evaluate", "sweep_latents", "swap_latents", "logit_lens")
 """Rules whose FLOPs are those of answering questions."""
 
 

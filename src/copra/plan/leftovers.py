@@ -112,7 +112,7 @@ def _abandoned(folder: Path, jobs: Sequence[Job]) -> Iterator[Path]:
     """
     unfinished = {(job.rule, job.name) for job in jobs if not job.outputs[0].is_file()}
     for status in running(folder):
-        rules = ("train",) if status.unit == "steps" else ("evaluate", "sweep_latents")
+        rules = ("train",) if status.unit == "steps" else ("evaluate", "sweep_latents", "swap_latents")
         resumes = any((rule, status.node) in unfinished for rule in rules)
         if status.stopped and not resumes and holder_of(status.state) is None:
             yield status.state

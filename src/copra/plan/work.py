@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import ceil
+from typing import Any
 
 from copra.cost.flops import FlopCounter, of_training_work, passes
 from copra.plan.estimate import Estimate, stage_of, training_of
@@ -9,6 +10,7 @@ from copra.plan.jobs import Job
 from copra.plan.machine import COMPUTING, Work
 from copra.plan.stages import PromptStats, Workload
 from copra.schema.base import QUANTIZATION_BATCH, QUANTIZATION_ROWS
+from copra.schema.latents import with_own
 from copra.schema.metrics import GREEDY, counts_answers, searched_by, split_of
 from copra.schema.pruning import PROOF_ROWS
 from copra.schema.shape import ModelShape
@@ -49,7 +51,10 @@ def work_of(estimate: Estimate, job: Job, bound: int) -> Work | None:
         case "sweep_latents":
             numbers = {*evaluation.latents, workflow.node(name).latents}
             questions = _questions(estimate, name)
-            return sum((answers(estimate, name, bound, questions, number) for number in numbers), Work())
+            works = (answers(estimate, name, bound, questions, latents=number) for number in numbers)
+            return sum(works, Work())
+        case "swap_latents":
+            return _swapping(estimate, name, bound)
         case "evaluate":
             return answers(estimate, job.name, bound, _questions(estimate, job.name))
     raise ValueError(f"rule {job.rule} computes with a model, and its work is unknown")
@@ -83,19 +88,32 @@ def _training_flops(
     return of_training_work(shape, workload, layers, teacher, rank, backward=backward)
 
 
-def answers(
-    estimate: Estimate, evaluation: str, bound: int, questions: int, latents: int | None = None
-) -> Work:
+def answers(estimate: Estimate, evaluation: str, bound: int, questions: int, **changes: Any) -> Work:
     """Return the work of answers as long as right ones.
 
-    `evaluation` is as in `Workflow.node_and_task`; `latents` overrides the node's number.
+    `evaluation` is as in `Workflow.node_and_task`; `changes` are those of the node's generation spec.
     """
     name, stats = estimate.workflow.node_and_task(evaluation)[0].name, estimate.prompt_stats(evaluation)
-    if latents is not None and stats.spec is not None:
-        stats = replace(stats, spec=replace(stats.spec, latents=latents))
+    if changes and stats.spec is not None:
+        stats = replace(stats, spec=replace(stats.spec, **changes))
     return answering_work(
         stats, estimate.computed_shape(name, bound), questions, estimate.experiment.evaluation.batch_size
     )
+
+
+def _swapping(estimate: Estimate, name: str, bound: int) -> Work:
+    """Return the work of answers for each source of latents, and of reading the latents of all questions."""
+    questions, stats = _questions(estimate, name), estimate.prompt_stats(name)
+    evaluation = estimate.experiment.evaluation
+    sequential = {"own": {}, "drop_last": {"latents": estimate.workflow.node(name).latents - 1}}
+    # Given inputs are read as those of pause tokens are.
+    given = {"thought": "embedding"}
+    work = Work()
+    for source in with_own(evaluation.latents_from):
+        work += answers(estimate, name, bound, questions, **sequential.get(source, given))
+    until_first_token = replace(stats, lengths=tuple((prompt, 1) for prompt, _ in stats.lengths))
+    shape = estimate.shape(name, bound)
+    return work + answering_work(until_first_token, shape, questions, evaluation.batch_size)
 
 
 def answering_work(stats: PromptStats, shape: ModelShape, questions: int, batch_size: int) -> Work:

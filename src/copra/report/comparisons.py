@@ -12,11 +12,22 @@ from collections.abc import Sequence
 import numpy
 import pandas
 
-from copra.evaluation.statistics import checkpoints_test, holm, paired_bootstrap, recipe_difference
+from copra.evaluation.statistics import (
+    checkpoints_test,
+    holm,
+    paired_bootstrap,
+    recipe_difference,
+    wilson_interval,
+)
 from copra.report.evaluations import Evaluation, check_same_questions
 
 QUESTIONS = ("checkpoints", "recipe")
 NUMBERS = ("low", "high", "p")
+NOT_COMPARED = {
+    "difference": math.nan,
+    **{f"{question}_{name}": math.nan for question in QUESTIONS for name in NUMBERS},
+}
+"""The values in the row of a reference."""
 ALL = "all"
 """The value of the column `seed` in the row of a whole recipe."""
 
@@ -30,6 +41,11 @@ def seed_of(node: str) -> str:
 def without_seed(node: str) -> str:
     """Return a node's name without its seed."""
     return re.sub(r"@[^+]+", "", node)
+
+
+def is_fixed(nodes: Sequence[str]) -> bool:
+    """True if training a recipe with these nodes again would give the same model: it has no seed."""
+    return len(nodes) == 1 and not seed_of(nodes[0])
 
 
 def share_seeds(nodes: Sequence[str], others: Sequence[str]) -> bool:
@@ -57,6 +73,19 @@ def correct_by_seed(members: Sequence[Evaluation]) -> "numpy.ndarray":
     return numpy.stack([member.correct for member in members])
 
 
+def accuracy_over_seeds(correct: "numpy.ndarray") -> dict[str, float]:
+    """Return the accuracy of one or several seeds, given their correctness [S, n] (`copra.report.tables`)."""
+    seeds, n = correct.shape
+    low, high = wilson_interval(float(correct.mean(axis=0).sum()), n)
+    return {
+        "n": n,
+        "accuracy": float(correct.mean()),
+        "low": low,
+        "high": high,
+        "deviation": float(numpy.std(correct.mean(axis=1), ddof=1)) if seeds > 1 else math.nan,
+    }
+
+
 def compare(
     nodes: Sequence[str],
     members: Sequence[Evaluation],
@@ -73,23 +102,41 @@ def compare(
     Raises:
         CopraError: the evaluations are of different questions.
     """
-    values = {"difference": math.nan}
-    values |= {f"{question}_{name}": math.nan for question in QUESTIONS for name in NUMBERS}
     if not reference:
-        return values
+        return dict(NOT_COMPARED)
     check_same_questions(members[0], reference[0])
-    own, against = correct_by_seed(members), correct_by_seed(reference)
-    share, base = own.mean(axis=0), against.mean(axis=0)
-    of_checkpoints = (*paired_bootstrap(share, base), checkpoints_test(own, against))
+    return compare_correct(
+        correct_by_seed(members),
+        correct_by_seed(reference),
+        paired=share_seeds(nodes, others),
+        fixed_a=is_fixed(nodes),
+        fixed_b=is_fixed(others),
+        anew=anew,
+    )
+
+
+def compare_correct(
+    correct_a: "numpy.ndarray",
+    correct_b: "numpy.ndarray",
+    *,
+    paired: bool,
+    fixed_a: bool,
+    fixed_b: bool,
+    anew: bool = True,
+) -> dict[str, float]:
+    """Return accuracy(a) - accuracy(b), and its two 95% intervals and p-values, as `compare` does.
+
+    The arguments are those of `copra.evaluation.statistics.recipe_difference`.
+    """
+    share_a, share_b = correct_a.mean(axis=0), correct_b.mean(axis=0)
+    of_checkpoints = (*paired_bootstrap(share_a, share_b), checkpoints_test(correct_a, correct_b))
     of_recipe = (math.nan,) * 3
-    fixed, other_fixed = (len(each) == 1 and not seed_of(each[0]) for each in (nodes, others))
-    if fixed and other_fixed:
+    if fixed_a and fixed_b:
         # No randomness: training again would give the same models.
         of_recipe = of_checkpoints
     elif anew:
-        paired = share_seeds(nodes, others)
-        of_recipe = recipe_difference(own, against, paired=paired, fixed_a=fixed, fixed_b=other_fixed)
-    values["difference"] = float(share.mean() - base.mean())
+        of_recipe = recipe_difference(correct_a, correct_b, paired=paired, fixed_a=fixed_a, fixed_b=fixed_b)
+    values = {"difference": float(share_a.mean() - share_b.mean())}
     for question, found in zip(QUESTIONS, (of_checkpoints, of_recipe), strict=True):
         values |= {f"{question}_{name}": value for name, value in zip(NUMBERS, found, strict=True)}
     return values

@@ -147,7 +147,7 @@ def _difference(question: str) -> Writer:
     """Return a writer of differences, with the interval for a question of `copra.report.comparisons`."""
 
     def write(frame: "pandas.DataFrame", column: str) -> Cells:
-        rows = frame[["difference", column, f"{question}_high"]].itertuples(index=False)
+        rows = zip(_differences(frame), frame[column], frame[f"{question}_high"], strict=True)
         cells = [
             "-" if low != low else f"{100 * v:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
             for v, low, high in rows
@@ -161,7 +161,12 @@ def _difference(question: str) -> Writer:
 
 def _unanswered(frame: "pandas.DataFrame") -> "pandas.Series":
     """Return a mask of the rows of whole recipes that have too few trainings for an interval."""
-    return (frame["seed"] == "all") & frame["difference"].notna() & frame["recipe_low"].isna()
+    return (frame["seed"] == "all") & _differences(frame).notna() & frame["recipe_low"].isna()
+
+
+def _differences(frame: "pandas.DataFrame") -> "pandas.Series":
+    """Return the differences from the reference recipe, or from the same model with its own latents."""
+    return frame["minus_own" if "minus_own" in frame else "difference"]
 
 
 def _p_value(frame: "pandas.DataFrame", column: str) -> Cells:
@@ -234,6 +239,7 @@ COLUMNS: dict[str, tuple[str, Writer]] = {
     "plus": ("Plus", _text),
     "minus": ("Minus", _text),
     "seed": ("Seed", _text),
+    "source": ("Latents from", _text),
     "curve": ("Curve", _text),
     "unit": ("Unit", _text),
     "metric": ("Metric", _text),
@@ -255,6 +261,8 @@ COLUMNS: dict[str, tuple[str, Writer]] = {
     "start": ("Started from", _text),
     "start_accuracy": ("Accuracy at the start", _percent),
     "healing_steps": ("Healing steps", _whole),
+    "changed": ("Changed answers", _percent),
+    "other_gold": ("Answers of the other question", _percent),
     "primary": ("Primary", _flag),
     "checkpoints_low": ("Difference, these checkpoints", _difference("checkpoints")),
     "checkpoints_p": ("p, these checkpoints", _p_value),

@@ -21,8 +21,15 @@ from typing import Any
 import numpy
 import pandas
 
-from copra.evaluation.statistics import wilson_interval
-from copra.report.comparisons import ALL, compare, correct_by_seed, seed_of, with_holm, without_seed
+from copra.report.comparisons import (
+    ALL,
+    accuracy_over_seeds,
+    compare,
+    correct_by_seed,
+    seed_of,
+    with_holm,
+    without_seed,
+)
 from copra.report.evaluations import Evaluation, evaluation_of
 from copra.report.formats import write_formats
 from copra.report.starts import start_columns
@@ -81,7 +88,7 @@ def accuracy_vs_flops(
             compared = ((), ()) if flags["reference"] else (others, against)
             rows.append(
                 {**described, "seed": seed, **flags}
-                | _accuracy(members)
+                | accuracy_over_seeds(correct_by_seed(members))
                 | {"share_above_90": float((correct_by_seed(members).mean(axis=1) > 0.9).mean())}
                 | compare(chosen, members, *compared, anew=seed == ALL)
                 | _cost(members, against)
@@ -125,7 +132,7 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
                 | {"parent_node": others[0] if one else without_seed(others[0])}
                 | {"node": chosen[0] if one else recipe, "seed": seed}
                 | {"parent_accuracy": float(correct_by_seed(before).mean())}
-                | _accuracy(members)
+                | accuracy_over_seeds(correct_by_seed(members))
                 | compare(chosen, members, others, before, anew=seed == ALL)
                 | {kind: cost[kind] for kind in UNIT_NAMES}
                 | {"budget_missed": _mean([each.metrics.get("budget_missed") for each in members])}
@@ -206,20 +213,6 @@ def _partner(reference: list[str], position: int) -> str | None:
     if len(reference) == 1:
         return reference[0]
     return reference[position] if position < len(reference) else None
-
-
-def _accuracy(members: list[Evaluation]) -> dict[str, float]:
-    """Return the accuracy over one or several seeds (see the module)."""
-    correct = correct_by_seed(members)
-    seeds, n = correct.shape
-    low, high = wilson_interval(float(correct.mean(axis=0).sum()), n)
-    return {
-        "n": n,
-        "accuracy": float(correct.mean()),
-        "low": low,
-        "high": high,
-        "deviation": float(numpy.std(correct.mean(axis=1), ddof=1)) if seeds > 1 else float("nan"),
-    }
 
 
 def _cost(members: list[Evaluation], reference: list[Evaluation]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Extraction of the answer from a generated text, and comparison with the gold answer."""
 
 import re
+from fractions import Fraction
 from typing import Literal
 
 from copra.tasks.numbers import read_number
@@ -54,10 +55,13 @@ def same_answer(extracted: str | None, gold: str, kind: AnswerKind) -> bool:
     """
     if extracted is None:
         return False
-    if kind == "text":
-        return _normalized(extracted) == _normalized(gold)
-    value = read_number(extracted)
-    return value is not None and value == read_number(gold)
+    value = answer_value(extracted, kind)
+    return value is not None and value == answer_value(gold, kind)
+
+
+def answer_value(answer: str, kind: AnswerKind) -> Fraction | str | None:
+    """Return a value that equal answers share: the number (None if it is none), or the normalized text."""
+    return _normalized(answer) if kind == "text" else read_number(answer)
 
 
 def _normalized(text: str) -> str:

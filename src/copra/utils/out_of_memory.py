@@ -16,6 +16,7 @@ SIZES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "evaluate": ANSWERING,
     "sweep-latents": ANSWERING,
+    "swap-latents": ANSWERING,
     "logit-lens": ANSWERING,
     "curve": ANSWERING | {"importance.batch_size": ("loss_batch_size",)},
     "score": {
