@@ -1,14 +1,13 @@
 """Batched, cached decoding against a plain one: a prompt at a time, no cache, in float64."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise, product
 
 import pytest
 import torch
+from plain_decoding import plain_tokens
 
-from copra.data.sequences import GenerationSpec
 from copra.generation import decode as module
 from copra.generation.decode import Answer, decode
 from copra.generation.session import read_prefix
@@ -26,71 +25,6 @@ CASES = [
 ]
 by_case = pytest.mark.parametrize(("any_model", "name"), CASES, indirect=["any_model"])
 one_model = pytest.mark.parametrize("any_model", ["copra_llama"], indirect=True)
-
-
-def plain_latents(last, vectors: list, decoding: GenerationSpec, feed: Callable, embedding) -> list:
-    """The input embeddings of the latents. `last(vectors)` runs the whole prefix again."""
-    token, n = embedding[decoding.latent_token], decoding.latents
-    if decoding.thought == "embedding":
-        return [token] * n
-    latents: list = [token] * n
-    if decoding.iterations is None:
-        for i in range(n):
-            latents[i] = feed(last(vectors + latents[:i]))
-    for _ in range(decoding.iterations or 0):
-        latents = [feed(last(vectors + latents[:i])) for i in range(n)]
-    return latents
-
-
-@torch.no_grad()
-def plain_tokens(model, prompt, decoding, length: int, extra_modules) -> list[int]:
-    """`length` greedy tokens; every one of them, and every latent, recomputes the whole prefix."""
-    embedding = model.get_input_embeddings().weight
-    decoding = decoding or DECODINGS["no thought"]
-
-    def last(vectors):
-        return model.base_model(inputs_embeds=torch.stack(vectors)[None], use_cache=False).last_hidden_state[
-            0, -1
-        ]
-
-    feed = {
-        "raw": lambda vector: vector,
-        "scaled": lambda vector: vector / vector.norm() * embedding.norm(dim=1).mean(),
-        "projected": extra_modules["projection"],
-    }[decoding.latent_input]
-    inputs = [embedding[token] for token in [*prompt, *decoding.prefix_ids]]
-    inputs += plain_latents(last, inputs, decoding, feed, embedding)
-    inputs += [embedding[token] for token in decoding.suffix_ids]
-    handles = replaced_states(model, prompt, extra_modules) if decoding.emulated else []
-    tokens: list[int] = []
-    for _ in range(length):
-        logits = model.get_output_embeddings().weight @ last(inputs)
-        tokens.append(int(logits.argmax()))
-        inputs.append(embedding[tokens[-1]])
-    for handle in handles:
-        handle.remove()
-    return tokens
-
-
-def replaced_states(model, prompt, extra_modules) -> list:
-    """Put what the student makes of the emulator's states before each block, at the prompt's end."""
-    n = len(prompt)
-    whole = torch.tensor([prompt]), torch.ones(1, n, dtype=torch.long), torch.arange(n)[None]
-    thoughts = extra_modules["mind_reader"](extra_modules["emulator"](*whole, torch.tensor([n - 1])))
-
-    def replacing(thought):
-        def hook(_, arguments):
-            hidden = arguments[0].clone()
-            hidden[0, n - 1] = thought
-            return hidden, *arguments[1:]
-
-        return hook
-
-    layers = model.base_model.h if hasattr(model.base_model, "h") else model.base_model.layers
-    return [
-        block.register_forward_pre_hook(replacing(thought[0]))
-        for block, thought in zip(layers, thoughts, strict=True)
-    ]
 
 
 def plain_answers(texts, stop: int) -> list[Answer]:

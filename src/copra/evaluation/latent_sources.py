@@ -46,10 +46,11 @@ def other_questions(golds: Sequence[str], kind: AnswerKind) -> list[int]:
             "evaluated. Evaluate more questions, or leave 'other' out."
         )
     values = [answer_value(gold, kind) for gold in golds]
-    counts = Counter(values)
-    rank = {value: number for number, (value, _) in enumerate(counts.most_common())}
-    order = sorted(shuffled(Random(SEED), range(n)), key=lambda i: rank[values[i]])
-    most = counts[values[order[0]]] % n or 1
+    order = shuffled(Random(SEED), range(n))
+    counts = Counter(values[i] for i in order).most_common()
+    rank = {value: number for number, (value, _) in enumerate(counts)}
+    order.sort(key=lambda i: rank[values[i]])
+    most = counts[0][1] % n or 1
     return [other for _, other in sorted(zip(order, order[most:] + order[:most], strict=True))]
 
 
