@@ -1,4 +1,4 @@
-"""copra evaluate and copra sweep-latents, killed and run again, and by several processes, as undisturbed."""
+"""Commands that answer questions, killed and run again, and by several processes, as undisturbed."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from copra.commands import evaluate, sweep_latents
+from copra.commands import evaluate, swap_latents, sweep_latents
 from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import markers_of
 from copra.generation import compiled
@@ -27,12 +27,18 @@ from copra.utils.files import read_parquet
 from copra.utils.heartbeat import running
 from helpers.manifests import provenance, with_manifest
 
-# 8 questions: three batches of an evaluation, nine of a sweep.
+# 8 questions: three batches of an evaluation, nine of a sweep, twelve of four sources of latents.
 SETTINGS = {
     evaluate: {"node": "tiny@0+coconut", "task": "sums", "max_new_tokens": 6, "batch_size": 3},
     sweep_latents: {"node": "tiny@0+coconut", "latents": [0, 5], "max_new_tokens": 6, "batch_size": 3},
+    swap_latents: {
+        "node": "tiny@0+coconut",
+        "latents_from": ["own", "other", "mean", "drop_last"],
+        "max_new_tokens": 6,
+        "batch_size": 3,
+    },
 }
-BATCHES = {evaluate: 3, sweep_latents: 9}
+BATCHES = {evaluate: 3, sweep_latents: 9, swap_latents: 12}
 
 
 @pytest.fixture
@@ -119,7 +125,7 @@ def break_off(place: Path, verb, batches, after: int, **changes) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", [evaluate, sweep_latents])
+@pytest.mark.parametrize("verb", BATCHES)
 def test_a_broken_off_evaluation_goes_on_with_the_missing_batches(place, batches, verb):
     expected = run(place, verb)
     whole, total = list(batches), BATCHES[verb]
@@ -208,7 +214,11 @@ def test_a_state_belongs_to_weights_parts_decoding_and_threads(place):
 
 def test_it_says_how_far_it_is(place, batches, monkeypatch):
     monkeypatch.setattr("copra.utils.heartbeat.SECONDS_BETWEEN_TICKS", 0)
-    for verb, after, step, total in ((evaluate, 2, 6, 8), (sweep_latents, 4, 11, 24)):
+    for verb, after, step, total in (
+        (evaluate, 2, 6, 8),
+        (sweep_latents, 4, 11, 24),
+        (swap_latents, 4, 11, 32),
+    ):
         break_off(place, verb, batches, after)
         (job,) = running(place / "results")
         assert (job.node, job.unit, job.step, job.total) == ("tiny@0+coconut", "questions", step, total)
@@ -297,6 +307,24 @@ def test_two_processes_answer_as_one(place, batches):
     assert states(place) == []
     # Otherwise answers in another order would pass.
     assert read_parquet(place / "together" / "predictions.parquet")["generated"].nunique() > 4
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("on_the_cpu")
+def test_two_processes_swap_latents_as_one(place):
+    """Each reads the latents of its own batches, and answers with those of all."""
+    expected = run(place, swap_latents)
+    command = [sys.executable, "-m", "copra.cli", "swap-latents", "--processes", "2", "--threads", "2"]
+    done = subprocess.run(
+        [*command, *words_of(place, swap_latents, "together")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert made(place / "together") == expected
+    assert states(place) == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""copra sweep-latents and copra logit-lens of an untrained checkpoint, against single evaluations."""
+"""copra sweep-latents, swap-latents and logit-lens of an untrained checkpoint, against single evaluations."""
 
 import json
 from argparse import ArgumentParser
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from copra.commands import logit_lens, sweep_latents
+from copra.commands import logit_lens, swap_latents, sweep_latents
 from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import markers_of
 from copra.evaluation.accuracy import predictions
@@ -21,11 +21,12 @@ from helpers.manifests import provenance
 
 @pytest.fixture
 def place(tmp_path, data, word_base):
-    """A folder with data, a checkpoint that thinks in two latents, and one that does not think."""
+    """A folder with data, and checkpoints that think in two latents, in two pause tokens, and not at all."""
     made = word_base(initializer_range=0.3)
     markers = markers_of(made.tokenizer)
     thinking = GenerationSpec((markers.start,), 2, "hidden", markers.latent, (markers.end,))
-    for name, decoding in (("thinking", thinking), ("plain", replace(thinking, latents=0))):
+    pausing, plain = replace(thinking, thought="embedding"), replace(thinking, latents=0)
+    for name, decoding in (("thinking", thinking), ("pausing", pausing), ("plain", plain)):
         save_checkpoint(tmp_path / name, made.model, made.tokenizer, provenance(name, decoding=decoding))
     return tmp_path
 
@@ -37,7 +38,7 @@ def run(verb, place, model: str, **settings):
     value = {"node": model, "max_new_tokens": 6, **settings}
     words = ["--settings", json.dumps(value), "--model", str(place / model)]
     words += ["--data", str(place / "data"), "--output", str(output)]
-    if verb is sweep_latents:
+    if verb is not logit_lens:
         words += ["--state", str(place / "state")]
     verb.run(parser.parse_args(words))
     return pandas.read_parquet(output)
@@ -56,6 +57,50 @@ def test_a_sweep_equals_single_evaluations(place, rows):
         assert row.low <= row.accuracy <= row.high
     # Without a latent the markers stay: question, start and end in one pass.
     assert table["flops"].is_monotonic_increasing
+
+
+SOURCES = ["own", "other", "mean", "zeros", "drop_last"]
+
+
+def test_own_latents_are_an_evaluation_and_one_fewer_is_a_sweep(place, rows):
+    table = run(swap_latents, place, "thinking", latents_from=["drop_last", "zeros", "mean", "other"])
+    assert list(table["source"]) == SOURCES
+    assert set(table["node"]) == {"thinking"}
+    found = table.set_index("source")
+    for source, latents in (("own", 2), ("drop_last", 1)):
+        checkpoint = load_checkpoint(place / "thinking")
+        decoding = replace(checkpoint.decoding, latents=latents)
+        single = predictions(checkpoint, decoding, rows[2::3], 6, "number")
+        assert list(found["is_correct"][source]) == single["correct"].tolist()
+    swept = run(sweep_latents, place, "thinking", latents=[1]).set_index("latents")
+    columns = ["n", "correct", "accuracy", "low", "high"]
+    assert list(found[columns].loc["drop_last"]) == list(swept[columns].loc[1])
+    assert found["changed"]["own"] == 0
+    assert found["n_other"].notna().tolist() == [source == "other" for source in SOURCES]
+    assert (found["n"] == 8).all()
+
+
+def test_each_source_gives_other_texts(place, monkeypatch):
+    """Otherwise latents that are not replaced would pass."""
+    texts, answers = {}, swap_latents.answers_by_source
+
+    def watched(*arguments, **options):
+        found = answers(*arguments, **options)
+        texts.update({source: tuple(table["generated"]) for source, table in found.items()})
+        return found
+
+    monkeypatch.setattr(swap_latents, "answers_by_source", watched)
+    run(swap_latents, place, "thinking", latents_from=SOURCES)
+    assert list(texts) == SOURCES
+    assert len(set(texts.values())) == 5
+
+
+def test_a_single_question_is_refused_for_others(place):
+    with pytest.raises(CopraError, match="only 1 is evaluated"):
+        run(swap_latents, place, "thinking", latents_from=["other"], limit=1)
+    table = run(swap_latents, place, "thinking", latents_from=["mean"], limit=1)
+    assert list(table["source"]) == ["own", "mean"]
+    assert list(table["changed"]) == [0, 0]
 
 
 @pytest.mark.slow
@@ -97,6 +142,9 @@ def test_a_model_without_latents_is_refused(place):
         run(sweep_latents, place, "plain", latents=[1])
     with pytest.raises(CopraError, match=r"plain: this model has no latents"):
         run(logit_lens, place, "plain", questions=1)
+    for name in ("plain", "pausing"):
+        with pytest.raises(CopraError, match=rf"{name}: this model has no latents .* none to replace"):
+            run(swap_latents, place, name, latents_from=["other"])
 
 
 def test_a_lens_in_bfloat16_reads_probabilities_in_float32(place, monkeypatch):

@@ -110,7 +110,7 @@ def answered(checkpoint, rows, sources=LATENT_SOURCES, batch_size=2):
 
 
 def test_a_model_that_answers_by_its_latents_answers_the_other_question(checkpoint):
-    """In whichever batches. Without a digit in its latents there is still the question, which they attend to."""
+    """In whichever batches. Without a digit in its latents it answers by the question that they attend to."""
     rows = [Row(digit, (), digit) for digit in DIGITS]
     others = other_questions(list(DIGITS), "number")
     for batch_size in (1, 2, 5):

@@ -330,7 +330,8 @@ def ask(config: Any, forecast: bool = True) -> None:
     _ = copra.tables(), copra.figures(), copra.artifacts(), copra.measured
     for name, node in copra.tree.nodes.items():
         _ = copra.data(name, "train"), copra.teacher(name), copra.pretrained(name)
-        _ = copra.evaluate_settings(name), copra.sweep_latents_settings(name), copra.logit_lens_settings(name)
+        _ = copra.evaluate_settings(name), copra.sweep_latents_settings(name)
+        _ = copra.swap_latents_settings(name), copra.logit_lens_settings(name)
         if node.kind == "train":
             copra.train_settings(name)
         if node.kind == "prune":

@@ -25,6 +25,7 @@ def lab(**changes) -> Workflow:
     config["tasks"]["longer"] = {"kind": "word_sums", "min_steps": 5}
     first, second, *_ = build_tree(parse(config)).recipes
     config["contrasts"] = {"ours": {"plus": [first.recipe], "minus": [second.recipe]}}
+    config["evaluation"]["latents_from"] = ["other"]
     return Workflow(config | changes, "lab.yaml")
 
 

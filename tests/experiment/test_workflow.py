@@ -164,6 +164,18 @@ def test_ends_of_recipes_with_latents_are_swept():
     assert looking().swept == []
 
 
+def test_only_latents_that_are_hidden_states_are_swapped():
+    """All seeds of each recipe."""
+    ends = ("coconut", "codi", "coconut+drop")
+    found = looking(latents_from=["other"])
+    assert found.swapped == [f"llama@{seed}+cot+{end}" for end in ends for seed in (0, 1)]
+    assert json.loads(found.table_settings("latent_sources"))["swapped"] == [
+        {"recipe": f"llama+cot+{end}", "nodes": [f"llama@{seed}+cot+{end}" for seed in (0, 1)]}
+        for end in ends
+    ]
+    assert looking().swapped == []
+
+
 def test_only_latents_that_are_hidden_states_are_looked_at():
     """One seed of each recipe."""
     found = looking(lens=3)
@@ -184,12 +196,14 @@ def test_tables_and_figures_about_latents_are_asked_for_where_there_is_something
         for end in ("coconut", "codi", "coconut+drop")
         for kind in ("svg", "png")
     }
+    swapped = {path.replace("accuracy_vs_latents", "latent_sources") for path in swept}
     assert about_latents(looking()) == set()
+    assert about_latents(looking(latents_from=["zeros"])) == swapped
     assert about_latents(looking(latents=[1])) == swept
     assert about_latents(looking(lens=1)) == seen
     assert about_latents(looking(lens=1, latents=[1])) == swept | seen
     # No recipe of these has latents, or none that are hidden states.
-    asked = {"latents": [1], "lens": 1}
+    asked = {"latents": [1], "lens": 1, "latents_from": ["other"]}
     assert about_latents(workflow(recipes=[["cot"], ["cot", "ask"]], evaluation=asked)) == set()
     assert about_latents(workflow(recipes=[["cot", "pause"]], evaluation=asked)) == swept
 
@@ -199,28 +213,38 @@ def test_tables_and_figures_about_latents_are_asked_for_where_there_is_something
     [
         ({"lens": 4}, {"logit_lens"}),
         ({"latents": [0, 3]}, {"sweep_latents"}),
-        ({"limit": 5}, {"sweep_latents", "evaluate"}),
-        ({"split": "valid"}, {"logit_lens", "sweep_latents", "evaluate"}),
-        ({"max_new_tokens": 7}, {"logit_lens", "sweep_latents", "evaluate"}),
-        ({"batch_size": 7}, {"logit_lens", "sweep_latents", "evaluate"}),
+        ({"latents_from": ["other", "mean"]}, {"swap_latents"}),
+        ({"limit": 5}, {"sweep_latents", "swap_latents", "evaluate"}),
+        ({"split": "valid"}, {"logit_lens", "sweep_latents", "swap_latents", "evaluate"}),
+        ({"max_new_tokens": 7}, {"logit_lens", "sweep_latents", "swap_latents", "evaluate"}),
+        ({"batch_size": 7}, {"logit_lens", "sweep_latents", "swap_latents", "evaluate"}),
         ({"compile": True}, {"sweep_latents", "evaluate"}),
         ({"stages": True}, set()),
     ],
 )
 def test_a_changed_evaluation_changes_the_settings_of_what_depends_on_it(change, rerun):
-    before, after = looking(lens=3, latents=[0, 2]), looking(**{"lens": 3, "latents": [0, 2], **change})
+    asked = {"lens": 3, "latents": [0, 2], "latents_from": ["other"]}
+    before, after = looking(**asked), looking(**{**asked, **change})
     node = "llama@0+cot+coconut"
-    verbs = ("logit_lens", "sweep_latents", "evaluate")
+    verbs = ("logit_lens", "sweep_latents", "swap_latents", "evaluate")
     settings = [[getattr(found, f"{verb}_settings")(node) for verb in verbs] for found in (before, after)]
     assert {verb for verb, old, new in zip(verbs, *settings, strict=True) if old != new} == rerun
 
 
 def test_another_table_or_figure_of_latents_is_no_change_of_the_others():
     before, after = looking(latents=[1]), looking(latents=[1, 2], lens=5)
-    for table in ("accuracy_vs_flops", "accuracy_vs_latents", "before_fine_tuning", "latent_lens"):
+    tables = (
+        "accuracy_vs_flops",
+        "accuracy_vs_latents",
+        "before_fine_tuning",
+        "latent_sources",
+        "latent_lens",
+    )
+    for table in tables:
         same = before.table_settings(table) == after.table_settings(table)
         assert same == (table != "latent_lens")
-    for figure in ("accuracy_vs_flops", "accuracy_vs_latents", "training_curves", "latent_lens"):
+    about_latents = ("accuracy_vs_latents", "latent_sources", "latent_lens")
+    for figure in ("accuracy_vs_flops", "training_curves", *about_latents):
         assert before.figure_settings(figure) == after.figure_settings(figure)
 
 

@@ -55,6 +55,15 @@ def test_tokens_of_a_looped_model_equal_the_plain_ones(any_model, prompts):
     assert counter.frame_count == 1
 
 
+def test_given_latents_follow_the_rows_of_a_batch_that_is_filled_up(make_model, prompts):
+    model, decoding = make_model("llama"), DECODINGS["hidden"]
+    latents = torch.randn(8, 3, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    compiled = Compiled(model, 3, 64, backend=CompileCounter())
+    plain = decode(model, prompts, decoding, batch_size=8, latents=latents, **OPTIONS)
+    found = decode(model, prompts, decoding, batch_size=3, latents=latents, compiled=compiled, **OPTIONS)
+    assert found == plain != decode(model, prompts, decoding, batch_size=8, **OPTIONS)
+
+
 @pytest.mark.skipif(not shutil.which("gcc"), reason="inductor needs gcc to compile for a CPU")
 def test_tokens_of_inductor_equal_the_plain_ones(make_model, prompts):
     model, decoding = make_model("llama"), DECODINGS["hidden"]

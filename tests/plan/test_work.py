@@ -162,14 +162,17 @@ def test_a_greedy_search_tries_each_layer_that_is_left(make_workflow, tmp_path):
 
 
 def test_every_question_is_answered_but_for_the_lens(make_workflow, tmp_path):
-    workflow = make_workflow(evaluation__latents=[0, 3], evaluation__lens=2)
+    sources = ["other", "zeros", "drop_last"]
+    workflow = make_workflow(evaluation__latents=[0, 3], evaluation__lens=2, evaluation__latents_from=sources)
     name, estimate = "llama@0+cot+drop-1+coconut", Estimate(workflow, tmp_path, set())
     flops = {
         rule: work_of(estimate, Job(rule, name, (), tmp_path, tmp_path, (), False), 0).flops
-        for rule in ("evaluate", "logit_lens", "sweep_latents")
+        for rule in ("evaluate", "logit_lens", "sweep_latents", "swap_latents")
     }
     assert flops["logit_lens"] == pytest.approx(flops["evaluate"] * 2 / 60)
     assert flops["sweep_latents"] > 2 * flops["evaluate"]
+    # Its own answers, those of three sources, and the latents of all questions up to the first token.
+    assert 4 * flops["evaluate"] < flops["swap_latents"] < 5 * flops["evaluate"]
 
 
 @pytest.mark.slow

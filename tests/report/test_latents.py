@@ -1,11 +1,14 @@
 """Tables and figures about latents, from evaluations written by hand."""
 
+import numpy
 import pandas
 import pytest
 
+from copra.evaluation.statistics import paired_bootstrap, recipe_difference, wilson_interval
 from copra.report.formats import for_people
+from copra.report.latent_sources import latent_sources
 from copra.report.latent_tables import accuracy_vs_latents, latent_lens
-from copra.report.latents import latents_figure, lens_figure
+from copra.report.latents import latents_figure, lens_figure, sources_figure
 
 
 @pytest.fixture
@@ -114,3 +117,94 @@ def test_the_figures_show_every_point_and_token(evaluations):
     assert texts[:2] == ["0  70%", "\\n  20%"]
     assert "gold: 1 + 2 = 3 | 3 * 2 = 6 | 6" in lens.axes[0].get_title(loc="left")
     lens.draw_without_rendering()
+
+
+def answered(seed: int, share: float) -> list[bool]:
+    return (numpy.random.default_rng(seed).random(50) < share).tolist()
+
+
+RIGHT = {
+    ("a@0+coconut", "own"): answered(0, 0.8),
+    ("a@0+coconut", "other"): answered(1, 0.3),
+    ("a@1+coconut", "own"): answered(2, 0.7),
+    ("a@1+coconut", "other"): answered(3, 0.4),
+    ("hub+codi", "own"): answered(4, 0.5),
+    ("hub+codi", "other"): answered(4, 0.5),
+}
+SWAPPED = [
+    {"recipe": "a+coconut", "nodes": ["a@0+coconut", "a@1+coconut"]},
+    {"recipe": "hub+codi", "nodes": ["hub+codi", "hub+codi"]},
+]
+
+
+@pytest.fixture
+def swapped(tmp_path):
+    """Two seeds of one recipe and a recipe without randomness, with own latents and those of others."""
+    for node in dict.fromkeys(node for node, _ in RIGHT):
+        rows = [
+            {"node": node, "source": source, "precision": "float32", "n": 50}
+            | {"changed": 30 * (source == "other"), "is_correct": RIGHT[node, source]}
+            | {"other_gold": 0.25 + 0.5 * (node == "a@1+coconut") if source == "other" else None}
+            for source in ("own", "other")
+        ]
+        (tmp_path / node).mkdir(exist_ok=True)
+        pandas.DataFrame(rows).to_parquet(tmp_path / node / "latents_from.parquet")
+    return tmp_path
+
+
+def test_sources_are_compared_with_own_question_by_question_and_seed_by_seed(swapped):
+    table = latent_sources(SWAPPED, swapped)
+    names = [("a+coconut", seed, source) for seed in ("all", "0", "1") for source in ("own", "other")]
+    names += [("hub+codi", "all", source) for source in ("own", "other")]
+    assert list(zip(table["recipe"], table["seed"], table["source"], strict=True)) == names
+    own, other = (
+        numpy.array([RIGHT[f"a@{seed}+coconut", source] for seed in (0, 1)], dtype=float)
+        for source in ("own", "other")
+    )
+    row = table.iloc[1]
+    assert (row["n"], row["accuracy"]) == (50, pytest.approx(other.mean()))
+    assert (row["low"], row["high"]) == pytest.approx(wilson_interval(other.mean() * 50, 50))
+    assert row["minus_own"] == pytest.approx(other.mean() - own.mean())
+    interval = paired_bootstrap(other.mean(axis=0), own.mean(axis=0))
+    assert (row["checkpoints_low"], row["checkpoints_high"]) == pytest.approx(interval)
+    found = row[["recipe_low", "recipe_high", "recipe_p"]].astype(float)
+    assert list(found) == pytest.approx(recipe_difference(other, own, paired=True))
+    assert (row["changed"], row["other_gold"]) == (pytest.approx(0.6), pytest.approx(0.5))
+    first = table.iloc[3]
+    assert first["minus_own"] == pytest.approx(other[0].mean() - own[0].mean())
+    assert (first["other_gold"], first["checkpoints_p"] < 0.01) == (0.25, True)
+    assert pandas.isna(first["recipe_low"])
+    numbers = table[["minus_own", "checkpoints_low", "recipe_p", "other_gold"]]
+    assert numbers[table["source"] == "own"].isna().all(axis=None)
+    # Nothing was drawn, so training again would give the same difference.
+    assert list(table.iloc[7][["minus_own", "recipe_low", "recipe_high"]]) == [0, 0, 0]
+
+
+def test_people_read_sources_with_their_difference_from_own(swapped):
+    people = for_people(latent_sources(SWAPPED[:1], swapped))
+    assert list(people["Latents from"]) == ["own", "other"] * 3
+    assert list(people["Changed answers (%)"]) == ["0.0", "60.0"] * 3
+    assert list(people["Answers of the other question (%)"])[:4] == ["-", "50.0", "-", "25.0"]
+    differences = people["Difference, these checkpoints (points)"]
+    assert differences[0] == "-"
+    assert differences[1].startswith("-")
+    one = for_people(latent_sources([{"recipe": "a", "nodes": ["a@0+coconut"]}], swapped))
+    assert list(one["Difference, this recipe (points)"]) == ["-", "one seed"]
+
+
+def test_the_figure_of_sources_has_a_mark_for_each_and_only_own_is_filled(swapped):
+    figure = sources_figure(latent_sources(SWAPPED, swapped))
+    (axes,) = figure.axes
+    marks = [container.lines[0] for container in axes.containers]
+    assert [container.get_label() for container in axes.containers] == ["own", "other"]
+    for mark, source in zip(marks, ("own", "other"), strict=True):
+        expected = numpy.mean([RIGHT[f"a@{seed}+coconut", source] for seed in (0, 1)])
+        assert list(mark.get_xdata()) == pytest.approx(
+            [100 * expected, 100 * numpy.mean(RIGHT["hub+codi", source])]
+        )
+    assert len({mark.get_marker() for mark in marks}) == 2
+    assert [mark.get_markerfacecolor() == mark.get_color() for mark in marks] == [True, False]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a + coconut", "hub + codi"]
+    # The first recipe is at the top.
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]
+    figure.draw_without_rendering()

@@ -106,6 +106,15 @@ CHANGES = {
             "Drawing figure accuracy_by_task: accuracy on each task",
         },
     ),
+    "latents of other sources": (
+        {"evaluation__latents_from": ["other"]},
+        {
+            f"Evaluating {COCONUT} with latents of other sources",
+            "Computing table latent_sources: accuracy with latents of other sources",
+            "Writing table latent_sources as CSV, Markdown and LaTeX",
+            "Drawing figure latent_sources: accuracy with latents of other sources",
+        },
+    ),
     "a look into latents": (
         {"evaluation__lens": 2},
         {

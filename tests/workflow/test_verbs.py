@@ -12,6 +12,7 @@ from helpers.warm import warm_copra
 
 COCONUT = "llama@0+cot+drop-1+groups-1+coconut"
 CONTRASTS = {"chain": {"plus": ["llama+cot"], "minus": ["llama+cot+no_cot"]}}
+SOURCES = ["own", "other", "mean", "zeros", "drop_last"]
 LATENCY = {"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2}
 ACCURACY = {
     "Computing table accuracy_vs_flops: accuracy against FLOPs",
@@ -83,6 +84,7 @@ def looked_into(finished, tmp_path_factory):
     (run.folder / "told.csv").write_text("\n".join(["asked,gold", *(f"{asked},7" for asked in questions)]))
     columns = {"question": "asked", "answer": "gold"}
     evaluation = {"evaluation__latents": [0], "evaluation__lens": 2, "evaluation__starts": True}
+    evaluation["evaluation__latents_from"] = SOURCES
     run.configure(
         **evaluation,
         contrasts=CONTRASTS,
@@ -103,6 +105,12 @@ def test_latents_are_looked_into_where_it_is_asked_for(looked_into):
     assert swept["accuracy"][1] == metrics["accuracy"]
     assert swept["flops"][1] == metrics["flops"]["total"]
     assert len(read_parquet(tables / "latent_lens.parquet")) == 2
+    swapped = read_parquet(tables / "latent_sources.parquet")
+    assert list(swapped["source"]) == SOURCES
+    assert swapped["accuracy"][0] == metrics["accuracy"]
+    # It was trained with one latent.
+    assert swapped["accuracy"][4] == swept["accuracy"][0]
+    assert (figures / "latent_sources.png").stat().st_size > 0
     assert (figures / "accuracy_vs_latents.png").stat().st_size > 0
     assert (figures / "latent_lens" / f"{COCONUT}.png").stat().st_size > 0
     assert looked_into.would_run() == set()
@@ -166,7 +174,14 @@ def audits(finished, tmp_path_factory):
         steps__shown={"kind": "few_shot", "num_fewshot": 1},
         recipes=[["coconut", "drop-1", "groups-1", "int8"], ["cot", "shown"]],
         reference="llama+cot+shown",
-        evaluation={"max_new_tokens": 2, "latents": [0], "lens": 2, "limit": 4, "starts": True},
+        evaluation={
+            "max_new_tokens": 2,
+            "latents": [0],
+            "lens": 2,
+            "limit": 4,
+            "starts": True,
+            "latents_from": ["other"],
+        },
         contrasts={"shown": {"plus": ["llama+cot+shown"], "minus": ["llama+coconut+drop-1+groups-1+int8"]}},
         latency=LATENCY,
         curves={"layers": {"model": "llama+cot", "unit": "layers", "metrics": ["cosine"], "remove": [1]}},
