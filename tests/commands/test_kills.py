@@ -30,7 +30,7 @@ DELICATE = ("replace", "fsync", "unlink", "rmdir")
 SECONDS = 120
 
 BASE, COT, PRUNED = "models/llama@0", "models/llama@0+cot", "models/llama@0+cot+drop-1"
-PAUSE = "models/llama@0+cot+pause"
+COCONUT = "models/llama@0+cot+coconut"
 TRAINING = {"steps": 3, "batch_size": 8, "learning_rate": 3.0e-3, "num_validations": 1}
 SCORES = {"importance": {"rows": 8, "validation_rows": 4, "greedy_removals": 1}, "objective": "cot"}
 CURVE = {"model": "llama+cot", "unit": "layers", "metrics": ["cosine", "deepest"]}
@@ -120,23 +120,30 @@ VERBS = {
     },
     "train with latents": {
         "settings": {
-            "node": "llama@0+cot+pause",
-            "method": "pause",
-            "stage": {"thought": "embedding", "layouts": [{"latents": 2}]},
+            "node": "llama@0+cot+coconut",
+            "method": "coconut",
+            "stage": {"thought": "hidden", "layouts": [{"latents": 2}]},
             "training": TRAINING,
             "seed": 0,
         },
         "parent": COT,
         "data": "data",
         "state": "state",
-        "output": PAUSE,
+        "output": COCONUT,
     },
     "sweep-latents": {
-        "settings": {"node": "llama@0+cot+pause", **ANSWERS, "latents": [0, 1]},
-        "model": PAUSE,
+        "settings": {"node": "llama@0+cot+coconut", **ANSWERS, "latents": [0, 1]},
+        "model": COCONUT,
         "data": "data",
         "state": "state",
         "output": "evaluations/sweep.parquet",
+    },
+    "swap-latents": {
+        "settings": {"node": "llama@0+cot+coconut", **ANSWERS, "latents_from": ["other", "zeros"]},
+        "model": COCONUT,
+        "data": "data",
+        "state": "state",
+        "output": "evaluations/swap.parquet",
     },
     "table": {
         "settings": {"rows": [{**ROW, "parent_node": "cot", "node": "pruned"}]},
@@ -263,7 +270,7 @@ def test_a_verb_may_be_killed_over_and_over(finished, tmp_path, name, again):
     assert calls >= 3
 
 
-TOGETHER = ("train", "score", "score greedily", "curve", "evaluate", "sweep-latents")
+TOGETHER = ("train", "score", "score greedily", "curve", "evaluate", "sweep-latents", "swap-latents")
 
 
 @pytest.fixture
