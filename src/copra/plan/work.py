@@ -112,7 +112,7 @@ def _swapping(estimate: Estimate, name: str, bound: int) -> Work:
     for source in with_own(evaluation.latents_from):
         work += answers(estimate, name, bound, questions, **sequential.get(source, given))
     until_first_token = replace(stats, lengths=tuple((prompt, 1) for prompt, _ in stats.lengths))
-    shape = estimate.shape(name, bound)
+    shape = estimate.computed_shape(name, bound)
     return work + answering_work(until_first_token, shape, questions, evaluation.batch_size)
 
 
