@@ -174,7 +174,7 @@ def accuracy_by_task(evaluations: Mapping[str, Path], settings: Mapping[str, Any
             cost = _cost(members, [loaded[name] for name in others])
             rows.append(
                 {**described, "seed": seed}
-                | _accuracy(members)
+                | accuracy_over_seeds(correct_by_seed(members))
                 | {key: cost[key] for key in ("flops", "flops_ratio", "length_limit")}
                 | {"seen_in_training": members[0].metrics["seen_in_training"]}
             )
