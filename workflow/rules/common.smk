@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+from pathlib import Path
 
 from copra.utils.digests import files_below
 from copra.utils.ending import name_snakemake
@@ -91,6 +92,14 @@ compare_records()
 
 onstart:
     fork_jobs(workflow)
+
+
+onsuccess:
+    # Here, since planning does not wait for pandas.
+    from copra.report.finding import finding_of
+
+    if finding := finding_of(Path(copra.folder)):
+        print(f"{finding}.")
 
 
 wildcard_constraints:

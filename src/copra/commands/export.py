@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from copra.commands.common import Coded, add_settings, settings_of
+from copra.report.finding import finding
 from copra.report.formats import write_formats
 from copra.utils.files import read_parquet
 
@@ -17,4 +18,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings_of(options, Coded)
-    write_formats(read_parquet(options.table), options.csv, options.md, options.tex)
+    table = read_parquet(options.table)
+    note = finding(table) if options.table.stem == "accuracy_vs_flops" else ""
+    write_formats(table, options.csv, options.md, options.tex, note)

@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas
 from pydantic import Field
 
 from copra.commands.common import Coded, add_settings, folder, made_by, recorded_shape, settings_of
@@ -14,10 +15,12 @@ from copra.report import figures, latents
 from copra.report.after import after_fine_tuning
 from copra.report.by_task import by_task_figure
 from copra.report.contrasts_figure import contrasts_figure
+from copra.report.latent_sources_figure import sources_figure
+from copra.report.lens import lens_figure
 from copra.report.orders_figure import orders_figure
 from copra.report.pruning import pruning_figure
 from copra.schema.curve import NamedCurve
-from copra.schema.units import group_size
+from copra.schema.units import UNIT_KINDS, group_size, units_of
 from copra.utils.files import (
     MANIFEST,
     METRICS,
@@ -34,6 +37,7 @@ class FigureSettings(Coded):
         "accuracy_vs_flops",
         "accuracy_by_task",
         "accuracy_vs_latents",
+        "layers_and_latents",
         "training_curves",
         "curriculum",
         "layer_distances",
@@ -46,6 +50,8 @@ class FigureSettings(Coded):
         "contrasts",
     ]
     """Kind of figure."""
+    methods: dict[str, str] = Field(default_factory=dict)
+    """The kinds of all methods of the experiment, where colors stand for methods."""
     nodes: list[Any] = Field(default_factory=list)
     """The nodes that it shows, where it shows nodes."""
     curve: NamedCurve | None = None
@@ -94,15 +100,17 @@ def _made_of(settings: FigureSettings, options: Namespace) -> list[Path]:
 
 def _draw(settings: FigureSettings, options: Namespace) -> Any:
     if settings.kind == "accuracy_vs_flops":
-        return figures.pareto(read_parquet(options.input))
+        return figures.pareto(read_parquet(options.input), settings.methods)
     if settings.kind == "accuracy_by_task":
         return by_task_figure(read_parquet(options.input))
     if settings.kind == "accuracy_vs_latents":
-        return latents.latents_figure(read_parquet(options.input))
+        return latents.latents_figure(read_parquet(options.input), settings.methods)
+    if settings.kind == "layers_and_latents":
+        return latents.layers_and_latents(read_parquet(options.input), settings.methods)
     if settings.kind == "latent_sources":
-        return latents.sources_figure(read_parquet(options.input))
+        return sources_figure(read_parquet(options.input))
     if settings.kind == "latent_lens":
-        return latents.lens_figure(read_parquet(options.input))
+        return lens_figure(read_parquet(options.input))
     if settings.kind == "layer_distances":
         return figures.layer_distances(read_sealed_parquet(options.input))
     if settings.kind == "head_importance":
@@ -117,18 +125,24 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
     if settings.kind == "contrasts":
         return contrasts_figure(read_parquet(options.input))
     if settings.kind == "after_fine_tuning":
-        return after_fine_tuning(read_parquet(options.input))
+        return after_fine_tuning(read_parquet(options.input), settings.methods)
     if settings.kind == "training_curves":
-        return figures.training_curves({node: _log(options.input / node) for node in settings.nodes})
+        logs = {node: _log(options.input / node) for node in settings.nodes}
+        models = [{"node": node, **_sizes(options.input / node)} for node in settings.nodes]
+        return figures.training_curves(logs, pandas.DataFrame(models), settings.methods)
+    measured = [read_json(options.input / point["node"] / METRICS) for point in settings.nodes]
     points = [
-        {"recipe": point["recipe"], "stage": point["stage"]}
-        | {
-            key: read_json(options.input / point["node"] / METRICS)[key]
-            for key in ("accuracy", "low", "high")
-        }
-        for point in settings.nodes
+        {"node": point["node"], "stage": point["stage"], **metrics["units"]}
+        | {key: metrics[key] for key in ("accuracy", "low", "high")}
+        for point, metrics in zip(settings.nodes, measured, strict=True)
     ]
-    return figures.curriculum(points)
+    return figures.curriculum(pandas.DataFrame(points), settings.methods)
+
+
+def _sizes(model: Path) -> dict[str, int]:
+    """Return the numbers of units of a checkpoint."""
+    shape = recorded_shape(model)
+    return {kind: len(units_of(kind, shape)) for kind in UNIT_KINDS}
 
 
 def _log(model: Path) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ class TableSettings(Coded):
     """Recipes and the nodes that they end at."""
     asked: list[dict[str, Any]] | None = None
     """Tasks, recipes and the names of their evaluations."""
-    swept: list[dict[str, str]] | None = None
+    swept: list[dict[str, Any]] | None = None
     """Recipes and nodes that were evaluated with several numbers of latents."""
     swapped: list[dict[str, Any]] | None = None
     """Recipes and the nodes that they end at, which were evaluated with latents of other sources."""
@@ -77,7 +77,8 @@ def run(options: Namespace) -> None:
         made_of = [options.evaluations / name / METRICS for name in names]
         table = accuracy_by_task(_folders(options, names), settings.canonical())
     elif settings.swept is not None:
-        made_of = [options.evaluations / swept["node"] / "latents.parquet" for swept in settings.swept]
+        folders = [options.evaluations / swept["node"] for swept in settings.swept]
+        made_of = [folder / file for folder in folders for file in ("latents.parquet", METRICS)]
         table = accuracy_vs_latents(settings.swept, options.evaluations)
     elif settings.swapped is not None:
         nodes = [node for recipe in settings.swapped for node in recipe["nodes"]]

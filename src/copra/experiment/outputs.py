@@ -156,7 +156,10 @@ TABLES = {
     ),
     "accuracy_vs_latents": Output(
         "accuracy against the number of latents",
-        lambda flow, _: _looked_into(flow, flow.swept, "latents.parquet"),
+        lambda flow, _: [
+            *_looked_into(flow, flow.swept, "latents.parquet"),
+            Source(None, [f"{flow.folder}/evaluations/{node}/metrics.json" for node in flow.swept]),
+        ],
     ),
     "latent_sources": Output(
         "accuracy with latents of other sources",
@@ -180,6 +183,9 @@ FIGURES = {
     "head_importance": Output("the head importance", _head_scores),
     "accuracy_vs_latents": Output("accuracy against the number of latents", _of_table("accuracy_vs_latents")),
     "latent_sources": Output("accuracy with latents of other sources", _of_table("latent_sources")),
+    "layers_and_latents": Output(
+        "accuracy by layers left and latents used", _of_table("accuracy_vs_latents")
+    ),
     "latent_lens": Output("the likeliest tokens of latents", _lens),
     "pruning_curves": Output("the pruning curve", _of_table("pruning_curves")),
     "drop_orders": Output("the orders in which metrics remove layers", _order),

@@ -19,6 +19,7 @@ from copra.experiment.config import Experiment, name_of, parse
 from copra.experiment.contrast_problems import check_contrasts
 from copra.experiment.curve_problems import check_curves
 from copra.experiment.family_problems import check_families
+from copra.experiment.method_kinds import method_kinds
 from copra.experiment.other_task_problems import check_other_tasks
 from copra.experiment.recipes import Node, RecipeEnd, Tree, build_tree, step_of
 from copra.methods import Method
@@ -36,6 +37,12 @@ from copra.utils.digests import Digests
 from copra.utils.errors import CopraError
 from copra.utils.files import canonical_json, digest, summary_beside, tables_beside
 from copra.utils.fingerprint import fingerprint
+
+COLORED_BY_METHOD = (
+    *("accuracy_vs_flops", "after_fine_tuning", "accuracy_vs_latents", "layers_and_latents"),
+    *("training_curves", "curriculum"),
+)
+"""Figures whose colors stand for methods."""
 
 
 def put_copra_on_path() -> None:
@@ -285,6 +292,16 @@ class Workflow:
         ]
 
     @cached_property
+    def end_of(self) -> dict[str, RecipeEnd]:
+        """The recipe of each of the `ends`."""
+        return {name: end for end in self.tree.recipes for name in end.nodes}
+
+    @cached_property
+    def methods(self) -> dict[str, str]:
+        """The kind of each step of the tree that is a method or a prompt, by step; see `method_kinds`."""
+        return method_kinds(self.experiment, self.tree)
+
+    @cached_property
     def before_and_after(self) -> list[str]:
         """Nodes right after a pruning, and the nodes that they were pruned from."""
         return list(dict.fromkeys(name for node in self.tree.pruned() for name in (node.trained, node.name)))
@@ -385,14 +402,35 @@ class Workflow:
         names += ["accuracy_vs_latents"] if self.swept else []
         names += ["latent_sources"] if self.swapped else []
         names += ["contrasts"] if self.contrasted else []
+        names += ["layers_and_latents"] if self._sweeps_layers() else []
         names += [f"latent_lens/{name}" for name in self.seen_through]
-        names += ["after_fine_tuning"] if any(end.pruning != "dense" for end in self.tree.recipes) else []
+        names += ["after_fine_tuning"] if self._sizes_differ() else []
         names += [f"{kind}/{name}" for name in self.curved for kind in ("pruning_curves", "drop_orders")]
         for path in self.scored:
             folder, file = self.within("scores", path).rsplit("/", 1)
             if file == "passes.json":
                 names += [f"layer_distances/{folder}", f"head_importance/{folder}"]
         return [f"{self.folder}/figures/{name}.{kind}" for name in names for kind in ("svg", "png")]
+
+    def _sweeps_layers(self) -> bool:
+        """True if recipes of one method that sweep latents differ in the layers that they remove."""
+        removed: dict[tuple[str, str], set[tuple[str, ...]]] = {}
+        for end in {self.end_of[name].recipe: self.end_of[name] for name in self.swept}.values():
+            prunings = (self.experiment.steps[step] for step in end.pruning.split(" + ") if step != "dense")
+            prunings_of_layers = (
+                canonical_json(step.budget.canonical())
+                for step in prunings
+                if isinstance(step, Prune) and "layers" in step.units
+            )
+            removed.setdefault((end.base, end.method), set()).add(tuple(prunings_of_layers))
+        return any(len(each) > 1 for each in removed.values())
+
+    def _sizes_differ(self) -> bool:
+        """True if a method has a pruned or quantized recipe, and another recipe to compare it with."""
+        prunings: dict[tuple[str, str], list[str]] = {}
+        for end in self.tree.recipes:
+            prunings.setdefault((end.base, end.method), []).append(end.pruning)
+        return any(len(each) > 1 and set(each) != {"dense"} for each in prunings.values())
 
     # Settings.
 
@@ -515,7 +553,8 @@ class Workflow:
             ]
             return self.settings("table", {"rows": rows})
         if name == "accuracy_vs_latents":
-            swept = [{"recipe": self.node(node).recipe, "node": node} for node in self.swept]
+            ends = {node: self.end_of[node] for node in self.swept}
+            swept = [{**self._labels(end), "node": node} for node, end in ends.items()]
             return self.settings("table", {"swept": swept})
         if name == "latent_sources":
             swapped = [{"recipe": end.recipe, "nodes": list(end.nodes)} for end in self.tree.recipes]
@@ -541,11 +580,7 @@ class Workflow:
             return self.settings("table", {**value, "primary": primary if primary in contrasts else None})
         recipes = [
             {
-                "recipe": end.recipe,
-                "base": end.base,
-                "pruning": end.pruning,
-                "method": end.method,
-                "order": end.order,
+                **self._labels(end),
                 "nodes": list(end.nodes),
                 **({"start": self._start(end)} if self.experiment.evaluation.starts else {}),
             }
@@ -585,23 +620,24 @@ class Workflow:
 
     def figure_settings(self, kind: str, subject: str = "") -> str:
         value: dict[str, Any] = {"kind": kind}
+        if kind in COLORED_BY_METHOD:
+            value["methods"] = self.methods
         if kind in ("pruning_curves", "drop_orders"):
             value["curve"] = self._curve_of(subject)
         if kind == "training_curves":
             value["nodes"] = self.trainings
         if kind == "curriculum":
-            value["nodes"] = [
-                {"recipe": self._staged_recipe(name), "stage": self.node(name).stage, "node": name}
-                for name in self.staged
-            ]
+            value["nodes"] = [{"stage": self.node(name).stage, "node": name} for name in self.staged]
         return self.settings("figure", value)
 
     def _curve_of(self, name: str) -> dict[str, Any]:
         return {"name": name, "curve": self.curve(name).canonical(), "nodes": self.curved[name]}
 
-    def _staged_recipe(self, name: str) -> str:
-        """Return the name of a node without seed and stage."""
-        return re.sub(r"\.\d+$", "", self.node(name).recipe)
+    def _labels(self, end: RecipeEnd) -> dict[str, Any]:
+        """Return the labels of a recipe in tables, and the accuracy of guessing if its task has one."""
+        labels = {key: getattr(end, key) for key in ("recipe", "base", "pruning", "method", "order")}
+        chance = TASKS[self.experiment.tasks[self.node(end.nodes[0]).task].kind].chance
+        return labels | {"kind": self.methods[end.method]} | ({} if chance is None else {"chance": chance})
 
     def _decoded(self, *keys: str) -> dict[str, Any]:
         """Return these settings of the evaluation, and the precision."""

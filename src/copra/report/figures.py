@@ -1,8 +1,7 @@
-"""The figures of a report. Each function takes data and returns a Figure, which `save` writes."""
+"""The figures of trainings: losses over optimizer steps, and accuracy after each stage of a curriculum."""
 
 import math
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,151 +12,194 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
+from copra.report.by_method import LeftLooks, explain, left_looks, panel_grid, with_labels
+from copra.report.comparisons import seed_of, without_seed
 from copra.report.importance import head_importance, layer_distances
-from copra.report.style import COLORS, GRAY, MARKERS, assign, note, save, styled
+from copra.report.style import GRAY, marker_size, method_looks, percent_axis, save, styled
 from copra.report.tradeoff import pareto
 
 __all__ = ["curriculum", "head_importance", "layer_distances", "pareto", "save", "training_curves"]
 
-
-@styled
-def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Draw loss against optimizer step, one panel per step of a recipe, to keep many nodes legible.
-
-    `curves` maps a node to the lines of its training.jsonl. Seeds share a panel; the stages of a staged step
-    follow each other along its x axis, with a dotted line where a stage begins.
-    """
-    panels: dict[str, dict[str, list]] = {}
-    for node, lines in curves.items():
-        name, seed, stage = _place(node)
-        if lines:
-            panels.setdefault(name, {}).setdefault(seed, []).append((stage, lines))
-    columns = min(4, max(1, math.ceil(math.sqrt(len(panels)))))
-    rows = max(1, math.ceil(len(panels) / columns))
-    figure = Figure(figsize=(1 + 2.9 * columns, 0.7 + 2.3 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    if not panels:
-        note(grid[0, 0], "nothing was trained")
-        return figure
-    accuracy = False
-    for axes, (name, seeds) in zip(grid.flat, panels.items(), strict=False):
-        accuracy |= _training_panel(axes, seeds)
-        axes.set_title("\n".join(textwrap.wrap(name, 34, break_on_hyphens=False)), fontsize=8)
-    _training_legend(figure, accuracy)
-    figure.supxlabel("optimizer step", fontsize=9)
-    figure.supylabel("loss", fontsize=9)
-    return figure
-
-
-def _place(node: str) -> tuple[str, str, float]:
-    """Return (panel, seed, stage) of a node: "llama@0+cot+coconut.2" is stage 2 of llama + cot + coconut."""
-    path, plus, last = node.rpartition("+")
-    seed = re.search(r"@([^+]+)", path)
-    stage = re.fullmatch(r"(.+)\.(\d+)", last)
-    name = re.sub(r"@[^+]+", "", path + plus + (stage[1] if stage else last)).replace("+", " + ")
-    return name, seed[1] if seed else "", int(stage[2]) if stage else math.inf
-
-
-def _training_panel(axes: Axes, seeds: Mapping[str, list]) -> bool:
-    """Draw one panel; return True if it holds validation accuracy."""
-    lowest, highest, right = math.inf, 0.0, None
-    for color, stages in zip(_cycle(COLORS, len(seeds)), seeds.values(), strict=True):
-        start, validation = 0.0, []
-        for index, (_, lines) in enumerate(sorted(stages, key=lambda pair: pair[0])):
-            if index:
-                axes.axvline(start, color=GRAY, linewidth=0.8, linestyle=":", zorder=1)
-            losses = pandas.DataFrame(
-                [(start + line["step"], line["loss"]) for line in lines if "loss" in line], columns=["x", "y"]
-            )
-            # The loss of one step is noisy, so the median over a twentieth of the stage is drawn over it.
-            smooth = losses["y"].rolling(max(1, len(losses) // 20), center=True, min_periods=1).median()
-            axes.plot(losses["x"], losses["y"], color=color, alpha=0.25, linewidth=0.7)
-            axes.plot(losses["x"], smooth, color=color, linewidth=1.2)
-            checks = [line for line in lines if "validation_loss" in line]
-            validation += [(start + line["step"], line["validation_loss"]) for line in checks]
-            accuracy = [
-                (start + line["step"], 100 * line["validation_accuracy"])
-                for line in checks
-                if line.get("validation_accuracy") is not None
-            ]
-            if accuracy:
-                right = right or _accuracy_axis(axes)
-                right.plot(*zip(*accuracy, strict=True), ".--", color=color, linewidth=1, alpha=0.7)
-            values = [*smooth, *(line["validation_loss"] for line in checks)]
-            lowest, highest = min([lowest, *values]), max([highest, *values])
-            start += max(line["step"] for line in lines)
-        if validation:
-            axes.plot(*zip(*validation, strict=True), "o", color=color, markersize=4, mfc="white")
-    if lowest > 0 and highest > 20 * lowest:
-        axes.set_yscale("log")
-    axes.margins(x=0.02)
-    axes.locator_params(axis="x", nbins=4)
-    return right is not None
-
-
-def _accuracy_axis(axes: Axes) -> Axes:
-    right = axes.twinx()
-    right.set_ylim(0, 100)
-    right.grid(False)
-    right.tick_params(axis="y", labelsize=7, colors=GRAY, length=0)
-    right.yaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
-    return right
-
-
-def _training_legend(figure: Figure, accuracy: bool) -> None:
-    handles = [
-        Line2D([], [], color=COLORS[0], linewidth=1.2, label="training loss"),
-        Line2D([], [], color=COLORS[0], linestyle="", marker="o", mfc="white", label="validation loss"),
-    ]
-    if accuracy:
-        handles.append(
-            Line2D(
-                [], [], color=COLORS[0], linestyle="--", marker=".", label="validation accuracy (right axis)"
-            )
-        )
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+Log = Sequence[Mapping[str, Any]]
+"""The lines of a training.jsonl."""
+LOSS, VALIDATION, ACCURACY = "loss", "validation_loss", "validation_accuracy"
 
 
 @styled
-def curriculum(points: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw accuracy with its interval after each stage, one line per staged recipe.
+def training_curves(logs: Mapping[str, Log], models: pandas.DataFrame, methods: Mapping[str, str]) -> Figure:
+    """Draw loss against optimizer step, one panel per training step of the config.
 
-    Each point has recipe, stage, accuracy, low and high (shares). Several seeds of a stage are averaged,
-    bounds too: the seeds answer the same questions, so they do not narrow the interval.
+    `logs` maps a node to the lines of its training.jsonl, `models` has the columns node and numbers of units,
+    and `methods` are the kinds of all methods of the experiment. A line is what was left of the model when it
+    was trained: the running median over a twentieth of each stage, and the mean over seeds, which are drawn
+    lightly. Markers are the validation loss. The stages of a staged step follow each other, with a dotted
+    line where a stage begins. Validation accuracy, if any was measured, has a second panel below the first.
     """
-    frame = pandas.DataFrame(points, columns=["recipe", "stage", "accuracy", "low", "high"])
-    recipes = list(dict.fromkeys(frame["recipe"]))
-    figure = Figure(figsize=(6.8, 3.6 + 0.1 * len(recipes)), layout="constrained")
-    axes = figure.subplots()
-    if not recipes:
-        note(axes, "no recipe has stages, or none was evaluated after each")
-        return figure
-    markers = assign(recipes, MARKERS)
-    for index, (color, recipe) in enumerate(zip(_cycle(COLORS, len(recipes)), recipes, strict=True)):
-        rows = frame[frame["recipe"] == recipe]
-        stages = 100 * rows.groupby("stage")[["accuracy", "low", "high"]].mean()
-        below, above = stages["accuracy"] - stages["low"], stages["high"] - stages["accuracy"]
-        # Shifted by points of the page, not of the axis, so that intervals at the same stage do not overlap
-        # and every point can still be read as its stage.
-        apart = ScaledTranslation((index - (len(recipes) - 1) / 2) * 3 / 72, 0, figure.dpi_scale_trans)
-        axes.errorbar(
-            stages.index,
-            stages["accuracy"],
-            yerr=[below.clip(lower=0), above.clip(lower=0)],
-            color=color,
-            marker=markers[recipe],
-            markersize=5,
-            elinewidth=0.9,
-            label=recipe.replace("+", " + "),
-            transform=axes.transData + apart,
-        )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="stage", ylabel="accuracy (%), 95% interval over questions")
-    figure.legend(loc="outside lower center", ncols=2)
+    rows = with_labels(_by_training(models))
+    values = pandas.concat([_values(logs, members) for _, members in rows.groupby(["method", "label"])])
+    looks, left = method_looks(methods), left_looks(rows)
+    names = list(dict.fromkeys(rows["method"]))
+    measured = [LOSS, ACCURACY] if values[ACCURACY].notna().any() else [LOSS]
+    figure, panels = panel_grid(names, looks, len(measured))
+    for name, panel in zip(names, panels, strict=True):
+        for label in left.labels:
+            own = values[(values["method"] == name) & (values["label"] == label)]
+            for kind, axes in zip(measured, panel, strict=True):
+                if len(own):
+                    _training(axes, own, kind, left, label, looks[name].color)
+    _dress_training(panels, values, measured)
+    handles = [Line2D([], [], color=GRAY, marker="o", mfc="white", linestyle="", label="validation loss")]
+    explain(figure, left, handles)
     return figure
 
 
-def _cycle(choices: Sequence[str], number: int) -> list[str]:
-    return [choices[index % len(choices)] for index in range(number)]
+def _by_training(models: pandas.DataFrame) -> pandas.DataFrame:
+    """Return models with the columns base, path, method, seed and stage, from their names.
+
+    "llama@0+cot+coconut.2" is stage 2 of method coconut, with path "llama+cot" and seed "0"; the last stage
+    of a step has no number.
+    """
+    rows = []
+    for node in models["node"]:
+        path, _, last = node.rpartition("+")
+        method, _, stage = re.fullmatch(r"(.+?)(\.(\d+))?", without_seed(last)).groups()  # type: ignore[union-attr]
+        rows.append(
+            {"base": without_seed(path).partition("+")[0], "path": without_seed(path), "method": method}
+            | {"seed": seed_of(node), "stage": int(stage) if stage else math.inf}
+        )
+    return models.assign(**pandas.DataFrame(rows, index=models.index))
+
+
+def _values(logs: Mapping[str, Log], models: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the logged values of one line, with stages one after another: x, seed, and what was measured.
+
+    `start` is where the stage begins. The loss of one step is noisy, so it is the running median over a
+    twentieth of the stage.
+    """
+    frames = []
+    for seed, stages in models.sort_values("stage").groupby("seed"):
+        start = 0.0
+        for node in stages["node"]:
+            if not logs[node]:
+                continue
+            frame = pandas.DataFrame(list(logs[node]))
+            frame = frame.reindex(columns=["step", LOSS, VALIDATION, ACCURACY]).astype(float)
+            losses = frame[LOSS].dropna()
+            frame[LOSS] = losses.rolling(max(1, len(losses) // 20), center=True, min_periods=1).median()
+            frames.append(frame.assign(x=start + frame["step"], start=start, seed=seed))
+            start += frame["step"].max()
+    found = (
+        pandas.concat(frames)
+        if frames
+        else pandas.DataFrame(columns=["x", "start", "seed", LOSS, VALIDATION, ACCURACY])
+    )
+    return found.assign(method=models["method"].iloc[0], label=models["label"].iloc[0])
+
+
+def _training(
+    axes: Axes, values: pandas.DataFrame, kind: str, left: LeftLooks, label: str, color: str
+) -> None:
+    """Draw one line of a panel: the mean over seeds, and lightly each seed if there are several."""
+    shade, marker = left.shade(label, color), left.marker(label)
+    seeds = dict(list(values.groupby("seed")))
+    if len(seeds) > 1:
+        for own in seeds.values():
+            points = own[["x", kind]].dropna()
+            axes.plot(points["x"], points[kind], color=shade, linewidth=0.7, alpha=0.35, gid="seed")
+    mean = values.groupby("x")[[LOSS, VALIDATION, ACCURACY]].mean()
+    points = mean[kind].dropna()
+    look: dict[str, Any] = {"color": shade, "linewidth": 1.4, "label": label, "gid": "mean"}
+    if kind == ACCURACY:
+        look |= {"marker": marker, "markersize": marker_size(marker, 4.5), "clip_on": False}
+    if len(points):
+        axes.plot(points.index, (100 if kind == ACCURACY else 1) * points, **look)
+    checks = mean[VALIDATION].dropna()
+    if kind == LOSS and len(checks):
+        size = marker_size(marker, 4.5)
+        axes.plot(
+            checks.index,
+            checks,
+            color=shade,
+            marker=marker,
+            markersize=size,
+            mfc="white",
+            linestyle="",
+            gid="validation",
+        )
+    for start in values["start"].unique():
+        if start:
+            axes.axvline(start, color=GRAY, linewidth=0.8, linestyle=":", zorder=1, gid="stage")
+
+
+def _dress_training(
+    panels: Sequence[Sequence[Axes]], values: pandas.DataFrame, measured: Sequence[str]
+) -> None:
+    """Set up the axes, which the panels of a kind share."""
+    drawn = values[[LOSS, VALIDATION]]
+    for number, panel in enumerate(panels):
+        for kind, axes in zip(measured, panel, strict=True):
+            axes.margins(x=0.03)
+            axes.locator_params(axis="x", nbins=4)
+            if kind == measured[-1]:
+                axes.set_xlabel("optimizer step")
+            if kind == ACCURACY:
+                percent_axis(axes, [0, *(100 * values[ACCURACY])])
+            elif drawn.min(axis=None) > 0 and drawn.max(axis=None) > 20 * drawn.min(axis=None):
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:g}")
+            if number == 0:
+                axes.set_ylabel("loss" if kind == LOSS else "validation accuracy (%)")
+
+
+@styled
+def curriculum(points: pandas.DataFrame, methods: Mapping[str, str]) -> Figure:
+    """Draw accuracy with its interval after each stage, one panel per staged step of the config.
+
+    Each point has node, stage, accuracy, low and high (shares) and the numbers of units; `methods` are the
+    kinds of all methods of the experiment. A line is what was left of the model. Several seeds of a stage
+    are averaged, bounds too, since the seeds answer the same questions; the seeds are light dots.
+    """
+    rows = with_labels(_by_training(points).assign(stage=points["stage"]))
+    looks, left = method_looks(methods), left_looks(rows)
+    names = list(dict.fromkeys(rows["method"]))
+    figure, panels = panel_grid(names, looks, height=3.4)
+    for name, (axes,) in zip(names, panels, strict=True):
+        for index, label in enumerate(left.labels):
+            own = rows[(rows["method"] == name) & (rows["label"] == label)]
+            # Shifted by points of the page, not of the axis, so that intervals at the same stage do not
+            # overlap and every point can still be read as its stage.
+            shift = (index - (len(left.labels) - 1) / 2) * 3 / 72
+            if len(own):
+                _stages(axes, own, left, label, looks[name].color, shift)
+        # Matplotlib finds no limits for points that are moved on the page.
+        axes.set_xlim(rows["stage"].min() - 0.3, rows["stage"].max() + 0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("stage")
+        percent_axis(axes, (100 * rows[["accuracy", "low", "high"]]).to_numpy().ravel())
+    panels[0][0].set_ylabel("accuracy (%), 95% interval over questions")
+    explain(figure, left)
+    return figure
+
+
+def _stages(
+    axes: Axes, rows: pandas.DataFrame, left: LeftLooks, label: str, color: str, shift: float
+) -> None:
+    """Draw one line of a panel of the curriculum."""
+    stages = 100 * rows.groupby("stage")[["accuracy", "low", "high"]].mean()
+    below, above = stages["accuracy"] - stages["low"], stages["high"] - stages["accuracy"]
+    moved = axes.transData + ScaledTranslation(shift, 0, axes.figure.dpi_scale_trans)
+    shade, marker = left.shade(label, color), left.marker(label)
+    if rows["seed"].nunique() > 1:
+        dots: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 3.4, "mew": 0, "alpha": 0.35}
+        axes.plot(rows["stage"], 100 * rows["accuracy"], color=shade, transform=moved, gid="seeds", **dots)
+    axes.errorbar(
+        stages.index,
+        stages["accuracy"],
+        yerr=[below.clip(lower=0), above.clip(lower=0)],
+        color=shade,
+        marker=marker,
+        markersize=marker_size(marker, 5),
+        elinewidth=0.9,
+        label=label,
+        transform=moved,
+    )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from copra.report.quantized import SMALLER, bytes_a_parameter
+from copra.report.sizes import SMALLER, bytes_a_parameter
 from copra.schema.pruning import MISS
 from copra.schema.units import UNIT_NAMES
 from copra.utils.files import replacing
@@ -38,13 +38,13 @@ ONE_SEED = "one seed"
 SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def write_formats(frame: "pandas.DataFrame", csv: Path, md: Path, tex: Path) -> None:
+def write_formats(frame: "pandas.DataFrame", csv: Path, md: Path, tex: Path, note: str = "") -> None:
     """Write a table three times, each file complete or absent.
 
     The CSV holds every column at full precision. Markdown and LaTeX hold the columns of `for_people`: percent
     with the interval, FLOPs with the unit in the column's head, without columns that have no value. The LaTeX
     is one `tabular` and needs the package booktabs; characters that its default fonts lack are written as
-    their code, as in U+4E2D.
+    their code, as in U+4E2D. A note follows the table in Markdown.
     """
     view = for_people(frame)
     align = ["left" if _is_text(column) else "right" for column in view]
@@ -53,7 +53,7 @@ def write_formats(frame: "pandas.DataFrame", csv: Path, md: Path, tex: Path) -> 
     with replacing(csv) as temporary:
         frame.to_csv(temporary, index=False)
     with replacing(md) as temporary:
-        temporary.write_text(markdown + "\n", encoding="utf-8")
+        temporary.write_text(markdown + "\n" + (f"\n{note}.\n" if note else ""), encoding="utf-8")
     with replacing(tex) as temporary:
         temporary.write_text(_latex(view, align), encoding="utf-8")
 

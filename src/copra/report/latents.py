@@ -1,126 +1,151 @@
-"""Figures of latents: accuracy against their number, accuracy by their source, and the logit lens."""
+"""Figures of latents: accuracy against their number, and against the layers left too."""
 
-import textwrap
+import math
+from collections.abc import Mapping
 
 import pandas
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from copra.report.latent_tables import visible
-from copra.report.style import COLORS, DENSE, GRAY, MARKERS, assign, styled
-from copra.schema.latents import LATENT_SOURCES
+from copra.report.by_method import LeftLooks, explain, left_looks, panel_grid, title_color
+from copra.report.lines import Line, described, method_lines
+from copra.report.style import (
+    GRAY,
+    Look,
+    chance_line,
+    marker_size,
+    method_looks,
+    percent_axis,
+    styled,
+    text_color_on,
+)
+from copra.utils.errors import CopraError
+
+COLORS_OF_CELLS = "cividis"
+"""A color map whose lightness rises evenly, so that it can be read in gray."""
 
 
 @styled
-def latents_figure(table: pandas.DataFrame) -> Figure:
-    """Draw accuracy with its interval against the number of latents, one line per recipe.
+def latents_figure(table: pandas.DataFrame, methods: Mapping[str, str]) -> Figure:
+    """Draw accuracy with its interval against the number of latents, one panel per line of the table.
 
-    A ring marks the number of latents in training.
+    A panel is a method, or a method with one place of the cut. The table is that of
+    `latent_tables.accuracy_vs_latents`, and `methods` are the kinds of all methods of the experiment. A line
+    is what is left of the model; a ring marks the number of latents in training.
     """
-    recipes = list(dict.fromkeys(table["recipe"]))
-    figure = Figure(figsize=(6.8, 3.8 + 0.1 * len(recipes)), layout="constrained")
-    axes = figure.subplots()
-    colors, markers = assign(recipes, COLORS), assign(recipes, MARKERS)
-    for index, recipe in enumerate(recipes):
-        rows = table[table["recipe"] == recipe].sort_values("latents")
-        # Shifted a little, so that intervals at the same number do not overlap.
-        x = rows["latents"] + 0.24 * ((index + 0.5) / len(recipes) - 0.5)
-        y, low, high = (100 * rows[name] for name in ("accuracy", "low", "high"))
-        axes.errorbar(
-            x,
-            y,
-            yerr=[(y - low).clip(lower=0), (high - y).clip(lower=0)],
-            color=colors[recipe],
-            marker=markers[recipe],
-            markersize=5,
-            elinewidth=0.9,
-            label=recipe.replace("+", " + "),
-        )
-        here = rows["trained"].to_numpy(dtype=bool)
-        axes.plot(x[here], y[here], "o", markersize=11, mfc="none", mec=colors[recipe], mew=1.2)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(
-        xlabel="latents at evaluation (ring: as trained)", ylabel="accuracy (%), 95% interval over questions"
+    rows, lines = _swept(table)
+    looks, left = _looks(lines, methods), left_looks(rows, "left")
+    figure, panels = panel_grid([line.label for line in lines], looks, height=3.4)
+    for line, (axes,) in zip(lines, panels, strict=True):
+        for place, (label, points) in enumerate(line.rows.groupby("left", sort=False)):
+            _sweep(axes, points.sort_values("latents"), left, str(label), looks[line.label].color, place)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("latents at evaluation")
+        percent_axis(axes, (100 * rows[["accuracy", "low", "high", "chance"]]).to_numpy().ravel())
+        chance_line(axes, rows["chance"])
+    panels[0][0].set_ylabel("accuracy (%), 95% interval over questions")
+    ring = Line2D([], [], linestyle="", marker="o", markersize=10, mfc="none", mec=GRAY, label="as trained")
+    explain(figure, left, [ring])
+    return figure
+
+
+def _swept(table: pandas.DataFrame) -> tuple[pandas.DataFrame, list[Line]]:
+    """Return the described rows and their lines. FLOPs differ by latents, so they are no label of a size."""
+    rows = described(table.drop(columns="flops"))
+    return rows, method_lines(rows)
+
+
+def _looks(lines: list[Line], methods: Mapping[str, str]) -> dict[str, Look]:
+    looks = method_looks(methods)
+    return {line.label: looks[line.method] for line in lines}
+
+
+def _sweep(axes: Axes, rows: pandas.DataFrame, left: LeftLooks, label: str, color: str, place: int) -> None:
+    """Draw one line of a panel, shifted a little, so that intervals at the same number do not overlap."""
+    points = rows.groupby("latents")[["accuracy", "low", "high", "trained"]].mean()
+    x = points.index + 0.24 * ((place + 0.5) / len(left.labels) - 0.5)
+    y, low, high = (100 * points[name] for name in ("accuracy", "low", "high"))
+    shade, marker = left.shade(label, color), left.marker(label)
+    axes.errorbar(
+        x,
+        y,
+        yerr=[(y - low).clip(lower=0), (high - y).clip(lower=0)],
+        color=shade,
+        marker=marker,
+        markersize=marker_size(marker, 5),
+        elinewidth=0.9,
+        label=label,
+        clip_on=False,
     )
-    figure.legend(loc="outside lower center", ncols=2)
-    return figure
+    here = points["trained"].to_numpy() > 0
+    axes.plot(
+        x[here], y[here], "o", markersize=11, mfc="none", mec=shade, mew=1.2, gid="trained", clip_on=False
+    )
 
 
 @styled
-def sources_figure(table: pandas.DataFrame) -> Figure:
-    """Draw accuracy with its interval for each source of latents, one row per recipe, means over seeds.
+def layers_and_latents(table: pandas.DataFrame, methods: Mapping[str, str]) -> Figure:
+    """Draw accuracy (percent) by layers left and latents used, one panel per method and place of the cut.
 
-    Each source has its own color and marker. Only `own` is filled, so that it stands out in gray too.
+    The table is that of `latent_tables.accuracy_vs_latents`. Models with pruned width are left out. A frame
+    marks the number of latents in training.
+
+    Raises:
+        CopraError: no method was evaluated with two different numbers of layers.
     """
-    rows = table[table["seed"] == "all"]
-    recipes, sources = list(dict.fromkeys(rows["recipe"])), list(dict.fromkeys(rows["source"]))
-    figure = Figure(figsize=(6.8, 1.3 + (0.25 + 0.13 * len(sources)) * len(recipes)), layout="constrained")
-    axes = figure.subplots()
-    colors, markers = assign(LATENT_SOURCES, (DENSE, *COLORS)), assign(LATENT_SOURCES, MARKERS)
-    for index, source in enumerate(sources):
-        of_source = rows[rows["source"] == source]
-        # Side by side within the row of a recipe, so that intervals do not overlap.
-        y = of_source["recipe"].map(recipes.index) + 0.7 * ((index + 0.5) / len(sources) - 0.5)
-        x, low, high = (100 * of_source[name] for name in ("accuracy", "low", "high"))
-        axes.errorbar(
-            x,
-            y,
-            xerr=[(x - low).clip(lower=0), (high - x).clip(lower=0)],
-            linestyle="",
-            color=colors[source],
-            marker=markers[source],
-            markersize=5.5,
-            markerfacecolor=colors[source] if source == "own" else "white",
-            elinewidth=0.9,
-            label=source.replace("_", " "),
-        )
-    axes.set_yticks(range(len(recipes)), [recipe.replace("+", " + ") for recipe in recipes])
-    axes.set_ylim(len(recipes) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
-    for border in range(1, len(recipes)):
-        axes.axhline(border - 0.5, color=GRAY, linewidth=0.6, linestyle=":")
-    axes.set_xlabel("accuracy (%), 95% interval over questions")
-    figure.legend(title="latents from", loc="outside lower center", ncols=len(sources))
+    rows, lines = _swept(table)
+    rows = rows[rows["pruned"].isin(("", "layers"))]
+    lines = [line for line in method_lines(rows) if line.rows["layers"].nunique() > 1]
+    if not lines:
+        raise CopraError("layers_and_latents: no method was evaluated with different numbers of layers.")
+    looks = _looks(lines, methods)
+    shown = pandas.concat([line.rows for line in lines])
+    columns = min(3, len(lines))
+    number = math.ceil(len(lines) / columns)
+    size = 0.52 * max(4, shown["latents"].nunique()) + 0.9
+    high = 0.42 * shown["layers"].nunique() + 1.1
+    figure = Figure(figsize=(1.4 + size * columns, 0.4 + high * number), layout="constrained")
+    grid = figure.subplots(number, columns, squeeze=False)
+    limits = (100 * shown["accuracy"].min(), 100 * shown["accuracy"].max())
+    for line, axes in zip(lines, grid.flat, strict=False):
+        image = _cells(axes, line.rows, limits)
+        axes.set_title(line.label, color=title_color(line.label, looks), parse_math=False)
+    for axes in grid.flat[len(lines) :]:
+        axes.set_axis_off()
+    bar = figure.colorbar(image, ax=grid, label="accuracy (%)", shrink=0.9)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+    figure.supxlabel("latents at evaluation (framed: as trained)", fontsize=9)
+    figure.supylabel("layers left", fontsize=9)
     return figure
 
 
-@styled
-def lens_figure(frame: pandas.DataFrame) -> Figure:
-    """Draw the logit lens of a node: one panel per question, one row per latent with its likeliest tokens.
-
-    Tokens are shaded by probability. The title of a panel holds the question, its gold steps and answer, and
-    the generated answer.
-    """
-    questions = [rows for _, rows in frame.groupby("id", sort=False)]
-    latents = frame["latent"].nunique()
-    figure = Figure(figsize=(6.8, len(questions) * (1.25 + 0.3 * latents)), layout="constrained")
-    for axes, rows in zip(figure.subplots(len(questions), 1, squeeze=False)[:, 0], questions, strict=True):
-        shares = rows.pivot(index="latent", columns="rank", values="probability")
-        tokens = rows.pivot(index="latent", columns="rank", values="token")
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for y, x in [(y, x) for y in range(shares.shape[0]) for x in range(shares.shape[1])]:
-            share = shares.iloc[y, x]
-            axes.text(
-                x,
-                y,
-                f"{visible(tokens.iloc[y, x])}  {100 * share:.0f}%",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if share > 0.55 else "#333333",
-                parse_math=False,
+def _cells(axes: Axes, rows: pandas.DataFrame, limits: tuple[float, float]) -> AxesImage:
+    """Draw the cells of one panel, the most layers at the top, and return the image."""
+    cells = 100 * rows.pivot_table(index="layers", columns="latents", values="accuracy").sort_index(
+        ascending=False
+    )
+    image = axes.imshow(cells, cmap=COLORS_OF_CELLS, vmin=limits[0], vmax=limits[1], aspect="auto")
+    for (y, layers), (x, latents) in (
+        (y, x) for y in enumerate(cells.index) for x in enumerate(cells.columns)
+    ):
+        value = cells.loc[layers, latents]
+        if value == value:
+            color = text_color_on(image, value)
+            axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=8, color=color)
+        trained = rows.loc[(rows["layers"] == layers) & (rows["latents"] == latents), "trained"]
+        if trained.any():
+            axes.add_patch(
+                Rectangle((x - 0.44, y - 0.42), 0.88, 0.84, fill=False, ec="#D55E00", lw=1.8, gid="trained")
             )
-        axes.set_yticks(range(len(shares)), [f"latent {index + 1}" for index in shares.index])
-        axes.set_xticks([])
-        axes.grid(False)
-        axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_color(GRAY)
-        axes.set_title(_title(rows.iloc[0]), fontsize=7.5, loc="left", parse_math=False)
-    return figure
-
-
-def _title(row: pandas.Series) -> str:
-    given = " | ".join(row["generated"].splitlines())
-    lines = [row["question"], f"gold: {' | '.join([*row['steps'], row['gold']])}", f"given: {given}"]
-    return "\n".join("\n".join(textwrap.wrap(line, 100)[:3]) for line in lines)
+    axes.set_xticks(range(len(cells.columns)), [str(number) for number in cells.columns])
+    axes.set_yticks(range(len(cells)), [str(number) for number in cells.index])
+    axes.grid(False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return image

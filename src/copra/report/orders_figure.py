@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from copra.report.orders import rank_correlation, ranks
-from copra.report.style import note, styled
+from copra.report.style import note, styled, text_color_on
 from copra.schema.curve import NamedCurve
 from copra.schema.shape import ModelShape
 
@@ -45,8 +45,7 @@ def _matrix(axes: Axes, table: pandas.DataFrame, text: str, colors: str, limits:
     for y, x in [(y, x) for y in range(table.shape[0]) for x in range(table.shape[1])]:
         value = table.iloc[y, x]
         if value == value:
-            red, green, blue, _ = image.cmap(image.norm(value))
-            color = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "#222222"
+            color = text_color_on(image, value)
             axes.text(x, y, text.format(value), ha="center", va="center", fontsize=7.5, color=color)
     axes.set_yticks(range(len(table)), table.index)
     axes.grid(False)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import pandas
@@ -10,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from copra.report.style import DENSE, GRAY, assign, styled
+from copra.report.labels import apart
+from copra.report.style import DENSE, GRAY, assign, percent_axis, styled
 from copra.schema.units import UNIT_NAMES
 
 # A metric has the same color and marker in every figure; its loss and accuracy variants share a hue.
@@ -99,6 +99,7 @@ def _dress(axes: Axes, table: pandas.DataFrame, column: str) -> None:
     """Set up the axes, and draw the level of the whole model."""
     whole = table[table["removed"] == 0]
     if column == "accuracy":
+        percent_axis(axes, [*table["accuracy"], *whole["low"], *whole["high"]])
         axes.axhspan(whole["low"].mean(), whole["high"].mean(), color="#EEEEEE", zorder=0.5)
     elif table["loss"].max() > 20 * table["loss"].min() > 0:
         axes.set_yscale("log")
@@ -154,24 +155,3 @@ def _name(axes: Axes, lines: Sequence[_Line], column: str) -> None:
         axes.plot([start[0], 1.04], [start[1], height], linewidth=0.6, alpha=0.6, gid="leader", **look)
         axes.plot([1.07], [height], marker=line.marker, markersize=5.5, linestyle="", gid="leader", **look)
         axes.text(1.10, height, line.name, transform=axes.transAxes, va="center", fontsize=8)
-
-
-def apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Return heights between 0 and 1, moved as little as possible to be `gap` apart, in their order.
-
-    The gap shrinks if there is no room. Least squares: after subtracting the gaps below each height, this is
-    isotonic regression by pooling adjacent violators (Ayer et al. 1955).
-    """
-    gap = min(gap, 1 / max(1, len(heights) - 1))
-    order = sorted(range(len(heights)), key=lambda index: heights[index])
-    pools: list[list[float]] = []
-    for place, index in enumerate(order):
-        pools.append([heights[index] - gap * place])
-        while len(pools) > 1 and fmean(pools[-2]) >= fmean(pools[-1]):
-            pools[-2:] = [pools[-2] + pools[-1]]
-    room = 1 - gap * (len(heights) - 1)
-    levels = [min(max(fmean(pool), 0), room) for pool in pools for _ in pool]
-    placed = {
-        index: level + gap * place for place, (index, level) in enumerate(zip(order, levels, strict=True))
-    }
-    return [placed[index] for index in range(len(heights))]

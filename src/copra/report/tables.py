@@ -32,6 +32,7 @@ from copra.report.comparisons import (
 )
 from copra.report.evaluations import Evaluation, evaluation_of
 from copra.report.formats import write_formats
+from copra.report.sizes import pruned_units
 from copra.report.starts import start_columns
 from copra.schema.units import UNIT_NAMES
 from copra.utils.errors import CopraError
@@ -62,6 +63,8 @@ def accuracy_vs_flops(
     `pareto` compares recipes; a seed's row repeats its recipe's. `share_above_90` is the share of seeds whose
     accuracy is above 0.9. If the recipes name the models that their last training steps started from, there
     are the columns of `copra.report.starts.start_columns`, by the `healing` steps of those models.
+    `kind` is the kind of the method, `pruned` lists the kinds of unit of which fewer are left than in the base,
+    `chance` is the accuracy of guessing.
 
     Raises:
         CopraError: an evaluation is missing, was changed by hand, or holds other questions than the
@@ -80,7 +83,8 @@ def accuracy_vs_flops(
 
     rows = []
     for recipe in settings["recipes"]:
-        described = {key: recipe[key] for key in ("recipe", "base", "pruning", "method", "order")}
+        described = {key: recipe[key] for key in ("recipe", "base", "pruning", "method", "order", "kind")}
+        described |= {"chance": recipe.get("chance", math.nan)}
         flags = {"reference": recipe["recipe"] == name, "primary": recipe["recipe"] == primary}
         for seed, chosen, others in _groups(nodes[recipe["recipe"]], nodes.get(name, [])):
             members = [loaded[node] for node in chosen]
@@ -96,6 +100,7 @@ def accuracy_vs_flops(
                 | start_columns(recipe, chosen, loaded, healing or {})
             )
     table = with_holm(_in_whole_numbers(pandas.DataFrame(rows)), primary)
+    table = table.assign(pruned=pruned_units(table))
     recipes = table[table["seed"] == ALL]
     front = dict(zip(recipes["recipe"], pareto_front(recipes["accuracy"], recipes["flops"]), strict=True))
     return table.assign(pareto=table["recipe"].map(front).astype(bool))

@@ -1,148 +1,203 @@
 """The figure of accuracy against FLOPs, with the Pareto front."""
 
-import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import Bbox
 
+from copra.report.comparisons import ALL
+from copra.report.finding import finding
+from copra.report.labels import Label, box_around, boxes_along, label_where_free
+from copra.report.lines import Line, described, method_lines, panels, variants
+from copra.report.sizes import DENSE, in_order
 from copra.report.style import (
-    COLORS,
-    DENSE,
     FILLS,
-    GRAY,
+    FRONT,
+    FRONT_WIDTH,
     MARKERS,
+    Look,
     assign,
-    label_where_free,
+    chance_line,
+    headline,
+    legend_below,
+    marker_handle,
+    marker_size,
+    method_looks,
+    percent_axis,
     prefixed_ticks,
+    ratio_ticks,
     settle,
     styled,
 )
 
+PLAIN = "Accuracy against FLOPs per answer"
+"""The title if the table holds no finding."""
+
 
 @styled
-def pareto(table: pandas.DataFrame) -> Figure:
+def pareto(table: pandas.DataFrame, methods: Mapping[str, str]) -> Figure:
     """Draw accuracy (percent, 95% interval over questions) against FLOPs per answer.
 
-    The table is that of `tables.accuracy_vs_flops`. One marker per method, one color per pruning, one filling
-    per base; a step line shows the front, the best accuracy at or below each number of FLOPs. Rows of single
-    seeds are left out. Points of the front, and then the others, are labeled where a label covers nothing.
+    The table is that of `tables.accuracy_vs_flops`, and `methods` are the kinds of all methods of the
+    experiment. A color and line style stand for a method, which a line joins over its cuts; a marker stands
+    for what is left of the model, its filling for the place of the cut. Pruned layers and pruned width have
+    panels of their own, with the dense models in both. FLOPs are relative to the reference, if there is one.
+    The gray step line is the Pareto front of all recipes; light dots are single seeds. Lines are labeled
+    where a label covers nothing, and otherwise listed below. The title is the finding of the table.
     """
-    rows = table[table["seed"] == "all"].reset_index(drop=True)
-    colors = assign([name for name in rows["pruning"] if name != "dense"], COLORS) | {"dense": DENSE}
-    markers, fills = assign(rows["method"], MARKERS), assign(rows["base"], FILLS)
+    rows = described(table)
+    relative = bool(table["reference"].any())
+    rows = rows.assign(x=rows["flops_ratio" if relative else "flops"])
+    looks = method_looks(methods)
+    crowded: dict[str, str] = {}
+    while True:
+        listed = {method: looks[method] for method in crowded.values()}
+        figure, drawn = _drawn(rows, looks, listed, relative)
+        settle(figure)
+        found = [_label(axes, lines, looks, crowded) for axes, lines in drawn]
+        if not any(found):
+            return figure
+        crowded |= {label: method for each in found for label, method in each.items()}
 
-    figure = Figure(figsize=(8.6, 5.0), layout="constrained")
-    axes = figure.subplots()
-    if rows["flops"].max() > 3 * rows["flops"].min():
-        axes.set_xscale("log")
-    for row in rows.itertuples():
-        _point(axes, row, colors[row.pruning], markers[row.method], fills[row.base])
-    axes.set(xlabel="FLOPs per answer", ylabel="accuracy (%), 95% interval over questions")
-    prefixed_ticks(axes)
-    axes.margins(x=0.12, y=0.08)
-    axes.set_ylim(max(0, axes.get_ylim()[0]), min(100, axes.get_ylim()[1]) + 1)
-    axes.set_xlim(axes.get_xlim())
-    front = _front(axes, rows[rows["pareto"]].sort_values(["flops", "accuracy"]))
-    reference = rows[rows["reference"]]
+
+def _drawn(
+    rows: pandas.DataFrame, looks: Mapping[str, Look], listed: Mapping[str, Look], relative: bool
+) -> tuple[Figure, list[tuple[Axes, list[Line]]]]:
+    """Return the figure without labels of lines, and each panel's lines; the legend has `listed` methods."""
+    whole = rows[rows["seed"] == ALL]
+    parts = panels(whole)
+    markers = assign(in_order(whole), MARKERS)
+    fills = assign(variants(method_lines(whole)), FILLS)
+    figure = Figure(figsize=(2.4 + 3.9 * len(parts), 4.5), layout="constrained")
+    headline(figure, finding(rows) or PLAIN)
+    grid = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
+    drawn = []
+    for axes, (title, part) in zip(grid, parts.items(), strict=True):
+        lines = method_lines(part)
+        for line in lines:
+            _line(axes, line, looks[line.method], markers, fills)
+            _seeds(axes, rows, line, looks[line.method].color)
+        axes.set_title(title)
+        drawn.append((axes, lines))
+    _dress(grid, rows, relative)
+    for axes in grid:
+        _front(axes, whole[whole["pareto"]].sort_values(["x", "accuracy"]))
+        chance_line(axes, rows["chance"])
+    _legend(figure, _caption(rows), markers, fills, listed)
+    return figure, drawn
+
+
+def _line(axes: Axes, line: Line, look: Look, markers: Mapping[str, str], fills: Mapping[str, str]) -> None:
+    path = line.path("x")
     axes.plot(
-        reference["flops"],
-        100 * reference["accuracy"],
-        linestyle="",
-        marker="o",
-        markersize=14,
-        mfc="none",
-        mec=DENSE,
-        mew=0.9,
-        gid="reference",
+        path["x"], 100 * path["accuracy"], color=look.color, linestyle=look.dash, gid=f"line {line.label}"
     )
-    _legend(figure, rows, colors, markers, fills)
-    _labels(figure, axes, rows, front)
-    return figure
-
-
-def _point(axes: Axes, row: Any, color: str, marker: str, fill: str) -> None:
-    interval = [[100 * (row.accuracy - row.low)], [100 * (row.high - row.accuracy)]]
-    axes.errorbar(
-        [row.flops],
-        [100 * row.accuracy],
-        yerr=interval,
-        color=color,
-        ecolor=(color, 0.45),
-        elinewidth=1.1,
-        marker=marker,
-        markersize=8,
-        fillstyle=fill,
-        markerfacecoloralt="white",
-        mec="white" if fill == "full" else color,
-        mew=0.7,
-        label=row.recipe,
-        zorder=3,
-    )
-
-
-def _front(axes: Axes, rows: pandas.DataFrame) -> list[tuple[float, float]]:
-    """Draw the step line through the front; return its corners at the points and its end.
-
-    The line extends to the right edge: with more FLOPs allowed, the best model is still available.
-    """
-    corners = list(zip(rows["flops"], 100 * rows["accuracy"], strict=True))
-    corners.append((axes.get_xlim()[1], corners[-1][1]))
-    axes.plot(
-        *zip(*corners, strict=True), drawstyle="steps-post", color=GRAY, linewidth=1.2, zorder=2, gid="front"
-    )
-    return corners
-
-
-def _legend(figure: Figure, rows: pandas.DataFrame, colors: dict, markers: dict, fills: dict) -> None:
-    def head(text: str) -> Line2D:
-        return Line2D([], [], linestyle="", label=text)
-
-    def point(label: str, **look: Any) -> Line2D:
-        return Line2D([], [], **{"linestyle": "", "markersize": 7, "color": GRAY, **look}, label=label)
-
-    handles = [head("Method"), *(point(name, marker=marker) for name, marker in markers.items())]
-    handles.append(head("Pruning"))
-    # The dense model first, then the prunings in order of appearance.
-    for name in sorted(dict.fromkeys(rows["pruning"]), key=lambda name: name != "dense"):
-        handles.append(point(name, marker="o", color=colors[name]))
-    if len(fills) > 1:
-        handles.append(head("Base"))
-        handles += [
-            point(name, marker="o", fillstyle=fill, markerfacecoloralt="white")
-            for name, fill in fills.items()
-        ]
-    handles.append(head(" "))
-    handles.append(Line2D([], [], color=GRAY, linewidth=1.2, label="Pareto front"))
-    if rows["reference"].any():
-        handles.append(point("reference", marker="o", markersize=11, mfc="none", mec=DENSE))
-    legend = figure.legend(handles=handles, loc="outside right upper", handlelength=1.6, labelspacing=0.45)
-    for text in legend.get_texts():
-        if text.get_text() in ("Method", "Pruning", "Base"):
-            text.set_fontweight("bold")
-
-
-def _labels(figure: Figure, axes: Axes, rows: pandas.DataFrame, front: list[tuple[float, float]]) -> None:
-    """Label the points with their order of steps, those of the front and the reference first."""
-    settle(figure)
-    obstacles = []
-    for row in rows.itertuples():
-        around = 11 if row.reference else 8
-        (x, y), (_, low), (_, high) = axes.transData.transform(
-            [(row.flops, 100 * share) for share in (row.accuracy, row.low, row.high)]
+    for row in line.rows.itertuples():
+        fill = fills.get(line.variant, "full") if row.pruning != DENSE else "full"
+        axes.errorbar(
+            [row.x],
+            [100 * row.accuracy],
+            yerr=[[max(0, 100 * (row.accuracy - row.low))], [max(0, 100 * (row.high - row.accuracy))]],
+            color=look.color,
+            ecolor=(look.color, 0.4),
+            elinewidth=1.0,
+            marker=markers[row.left],
+            markersize=marker_size(markers[row.left]),
+            fillstyle=fill,
+            markerfacecoloralt="white",
+            mec="white" if fill == "full" else look.color,
+            mew=0.6 if fill == "full" else 1.2,
+            label=row.recipe,
+            zorder=3,
+            clip_on=False,
         )
-        obstacles.append(Bbox.from_extents(x - around, y - around, x + around, y + around))
-        obstacles.append(Bbox.from_extents(x - 3, low, x + 3, high))
-    for (x, y), (next_x, next_y) in itertools.pairwise(axes.transData.transform(front)):
-        obstacles.append(Bbox.from_extents(x, y - 2, next_x, y + 2))
-        obstacles.append(Bbox.from_extents(next_x - 2, y, next_x + 2, next_y))
-    several = rows["base"].nunique() > 1
-    ranked = rows.sort_values(["pareto", "reference", "accuracy"], ascending=False)
-    names = [
-        (f"{row.base}: " if several else "") + row.order.replace(" > ", " → ") for row in ranked.itertuples()
+
+
+def _seeds(axes: Axes, rows: pandas.DataFrame, line: Line, color: str) -> None:
+    """Draw the single seeds of a line's recipes."""
+    seeds = rows[rows["recipe"].isin(line.rows["recipe"]) & (rows["seed"] != ALL)]
+    look: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 3.4, "mew": 0, "alpha": 0.35}
+    if len(seeds):  # constrained layout fails on unclipped lines without points
+        axes.plot(
+            seeds["x"], 100 * seeds["accuracy"], color=color, gid="seeds", clip_on=False, zorder=2.5, **look
+        )
+
+
+def _dress(grid: Sequence[Axes], rows: pandas.DataFrame, relative: bool) -> None:
+    """Set up the axes, which all panels share."""
+    axes = grid[0]
+    if rows["x"].max() > 3 * rows["x"].min():
+        axes.set_xscale("log")
+    axes.margins(x=0.1)
+    axes.autoscale_view()
+    axes.set_xlim(axes.get_xlim())
+    if not relative:
+        prefixed_ticks(axes)
+    elif axes.get_xscale() == "log":
+        ratio_ticks(axes)
+    percent_axis(axes, [*(100 * rows[["accuracy", "low", "high", "chance"]]).to_numpy().ravel()])
+    axes.set_ylabel("accuracy (%)")
+    reference = rows.loc[rows["reference"], "order"].iloc[0] if relative else ""
+    of = f" ({reference.partition(' > ')[2].replace(' > ', ' → ')} = 1)" if relative else ""
+    for each in grid:
+        each.set_xlabel(f"FLOPs per answer{of}")
+
+
+def _front(axes: Axes, rows: pandas.DataFrame) -> None:
+    """Draw the step line through the front.
+
+    It extends to the right edge: with more FLOPs allowed, the best model is still available.
+    """
+    corners = list(zip(rows["x"], 100 * rows["accuracy"], strict=True))
+    corners.append((axes.get_xlim()[1], corners[-1][1]))
+    look: dict[str, Any] = {"drawstyle": "steps-post", "color": FRONT, "linewidth": FRONT_WIDTH, "zorder": 1}
+    axes.plot(*zip(*corners, strict=True), gid="front", **look)
+
+
+def _caption(rows: pandas.DataFrame) -> str:
+    seeds = rows[rows["seed"] != ALL].groupby("recipe").size().max()
+    number = f"{rows['n'].max():,} questions, "
+    if seeds == seeds:
+        number += f"{seeds} seeds: large markers are means, light dots single seeds"
+    else:
+        number += "one seed"
+    return f"{number}; bars: 95% interval over questions"
+
+
+def _legend(
+    figure: Figure,
+    caption: str,
+    markers: Mapping[str, str],
+    fills: Mapping[str, str],
+    listed: Mapping[str, Look],
+) -> None:
+    """Explain markers, their fillings if there are several, the front, and lines without a label."""
+    handles = [marker_handle(left, marker) for left, marker in markers.items()]
+    handles += [marker_handle(variant, "o", fill) for variant, fill in fills.items()]
+    handles.append(Line2D([], [], color=FRONT, linewidth=FRONT_WIDTH, label="Pareto front of all recipes"))
+    handles += [
+        Line2D([], [], color=look.color, linestyle=look.dash, label=label) for label, look in listed.items()
     ]
-    points = list(zip(ranked["flops"], 100 * ranked["accuracy"], strict=True))
-    label_where_free(axes, points, names, obstacles)
+    legend_below(figure, handles, caption)
+
+
+def _label(
+    axes: Axes, lines: Sequence[Line], looks: Mapping[str, Look], crowded: Mapping[str, str]
+) -> dict[str, str]:
+    """Label the lines that are not `crowded`; return the methods of those without room, by label."""
+    obstacles, labels = [text.get_window_extent() for text in axes.texts], []
+    for line in lines:
+        path = line.path("x")
+        points = list(zip(path["x"], 100 * path["accuracy"], strict=True))
+        obstacles += boxes_along(axes, points)
+        for row in line.rows.itertuples():
+            obstacles.append(box_around(axes.transData.transform((row.x, 100 * row.accuracy)), 6))
+            obstacles += boxes_along(axes, [(row.x, 100 * row.low), (row.x, 100 * row.high)])
+        if line.label not in crowded:
+            ends = [points[-1], points[0], *points[1:-1]]
+            labels.append(Label(line.label, ends, looks[line.method].color))
+    unlabeled = {label.text for label in label_where_free(axes, labels, obstacles)}
+    return {line.label: line.method for line in lines if line.label in unlabeled}

@@ -89,6 +89,8 @@ class Prosqa(GeneratedTask):
     """Minimum number of steps from the other person to the wrong answer. In small graphs, most wrong answers
     are one step from a person and right ones never are, which reveals the answer; 2 excludes such graphs."""
 
+    chance = 0.5  # a question offers two concepts
+
     @property
     def answers(self) -> AnswerKind:
         return "text"

@@ -82,6 +82,8 @@ class Task(Settings):
     """Maximum fraction of training or validation rows without steps, rounded up to a row. GSM8K has 95 of
     7,473 training rows without steps (0.013). With many more, CoT would only learn to answer at once."""
 
+    chance: ClassVar[float | None] = None
+    """Accuracy of guessing among the answers that a question offers; None if it offers none."""
     worked_examples: ClassVar[Path | None] = None
     """Path of JSON lines with `question`, `steps` (sentences) and `answer`, as examples for prompts."""
 

@@ -1,0 +1,153 @@
+"""The lines of figures: a method from its dense model over its cuts, one line per place of the cut."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas
+
+from copra.report.sizes import DENSE, QUANTIZED, left_labels, pruned_units, quantized
+
+PRUNE = "prune"
+"""The word for all consecutive prunings in an order of steps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """The recipes of one method, with the same trainings, the same place of the cut, quantized or not."""
+
+    label: str
+    """The method; with its base, its trainings or the place of the cut where others differ in these."""
+    method: str
+    variant: str
+    """The place of the cut, if recipes of the table differ in that, and "quantized"."""
+    rows: pandas.DataFrame
+    """The recipes, and the dense model of the same trainings; see `described`."""
+
+    def path(self, x: str) -> pandas.DataFrame:
+        """Return columns x and accuracy, one row per label of what is left, in order of x: the means."""
+        return self.rows.groupby("left", sort=False)[[x, "accuracy"]].mean().sort_values(x)
+
+
+def described(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Return a table with columns `pruned`, `left`, `quantized`, `steps`, `trainings`, and `place`.
+
+    The first three are those of `copra.report.sizes`. `steps` are those after the base, with `PRUNE` in place
+    of consecutive prunings and without a quantization, which is always the last step; `trainings` are the
+    same without `PRUNE`, and `place` tells between which of them the cut was made, if recipes differ in that.
+    """
+    rows = table.assign(pruned=pruned_units(table), left=left_labels(table), quantized=quantized(table))
+    rows = rows.assign(
+        steps=[_steps(*each) for each in zip(rows["order"], rows["pruning"], rows["quantized"], strict=True)]
+    )
+    rows = rows.assign(trainings=rows["steps"].map(_trained))
+    places = [_place(*each) for each in zip(rows["steps"], rows["method"], strict=True)]
+    return rows.assign(place=places if len(set(places) - {""}) > 1 else "")
+
+
+def method_lines(rows: pandas.DataFrame) -> list[Line]:
+    """Return the lines of `described` rows, in the order of the table.
+
+    A line of pruned models begins at the dense model with the same trainings. Quantized models have a line of
+    their own, since their FLOPs are those of the models that they were made of. A dense model without a
+    pruned one is a line too.
+    """
+    lone = rows["pruning"] == DENSE
+    changed = set(zip(rows["base"][~lone], rows["trainings"][~lone], strict=True))
+    ends = zip(rows["base"], rows["trainings"], strict=True)
+    shown = rows[~lone | pandas.Series([end not in changed for end in ends], rows.index)]
+    names = _Names(rows)
+    lines = []
+    keys = ["base", "method", "steps", "quantized"]
+    for (base, method, steps, small), members in shown.groupby(keys, sort=False):
+        start = rows[lone & (rows["base"] == base) & (rows["trainings"] == _trained(steps))]
+        first = members.iloc[0]
+        variant = ", ".join(filter(None, [first["place"], QUANTIZED if small else ""]))
+        own = members if small else pandas.concat([start, members])
+        own = own[~own.index.duplicated()]
+        lines.append(Line(names.of(first), method, variant, own))
+    return lines
+
+
+class _Names:
+    """The shortest labels that keep the lines of a table apart."""
+
+    def __init__(self, rows: pandas.DataFrame):
+        self.several_bases = rows["base"].nunique() > 1
+        self.trainings: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self.places: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self.orders: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for base, method, trained, place, steps in zip(
+            *(rows[name] for name in ("base", "method", "trainings", "place", "steps")), strict=True
+        ):
+            self.trainings[base, method].add(trained)
+            if place:
+                self.places[base, trained].add(place)
+                self.orders[base, trained].add(steps)
+
+    def of(self, row: pandas.Series) -> str:
+        base, trained = row["base"], row["trainings"]
+        label = row["method"]
+        if len(self.trainings[base, label]) > 1:
+            label = trained.replace(" > ", " → ")
+        if len(self.places[base, trained]) < len(self.orders[base, trained]):
+            label = row["steps"].replace(" > ", " → ")
+        elif len(self.places[base, trained]) > 1:
+            label = f"{label}, {row['place']}" if row["place"] else label
+        if row["quantized"]:
+            label = f"{label}, {QUANTIZED}"
+        return f"{base}: {label}" if self.several_bases else label
+
+
+def _steps(order: str, pruning: str, small: bool) -> str:
+    prunings = pruning.split(" + ")
+    words: list[str] = []
+    for step in order.split(" > ")[1 : -1 if small else None]:
+        word = PRUNE if step in prunings else step
+        if word != PRUNE or words[-1:] != [PRUNE]:
+            words.append(word)
+    return " > ".join(words)
+
+
+def _trained(steps: str) -> str:
+    return " > ".join(step for step in steps.split(" > ") if step != PRUNE)
+
+
+def _place(steps: str, method: str) -> str:
+    """Return the places of the cuts as text: "cut before" the method, "cut after" it, "cut before cot"."""
+    words = steps.split(" > ")
+    places = []
+    for step, following in zip(words, [*words[1:], ""], strict=True):
+        if step == PRUNE:
+            places.append(
+                f"cut before {following}"
+                if following not in ("", method)
+                else "cut before"
+                if following
+                else "cut after"
+            )
+    return " and ".join(places)
+
+
+def variants(lines: Iterable[Line]) -> list[str]:
+    """Return the distinct variants of lines, those that are not quantized first."""
+    found = dict.fromkeys(line.variant for line in lines if line.variant)
+    return sorted(found, key=lambda variant: QUANTIZED in variant)
+
+
+def panel_of(pruned: str) -> str:
+    """Return the panel of a model by its pruned kinds of unit: "" for dense ones, which are in all panels."""
+    kinds = set(pruned.split(", ")) - {""}
+    if not kinds:
+        return ""
+    return "layers" if kinds == {"layers"} else "both" if "layers" in kinds else "width"
+
+
+PANELS = {"layers": "layers pruned", "width": "width pruned", "both": "layers and width pruned"}
+
+
+def panels(rows: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
+    """Return the rows of each panel by title; dense models are in all. One panel if nothing is pruned."""
+    kinds = rows["pruned"].map(panel_of)
+    found = {title: rows[kinds.isin(("", kind))] for kind, title in PANELS.items() if (kinds == kind).any()}
+    return found or {"": rows}
