@@ -8,7 +8,7 @@ import pytest
 
 from copra.experiment.contrast_problems import contrast_notes
 from copra.experiment.outputs import TABLES
-from copra.experiment.workflow import Workflow
+from copra.experiment.workflow import COLORED_BY_METHOD, Workflow
 from copra.utils.errors import CopraError
 from helpers.tiny import DROP, tiny_config
 
@@ -76,9 +76,9 @@ def test_only_models_that_can_answer_are_evaluated_after_a_stage():
     assert evaluated == {*staged, *asked.ends, *asked.before_and_after}
     assert not any(name.endswith(".0") for name in evaluated)
     drawn = json.loads(asked.figure_settings("curriculum"))["nodes"]
-    assert [(row["recipe"], row["stage"], row["node"]) for row in drawn[:2]] == [
-        ("llama+cot+kd", 1, "llama@0+cot+kd.1"),
-        ("llama+cot+kd", 2, "llama@0+cot+kd"),
+    assert [(row["stage"], row["node"]) for row in drawn[:2]] == [
+        (1, "llama@0+cot+kd.1"),
+        (2, "llama@0+cot+kd"),
     ]
 
 
@@ -160,7 +160,9 @@ def test_ends_of_recipes_with_latents_are_swept():
     found = looking(latents=[0, 2])
     assert found.swept == swept
     rows = json.loads(found.table_settings("accuracy_vs_latents"))["swept"]
-    assert rows[:2] == [{"recipe": "llama+cot+coconut", "node": f"llama@{s}+cot+coconut"} for s in (0, 1)]
+    labels = {"base": "llama", "pruning": "dense", "method": "coconut", "kind": "coconut"}
+    labels |= {"recipe": "llama+cot+coconut", "order": "llama > cot > coconut"}
+    assert rows[:2] == [{**labels, "node": f"llama@{seed}+cot+coconut"} for seed in (0, 1)]
     assert looking().swept == []
 
 
@@ -397,9 +399,89 @@ def test_tables_and_figures_of_curves_are_asked_for_where_there_are_curves():
     assert "results/config/figures/layer_distances/llama@0+cot/cot.svg" in curving({}).figures()
 
 
-def test_after_fine_tuning_is_drawn_where_something_is_pruned():
-    assert "results/config/figures/after_fine_tuning.svg" in workflow().figures()
-    assert "results/config/figures/after_fine_tuning.svg" not in workflow(recipes=[["cot"]]).figures()
+def drawn(name, **changes) -> bool:
+    """True if a figure is made."""
+    return f"results/config/figures/{name}.svg" in workflow(**changes).figures()
+
+
+def test_after_fine_tuning_is_drawn_where_something_is_pruned_and_can_be_compared():
+    assert drawn("after_fine_tuning", recipes=[["cot", "pause"], ["cot", "drop", "pause"]])
+    assert not drawn("after_fine_tuning", recipes=[["cot"]])
+    assert not drawn("after_fine_tuning", recipes=[["cot", "pause"], ["cot", "drop", "cot-2"]])
+
+
+def test_training_curves_are_drawn_where_something_is_trained():
+    pretrained = {"bases": {"hub": {"hub": "a/model"}}, "base": "hub"}
+    assert drawn("training_curves")
+    assert not drawn("training_curves", **pretrained, recipes=[["ask"]])
+
+
+def test_random_orders_alone_are_no_figure():
+    found = curving({"metrics": ["random"]}, {"metrics": ["random", "deepest"]}).figures()
+    assert [path for path in found if "drop_orders" in path and path.endswith("svg")] == [
+        "results/config/figures/drop_orders/curve-1.svg"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recipes", "expected"),
+    [
+        ([["cot", "coconut"], ["cot", "drop", "coconut"]], True),
+        ([["cot", "drop", "coconut"], ["cot", "drop-2", "coconut"]], True),
+        ([["cot", "drop", "coconut"], ["cot", "coconut", "drop"]], False),
+        ([["cot", "drop", "coconut"], ["cot", "other-drop", "coconut"]], False),
+        ([["cot", "coconut"], ["cot", "thin", "coconut"]], False),
+        ([["cot", "coconut"], ["cot", "drop", "pause"]], False),
+    ],
+)
+def test_layers_and_latents_is_drawn_where_recipes_of_a_method_differ_in_layers(recipes, expected):
+    steps = CONFIG["steps"] | {
+        "coconut": {"kind": "coconut", "training": TRAINING},
+        "drop-2": {**DROP, "budget": {"count": 2}},
+        "other-drop": {**DROP, "metric": "deepest"},
+        "thin": {"kind": "prune", "unit": "neurons", "metric": "taylor", "budget": {"fraction": 0.5}},
+    }
+    asked = {"steps": steps, "recipes": recipes, "evaluation": {"latents": [0, 1]}}
+    assert drawn("layers_and_latents", **asked) == expected
+    assert not drawn("layers_and_latents", **asked | {"evaluation": {}})
+
+
+def test_figures_of_methods_get_the_kinds_of_all_methods_those_of_recipes_first():
+    found = workflow()
+    methods = {"kd": "icot_kd", "kd-2": "icot_kd", "pause": "pause", "ask": "few_shot", "ask-2": "few_shot"}
+    for name in COLORED_BY_METHOD:
+        settings = json.loads(found.figure_settings(name))
+        assert list(settings["methods"].items()) == sorted(
+            [*methods.items(), ("cot", "cot"), ("cot-2", "cot")]
+        )
+    assert list(found.methods)[:5] == list(methods)
+    assert "methods" not in json.loads(found.figure_settings("latent_lens"))
+
+
+def test_the_controls_of_coconut_are_kinds_of_their_own():
+    controls = {
+        "coconut": {},
+        "pause_as_thought": {"thought": "embedding"},
+        "without_thought": {"thought": "none"},
+        "without_curriculum": {"curriculum": False},
+    }
+    steps = CONFIG["steps"] | {
+        f"my-{kind}": {"kind": "coconut", "training": TRAINING, **changes}
+        for kind, changes in controls.items()
+    }
+    found = workflow(steps=steps, recipes=[["cot", f"my-{kind}"] for kind in controls])
+    assert found.methods == {f"my-{kind}": kind for kind in controls} | {"cot": "cot"}
+    rows = json.loads(found.table_settings("accuracy_vs_flops"))["recipes"]
+    assert [row["kind"] for row in rows] == list(controls)
+
+
+def test_tables_get_the_accuracy_of_guessing_where_the_task_has_one():
+    def rows(**changes):
+        return json.loads(workflow(**changes).table_settings("accuracy_vs_flops"))["recipes"]
+
+    assert not any("chance" in row for row in rows())
+    graphs = {"tasks": {"graphs": {"kind": "prosqa"}}, "task": "graphs", "recipes": [["cot"]]}
+    assert [row["chance"] for row in rows(**graphs)] == [0.5]
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def write_evaluation(tmp_path):
 def recipe():
     """The settings of a recipe that ends at the given nodes."""
 
-    def make(name, *nodes, pruning="dense", method="cot", base="llama"):
+    def make(name, *nodes, pruning="dense", method="cot", base="llama", kind="cot"):
         order = name.split("+", 1)[1].replace("+", " > ")
         return {
             "recipe": name,
@@ -72,6 +72,7 @@ def recipe():
             "pruning": pruning,
             "method": method,
             "order": order,
+            "kind": kind,
             "nodes": list(nodes),
         }
 

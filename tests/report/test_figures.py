@@ -4,8 +4,8 @@ import xml.etree.ElementTree
 import numpy
 import pandas
 import pytest
-from matplotlib.colors import to_rgb
 from matplotlib.image import imread
+from recipes import KINDS, recipe, table
 
 from copra.report.figures import (
     curriculum,
@@ -15,36 +15,9 @@ from copra.report.figures import (
     save,
     training_curves,
 )
+from copra.report.latents import latents_figure, layers_and_latents
 from copra.utils.errors import CopraError
 
-
-def _table(points):
-    """(pruning, method, flops, accuracy, on the front) of each recipe; the first is the reference."""
-    return pandas.DataFrame(
-        {
-            "recipe": f"llama+{pruning}+{method}",
-            "seed": "all",
-            "reference": index == 0,
-            "base": "llama",
-            "pruning": pruning,
-            "method": method,
-            "order": f"{pruning} > {method}",
-            "accuracy": accuracy,
-            "low": accuracy - 0.02,
-            "high": accuracy + 0.03,
-            "flops": flops,
-            "pareto": front,
-        }
-        for index, (pruning, method, flops, accuracy, front) in enumerate(points)
-    )
-
-
-POINTS = [
-    ("dense", "cot", 9e9, 0.55, True),
-    ("dense", "coconut", 5e9, 0.45, True),
-    ("drop-1", "cot", 7e9, 0.40, False),
-    ("drop-1", "coconut", 2e9, 0.30, True),
-]
 SCORES = pandas.DataFrame(
     [
         {
@@ -84,94 +57,6 @@ SCORES = pandas.DataFrame(
         if (layer, h) != (3, 7)
     ]
 )
-
-
-def _lines(axes, gid):
-    return next(line for line in axes.lines if line.get_gid() == gid)
-
-
-def test_pareto_draws_each_recipe_with_its_interval():
-    axes = pareto(_table(POINTS)).axes[0]
-    assert axes.get_xscale() == "log"
-    for container, (_, _, flops, accuracy, _) in zip(axes.containers, POINTS, strict=True):
-        marker, _, (bar,) = container.lines
-        assert marker.get_xydata()[0] == pytest.approx((flops, 100 * accuracy))
-        heights = bar.get_segments()[0][:, 1]
-        assert heights == pytest.approx([100 * (accuracy - 0.02), 100 * (accuracy + 0.03)])
-    markers = [container.lines[0].get_marker() for container in axes.containers]
-    colors = [to_rgb(container.lines[0].get_color()) for container in axes.containers]
-    assert markers[0] == markers[2] != markers[1] == markers[3]
-    assert colors[0] == colors[1] != colors[2] == colors[3]
-
-
-def test_pareto_draws_the_front_and_marks_the_reference():
-    axes = pareto(_table(POINTS)).axes[0]
-    front = _lines(axes, "front")
-    assert front.get_drawstyle() == "steps-post"
-    assert front.get_xydata()[:-1].ravel() == pytest.approx([2e9, 30, 5e9, 45, 9e9, 55])
-    assert front.get_xydata()[-1] == pytest.approx([axes.get_xlim()[1], 55])
-    assert _lines(axes, "reference").get_xydata().ravel() == pytest.approx([9e9, 55])
-
-
-def test_pareto_is_linear_over_a_short_range_and_leaves_out_seeds():
-    table = _table([(p, m, f / 1e9 + 100, a, front) for p, m, f, a, front in POINTS])
-    table.loc[2, "seed"] = "1"
-    axes = pareto(table).axes[0]
-    assert axes.get_xscale() == "linear"
-    assert len(axes.containers) == 3
-
-
-def test_labels_never_collide():
-    random = numpy.random.default_rng(0)
-    points = [
-        (f"p{i % 4}", f"m{i % 5}", 10 ** random.uniform(9, 10), random.uniform(0.2, 0.6), i % 3 == 0)
-        for i in range(24)
-    ]
-    figure = pareto(_table(points))
-    axes = figure.axes[0]
-    boxes = [text.get_window_extent() for text in axes.texts]
-    assert 3 <= len(boxes) < 24
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-    places = axes.transData.transform([container.lines[0].get_xydata()[0] for container in axes.containers])
-    assert not any(box.contains(*place) for box in boxes for place in places)
-    frame = axes.get_window_extent()
-    assert all(frame.contains(*corner) for box in boxes for corner in box.corners())
-
-
-def _log(steps, loss, accuracy=None):
-    lines = [{"step": step, "loss": loss, "learning_rate": 1e-4, "gradient_norm": 1.0} for step in steps]
-    last = {"step": steps[-1], "validation_loss": loss + 0.5}
-    return [*lines, last | ({"validation_accuracy": accuracy} if accuracy is not None else {})]
-
-
-def test_stages_follow_each_other_in_one_panel():
-    figure = training_curves(
-        {
-            "llama@0+cot": _log([1, 2, 3], 2.0),
-            "llama@0+cot+coconut": _log([5, 10], 0.5),
-            "llama@0+cot+coconut.1": _log([5, 10], 1.0, accuracy=0.5),
-            "llama@0+cot+coconut.0": _log([10, 20], 1.5, accuracy=0.25),
-            "llama@1+cot+coconut.0": _log([10, 20], 1.6),
-            "llama@0+cot+drop-1": [],
-        }
-    )
-    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
-    assert list(panels) == ["llama + cot", "llama + cot + coconut"]
-    axes = panels["llama + cot + coconut"]
-    curves = [line for line in axes.lines if line.get_alpha() == 0.25]
-    assert [list(line.get_xdata()) for line in curves] == [[10, 20], [25, 30], [35, 40], [10, 20]]
-    assert [line.get_ydata()[0] for line in curves] == [1.5, 1.0, 0.5, 1.6]
-    assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [20, 30]
-    validation = [line for line in axes.lines if line.get_marker() == "o"]
-    assert validation[0].get_xydata().tolist() == [[20, 2.0], [30, 1.5], [40, 1.0]]
-    right = next(twin for twin in figure.axes if twin is not axes and twin.bbox.bounds == axes.bbox.bounds)
-    assert [line.get_xydata().tolist() for line in right.lines] == [[[20, 25]], [[30, 50]]]
-
-
-def test_forty_nodes_make_small_multiples_and_none_makes_a_note():
-    figure = training_curves({f"llama@0+cot+s{i}": _log([1, 2], 1.0) for i in range(40)})
-    assert sum(bool(axes.get_title()) for axes in figure.axes) == 40
-    assert "nothing was trained" in training_curves({}).axes[0].texts[0].get_text()
 
 
 def test_layer_distances_mark_the_least_of_each_length():
@@ -237,34 +122,36 @@ def test_scores_without_the_metric_are_refused():
         layer_distances(SCORES.assign(metric="random"))
 
 
-def _stages(recipe, accuracies):
-    return [
-        {"recipe": recipe, "stage": stage, "accuracy": value, "low": value - 0.02, "high": value + 0.04}
-        for stage, value in enumerate(accuracies)
-    ]
-
-
-def test_curriculum_draws_a_line_a_recipe_and_averages_seeds():
-    points = _stages("llama+a", [0.5, 0.4]) + _stages("llama+b", [0.3, 0.2]) + _stages("llama+b", [0.5, 0.4])
-    first, second = curriculum(points).axes[0].containers
-    assert first.get_label() == "llama + a"
-    assert first.lines[0].get_ydata() == pytest.approx([50, 40])
-    assert second.lines[0].get_ydata() == pytest.approx([40, 30])
-    # Points stand at their stages, moved by points of the page alone.
-    places = [line.lines[0].get_xdata().tolist() for line in (first, second)]
-    assert places == [[0, 1], [0, 1]]
-    drawn = [line.lines[0].get_transform().transform((1, 0.4)) for line in (first, second)]
-    assert drawn[1][0] - drawn[0][0] == pytest.approx(3 / 72 * first.lines[0].figure.dpi)
-    assert second.lines[2][0].get_segments()[1][:, 1] == pytest.approx([28, 34])
-    assert curriculum([]).axes[0].texts
-
-
+SIZES = {"layers": 4, "kv_groups": 8, "heads": 16, "neurons": 400}
+LOGGED = (
+    {"a@0+b": [{"step": 1, "loss": 1.0}, {"step": 2, "validation_loss": 1.0, "validation_accuracy": 0.5}]},
+    pandas.DataFrame([{"node": "a@0+b", **SIZES}]),
+    {"b": "cot"},
+)
+STAGED = (
+    pandas.DataFrame([{"node": "a@0+b", "stage": 1, "accuracy": 0.5, "low": 0.4, "high": 0.6, **SIZES}]),
+    {"b": "cot"},
+)
+SWEPT = (
+    table(
+        *(
+            recipe("coconut", cut, 0.1 * latents, latents=latents, trained=latents == 2)
+            for cut in ("dense", "drop-1")
+            for latents in (0, 2)
+        )
+    ),
+    KINDS,
+)
 FIGURES = {
-    "pareto": lambda: pareto(_table(POINTS)),
-    "training_curves": lambda: training_curves({"a@0+b": _log([1, 2], 1.0, 0.5), "a@0+c.0": _log([1], 30.0)}),
+    "pareto": lambda: pareto(
+        table(recipe("more-cot", pareto=True), recipe("coconut", "drop-1", [0.3, 0.4])), KINDS
+    ),
+    "training_curves": lambda: training_curves(*LOGGED),
     "layer_distances": lambda: layer_distances(SCORES),
     "head_importance": lambda: head_importance(SCORES, [4] * 4),
-    "curriculum": lambda: curriculum(_stages("llama+a", [0.5, 0.4])),
+    "curriculum": lambda: curriculum(*STAGED),
+    "latents": lambda: latents_figure(*SWEPT),
+    "layers_and_latents": lambda: layers_and_latents(*SWEPT),
 }
 
 

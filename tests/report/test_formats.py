@@ -172,6 +172,13 @@ def test_markdown_is_one_table(frame, tmp_path):
     assert "95.2 [93.1, 96.8]" in lines[2]
 
 
+def test_a_note_follows_the_table_in_markdown_alone(frame, tmp_path):
+    write_formats(frame, tmp_path / "t.csv", tmp_path / "t.md", tmp_path / "t.tex", "One seed: no claim")
+    assert (tmp_path / "t.md").read_text().splitlines()[-2:] == ["", "One seed: no claim."]
+    assert len(pandas.read_csv(tmp_path / "t.csv")) == len(frame)
+    assert "no claim" not in (tmp_path / "t.tex").read_text()
+
+
 def test_latex_is_escaped(frame, tmp_path):
     write_formats(frame, tmp_path / "t.csv", tmp_path / "t.md", tmp_path / "t.tex")
     text = (tmp_path / "t.tex").read_text()

@@ -1,14 +1,20 @@
 """Tables and figures about latents, from evaluations written by hand."""
 
+import json
+
 import numpy
 import pandas
 import pytest
+from recipes import KINDS, recipe
 
 from copra.evaluation.statistics import paired_bootstrap, recipe_difference, wilson_interval
 from copra.report.formats import for_people
 from copra.report.latent_sources import latent_sources
+from copra.report.latent_sources_figure import sources_figure
 from copra.report.latent_tables import accuracy_vs_latents, latent_lens
-from copra.report.latents import latents_figure, lens_figure, sources_figure
+from copra.report.latents import latents_figure, layers_and_latents
+from copra.report.lens import lens_figure
+from copra.utils.errors import CopraError
 
 
 @pytest.fixture
@@ -34,6 +40,9 @@ def evaluations(tmp_path):
                 for number, accuracy in zip((0, 2), accuracies, strict=True)
             ]
         ).to_parquet(tmp_path / node / "latents.parquet")
+        units = {"layers": 3, "kv_groups": 6, "heads": 12, "neurons": 300}
+        metrics = {"units": units, "parameters": 100, "checkpoint_bytes": 400}
+        (tmp_path / node / "metrics.json").write_text(json.dumps(metrics))
     rows = [
         {
             "node": "a@0+coconut",
@@ -56,7 +65,8 @@ def evaluations(tmp_path):
     return tmp_path
 
 
-SWEPT = [{"recipe": "a+coconut", "node": f"a@{seed}+coconut"} for seed in (0, 1)]
+LABELS = {"base": "a", "pruning": "dense", "method": "coconut", "order": "a > coconut", "kind": "coconut"}
+SWEPT = [{"recipe": "a+coconut", "node": f"a@{seed}+coconut", **LABELS} for seed in (0, 1)]
 
 
 def test_seeds_are_averaged_number_by_number(evaluations):
@@ -68,6 +78,13 @@ def test_seeds_are_averaged_number_by_number(evaluations):
     assert table["accuracy"].tolist() == [0.5, 0.75]
     assert table["low"].tolist() == pytest.approx([0.4, 0.65])
     assert table["depth"].tolist() == [3.0, 5.0]
+    assert (
+        table[["base", "method", "kind", "pruned", "layers"]].values.tolist()
+        == [["a", "coconut", "coconut", "", 3]] * 2
+    )
+    assert table["chance"].isna().all()
+    guessed = accuracy_vs_latents([one | {"chance": 0.5} for one in SWEPT], evaluations)
+    assert list(guessed["chance"]) == [0.5, 0.5]
     people = for_people(table)
     assert people["Latents"].tolist() == ["0", "2"]
     assert people["As trained"].tolist() == ["", "yes"]
@@ -75,7 +92,7 @@ def test_seeds_are_averaged_number_by_number(evaluations):
 
 
 def test_recipes_stay_in_their_order(evaluations):
-    swept = [{"recipe": name, "node": f"a@{seed}+coconut"} for seed, name in enumerate(("z", "a"))]
+    swept = [one | {"recipe": name} for one, name in zip(SWEPT, ("z", "a"), strict=True)]
     table = accuracy_vs_latents(swept, evaluations)
     assert list(zip(table["recipe"], table["latents"], strict=True)) == [
         ("z", 0),
@@ -105,11 +122,7 @@ def test_signs_that_cannot_be_seen_are_written_out(evaluations):
     assert says == r"\t 70%, \r\n 20%, \u200b 6%"
 
 
-def test_the_figures_show_every_point_and_token(evaluations):
-    figure = latents_figure(accuracy_vs_latents(SWEPT, evaluations))
-    (axes,) = figure.axes
-    rings = [line for line in axes.lines if line.get_markersize() == 11]
-    assert [list(ring.get_ydata()) for ring in rings] == [[75.0]]
+def test_the_lens_shows_every_token(evaluations):
     lens = lens_figure(pandas.read_parquet(evaluations / "a@0+coconut" / "lens.parquet"))
     assert len(lens.axes) == 2
     texts = [text.get_text() for text in lens.axes[0].texts]
@@ -208,3 +221,81 @@ def test_the_figure_of_sources_has_a_mark_for_each_and_only_own_is_filled(swappe
     # The first recipe is at the top.
     assert axes.get_ylim()[0] > axes.get_ylim()[1]
     figure.draw_without_rendering()
+
+
+def swept(*recipes, trained=2):
+    """The table of recipes with an accuracy per number of latents, from 0."""
+    rows = [
+        row | {"latents": latents, "trained": latents == trained, "depth": 3.0}
+        for method, cut, accuracies, changes in recipes
+        for latents, accuracy in enumerate(accuracies)
+        for row in recipe(method, cut, accuracy, **changes)
+    ]
+    return pandas.DataFrame(rows)
+
+
+DENSE = ("coconut", "dense", [0.7, 0.8, 0.9], {})
+CUT = ("coconut", "drop-2", [0.1, 0.2, 0.65], {})
+CONTROL = ("pause-as-thought", "dense", [0.5, 0.5, 0.5], {})
+CONTROL_CUT = ("pause-as-thought", "drop-2", [0.4, 0.4, 0.4], {})
+WIDTH = ("coconut", "width-50", [0.3, 0.3, 0.3], {})
+
+
+def test_accuracy_against_latents_is_a_panel_per_method_and_a_line_per_size():
+    figure = latents_figure(swept(DENSE, CUT, CONTROL), KINDS)
+    first, second = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["coconut", "pause-as-thought"]
+    assert [container.get_label() for container in first.containers] == ["dense", "2 layers"]
+    assert first.containers[1].lines[0].get_ydata() == pytest.approx([10, 20, 65])
+    assert first.containers[1].lines[0].get_xdata() == pytest.approx([0, 1, 2], abs=0.13)
+    rings = [line for line in first.lines if line.get_gid() == "trained"]
+    assert [list(ring.get_ydata()) for ring in rings] == [[90], [65]]
+    assert first.get_ylim() == second.get_ylim()
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["dense", "2 layers", "as trained"]
+    assert first.title.get_color() != second.title.get_color()
+
+
+def test_orders_of_steps_have_panels_of_their_own():
+    after = ("coconut", "drop-2", [0.1, 0.1, 0.1], {"order": "after"})
+    figure = latents_figure(swept(DENSE, CUT, after), KINDS)
+    assert [axes.get_title() for axes in figure.axes] == ["coconut, cut before", "coconut, cut after"]
+    assert [len(axes.containers) for axes in figure.axes] == [2, 2]
+
+
+def cells(axes):
+    """The numbers written in the cells of a panel, row by row."""
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    rows, columns = axes.images[0].get_array().shape
+    return [[texts.get((column, row), "") for column in range(columns)] for row in range(rows)]
+
+
+def test_layers_and_latents_is_a_map_per_method_with_the_most_layers_at_the_top():
+    figure = layers_and_latents(swept(DENSE, CUT, CONTROL, CONTROL_CUT, WIDTH), KINDS)
+    maps = [axes for axes in figure.axes if axes.images and axes.get_title()]
+    assert [axes.get_title() for axes in maps] == ["coconut", "pause-as-thought"]
+    # Rounded to the nearest; 0.65 is just above 65. The model of pruned width is no row.
+    assert cells(maps[0]) == [["70", "80", "90"], ["10", "20", "65"]]
+    assert cells(maps[1]) == [["50"] * 3, ["40"] * 3]
+    assert [text.get_text() for text in maps[0].get_yticklabels()] == ["4", "2"]
+    assert [text.get_text() for text in maps[0].get_xticklabels()] == ["0", "1", "2"]
+    framed = [patch for patch in maps[0].patches if patch.get_gid() == "trained"]
+    assert sorted((patch.get_x() + 0.44, patch.get_y() + 0.42) for patch in framed) == [(2, 0), (2, 1)]
+    # One scale for all maps, whose colors are read in gray too.
+    assert len({axes.images[0].get_clim() for axes in maps}) == 1
+    assert maps[0].images[0].get_clim() == pytest.approx((10, 90))
+    shades = maps[0].images[0].cmap(range(0, 256, 16)) @ [0.299, 0.587, 0.114, 0]
+    assert list(shades) == sorted(shades)
+
+
+def test_cells_that_were_not_measured_are_blank():
+    short = ("coconut", "drop-2", [0.1], {})
+    (axes,) = [axes for axes in layers_and_latents(swept(DENSE, short), KINDS).axes if axes.get_title()]
+    assert cells(axes) == [["70", "80", "90"], ["10", "", ""]]
+
+
+def test_methods_of_one_size_have_no_map():
+    figure = layers_and_latents(swept(DENSE, CUT, CONTROL), KINDS)
+    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == ["coconut"]
+    with pytest.raises(CopraError, match="different numbers of layers"):
+        layers_and_latents(swept(DENSE, WIDTH), KINDS)

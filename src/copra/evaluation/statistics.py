@@ -165,19 +165,6 @@ def recipe_difference(
     return difference - reach, difference + reach, 2 * float(stdtr(freedom, -abs(difference) / error))
 
 
-def mean_interval(values: "ArrayLike", confidence: float = 0.95) -> tuple[float, float]:
-    """Return Student's t interval (low, high) of the mean of independent values; NaN for fewer than two."""
-    import numpy
-    from scipy.special import stdtrit
-
-    drawn = numpy.asarray(values, dtype=float)
-    if drawn.size < 2:
-        return math.nan, math.nan
-    error = float(drawn.std(ddof=1)) / math.sqrt(drawn.size)
-    reach = float(stdtrit(drawn.size - 1, (1 + confidence) / 2)) * error
-    return float(drawn.mean()) - reach, float(drawn.mean()) + reach
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p-values adjusted for their number by Holm's step-down method (Holm 1979).
 

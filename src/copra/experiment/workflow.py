@@ -396,7 +396,7 @@ class Workflow:
         ]
 
     def figures(self) -> list[str]:
-        names = ["accuracy_vs_flops", "training_curves"]
+        names = ["accuracy_vs_flops", *(["training_curves"] if self.trainings else [])]
         names += ["curriculum"] if self.staged else []
         names += ["accuracy_by_task"] if self.on_other_tasks else []
         names += ["accuracy_vs_latents"] if self.swept else []
@@ -405,7 +405,8 @@ class Workflow:
         names += ["layers_and_latents"] if self._sweeps_layers() else []
         names += [f"latent_lens/{name}" for name in self.seen_through]
         names += ["after_fine_tuning"] if self._sizes_differ() else []
-        names += [f"{kind}/{name}" for name in self.curved for kind in ("pruning_curves", "drop_orders")]
+        names += [f"pruning_curves/{name}" for name in self.curved]
+        names += [f"drop_orders/{name}" for name in self.curved if self.curve(name).metrics != ["random"]]
         for path in self.scored:
             folder, file = self.within("scores", path).rsplit("/", 1)
             if file == "passes.json":
@@ -636,7 +637,7 @@ class Workflow:
     def _labels(self, end: RecipeEnd) -> dict[str, Any]:
         """Return the labels of a recipe in tables, and the accuracy of guessing if its task has one."""
         labels = {key: getattr(end, key) for key in ("recipe", "base", "pruning", "method", "order")}
-        chance = TASKS[self.experiment.tasks[self.node(end.nodes[0]).task].kind].chance
+        chance = self.experiment.tasks[self.node(end.nodes[0]).task].chance
         return labels | {"kind": self.methods[end.method]} | ({} if chance is None else {"chance": chance})
 
     def _decoded(self, *keys: str) -> dict[str, Any]:

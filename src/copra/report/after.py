@@ -11,10 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from copra.report.comparisons import ALL
-from copra.report.lines import Line, described, method_lines, variants
+from copra.report.lines import described, fillings
 from copra.report.sizes import DENSE
 from copra.report.style import (
-    FILLS,
     MARKERS,
     Look,
     assign,
@@ -50,10 +49,11 @@ UNPRUNED = "not pruned"
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """The dense model of a line, and the models of the line with the same kinds of unit pruned."""
+    """A dense model, and its versions with the same kinds of unit pruned at one place, quantized or not."""
 
-    line: Line
+    method: str
     pruned: str
+    quantized: bool
     rows: pandas.DataFrame
 
     @property
@@ -64,7 +64,7 @@ class _Part:
 
     def varies(self, column: str) -> bool:
         """True if the part belongs in the panel of a column, and its models differ there."""
-        if bool(self.line.rows["quantized"].any()) and column not in CHANGED_BY_QUANTIZING:
+        if self.quantized and column not in CHANGED_BY_QUANTIZING:
             return False
         if column in UNIT_NAMES and column not in self.pruned.split(", "):
             return False
@@ -83,7 +83,7 @@ def after_fine_tuning(table: pandas.DataFrame, methods: Mapping[str, str]) -> Fi
     rows = described(table[table["seed"] == ALL])
     unit, factor = ("ms", 1000) if rows["seconds_batch_1"].max() < 1 else ("s", 1)
     rows = rows.assign(seconds_batch_1=factor * rows["seconds_batch_1"])
-    parts = [part for line in method_lines(rows) for part in _parts(line, rows)]
+    parts = list(_parts(rows))
     panels = _panels(parts)
     columns = min(3, max(1, len(panels)))
     number = max(1, math.ceil(len(panels) / columns))
@@ -95,13 +95,12 @@ def after_fine_tuning(table: pandas.DataFrame, methods: Mapping[str, str]) -> Fi
         note(grid[0, 0], "all models of a method have the same size and cost")
         return figure
     drawn = [part for part in parts if any(part in shown for shown in panels.values())]
-    looks = {part.line.method: method_looks(methods)[part.line.method] for part in drawn}
+    looks = {part.method: method_looks(methods)[part.method] for part in drawn}
     markers = assign([UNPRUNED, *(part.changed for part in drawn)], MARKERS)
-    fills = assign(variants(part.line for part in drawn), FILLS)
+    fills = fillings(rows)
     for axes, (column, shown) in zip(grid.flat, panels.items(), strict=False):
         for part in shown:
-            fill = fills.get(part.line.variant, "full")
-            _draw(axes, part, column, looks[part.line.method], markers, fill)
+            _draw(axes, part, column, looks[part.method], markers, fills)
         _dress(axes, column, PANELS[column].format(unit=unit))
         chance_line(axes, rows["chance"])
     percent_axis(grid[0, 0], (100 * rows[["low", "high", "chance"]]).to_numpy().ravel())
@@ -110,12 +109,13 @@ def after_fine_tuning(table: pandas.DataFrame, methods: Mapping[str, str]) -> Fi
     return figure
 
 
-def _parts(line: Line, rows: pandas.DataFrame) -> Iterator[_Part]:
-    """Yield the parts of a line; quantized models begin at the dense model too."""
-    changed = line.rows[line.rows["pruning"] != DENSE]
-    for pruned, members in changed.groupby("pruned", sort=False):
-        same = (rows["base"] == members["base"].iloc[0]) & (rows["trainings"] == members["trainings"].iloc[0])
-        yield _Part(line, pruned, pandas.concat([rows[same & (rows["pruning"] == DENSE)], members]))
+def _parts(rows: pandas.DataFrame) -> Iterator[_Part]:
+    """Yield the parts of `described` rows; quantized models begin at the dense model too."""
+    whole = rows["pruning"] == DENSE
+    keys = ["base", "method", "steps", "quantized", "pruned"]
+    for (base, method, _, small, pruned), members in rows[~whole].groupby(keys, sort=False):
+        start = rows[whole & (rows["base"] == base) & (rows["trainings"] == members["trainings"].iloc[0])]
+        yield _Part(method, pruned, bool(small), pandas.concat([start, members]))
 
 
 def _panels(parts: Sequence[_Part]) -> dict[str, list[_Part]]:
@@ -137,7 +137,14 @@ def _are_alike(parts: Sequence[_Part], column: str, other: str) -> bool:
     return bool((places[column] - places[other]).abs().max() <= SAME)
 
 
-def _draw(axes: Axes, part: _Part, column: str, look: Look, markers: Mapping[str, str], fill: str) -> None:
+def _draw(
+    axes: Axes,
+    part: _Part,
+    column: str,
+    look: Look,
+    markers: Mapping[str, str],
+    fills: Mapping[str, str],
+) -> None:
     rows = part.rows.sort_values(column)
     y, low, high = (100 * rows[name] for name in ("accuracy", "low", "high"))
     axes.errorbar(
@@ -149,7 +156,7 @@ def _draw(axes: Axes, part: _Part, column: str, look: Look, markers: Mapping[str
         elinewidth=0.9,
         linestyle=look.dash,
     )
-    for changed, points in rows.groupby(rows["pruning"] != DENSE):
+    for (changed, variant), points in rows.groupby([rows["pruning"] != DENSE, "variant"]):
         marker = markers[part.changed if changed else UNPRUNED]
         axes.plot(
             points[column],
@@ -158,7 +165,7 @@ def _draw(axes: Axes, part: _Part, column: str, look: Look, markers: Mapping[str
             linestyle="",
             marker=marker,
             markersize=marker_size(marker, 6),
-            fillstyle=fill if changed else "full",
+            fillstyle=fills[str(variant)],
             markerfacecoloralt="white",
             clip_on=False,
             zorder=3,
@@ -183,4 +190,4 @@ def _handles(looks: Mapping[str, Look], markers: Mapping[str, str], fills: Mappi
         Line2D([], [], color=look.color, linestyle=look.dash, label=name) for name, look in looks.items()
     ]
     handles += [marker_handle(changed, marker) for changed, marker in markers.items()]
-    return handles + [marker_handle(variant, "o", fill) for variant, fill in fills.items()]
+    return handles + [marker_handle(variant, "o", fill) for variant, fill in fills.items() if variant]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from copra.evaluation.statistics import mean_interval
+from copra.evaluation.statistics import mean_t_test
 from copra.report.comparisons import ALL
 from copra.report.sizes import pruned_units, shares_left
 from copra.schema.units import UNIT_NAMES
@@ -46,12 +46,12 @@ class Gain:
     @property
     def verdict(self) -> str:
         """One of the keys of `VERDICTS`."""
-        low, high = mean_interval(self.by_seed)
+        low, high, _ = mean_t_test(self.by_seed)
         return "one seed" if low != low else "adds" if low > 0 else "costs" if high < 0 else "not shown"
 
     def clause(self, before: "Gain | None") -> str:
         """Return the gain as part of a sentence, short where the gain `before` has the same verdict."""
-        low, high = mean_interval(self.by_seed)
+        low, high, _ = mean_t_test(self.by_seed)
         first, again = VERDICTS[self.verdict]
         form = again if before is not None and before.verdict == self.verdict else first
         return form.format(gain=self.mean, low=low, high=high, place=self.place)

@@ -1,12 +1,12 @@
 """The lines of figures: a method from its dense model over its cuts, one line per place of the cut."""
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas
 
-from copra.report.sizes import DENSE, QUANTIZED, left_labels, pruned_units, quantized
+from copra.report.sizes import QUANTIZED, left_labels, pruned_units, quantized
+from copra.report.style import FILLS, assign
 
 PRUNE = "prune"
 """The word for all consecutive prunings in an order of steps."""
@@ -19,8 +19,6 @@ class Line:
     label: str
     """The method; with its base, its trainings or the place of the cut where others differ in these."""
     method: str
-    variant: str
-    """The place of the cut, if recipes of the table differ in that, and "quantized"."""
     rows: pandas.DataFrame
     """The recipes, and the dense model of the same trainings; see `described`."""
 
@@ -30,11 +28,13 @@ class Line:
 
 
 def described(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Return a table with columns `pruned`, `left`, `quantized`, `steps`, `trainings`, and `place`.
+    """Return a table with columns `pruned`, `left`, `quantized`, `steps`, `trainings`, `place` and `variant`.
 
     The first three are those of `copra.report.sizes`. `steps` are those after the base, with `PRUNE` in place
     of consecutive prunings and without a quantization, which is always the last step; `trainings` are the
     same without `PRUNE`, and `place` tells between which of them the cut was made, if recipes differ in that.
+    `variant` is what the filling of a marker shows: the base, if there are several, the place, and
+    "quantized".
     """
     rows = table.assign(pruned=pruned_units(table), left=left_labels(table), quantized=quantized(table))
     rows = rows.assign(
@@ -42,30 +42,39 @@ def described(table: pandas.DataFrame) -> pandas.DataFrame:
     )
     rows = rows.assign(trainings=rows["steps"].map(_trained))
     places = [_place(*each) for each in zip(rows["steps"], rows["method"], strict=True)]
-    return rows.assign(place=places if len(set(places) - {""}) > 1 else "")
+    rows = rows.assign(place=places if len(set(places) - {""}) > 1 else "")
+    bases = rows["base"] if rows["base"].nunique() > 1 else [""] * len(rows)
+    words = zip(bases, rows["place"], rows["quantized"].map({True: QUANTIZED, False: ""}), strict=True)
+    return rows.assign(variant=[", ".join(filter(None, each)) for each in words])
+
+
+def fillings(rows: pandas.DataFrame) -> dict[str, str]:
+    """Return the filling of the markers of each variant of `described` rows, those not quantized first.
+
+    Dense models, which have no place of the cut, are filled as the first variant.
+    """
+    variants = sorted(filter(None, dict.fromkeys(rows["variant"])), key=lambda name: QUANTIZED in name)
+    first = [] if variants and QUANTIZED not in variants[0] else [""]
+    return {"": "full"} | assign([*first, *variants], FILLS)
 
 
 def method_lines(rows: pandas.DataFrame) -> list[Line]:
     """Return the lines of `described` rows, in the order of the table.
 
-    A line of pruned models begins at the dense model with the same trainings. Quantized models have a line of
-    their own, since their FLOPs are those of the models that they were made of. A dense model without a
-    pruned one is a line too.
+    A line of pruned models begins at the model with the same trainings that is not pruned. Quantized models
+    have lines of their own, since their FLOPs are those of the models that they were made of. A model that is
+    not pruned is a line by itself where no line begins at it.
     """
-    lone = rows["pruning"] == DENSE
-    changed = set(zip(rows["base"][~lone], rows["trainings"][~lone], strict=True))
-    ends = zip(rows["base"], rows["trainings"], strict=True)
-    shown = rows[~lone | pandas.Series([end not in changed for end in ends], rows.index)]
+    whole = rows["steps"] == rows["trainings"]
+    ends = pandas.Series(zip(rows["base"], rows["trainings"], rows["quantized"], strict=True), rows.index)
+    shown = rows[~whole | ~ends.isin(ends[~whole])]
     names = _Names(rows)
     lines = []
-    keys = ["base", "method", "steps", "quantized"]
-    for (base, method, steps, small), members in shown.groupby(keys, sort=False):
-        start = rows[lone & (rows["base"] == base) & (rows["trainings"] == _trained(steps))]
+    for _, members in shown.groupby(["base", "method", "steps", "quantized"], sort=False):
         first = members.iloc[0]
-        variant = ", ".join(filter(None, [first["place"], QUANTIZED if small else ""]))
-        own = members if small else pandas.concat([start, members])
-        own = own[~own.index.duplicated()]
-        lines.append(Line(names.of(first), method, variant, own))
+        start = rows[whole & (ends == ends[members.index[0]])]
+        own = pandas.concat([start, members])
+        lines.append(Line(names.of(first), first["method"], own[~own.index.duplicated()]))
     return lines
 
 
@@ -127,12 +136,6 @@ def _place(steps: str, method: str) -> str:
                 else "cut after"
             )
     return " and ".join(places)
-
-
-def variants(lines: Iterable[Line]) -> list[str]:
-    """Return the distinct variants of lines, those that are not quantized first."""
-    found = dict.fromkeys(line.variant for line in lines if line.variant)
-    return sorted(found, key=lambda variant: QUANTIZED in variant)
 
 
 def panel_of(pruned: str) -> str:

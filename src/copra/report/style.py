@@ -213,10 +213,11 @@ def chance_line(axes: Axes, chances: Iterable[float]) -> None:
 
 
 def ratio_ticks(axes: Axes) -> None:
-    """Write ticks of a log x axis as plain numbers at 1, 2 and 5, or closer where the range is short."""
+    """Write ticks of a log x axis as plain numbers at 1, 2 and 5, or closer where these are fewer than 3."""
     low, high = axes.get_xlim()
-    subs = (1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    sparse = LogLocator(subs=(1, 2, 5))
+    enough = sum(low <= tick <= high for tick in sparse.tick_values(low, high)) > 2
+    axes.xaxis.set_major_locator(sparse if enough else LogLocator(subs=(1, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
 

@@ -11,10 +11,9 @@ from matplotlib.lines import Line2D
 from copra.report.comparisons import ALL
 from copra.report.finding import finding
 from copra.report.labels import Label, box_around, boxes_along, label_where_free
-from copra.report.lines import Line, described, method_lines, panels, variants
-from copra.report.sizes import DENSE, in_order
+from copra.report.lines import Line, described, fillings, method_lines, panels
+from copra.report.sizes import in_order
 from copra.report.style import (
-    FILLS,
     FRONT,
     FRONT_WIDTH,
     MARKERS,
@@ -70,7 +69,7 @@ def _drawn(
     whole = rows[rows["seed"] == ALL]
     parts = panels(whole)
     markers = assign(in_order(whole), MARKERS)
-    fills = assign(variants(method_lines(whole)), FILLS)
+    fills = fillings(whole)
     figure = Figure(figsize=(2.4 + 3.9 * len(parts), 4.5), layout="constrained")
     headline(figure, finding(rows) or PLAIN)
     grid = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
@@ -96,7 +95,7 @@ def _line(axes: Axes, line: Line, look: Look, markers: Mapping[str, str], fills:
         path["x"], 100 * path["accuracy"], color=look.color, linestyle=look.dash, gid=f"line {line.label}"
     )
     for row in line.rows.itertuples():
-        fill = fills.get(line.variant, "full") if row.pruning != DENSE else "full"
+        fill = fills[row.variant]
         axes.errorbar(
             [row.x],
             [100 * row.accuracy],
@@ -176,7 +175,7 @@ def _legend(
 ) -> None:
     """Explain markers, their fillings if there are several, the front, and lines without a label."""
     handles = [marker_handle(left, marker) for left, marker in markers.items()]
-    handles += [marker_handle(variant, "o", fill) for variant, fill in fills.items()]
+    handles += [marker_handle(variant, "o", fill) for variant, fill in fills.items() if variant]
     handles.append(Line2D([], [], color=FRONT, linewidth=FRONT_WIDTH, label="Pareto front of all recipes"))
     handles += [
         Line2D([], [], color=look.color, linestyle=look.dash, label=label) for label, look in listed.items()

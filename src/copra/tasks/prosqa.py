@@ -89,8 +89,6 @@ class Prosqa(GeneratedTask):
     """Minimum number of steps from the other person to the wrong answer. In small graphs, most wrong answers
     are one step from a person and right ones never are, which reveals the answer; 2 excludes such graphs."""
 
-    chance = 0.5  # a question offers two concepts
-
     @property
     def answers(self) -> AnswerKind:
         return "text"
@@ -115,6 +113,11 @@ class Prosqa(GeneratedTask):
                 f"(two people, and a node a step), but nodes is {self.nodes}"
             )
         return self
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing: each question offers two concepts."""
+        return 0.5
 
     def draw(self, rng: random.Random) -> Row | None:
         """Return the row of a random graph; None without a path of an allowed length or a wrong answer."""

@@ -82,8 +82,6 @@ class Task(Settings):
     """Maximum fraction of training or validation rows without steps, rounded up to a row. GSM8K has 95 of
     7,473 training rows without steps (0.013). With many more, CoT would only learn to answer at once."""
 
-    chance: ClassVar[float | None] = None
-    """Accuracy of guessing among the answers that a question offers; None if it offers none."""
     worked_examples: ClassVar[Path | None] = None
     """Path of JSON lines with `question`, `steps` (sentences) and `answer`, as examples for prompts."""
 
@@ -106,6 +104,11 @@ class Task(Settings):
     def steps_advice(self) -> str:
         """A sentence of advice for an error about too many rows without steps."""
         return "Give rows with steps."
+
+    @property
+    def chance(self) -> float | None:
+        """The accuracy of guessing among the possible answers; None if a question does not limit them."""
+        return None
 
     def rows(self) -> Iterator[tuple[Split, Row | BadRow]]:
         """Yield (split, row) for all rows, in a fixed order."""
