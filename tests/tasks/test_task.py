@@ -7,6 +7,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from copra.tasks import TASKS, AnyTask, Gsm8k, Task, WordSums
+from copra.tasks.modular import Modular
+from copra.tasks.prosqa import Prosqa
 from copra.tasks.task import BadRow, Row, expand_path, question_id
 from copra.utils.errors import CopraError
 
@@ -55,3 +57,15 @@ def test_the_kind_chooses_the_task():
         adapter.validate_python({"kind": "riddles"})
     with pytest.raises(ValidationError, match="Extra inputs"):
         adapter.validate_python({"kind": "gsm8k", "max_steps": 3})
+
+
+def test_the_accuracy_of_guessing_is_known_where_questions_limit_the_answers():
+    for task in (Prosqa(train=1, valid=1, test=400), Modular(modulus=5, train=1, valid=1, test=400)):
+        rows = [row for split, row in task.rows() if split == "test"]
+        # One of two concepts, or of five numbers, taken each time.
+        first = [row.question.split()[-3] if task.kind == "prosqa" else "3" for row in rows]
+        right = sum(
+            row.answer.split()[-1].strip(".") == guess for row, guess in zip(rows, first, strict=True)
+        )
+        assert right / len(rows) == pytest.approx(task.chance, abs=0.08)
+    assert WordSums().chance is None

@@ -16,7 +16,6 @@ ACCURACY = {
     "Computing table accuracy_vs_flops: accuracy against FLOPs",
     "Writing table accuracy_vs_flops as CSV, Markdown and LaTeX",
     "Drawing figure accuracy_vs_flops: accuracy against FLOPs",
-    "Drawing figure after_fine_tuning: accuracy after pruning and fine-tuning",
 }
 BEFORE = {
     "Computing table before_fine_tuning: accuracy right after pruning",
@@ -232,15 +231,8 @@ def test_an_edited_comment_runs_nothing_and_an_edited_statement_what_depends_on_
         edit(edited, file, "\nfrom ", "\n# A comment.\nfrom ")
     assert edited.would_run() == set()
     edit(edited, "report/figures.py", "\nfrom ", "\nANYTHING = 1\nfrom ")
-    figures = (
-        CURVES
-        | CURRICULUM
-        | SCORE_FIGURES
-        | {
-            "Drawing figure accuracy_vs_flops: accuracy against FLOPs",
-            "Drawing figure after_fine_tuning: accuracy after pruning and fine-tuning",
-        }
-    )
+    figures = CURVES | CURRICULUM | SCORE_FIGURES
+    figures |= {"Drawing figure accuracy_vs_flops: accuracy against FLOPs"}
     assert edited.would_run() == figures
     edit(edited, "pruning/surgery.py", "\nfrom ", "\nANYTHING = 1\nfrom ")
     # Scoring cuts too, to see what a model is worth without a unit; so it is all made again.

@@ -40,7 +40,6 @@ def test_a_run_makes_all_tables_and_figures(finished):
             "accuracy_vs_flops",
             "training_curves",
             "curriculum",
-            "after_fine_tuning",
             *(
                 f"{kind}/{node}/cot"
                 for kind in ("layer_distances", "head_importance")
@@ -55,6 +54,18 @@ def test_a_run_makes_all_tables_and_figures(finished):
         assert recipe in text
 
 
+def test_a_run_ends_with_its_finding(run):
+    compared = [["cot", "drop-1", "no_cot"], ["cot", "drop-1", "coconut"]]
+    run.configure(recipes=[["cot"], *compared])
+    printed = run.snakemake("--quiet", "rules", "host")
+    (finding,) = [line for line in printed.splitlines() if line.startswith("One seed, no claim: ")]
+    assert finding.endswith(" points with 1 of 2 layers.")
+    written = (run.results / "tables" / "accuracy_vs_flops.md").read_text()
+    assert written.splitlines()[-1] == finding
+    # A dry run has found nothing.
+    assert finding not in run.snakemake("-n")
+
+
 def test_a_run_leaves_nothing_temporary_and_a_log_for_every_job(finished):
     names = [path.name for path in finished.results.rglob("*")]
     assert not [name for name in names if ".tmp-" in name]
@@ -64,7 +75,7 @@ def test_a_run_leaves_nothing_temporary_and_a_log_for_every_job(finished):
         for kind in ("logs", "benchmarks")
     )
     assert logs == benchmarks
-    assert len(logs) == 34
+    assert len(logs) == 33
 
 
 def test_a_second_run_has_nothing_to_do_and_imports_nothing_heavy(finished):

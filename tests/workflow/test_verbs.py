@@ -18,7 +18,6 @@ ACCURACY = {
     "Computing table accuracy_vs_flops: accuracy against FLOPs",
     "Writing table accuracy_vs_flops as CSV, Markdown and LaTeX",
     "Drawing figure accuracy_vs_flops: accuracy against FLOPs",
-    "Drawing figure after_fine_tuning: accuracy after pruning and fine-tuning",
 }
 
 

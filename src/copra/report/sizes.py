@@ -1,4 +1,4 @@
-"""What is left of a model: the units of which fewer are left than in its base, and labels made of them.
+"""Sizes of models relative to their base: the pruned kinds of unit, and labels for what is left.
 
 Every function takes the rows of a table with the columns `base` and the numbers of units. The largest model
 of a base among the rows stands for the base.

@@ -63,8 +63,8 @@ def accuracy_vs_flops(
     `pareto` compares recipes; a seed's row repeats its recipe's. `share_above_90` is the share of seeds whose
     accuracy is above 0.9. If the recipes name the models that their last training steps started from, there
     are the columns of `copra.report.starts.start_columns`, by the `healing` steps of those models.
-    `kind` is the kind of the method, `pruned` lists the kinds of unit of which fewer are left than in the base,
-    `chance` is the accuracy of guessing.
+    `kind` is the kind of the method, `pruned` lists the kinds of unit of which fewer are left than in the
+    base, `chance` is the accuracy of guessing.
 
     Raises:
         CopraError: an evaluation is missing, was changed by hand, or holds other questions than the

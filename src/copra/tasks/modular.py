@@ -41,6 +41,11 @@ class Modular(DrawnTask):
             raise ValueError(f"min_steps {self.min_steps} is above max_steps {self.max_steps}")
         return self
 
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing: every step is invertible, so that all answers are equally likely."""
+        return 1 / self.modulus
+
     def draw(self, rng: random.Random) -> Row:
         """Return a random chain: the first number, operations and operands are uniform."""
         value = below(rng, self.modulus)
