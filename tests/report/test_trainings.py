@@ -93,6 +93,7 @@ def test_accuracy_that_was_measured_has_panels_below():
     ((below,),) = [[axes for axes in figure.axes if axes.get_ylabel() == "validation accuracy (%)"]]
     number = figure.axes.index(below) + list(panels).index("coconut")
     (line,) = _drawn(figure.axes[number], "mean")
+    assert sorted(seed.get_ydata()[0] for seed in _drawn(figure.axes[number], "seed")) == [25, 75]
     assert line.get_ydata() == pytest.approx([75, 25])  # seed 1 has no stage 1, so that it ends sooner
     assert len(figure.axes) == 4
     assert len(_training(LOGS)[0].axes) == 2

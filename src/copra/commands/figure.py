@@ -51,7 +51,7 @@ class FigureSettings(Coded):
     ]
     """Kind of figure."""
     methods: dict[str, str] = Field(default_factory=dict)
-    """The kinds of all methods of the experiment, where colors stand for methods."""
+    """The kinds of the methods that it shows in their colors, and of all others of these kinds."""
     nodes: list[Any] = Field(default_factory=list)
     """The nodes that it shows, where it shows nodes."""
     curve: NamedCurve | None = None

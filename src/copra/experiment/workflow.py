@@ -38,12 +38,6 @@ from copra.utils.errors import CopraError
 from copra.utils.files import canonical_json, digest, summary_beside, tables_beside
 from copra.utils.fingerprint import fingerprint
 
-COLORED_BY_METHOD = (
-    *("accuracy_vs_flops", "after_fine_tuning", "accuracy_vs_latents", "layers_and_latents"),
-    *("training_curves", "curriculum"),
-)
-"""Figures whose colors stand for methods."""
-
 
 def put_copra_on_path() -> None:
     """Put the folder of this Python on PATH, so that the rules' shell lines find `copra`."""
@@ -621,8 +615,10 @@ class Workflow:
 
     def figure_settings(self, kind: str, subject: str = "") -> str:
         value: dict[str, Any] = {"kind": kind}
-        if kind in COLORED_BY_METHOD:
-            value["methods"] = self.methods
+        if shown := self._methods_in(kind):
+            # Colors depend on the other methods of the same kinds too.
+            kinds = {self.methods[name] for name in shown}
+            value["methods"] = {name: kind for name, kind in self.methods.items() if kind in kinds}
         if kind in ("pruning_curves", "drop_orders"):
             value["curve"] = self._curve_of(subject)
         if kind == "training_curves":
@@ -633,6 +629,17 @@ class Workflow:
 
     def _curve_of(self, name: str) -> dict[str, Any]:
         return {"name": name, "curve": self.curve(name).canonical(), "nodes": self.curved[name]}
+
+    def _methods_in(self, figure: str) -> set[str]:
+        """Return the methods that a figure shows in their colors."""
+        if figure in ("training_curves", "curriculum"):
+            nodes = self.trainings if figure == "training_curves" else self.staged
+            return {step for name in nodes if (step := self.node(name).step)}
+        if figure in ("accuracy_vs_latents", "layers_and_latents"):
+            return {self.end_of[name].method for name in self.swept}
+        if figure in ("accuracy_vs_flops", "after_fine_tuning"):
+            return {end.method for end in self.tree.recipes}
+        return set()
 
     def _labels(self, end: RecipeEnd) -> dict[str, Any]:
         """Return the labels of a recipe in tables, and the accuracy of guessing if its task has one."""

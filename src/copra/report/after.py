@@ -75,10 +75,10 @@ class _Part:
 def after_fine_tuning(table: pandas.DataFrame, methods: Mapping[str, str]) -> Figure:
     """Draw accuracy with its interval against model size and cost, from `tables.accuracy_vs_flops`.
 
-    `methods` are the kinds of all methods of the experiment. A color and line style stand for a method, a
-    marker for the kinds of unit pruned, its filling for the place of the cut and for quantized weights; every
-    line begins at the dense model. Rows of single seeds are left out, and so are panels in which nothing
-    varies, or in which all points lie as in an earlier panel.
+    `methods` maps each method to its kind. A color and line style stand for a method, a marker for the kinds
+    of unit pruned, its filling for the place of the cut and for quantized weights; every line begins at the
+    dense model. Rows of single seeds are left out, and so are panels in which nothing varies, or in which all
+    points lie as in an earlier panel.
     """
     rows = described(table[table["seed"] == ALL])
     unit, factor = ("ms", 1000) if rows["seconds_batch_1"].max() < 1 else ("s", 1)

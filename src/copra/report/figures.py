@@ -30,10 +30,10 @@ def training_curves(logs: Mapping[str, Log], models: pandas.DataFrame, methods: 
     """Draw loss against optimizer step, one panel per training step of the config.
 
     `logs` maps a node to the lines of its training.jsonl, `models` has the columns node and numbers of units,
-    and `methods` are the kinds of all methods of the experiment. A line is what was left of the model when it
-    was trained: the running median over a twentieth of each stage, and the mean over seeds, which are drawn
-    lightly. Markers are the validation loss. The stages of a staged step follow each other, with a dotted
-    line where a stage begins. Validation accuracy, if any was measured, has a second panel below the first.
+    and `methods` maps each method to its kind. A line is what was left of the model when it was trained: the
+    running median over a twentieth of each stage, and the mean over seeds, which are drawn lightly. Markers
+    are the validation loss. The stages of a staged step follow each other, with a dotted line where a stage
+    begins. Validation accuracy, if any was measured, has a second panel below the first.
     """
     rows = with_labels(_by_training(models))
     values = pandas.concat([_values(logs, members) for _, members in rows.groupby(["method", "label"])])
@@ -101,6 +101,7 @@ def _training(
 ) -> None:
     """Draw one line of a panel: the mean over seeds, and lightly each seed if there are several."""
     shade, marker = left.shade(label, color), left.marker(label)
+    values = values.assign(**{ACCURACY: 100 * values[ACCURACY]})
     seeds = dict(list(values.groupby("seed")))
     if len(seeds) > 1:
         for own in seeds.values():
@@ -112,7 +113,7 @@ def _training(
     if kind == ACCURACY:
         look |= {"marker": marker, "markersize": marker_size(marker, 4.5), "clip_on": False}
     if len(points):
-        axes.plot(points.index, (100 if kind == ACCURACY else 1) * points, **look)
+        axes.plot(points.index, points, **look)
     checks = mean[VALIDATION].dropna()
     if kind == LOSS and len(checks):
         size = marker_size(marker, 4.5)
@@ -155,9 +156,9 @@ def _dress_training(
 def curriculum(points: pandas.DataFrame, methods: Mapping[str, str]) -> Figure:
     """Draw accuracy with its interval after each stage, one panel per staged step of the config.
 
-    Each point has node, stage, accuracy, low and high (shares) and the numbers of units; `methods` are the
-    kinds of all methods of the experiment. A line is what was left of the model. Several seeds of a stage
-    are averaged, bounds too, since the seeds answer the same questions; the seeds are light dots.
+    Each point has node, stage, accuracy, low and high (shares) and the numbers of units; `methods` maps each
+    method to its kind. A line is what was left of the model. Several seeds of a stage are averaged, bounds
+    too, since the seeds answer the same questions; the seeds are light dots.
     """
     rows = with_labels(_by_training(points).assign(stage=points["stage"]))
     looks, left = method_looks(methods), left_looks(rows)

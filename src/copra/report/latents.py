@@ -34,8 +34,8 @@ def latents_figure(table: pandas.DataFrame, methods: Mapping[str, str]) -> Figur
     """Draw accuracy with its interval against the number of latents, one panel per line of the table.
 
     A panel is a method, or a method with one place of the cut. The table is that of
-    `latent_tables.accuracy_vs_latents`, and `methods` are the kinds of all methods of the experiment. A line
-    is what is left of the model; a ring marks the number of latents in training.
+    `latent_tables.accuracy_vs_latents`, and `methods` maps each method to its kind. A line is what is left of
+    the model; a ring marks the number of latents in training.
     """
     rows, lines = _swept(table)
     looks, left = _looks(lines, methods), left_looks(rows, "left")

@@ -130,7 +130,7 @@ class Look:
 
 
 def method_looks(methods: Mapping[str, str]) -> dict[str, Look]:
-    """Return the look of each method from its kind; `methods` are the kinds of all methods of an experiment.
+    """Return the look of each method; `methods` maps methods to their kinds, with all methods of these kinds.
 
     Known kinds have the looks of `KINDS`; others have one of the same palette, chosen by their name alone, so
     that it is the same in every experiment. Further methods of one kind have other shades of its color.

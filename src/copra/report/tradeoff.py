@@ -40,10 +40,10 @@ PLAIN = "Accuracy against FLOPs per answer"
 def pareto(table: pandas.DataFrame, methods: Mapping[str, str]) -> Figure:
     """Draw accuracy (percent, 95% interval over questions) against FLOPs per answer.
 
-    The table is that of `tables.accuracy_vs_flops`, and `methods` are the kinds of all methods of the
-    experiment. A color and line style stand for a method, which a line joins over its cuts; a marker stands
-    for what is left of the model, its filling for the place of the cut. Pruned layers and pruned width have
-    panels of their own, with the dense models in both. FLOPs are relative to the reference, if there is one.
+    The table is that of `tables.accuracy_vs_flops`, and `methods` maps each method to its kind. A color and
+    line style stand for a method, which a line joins over its cuts; a marker stands for what is left of the
+    model, its filling for the place of the cut. Pruned layers and pruned width have panels of their own, with
+    the dense models in both. FLOPs are relative to the reference, if there is one.
     The gray step line is the Pareto front of all recipes; light dots are single seeds. Lines are labeled
     where a label covers nothing, and otherwise listed below. The title is the finding of the table.
     """
