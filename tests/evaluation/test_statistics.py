@@ -2,7 +2,7 @@ import itertools
 
 import numpy
 import pytest
-from scipy.stats import binomtest, permutation_test, sem, t, ttest_1samp, ttest_ind, ttest_rel
+from scipy.stats import binomtest, permutation_test, t, ttest_1samp, ttest_ind, ttest_rel
 
 from copra.evaluation.statistics import (
     checkpoints_test,

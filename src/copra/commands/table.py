@@ -104,8 +104,7 @@ def run(options: Namespace) -> None:
     elif settings.contrasts is not None and settings.nodes is not None:
         nodes = [node for ends in settings.nodes.values() for node in ends]
         made_of = [options.evaluations / node / METRICS for node in nodes]
-        folders = _folders(options, nodes)
-        table = contrasts(folders, settings.contrasts, settings.nodes, settings.primary)
+        table = contrasts(_folders(options, nodes), settings.contrasts, settings.nodes, settings.primary)
     else:
         starts = [recipe["start"] for recipe in settings.recipes or [] if recipe.get("start")]
         nodes = [node for recipe in settings.recipes or [] for node in recipe["nodes"]]

@@ -40,9 +40,10 @@ KINDS: dict[str, tuple[str, Any]] = {
     "without_curriculum": ("#8C564B", (0, (3, 1.2, 1.2, 1.2, 1.2, 1.2))),
     "pause": ("#117733", (0, (3, 1.6))),
     "codi": ("#CC79A7", "-"),
+    "looped": ("#56B4E9", (0, (3, 1, 1, 1))),
     "icot_si": ("#332288", (0, (5, 1.4, 1.2, 1.4))),
     "icot_kd": ("#882255", (0, (5, 1.4, 1.2, 1.4))),
-    "scratchpad": ("#56B4E9", (0, (9, 2))),
+    "scratchpad": ("#999999", (0, (9, 2))),
     "few_shot": ("#999933", (0, (1.2, 1.4))),
 }
 """Color and line style of each kind of method, in every figure."""
