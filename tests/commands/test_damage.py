@@ -27,7 +27,7 @@ STAGE = {"layouts": [{"skip": 0, "latents": 0}]}
 SCORES = {"scoring": "passes", "objective": "cot", "importance": {"rows": 8}}
 ROW = {"recipe": "base+cot+drop-1", "pruning": "drop-1", "parent_node": "cot", "node": "pruned"}
 EVALUATION = {"task": "sums", "max_new_tokens": 4, "batch_size": 4}
-CURVES = {"kind": "training_curves", "nodes": ["cot"], "methods": {"cot": "cot"}}
+CURVES = {"kind": "training_curves", "nodes": ["cot"], "methods": [["cot", "cot"]]}
 # What each verb is told: settings and paths, in the order in which they feed each other.
 VERBS = {
     "data": (

@@ -456,10 +456,12 @@ def test_figures_get_the_methods_of_the_kinds_that_they_show_those_of_recipes_fi
     """A method of another kind changes no color, and must not make the figure again."""
 
     def methods(figure, **changes):
-        return json.loads(workflow(**changes).figure_settings(figure)).get("methods")
+        found = json.loads(workflow(**changes).figure_settings(figure)).get("methods")
+        return found and dict(found)
 
     ends = {"kd": "icot_kd", "kd-2": "icot_kd", "pause": "pause", "ask": "few_shot", "ask-2": "few_shot"}
     assert list(workflow().methods) == [*ends, "cot", "cot-2"]
+    assert list(methods("training_curves")) == ["kd", "kd-2", "pause", "cot", "cot-2"]
     assert methods("accuracy_vs_flops") == methods("after_fine_tuning") == ends
     trained = {name: kind for name, kind in workflow().methods.items() if kind != "few_shot"}
     assert methods("training_curves") == trained

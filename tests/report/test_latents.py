@@ -288,6 +288,12 @@ def test_layers_and_latents_is_a_map_per_method_with_the_most_layers_at_the_top(
     assert list(shades) == sorted(shades)
 
 
+def test_small_differences_do_not_span_the_color_scale():
+    flat = [("coconut", cut, [0.50, 0.51], {}) for cut in ("dense", "drop-2")]
+    figure = layers_and_latents(swept(*flat, trained=1), KINDS)
+    assert figure.axes[0].images[0].get_clim() == pytest.approx((50, 60))
+
+
 def test_cells_that_were_not_measured_are_blank():
     short = ("coconut", "drop-2", [0.1], {})
     (axes,) = [axes for axes in layers_and_latents(swept(DENSE, short), KINDS).axes if axes.get_title()]

@@ -43,12 +43,13 @@ def test_mixing_goes_to_white_and_to_black():
 
 
 @pytest.mark.parametrize(
-    ("values", "low", "high"), [([0, 100], -3.5, 103.5), ([97, 99], 94, 102), ([], -3.5, 103.5)]
+    ("values", "low", "high"), [([0, 100], -3.5, 103.5), ([97, 99], 96, 100), ([], -3.5, 103.5)]
 )
 def test_accuracies_have_room_for_whole_markers(values, low, high):
     axes = Figure().subplots()
     percent_axis(axes, [*values, float("nan")])
     assert axes.get_ylim() == pytest.approx((low, high))
+    assert all(0 <= tick <= 100 for tick in axes.get_yticks())
 
 
 @pytest.mark.parametrize(

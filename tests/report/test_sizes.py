@@ -30,13 +30,12 @@ def test_query_heads_are_pruned_within_their_groups():
     assert left_labels(rows)[-1] == "2 layers, query heads 0.5"
 
 
-def test_uneven_widths_are_told_by_their_flops_beside_the_dense_model_of_the_method():
-    uneven = {"kv_groups": 2, "heads": 4, "neurons": 250, "flops": 520.0}
-    alone = table(recipe("more-cot"), recipe("coconut", "width-50", **uneven))
-    assert left_labels(alone)[-1] == "KV groups 0.25, neurons 0.62"
-    beside = table(recipe("coconut"), recipe("coconut", "width-50", **uneven))
-    assert left_labels(beside)[-1] == "width at 0.52 of the FLOPs"
-    assert left_labels(beside.drop(columns="flops"))[-1] == "KV groups 0.25, neurons 0.62"
+@pytest.mark.parametrize(("neurons", "label"), [(250, "width ~0.45"), (110, "width 0.26")])
+def test_uneven_widths_are_rounded_so_that_cuts_of_one_budget_have_one_label(neurons, label):
+    """A quarter of the groups is left, and 0.625 of the neurons, or 0.275, which counts as the same."""
+    cut = {"kv_groups": 2, "heads": 4, "neurons": neurons}
+    rows = table(recipe("coconut"), recipe("coconut", "width-50", **cut))
+    assert left_labels(rows)[-1] == label
 
 
 def test_each_base_has_its_own_sizes():

@@ -126,6 +126,18 @@ def test_models_of_one_size_are_told_apart_by_their_path():
     ]
 
 
+def test_seeds_whose_cuts_differ_are_one_line():
+    logs = {f"llama@{seed}+cot{cut}": _log([1, 2], 1.0) for seed in (0, 1) for cut in ("", "+half+coconut")}
+    sizes = {"llama@0+cot+half+coconut": (2, 250), "llama@1+cot+half+coconut": (4, 150)}
+    models = _models(logs)
+    for node, (groups, neurons) in sizes.items():
+        models.loc[models["node"] == node, ["kv_groups", "heads", "neurons"]] = (groups, 2 * groups, neurons)
+    figure = training_curves(logs, models, METHODS)
+    panels = {axes.get_title(): axes for axes in figure.axes}
+    (line,) = _drawn(panels["coconut"], "mean")
+    assert line.get_label() == "width ~0.45"
+
+
 @pytest.mark.slow
 def test_many_nodes_share_few_panels():
     nodes = [

@@ -50,8 +50,8 @@ class FigureSettings(Coded):
         "contrasts",
     ]
     """Kind of figure."""
-    methods: dict[str, str] = Field(default_factory=dict)
-    """The kinds of the methods that it shows in their colors, and of all others of these kinds."""
+    methods: list[tuple[str, str]] = Field(default_factory=list)
+    """The methods that it shows in their colors with their kinds, and all others of these kinds, in order."""
     nodes: list[Any] = Field(default_factory=list)
     """The nodes that it shows, where it shows nodes."""
     curve: NamedCurve | None = None
@@ -100,13 +100,13 @@ def _made_of(settings: FigureSettings, options: Namespace) -> list[Path]:
 
 def _draw(settings: FigureSettings, options: Namespace) -> Any:
     if settings.kind == "accuracy_vs_flops":
-        return figures.pareto(read_parquet(options.input), settings.methods)
+        return figures.pareto(read_parquet(options.input), dict(settings.methods))
     if settings.kind == "accuracy_by_task":
         return by_task_figure(read_parquet(options.input))
     if settings.kind == "accuracy_vs_latents":
-        return latents.latents_figure(read_parquet(options.input), settings.methods)
+        return latents.latents_figure(read_parquet(options.input), dict(settings.methods))
     if settings.kind == "layers_and_latents":
-        return latents.layers_and_latents(read_parquet(options.input), settings.methods)
+        return latents.layers_and_latents(read_parquet(options.input), dict(settings.methods))
     if settings.kind == "latent_sources":
         return sources_figure(read_parquet(options.input))
     if settings.kind == "latent_lens":
@@ -125,18 +125,18 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
     if settings.kind == "contrasts":
         return contrasts_figure(read_parquet(options.input))
     if settings.kind == "after_fine_tuning":
-        return after_fine_tuning(read_parquet(options.input), settings.methods)
+        return after_fine_tuning(read_parquet(options.input), dict(settings.methods))
     if settings.kind == "training_curves":
         logs = {node: _log(options.input / node) for node in settings.nodes}
         models = [{"node": node, **_sizes(options.input / node)} for node in settings.nodes]
-        return figures.training_curves(logs, pandas.DataFrame(models), settings.methods)
+        return figures.training_curves(logs, pandas.DataFrame(models), dict(settings.methods))
     measured = [read_json(options.input / point["node"] / METRICS) for point in settings.nodes]
     points = [
         {"node": point["node"], "stage": point["stage"], **metrics["units"]}
         | {key: metrics[key] for key in ("accuracy", "low", "high")}
         for point, metrics in zip(settings.nodes, measured, strict=True)
     ]
-    return figures.curriculum(pandas.DataFrame(points), settings.methods)
+    return figures.curriculum(pandas.DataFrame(points), dict(settings.methods))
 
 
 def _sizes(model: Path) -> dict[str, int]:

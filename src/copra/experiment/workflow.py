@@ -618,7 +618,7 @@ class Workflow:
         if shown := self._methods_in(kind):
             # Colors depend on the other methods of the same kinds too.
             kinds = {self.methods[name] for name in shown}
-            value["methods"] = {name: kind for name, kind in self.methods.items() if kind in kinds}
+            value["methods"] = [pair for pair in self.methods.items() if pair[1] in kinds]
         if kind in ("pruning_curves", "drop_orders"):
             value["curve"] = self._curve_of(subject)
         if kind == "training_curves":

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from copra.report.sizes import in_order, left_labels, pruned_units
 from copra.report.style import MARKERS, Look, assign, legend_below, marker_size, mixed
+from copra.schema.units import UNIT_NAMES
 
 MOST_COLUMNS = 4
 DARKEST, LIGHTEST = -0.45, 0.5
@@ -51,9 +52,12 @@ class LeftLooks:
 def with_labels(rows: pandas.DataFrame) -> pandas.DataFrame:
     """Return rows with columns `pruned`, `left` and `label`, from base, method, path and numbers of units.
 
-    `path` is a model's name without its seeds and its last step. A label is what is left of the model; where
-    a method has several models of one such label, the path follows it.
+    `path` is a model's name without its seeds and its last step. A label is what is left of the model, as a
+    mean over seeds, whose cuts may differ; where a method has several paths with one such label, the path
+    follows it.
     """
+    sizes = list(UNIT_NAMES)
+    rows = rows.assign(**rows.groupby("path")[sizes].transform("mean").round().astype("int64"))
     rows = rows.assign(pruned=pruned_units(rows), left=left_labels(rows))
     several = rows.groupby(["method", "left"])["path"].transform("nunique") > 1
     paths = rows["path"].str.split("+").str[1:].str.join(" → ")

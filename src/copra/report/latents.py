@@ -27,6 +27,8 @@ from copra.utils.errors import CopraError
 
 COLORS_OF_CELLS = "cividis"
 """A color map whose lightness rises evenly, so that it can be read in gray."""
+LEAST_RANGE = 10.0
+"""Fewest points between the ends of the color scale: chance must not look like a difference."""
 
 
 @styled
@@ -37,7 +39,8 @@ def latents_figure(table: pandas.DataFrame, methods: Mapping[str, str]) -> Figur
     `latent_tables.accuracy_vs_latents`, and `methods` maps each method to its kind. A line is what is left of
     the model; a ring marks the number of latents in training.
     """
-    rows, lines = _swept(table)
+    rows = described(table)
+    lines = method_lines(rows)
     looks, left = _looks(lines, methods), left_looks(rows, "left")
     figure, panels = panel_grid([line.label for line in lines], looks, height=3.4)
     for line, (axes,) in zip(lines, panels, strict=True):
@@ -51,12 +54,6 @@ def latents_figure(table: pandas.DataFrame, methods: Mapping[str, str]) -> Figur
     ring = Line2D([], [], linestyle="", marker="o", markersize=10, mfc="none", mec=GRAY, label="as trained")
     explain(figure, left, [ring])
     return figure
-
-
-def _swept(table: pandas.DataFrame) -> tuple[pandas.DataFrame, list[Line]]:
-    """Return the described rows and their lines. FLOPs differ by latents, so they are no label of a size."""
-    rows = described(table.drop(columns="flops"))
-    return rows, method_lines(rows)
 
 
 def _looks(lines: list[Line], methods: Mapping[str, str]) -> dict[str, Look]:
@@ -97,7 +94,7 @@ def layers_and_latents(table: pandas.DataFrame, methods: Mapping[str, str]) -> F
     Raises:
         CopraError: no method was evaluated with two different numbers of layers.
     """
-    rows, lines = _swept(table)
+    rows = described(table)
     rows = rows[rows["pruned"].isin(("", "layers"))]
     lines = [line for line in method_lines(rows) if line.rows["layers"].nunique() > 1]
     if not lines:
@@ -110,7 +107,8 @@ def layers_and_latents(table: pandas.DataFrame, methods: Mapping[str, str]) -> F
     high = 0.42 * shown["layers"].nunique() + 1.1
     figure = Figure(figsize=(1.4 + size * columns, 0.4 + high * number), layout="constrained")
     grid = figure.subplots(number, columns, squeeze=False)
-    limits = (100 * shown["accuracy"].min(), 100 * shown["accuracy"].max())
+    low, high = 100 * shown["accuracy"].min(), 100 * shown["accuracy"].max()
+    limits = (low, max(high, low + LEAST_RANGE))
     for line, axes in zip(lines, grid.flat, strict=False):
         image = _cells(axes, line.rows, limits)
         axes.set_title(line.label, color=title_color(line.label, looks), parse_math=False)

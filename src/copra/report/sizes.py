@@ -17,7 +17,7 @@ SMALLER = 0.9
 """Bytes per parameter, relative to the largest, below which weights count as quantized. Otherwise they differ
 only by the headers of the files, a few hundredths in tiny models."""
 ALIKE = 0.05
-"""Largest difference between the fractions left of attention and of the FFN that have one label."""
+"""Largest difference between the fractions left of attention and of the FFN that count as equal."""
 DENSE, QUANTIZED = "dense", "quantized"
 
 
@@ -54,14 +54,11 @@ def shares_left(rows: "pandas.DataFrame") -> list[dict[str, float]]:
 def left_labels(rows: "pandas.DataFrame") -> list[str]:
     """Return a label per row for what is left of the model, as in "dense", "2 layers" and "width 0.5".
 
-    A width is the common fraction left of attention and FFN. Where those differ, the label has FLOPs relative
-    to the dense model of the same method, if it is among the rows, and otherwise each kind's fraction.
+    The width is the mean fraction left of the pruned kinds where both attention and FFN are pruned. Where
+    these differ, it is rounded to a twentieth, as in "width ~0.6", so that cuts of one budget have one label.
     """
-    shares, ratios = shares_left(rows), _flop_ratios(rows)
-    return [
-        _label(int(layers), share, ratio)
-        for layers, share, ratio in zip(rows["layers"], shares, ratios, strict=True)
-    ]
+    shares = shares_left(rows)
+    return [_label(int(layers), share) for layers, share in zip(rows["layers"], shares, strict=True)]
 
 
 def in_order(rows: "pandas.DataFrame", labels: str = "left") -> list[str]:
@@ -79,26 +76,13 @@ def _widths(rows: "pandas.DataFrame") -> list[float]:
     return [sum(share[kind] for kind in WITHIN) for share in shares_left(rows)]
 
 
-def _flop_ratios(rows: "pandas.DataFrame") -> list[float | None]:
-    """Return FLOPs relative to the dense row of the same base and method; None where there is none."""
-    if not {"flops", "method"} <= set(rows):
-        return [None] * len(rows)
-    keys = list(zip(rows["base"], rows["method"], strict=True))
-    whole = [not pruned for pruned in pruned_units(rows)]
-    dense = rows[whole].groupby(["base", "method"])["flops"].mean().to_dict()
-    return [
-        flops / dense[key] if key in dense else None for key, flops in zip(keys, rows["flops"], strict=True)
-    ]
-
-
-def _label(layers: int, shares: dict[str, float], flop_ratio: float | None) -> str:
+def _label(layers: int, shares: dict[str, float]) -> str:
     words = [f"{layers} layer{'s' if layers > 1 else ''}"] if shares["layers"] < 1 else []
     narrow = {kind: shares[kind] for kind in WITHIN if shares[kind] < 1}
-    everywhere = "neurons" in narrow and len(narrow) > 1
-    if everywhere and max(narrow.values()) - min(narrow.values()) <= ALIKE:
-        words.append(f"width {narrow['neurons']:.2g}")
-    elif everywhere and flop_ratio is not None and not words:
-        words.append(f"width at {flop_ratio:.2g} of the FLOPs")
+    if len(narrow) > 1 and "neurons" in narrow:
+        width = sum(narrow.values()) / len(narrow)
+        even = max(narrow.values()) - min(narrow.values()) <= ALIKE
+        words.append(f"width {width:.2g}" if even else f"width ~{round(20 * width) / 20:.2g}")
     else:
         words += [f"{name} {narrow[kind]:.2g}" for kind, name in UNIT_NAMES.items() if kind in narrow]
     return ", ".join(words) or DENSE

@@ -191,9 +191,11 @@ def percent_axis(axes: Axes, values: Iterable[float]) -> None:
     """Fit the y axis to accuracies in percent, with room for whole markers at 0 and at 100."""
     drawn = [value for value in values if value == value]
     low, high = min(drawn, default=0.0), max(drawn, default=100.0)
-    room = max(3.0, 0.07 * (high - low))
-    axes.set_ylim(max(-3.5, low - room), min(103.5, high + room))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    room = max(1.0, 0.07 * (high - low))
+    low, high = max(-3.5, low - room), min(103.5, high + room)
+    ticks = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    axes.set_yticks([tick for tick in ticks if 0 <= tick <= 100])
+    axes.set_ylim(low, high)
 
 
 def chance_line(axes: Axes, chances: Iterable[float]) -> None:
