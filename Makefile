@@ -32,7 +32,6 @@ kubernetes: $(READY) ## Add the plugins for Kubernetes and object storage
 
 demo: $(READY) ## Run the default experiment (config.yaml) to its tables and figures
 	$(BIN)/snakemake --cores $(CORES) --quiet rules host
-	@cat results/default/tables/accuracy_vs_flops.md
 
 report: $(READY) ## Gather tables and figures in results/default/report.html, after the demo
 	$(BIN)/snakemake --report results/default/report.html

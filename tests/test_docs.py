@@ -16,8 +16,11 @@ from copra.cli import COMMANDS
 from copra.experiment.config import json_schema, parse
 from copra.experiment.recipes import build_tree
 from copra.methods import METHODS
+from copra.report.finding import finding
+from copra.report.summary import five_columns
 from copra.schema.metrics import Metric
 from copra.tasks import TASKS
+from copra.utils.files import read_parquet
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -163,3 +166,16 @@ def _completed(fragment):
         "recipes": [["cot"]],
     }
     return {**rest, **fragment}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_the_columns_on_a_page_are_those_of_the_table_beside_it(page):
+    blocks = re.findall(
+        r"<!-- five columns: (.+) -->\n\n```text\n(.*?)\n```", (ROOT / page).read_text(), re.DOTALL
+    )
+    assert blocks
+    for name, text in blocks:
+        table = read_parquet(DOCS / "data" / name / "accuracy_vs_flops.parquet")
+        assert text.split("\n") == five_columns(table)
+        if page == "README.md":
+            assert finding(table) in " ".join((ROOT / page).read_text().split())

@@ -24,7 +24,7 @@ def test_the_preset_runs_to_its_table(place, model, tmp_path):
         },
         "steps": {name: {"training": FEW} for name in ("cot", "coconut")},
         # The whole grid is the same rules again and again.
-        "recipes": [["drop-quarter", "cot"], ["drop-quarter", "neurons-half", "cot", "coconut"]],
+        "recipes": [["drop-quarter", "cot"], ["drop-quarter", "width-75", "cot", "coconut"]],
         "reference": "smollm2+drop-quarter+cot",
         "evaluation": {"max_new_tokens": 4},
         "latency": {"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2},
@@ -49,7 +49,9 @@ def test_the_preset_runs_to_its_table(place, model, tmp_path):
         tmp_path / "results" / "smollm2-135m" / "tables" / "accuracy_vs_flops.parquet"
     )
     assert list(table["layers"]) == [23, 23]
-    assert list(table["neurons"]) == [23 * 1536, 23 * 768]
+    whole, cut = table["neurons"]
+    assert whole == 23 * 1536
+    assert 0.6 * whole < cut < 0.9 * whole
     assert list(table["latents"]) == [0, 3]
     assert table["flops"].is_monotonic_decreasing
     assert set(table["precision"]) == {"float32"}

@@ -96,10 +96,10 @@ onstart:
 
 onsuccess:
     # Here, since planning does not wait for pandas.
-    from copra.report.finding import finding_of
+    from copra.report.summary import summary_of
 
-    if finding := finding_of(Path(copra.folder)):
-        print(f"{finding}.")
+    if summary := summary_of(Path(copra.folder)):
+        print(summary)
 
 
 wildcard_constraints:
