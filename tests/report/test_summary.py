@@ -5,7 +5,6 @@ from recipes import recipe, table
 from copra.report.finding import finding
 from copra.report.summary import five_columns, summary_of
 
-
 TABLE = table(
     recipe("more-cot", accuracy=[0.96, 0.98]),
     recipe("coconut", "width-50", [0.8, 0.9]),
