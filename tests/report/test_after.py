@@ -6,18 +6,21 @@ import pytest
 from copra.report.after import after_fine_tuning
 from copra.report.style import method_looks
 
+METHODS = {"cot": "cot", "coconut": "coconut"}
 WHOLE = {"layers": 4, "kv_groups": 8, "heads": 16, "neurons": 400}
 
 
 def _recipe(order, pruning, accuracy, cost, seed="all", seconds=math.nan, bytes_each=4, **left):
     units = WHOLE | left
+    method = [step for step in order.split(" > ") if step not in pruning.split(" + ")][-1]
     return {
         "recipe": order.replace(" > ", "+"),
         "base": "llama",
         "chance": math.nan,
         "order": order,
         "pruning": pruning,
-        "method": [step for step in order.split(" > ") if step not in pruning.split(" + ")][-1],
+        "method": method,
+        "kind": METHODS.get(method, method),
         "seed": seed,
         "accuracy": accuracy,
         "low": accuracy - 0.02,
@@ -44,9 +47,6 @@ RECIPES = [
         "llama > cot > drop > half > coconut", "drop + half", 0.2, 4, **FEWER | {"kv_groups": 3, "heads": 6}
     ),
 ]
-
-
-METHODS = {"cot": "cot", "coconut": "coconut"}
 
 
 def _panels(recipes):

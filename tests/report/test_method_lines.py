@@ -115,3 +115,36 @@ def test_dense_models_are_in_all_panels():
         "layers and width pruned": ["dense", "2 layers, width 0.5"],
     }
     assert list(panels(rows[:1])) == [""]
+
+
+def healed(method, cut, kind, accuracy=0.5):
+    rows = recipe("more-cot" if method == "heal" else method, cut, accuracy)
+    steps = ["llama", "cot", cut, "heal", *([method] if method != "heal" else [])]
+    for row in rows:
+        row |= {"order": " > ".join(steps), "recipe": "+".join(steps), "kind": kind, "method": method}
+    return rows
+
+
+def test_a_line_joins_a_method_over_cuts_that_were_healed():
+    cot = recipe("more-cot")
+    cot[0] |= {"order": "llama > cot", "recipe": "llama+cot", "method": "cot"}
+    found = lines(
+        cot,
+        recipe("coconut"),
+        healed("coconut", "drop-2", "coconut"),
+        healed("coconut", "width-50", "coconut"),
+        healed("heal", "drop-2", "cot"),
+    )
+    assert [(line.label, line.method, points(line)) for line in found] == [
+        ("coconut", "coconut", ["dense", "2 layers", "width 0.5"]),
+        ("cot", "cot", ["dense", "2 layers"]),
+    ]
+    # The variant is a filling: nothing tells healed cuts from one another.
+    assert {variant for line in found for variant in line.rows["variant"]} == {""}
+
+
+def test_a_method_right_after_the_cut_does_not_heal():
+    cot = recipe("more-cot")
+    cot[0] |= {"order": "llama > cot", "recipe": "llama+cot", "method": "cot"}
+    found = lines(cot, recipe("coconut", "drop-2"))
+    assert [(line.method, points(line)) for line in found] == [("cot", ["dense"]), ("coconut", ["2 layers"])]

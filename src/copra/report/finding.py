@@ -8,19 +8,17 @@ The rules:
 - Pruned layers and pruned width are compared separately, each at one cut: of those with a control, the one
   that leaves nearest to half of the units. It is chosen by sizes and never by accuracies.
 - The gain is the mean over seeds of the difference between the two, with Student's t interval over seeds. If
-  the interval contains 0, no difference is shown; with one seed there is no claim.
+  the interval contains 0, a gain is not established; with one seed there is no claim.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from copra.evaluation.statistics import mean_t_test
 from copra.report.comparisons import ALL
 from copra.report.sizes import pruned_units, shares_left
 from copra.schema.units import UNIT_NAMES
-from copra.utils.files import read_parquet
 
 if TYPE_CHECKING:
     import pandas
@@ -67,7 +65,8 @@ VERDICTS = {
         "{gain:+.1f} ({low:+.1f} to {high:+.1f}) with {place}",
     ),
     "not shown": (
-        "no difference shown with {place} ({gain:+.1f} points, 95% interval {low:+.1f} to {high:+.1f})",
+        "a gain of latents is not established with {place} ({gain:+.1f} points, 95% interval {low:+.1f} to "
+        "{high:+.1f})",
         "nor with {place} ({gain:+.1f}, {low:+.1f} to {high:+.1f})",
     ),
     "one seed": ("latents differ by {gain:+.1f} points with {place}", "{gain:+.1f} with {place}"),
@@ -87,12 +86,6 @@ def finding(table: "pandas.DataFrame") -> str:
     if before is not None and before.verdict == "one seed":
         return f"One seed, no claim: {text}"
     return text[:1].upper() + text[1:]
-
-
-def finding_of(results: Path) -> str:
-    """Return the finding of a folder of results; "" if it has none, or no table yet."""
-    table = results / "tables" / "accuracy_vs_flops.parquet"
-    return finding(read_parquet(table)) if table.is_file() else ""
 
 
 def _gains(table: "pandas.DataFrame") -> Iterator[Gain]:

@@ -31,8 +31,9 @@ def described(table: pandas.DataFrame) -> pandas.DataFrame:
     """Return a table with columns `pruned`, `left`, `quantized`, `steps`, `trainings`, `place` and `variant`.
 
     The first three are those of `copra.report.sizes`. `steps` are those after the base, with `PRUNE` in place
-    of consecutive prunings and without a quantization, which is always the last step; `trainings` are the
-    same without `PRUNE`, and `place` tells between which of them the cut was made, if recipes differ in that.
+    of consecutive prunings, without a quantization, which is always the last step, and without the training
+    that heals a cut, so that a line joins a method over healed cuts; `trainings` are the same without
+    `PRUNE`, and `place` tells between which of them the cut was made, if recipes differ in that.
     `variant` is what the filling of a marker shows: the base, if there are several, the place, and
     "quantized".
     """
@@ -40,6 +41,7 @@ def described(table: pandas.DataFrame) -> pandas.DataFrame:
     rows = rows.assign(
         steps=[_steps(*each) for each in zip(rows["order"], rows["pruning"], rows["quantized"], strict=True)]
     )
+    rows = _without_healing(rows)
     rows = rows.assign(trainings=rows["steps"].map(_trained))
     places = [_place(*each) for each in zip(rows["steps"], rows["method"], strict=True)]
     rows = rows.assign(place=places if len(set(places) - {""}) > 1 else "")
@@ -116,6 +118,33 @@ def _steps(order: str, pruning: str, small: bool) -> str:
         if word != PRUNE or words[-1:] != [PRUNE]:
             words.append(word)
     return " > ".join(words)
+
+
+def _without_healing(rows: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the rows with `steps`, and `method`, as if a cut needed no healing.
+
+    A training right after a cut heals if a model that is not pruned has the same trainings but for this one,
+    ends with a method of the same kind, and none has all of them. A recipe that ends with its healing counts
+    as one of the method that was healed.
+    """
+    whole = {
+        (base, steps): kind
+        for base, steps, kind in zip(rows["base"], rows["steps"], rows["kind"], strict=True)
+        if steps == _trained(steps)
+    }
+    changed = []
+    for base, steps, kind in zip(rows["base"], rows["steps"], rows["kind"], strict=True):
+        words = steps.split(" > ")
+        kept = [word for before, word in zip(["", *words], words, strict=False) if before != PRUNE]
+        if kept[-1] == PRUNE:
+            # As if the healing were the training that it repeats.
+            kept[-2:] = [PRUNE, *kept[-2:-1]]
+        shorter = " > ".join(kept)
+        heals = (base, _trained(steps)) not in whole and whole.get((base, _trained(shorter))) == kind
+        changed.append(shorter if heals else steps)
+    healed = rows["steps"] != changed
+    last = pandas.Series([_trained(steps).rpartition(" > ")[2] for steps in changed], rows.index)
+    return rows.assign(steps=changed, method=rows["method"].where(~healed, last))
 
 
 def _trained(steps: str) -> str:
