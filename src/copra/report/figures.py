@@ -137,6 +137,10 @@ def _dress_training(
 ) -> None:
     """Set up the axes, which the panels of a kind share."""
     drawn = values[[LOSS, VALIDATION]]
+    columns = zip(measured, zip(*panels, strict=True), strict=True)
+    first = {
+        kind: next(number for number, axes in enumerate(row) if _has_line(axes)) for kind, row in columns
+    }
     for number, panel in enumerate(panels):
         for kind, axes in zip(measured, panel, strict=True):
             axes.margins(x=0.03)
@@ -148,8 +152,17 @@ def _dress_training(
             elif drawn.min(axis=None) > 0 and drawn.max(axis=None) > 20 * drawn.min(axis=None):
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter("{x:g}")
-            if number == 0:
+            if number == first[kind]:
                 axes.set_ylabel("loss" if kind == LOSS else "validation accuracy (%)")
+        if not _has_line(panel[-1]):
+            # Trainings that select by loss have no accuracies; the axis of steps moves up.
+            panel[-1].set_visible(False)
+            panel[0].set_xlabel("optimizer step")
+            panel[0].tick_params(labelbottom=True)
+
+
+def _has_line(axes: Axes) -> bool:
+    return any(line.get_gid() == "mean" for line in axes.lines)
 
 
 @styled
