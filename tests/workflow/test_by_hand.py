@@ -35,7 +35,10 @@ def everything(unstarted, tmp_path):
         recipes=[["coconut", "drop-1", "groups-1", "int8"], ["cot", "shown"], ["cot", "taught"]],
         reference="llama+cot+shown",
         tasks__longer={"kind": "word_sums", "train": 1, "valid": 1, "test": 9, "min_steps": 5},
-        evaluation={"max_new_tokens": 2, "latents": [0], "lens": 2, "stages": True, "tasks": ["longer"]},
+        evaluation={
+            **{"max_new_tokens": 2, "latents": [0], "latents_from": ["other"], "lens": 2},
+            **{"stages": True, "starts": True, "tasks": ["longer"]},
+        },
         importance={"rows": 32, "objective": "text", "text": {"file": "text.txt"}},
         latency={"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2},
         curves={"layers": {"model": "llama+cot", "unit": "layers", "metrics": ["cosine"], "remove": [1]}},
