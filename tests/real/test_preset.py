@@ -49,9 +49,8 @@ def test_the_preset_runs_to_its_table(place, model, tmp_path):
         tmp_path / "results" / "smollm2-135m" / "tables" / "accuracy_vs_flops.parquet"
     )
     assert list(table["layers"]) == [23, 23]
-    whole, cut = table["neurons"]
-    assert whole == 23 * 1536
-    assert 0.6 * whole < cut < 0.9 * whole
+    assert table["neurons"][0] == 23 * 1536
+    assert (table[["neurons", "kv_groups"]].iloc[1] < table[["neurons", "kv_groups"]].iloc[0]).all()
     assert list(table["latents"]) == [0, 3]
     assert table["flops"].is_monotonic_decreasing
     assert set(table["precision"]) == {"float32"}
