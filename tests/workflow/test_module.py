@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "config" / "README.md").read_text()
 (SNAKEFILE,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 EXPERIMENT = yaml.safe_load((ROOT / "config.yaml").read_text()) | {"name": "pruned"}
-EXPERIMENT["tasks"]["sums"] |= {"train": 300, "valid": 40, "test": 60}
+EXPERIMENT["tasks"]["graphs"] |= {"train": 300, "valid": 40, "test": 60}
 COUNT = """
 rule count:
-    input: "results/pruned/data/sums/test.json"
+    input: "results/pruned/data/graphs/test.json"
     output: "results/count.txt"
     shell: "grep -o '\\"rows\\": [0-9]*' {input} > {output}"
 """
@@ -70,7 +70,7 @@ def test_jobs_write_into_the_folder_of_the_workflow_that_uses_the_module(outer, 
         file.write(COUNT)
     snakemake(outer, code, "count")
     assert (outer / "results" / "count.txt").read_text() == '"rows": 60\n'
-    assert (outer / "results" / "pruned" / "logs" / "data" / "sums" / "test.log").exists()
+    assert (outer / "results" / "pruned" / "logs" / "data" / "graphs" / "test.log").exists()
     assert "Nothing to be done" in snakemake(outer, code, "-n", "count")
     assert not (code / "results").exists()
 
