@@ -286,6 +286,19 @@ def test_an_evaluation_on_another_task_has_a_state_and_a_name_of_its_own(place, 
     assert (job.node, job.step, job.total) == ("others/tiny@0+coconut", 3, 5)
 
 
+def run_by_two(place, command, name):
+    """Run a command by two processes, into the folder "together"."""
+    words = [sys.executable, "-m", "copra.cli", name, "--processes", "2", "--threads", "2"]
+    done = subprocess.run(
+        [*words, *words_of(place, command, "together")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("on_the_cpu")
 def test_two_processes_answer_as_one(place, batches):
@@ -293,16 +306,7 @@ def test_two_processes_answer_as_one(place, batches):
     expected = run(place, evaluate)
     batches.clear()
     break_off(place, evaluate, batches, 1)
-    command = [sys.executable, "-m", "copra.cli", "evaluate", "--processes", "2", "--threads", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *words_of(place, evaluate, "together")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    run_by_two(place, evaluate, "evaluate")
     assert made(place / "together") == expected
     assert states(place) == []
     # Otherwise answers in another order would pass.
@@ -314,15 +318,7 @@ def test_two_processes_answer_as_one(place, batches):
 def test_two_processes_swap_latents_as_one(place):
     """Each reads the latents of its own batches, and answers with those of all."""
     expected = run(place, swap_latents)
-    command = [sys.executable, "-m", "copra.cli", "swap-latents", "--processes", "2", "--threads", "2"]
-    done = subprocess.run(
-        [*command, *words_of(place, swap_latents, "together")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    run_by_two(place, swap_latents, "swap-latents")
     assert made(place / "together") == expected
     assert states(place) == []
 

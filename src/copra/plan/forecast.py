@@ -11,14 +11,14 @@ from copra.plan.budgets import budget_warnings
 from copra.plan.estimate import Estimate
 from copra.plan.jobs import Job, jobs_of
 from copra.plan.lengths import early_stop_assumption, length_warnings, training_lengths
-from copra.plan.machine import Machine, machine_of, measured_seconds, speed_factors
+from copra.plan.machine import ASKING, Machine, machine_of, measured_seconds, speed_factors
 from copra.plan.work import training, work_of
 
 T = TypeVar("T")
 Range = tuple[float, float]
 """The least and the greatest value, by what earlier prunings leave."""
 ZERO: Range = (0.0, 0.0)
-ANSWERS = ("evaluate", "sweep_latents", "swap_latents", "logit_lens")
+ANSWERS = (*ASKING, "logit_lens")
 """Rules whose FLOPs are those of answering questions."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from copra.experiment.workflow import Workflow
 from copra.plan.jobs import MODELS, Job, jobs_of
+from copra.plan.machine import ASKING
 from copra.utils.errors import CopraError
 from copra.utils.heartbeat import running
 from copra.utils.locking import holder_of
@@ -112,7 +113,7 @@ def _abandoned(folder: Path, jobs: Sequence[Job]) -> Iterator[Path]:
     """
     unfinished = {(job.rule, job.name) for job in jobs if not job.outputs[0].is_file()}
     for status in running(folder):
-        rules = ("train",) if status.unit == "steps" else ("evaluate", "sweep_latents", "swap_latents")
+        rules = ("train",) if status.unit == "steps" else ASKING
         resumes = any((rule, status.node) in unfinished for rule in rules)
         if status.stopped and not resumes and holder_of(status.state) is None:
             yield status.state

@@ -17,7 +17,9 @@ ANSWERING = 3.0
 LAYER_SECONDS = 1e-3
 """Least seconds of a pass through a layer, for any FLOPs: Python and the launch of kernels."""
 
-SHARED = ("train", "evaluate", "sweep_latents", "swap_latents")
+ASKING = ("evaluate", "sweep_latents", "swap_latents")
+"""Rules that answer all questions of a split, and keep the answers of a job that was killed."""
+SHARED = ("train", *ASKING)
 """Rules whose jobs several processes share, each with its own GPU or threads."""
 COMPUTING = (*SHARED, "prune", "quantize", "score", "curve", "logit_lens", "latency")
 """Rules that compute with a model. No other job says how fast a machine computes: `data` and `base` may wait

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy
 import pandas
@@ -33,6 +34,24 @@ class LeftLooks:
         """Return the color of a method, the darker the more is left."""
         place = self.labels.index(label) / max(1, len(self.labels) - 1)
         return mixed(color, float(numpy.interp(place, (0, 1), (DARKEST, LIGHTEST))))
+
+    def draw(
+        self, axes: Axes, label: str, color: str, x: Sequence[float], points: pandas.DataFrame, **look: Any
+    ) -> None:
+        """Draw the line of a label at `x`: columns accuracy, low and high (shares), as percent."""
+        y, low, high = (100 * points[name] for name in ("accuracy", "low", "high"))
+        marker = self.marker(label)
+        axes.errorbar(
+            x,
+            y,
+            yerr=[(y - low).clip(lower=0), (high - y).clip(lower=0)],
+            color=self.shade(label, color),
+            marker=marker,
+            markersize=marker_size(marker, 5),
+            elinewidth=0.9,
+            label=label,
+            **look,
+        )
 
     def handles(self) -> list[Line2D]:
         """Return the entries of the legend."""

@@ -199,21 +199,10 @@ def _stages(
     axes: Axes, rows: pandas.DataFrame, left: LeftLooks, label: str, color: str, shift: float
 ) -> None:
     """Draw one line of a panel of the curriculum."""
-    stages = 100 * rows.groupby("stage")[["accuracy", "low", "high"]].mean()
-    below, above = stages["accuracy"] - stages["low"], stages["high"] - stages["accuracy"]
+    stages = rows.groupby("stage")[["accuracy", "low", "high"]].mean()
     moved = axes.transData + ScaledTranslation(shift, 0, axes.figure.dpi_scale_trans)
-    shade, marker = left.shade(label, color), left.marker(label)
+    shade = left.shade(label, color)
     if rows["seed"].nunique() > 1:
         dots: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 3.4, "mew": 0, "alpha": 0.35}
         axes.plot(rows["stage"], 100 * rows["accuracy"], color=shade, transform=moved, gid="seeds", **dots)
-    axes.errorbar(
-        stages.index,
-        stages["accuracy"],
-        yerr=[below.clip(lower=0), above.clip(lower=0)],
-        color=shade,
-        marker=marker,
-        markersize=marker_size(marker, 5),
-        elinewidth=0.9,
-        label=label,
-        transform=moved,
-    )
+    left.draw(axes, label, color, stages.index, stages, transform=moved)

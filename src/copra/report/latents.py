@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pandas
 from matplotlib.axes import Axes
@@ -17,7 +18,6 @@ from copra.report.style import (
     GRAY,
     Look,
     chance_line,
-    marker_size,
     method_looks,
     percent_axis,
     styled,
@@ -65,23 +65,10 @@ def _sweep(axes: Axes, rows: pandas.DataFrame, left: LeftLooks, label: str, colo
     """Draw one line of a panel, shifted a little, so that intervals at the same number do not overlap."""
     points = rows.groupby("latents")[["accuracy", "low", "high", "trained"]].mean()
     x = points.index + 0.24 * ((place + 0.5) / len(left.labels) - 0.5)
-    y, low, high = (100 * points[name] for name in ("accuracy", "low", "high"))
-    shade, marker = left.shade(label, color), left.marker(label)
-    axes.errorbar(
-        x,
-        y,
-        yerr=[(y - low).clip(lower=0), (high - y).clip(lower=0)],
-        color=shade,
-        marker=marker,
-        markersize=marker_size(marker, 5),
-        elinewidth=0.9,
-        label=label,
-        clip_on=False,
-    )
+    left.draw(axes, label, color, x, points, clip_on=False)
     here = points["trained"].to_numpy() > 0
-    axes.plot(
-        x[here], y[here], "o", markersize=11, mfc="none", mec=shade, mew=1.2, gid="trained", clip_on=False
-    )
+    ring: dict[str, Any] = {"markersize": 11, "mfc": "none", "mec": left.shade(label, color), "mew": 1.2}
+    axes.plot(x[here], 100 * points["accuracy"][here], "o", gid="trained", clip_on=False, **ring)
 
 
 @styled
