@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pandas
+import pytest
 import yaml
+
+from copra.utils.files import read_json
 
 ROOT = Path(__file__).parents[2]
 FEW = {"steps": 2, "batch_size": 2, "warmup_steps": 1, "num_validations": 1}
@@ -22,7 +25,9 @@ def test_the_preset_runs_to_its_table(place, model, tmp_path):
                 **{split: str(place.folder / f"{split}.jsonl") for split in ("train", "test")},
             }
         },
-        "steps": {name: {"training": FEW} for name in ("cot", "coconut")},
+        # Budgets are those of the base, of which the layers that went were a quarter.
+        "steps": {name: {"training": FEW} for name in ("cot", "coconut")}
+        | {"width-75": {"budget": {"flops": 0.5}}},
         # The whole grid is the same rules again and again.
         "recipes": [["drop-quarter", "cot"], ["drop-quarter", "width-75", "cot", "coconut"]],
         "reference": "smollm2+drop-quarter+cot",
@@ -50,7 +55,10 @@ def test_the_preset_runs_to_its_table(place, model, tmp_path):
     )
     assert list(table["layers"]) == [23, 23]
     assert table["neurons"][0] == 23 * 1536
-    assert (table[["neurons", "kv_groups"]].iloc[1] < table[["neurons", "kv_groups"]].iloc[0]).all()
+    assert table["neurons"][1] < table["neurons"][0]
+    assert table["neurons"][1] % 64 == 0
+    plan = read_json(tmp_path / "results" / "smollm2-135m" / "plans" / "smollm2+drop-quarter+width-75.json")
+    assert plan["flops"]["ratio"] == pytest.approx(0.5, abs=0.005)
     assert list(table["latents"]) == [0, 3]
     assert table["flops"].is_monotonic_decreasing
     assert set(table["precision"]) == {"float32"}

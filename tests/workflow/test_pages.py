@@ -34,7 +34,7 @@ NOT_RUN = {
     "apptainer build": "needs Apptainer and an image",
     "tar xf rest.tar": "is the system's own",
     "mkdir -p ": "is the system's own",
-    "copra train config.yaml llama+cot": "fails, as the page shows (below)",
+    "copra train config.yaml llama@0+cot": "fails, as the page shows (below)",
     "snakemake --profile profiles/slurm": "tests/slurm runs it",
     "snakemake --profile profiles/kubernetes": "tests/kubernetes runs it",
     "snakemake copra_all": "test_module.py runs it",
