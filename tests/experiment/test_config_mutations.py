@@ -341,7 +341,7 @@ def ask(config: Any, forecast: bool = True) -> None:
     for path in copra.scored:
         node, objective, file = copra.within("scores", path).rsplit("/", 2)
         if objective != "text":  # whose file is read
-            copra.score_settings(node, objective, file.removesuffix(".parquet"))
+            copra.score_settings(node, objective, file.removesuffix(".json"))
     for measured in copra.measured:
         copra.curve_settings(*measured.split("/", 1))
     for name in TABLES:

@@ -9,7 +9,7 @@ from copra.cost.parameters import matrix_parameters
 from copra.data.tokenization import tokenize, typical_lengths
 from copra.models.bases import make_base
 from copra.models.shape import shape_of
-from copra.plan.rows import task_rows
+from copra.plan.rows import preview_of, task_rows
 from copra.plan.sizes import base_size, pruned_shapes, recorded_size
 from copra.schema.base import Base, FromScratch
 from copra.schema.pruning import Prune
@@ -30,6 +30,10 @@ def flops_of(shape):
     return of_typical_answer(shape, {"prompt": 10, "generated": 10}).total
 
 
+def rows_of(name, task, base, checkpoint, results):
+    return task_rows(name, task, preview_of(name, task, results), base, checkpoint)
+
+
 @pytest.mark.parametrize("is_prepared", [True, False])
 def test_tokens_and_sizes_are_those_of_the_base_that_will_be_made(tmp_path, is_prepared):
     task = WordSums(train=40, valid=12, test=12, min_steps=2, max_steps=4)
@@ -37,7 +41,7 @@ def test_tokens_and_sizes_are_those_of_the_base_that_will_be_made(tmp_path, is_p
         prepare(task, tmp_path / "data" / "sums")
     rows = {split: [row for each, row in task.rows() if each == split] for split in SPLITS}
     model, tokenizer = make_base(WORDS, rows["train"], 0)
-    found = task_rows("sums", task, WORDS, None, tmp_path)
+    found = rows_of("sums", task, WORDS, None, tmp_path)
     for split in SPLITS:
         tokens = tokenize(tokenizer, rows[split])
         assert [row.question for row in found.rows[split]] == [row.question for row in tokens]
@@ -53,11 +57,11 @@ def test_the_tokenizer_of_a_made_base_is_its_own(tmp_path):
     task = WordSums(train=40, valid=12, test=12)
     _, tokenizer = make_base(Base(from_scratch=FromScratch(**SIZES, tokenizer="bpe", vocabulary=300)), [], 0)
     tokenizer.save_pretrained(tmp_path)
-    found = task_rows("sums", task, HUB, tmp_path, tmp_path)
+    found = rows_of("sums", task, HUB, tmp_path, tmp_path)
     rows = [row for split, row in task.rows() if split == "test"]
     assert found.rows["test"] == tokenize(tokenizer, rows)
     assert (found.assumed, found.vocabulary) == ([], None)
-    assert task_rows("sums", task, HUB, None, tmp_path).assumed
+    assert rows_of("sums", task, HUB, None, tmp_path).assumed
 
 
 def test_a_sample_of_many_rows_is_like_them(tmp_path):
@@ -65,7 +69,7 @@ def test_a_sample_of_many_rows_is_like_them(tmp_path):
     task = WordSums(train=3000, valid=12, test=12, min_steps=2, max_steps=4)
     prepare(task, tmp_path / "data" / "sums")
     for results in (tmp_path, tmp_path / "nothing"):
-        found = task_rows("sums", task, HUB, None, results)
+        found = rows_of("sums", task, HUB, None, results)
         steps = [len(row.steps) for row in found.rows["train"]]
         assert (found.sizes["train"], len(steps)) == (3000, 512)
         assert sum(steps) / len(steps) == pytest.approx(3, abs=0.1)
@@ -82,7 +86,7 @@ def test_a_sample_of_many_rows_is_like_them(tmp_path):
 )
 def test_gsm8k_is_known_before_it_is_fetched(tmp_path, name, train, counted):
     """One copy has a validation split of its own; of the others training rows are set aside."""
-    found = task_rows("gsm8k", Gsm8k(hub_name=name, limit={"test": 100}), HUB, None, tmp_path)
+    found = rows_of("gsm8k", Gsm8k(hub_name=name, limit={"test": 100}), HUB, None, tmp_path)
     assert found.sizes == {"train": train, "valid": 500, "test": 100}
     assert found.counted == counted
     assert found.typical() == {"prompt": 54, "generated": 30}
@@ -93,7 +97,7 @@ def test_a_split_without_rows_is_refused(tmp_path):
         (tmp_path / f"{split}.jsonl").write_text(json.dumps({"question": "q?", "answer": "#### 2"}))
     files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "test")}
     with pytest.raises(CopraError, match=r"tasks\.gsm8k\.train: no row"):
-        task_rows("gsm8k", Gsm8k(source="files", **files), HUB, None, tmp_path)
+        rows_of("gsm8k", Gsm8k(source="files", **files), HUB, None, tmp_path)
 
 
 @pytest.mark.parametrize(

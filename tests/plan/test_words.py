@@ -1,12 +1,19 @@
 """Words of other tasks that a tokenizer lacks, found before a run."""
 
+from pathlib import Path
+
 import pytest
 
-from copra.plan.words import check_words
+from copra.plan.estimate import Estimate
+from copra.plan.words import check_words as check_words_of
 from copra.utils.errors import CopraError
 
 LONGER = {"kind": "word_sums", "train": 1, "valid": 1, "test": 20, "min_steps": 6, "max_steps": 6}
 TOLD = {"kind": "rows", "test": "told.csv"}
+
+
+def check_words(workflow):
+    check_words_of(Estimate(workflow, Path(workflow.folder), cached=set()))
 
 
 @pytest.fixture
@@ -23,6 +30,22 @@ def asking(make_workflow, tmp_path):
 
 def test_words_of_the_task_that_trains_the_tokenizer_are_known(asking):
     check_words(asking("Ann has 7 apples. How many?,7"))
+
+
+def test_of_drawn_rows_a_sample_is_enough(asking, monkeypatch):
+    """To draw all takes minutes where few graphs have a path of the right length."""
+    prepared = []
+    monkeypatch.setattr("copra.plan.words.prepared", lambda task: prepared.append(task.kind) or {})
+    check_words(asking(evaluation__tasks=["longer"], tasks__sums__train=10**9))
+    assert prepared == []
+
+
+def test_all_drawn_rows_count_before_a_word_is_said_to_lack(asking):
+    """A sample of 512 rows lacks some of the numbers to 300 that 20,000 rows have."""
+    changes = {"tasks__sums__max_number": 300, "tasks__longer__max_number": 300}
+    check_words(asking(evaluation__tasks=["longer"], tasks__sums__train=20_000, **changes))
+    with pytest.raises(CopraError, match="lacks [0-9]+ of the words"):
+        check_words(asking(evaluation__tasks=["longer"], tasks__sums__train=100, **changes))
 
 
 def test_a_word_that_is_lacking_is_named_with_its_task_and_base(asking):

@@ -11,7 +11,7 @@ import pandas
 import pytest
 from pydantic import ValidationError
 
-from copra.plan.rows import task_rows
+from copra.plan.rows import preview_of, task_rows
 from copra.schema.base import Base
 from copra.tasks.prepare import data_record, prepare, prepared, read_rows
 from copra.tasks.rows import Rows
@@ -322,7 +322,7 @@ def test_what_the_hub_does_not_have_is_named(hub):
 
 def test_rows_on_the_hub_are_guessed_before_they_are_fetched(tmp_path):
     task = Rows(hub_name="some/set", test="train", limit={"test": 100})
-    found = task_rows("told", task, Base(path="some/model"), None, tmp_path)
+    found = task_rows("told", task, preview_of("told", task, tmp_path), Base(path="some/model"), None)
     assert (found.sizes, found.counted) == ({"train": 0, "valid": 0, "test": 100}, False)
     assert found.rows["test"][0].steps == []
 

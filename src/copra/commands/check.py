@@ -26,7 +26,7 @@ def run(options: Namespace) -> None:
         warnings = budget_warnings(estimate)
         lengths = training_lengths(estimate)
         check_warmups(lengths)
-        check_words(workflow)
+        check_words(estimate)
     except CopraError as error:
         raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
     tree = workflow.tree

@@ -52,7 +52,7 @@ def check_families(experiment: Experiment, tree: Tree) -> None:
 
 def _base(node: str) -> str:
     """Return the name of the base that a node or recipe begins with."""
-    return without_seed(node).split("+")[0]
+    return without_seed(node.split("+")[0])
 
 
 def _unknown(config: Mapping[str, Any]) -> Iterator[str]:

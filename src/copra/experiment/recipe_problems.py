@@ -1,6 +1,7 @@
 """Problems of the recipes of a config: steps that cannot follow the steps before them."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from copra.experiment.config import AnyStep, Experiment
 from copra.methods import METHODS, Method
@@ -18,11 +19,29 @@ MOST_TEACHERS = 20
 TOO_MANY_TEACHERS = (
     f"more than {MOST_TEACHERS} teachers learn one from the other; name one that was taught by fewer"
 )
-Teachers = dict[str, int | list[str]]
-"""Checked teachers: the length of the chain of teachers behind each, or its first problem. They are not
-checked again: their own teachers do not learn from them, or the first check would have found the cycle."""
 WRITING = ("cot", "scratchpad")
 """Methods whose models write their chain of thought, so that they can teach others."""
+
+
+@dataclass
+class Known:
+    """What the checks of recipes have found, so that it is found once.
+
+    `teachers` are the checked teachers: the length of the chain of teachers behind each, or its first problem.
+    They are not checked again: their own teachers do not learn from them, or the first check would have found
+    the cycle. `last_stages` are the last stages of training steps by name.
+    """
+
+    teachers: dict[str, int | list[str]] = field(default_factory=dict)
+    last_stages: dict[str, Stage] = field(default_factory=dict)
+
+    def last_stage(self, experiment: Experiment, name: str) -> Stage:
+        """Return the last stage of the training step `name`."""
+        if name not in self.last_stages:
+            step = experiment.steps[name]
+            assert isinstance(step, Method), name
+            self.last_stages[name] = list(step.stages().values())[-1]
+        return self.last_stages[name]
 
 
 def recipe_problems(
@@ -30,14 +49,14 @@ def recipe_problems(
     base: str,
     steps: list[str],
     pupils: tuple[str, ...] = (),
-    known: Teachers | None = None,
+    known: Known | None = None,
 ) -> Iterator[str]:
     """Yield the problems of one recipe, whose model teaches the steps `pupils` if there are any.
 
     If a chain of teachers is too long, the last problem is `TOO_MANY_TEACHERS`, and the search ends: the
-    number of recipes to check can double with each teacher. `known` collects the checked teachers.
+    number of recipes to check can double with each teacher. `known` collects what was found.
     """
-    known = {} if known is None else known
+    known = known or Known()
     if len(pupils) > MOST_TEACHERS:
         yield TOO_MANY_TEACHERS
         return
@@ -70,7 +89,7 @@ def recipe_problems(
                     f"{name!r} learns from steps, and task {step.task or experiment.task!r} has none: name "
                     "their column under columns.steps, or take no_cot, pause or looped"
                 )
-            if scratch and not pruned and _last_stage(step).copies_pretrained:
+            if scratch and not pruned and known.last_stage(experiment, name).copies_pretrained:
                 yield (
                     f"{name!r} starts its decoder as a base from scratch, which knows nothing: write "
                     "auxiliary_decoder.decoder: small"
@@ -156,7 +175,7 @@ def _teacher_problems(
     step: IcotKd,
     learned: str | None,
     pupils: tuple[str, ...],
-    known: Teachers,
+    known: Known,
 ) -> Iterator[str]:
     """Yield the problems of the teacher of an iCoT-KD step.
 
@@ -173,7 +192,7 @@ def _teacher_problems(
     yield from problems
     if not problems:
         teacher = _last_training(experiment, step.teacher.split("+")[1:])
-        if teacher is None or teacher.kind not in WRITING:
+        if teacher is None or experiment.steps[teacher].kind not in WRITING:
             yield f"teacher of {name!r}: {shown(step.teacher)} does not write its chain of thought"
 
 
@@ -183,7 +202,7 @@ def _distil_problems(
     step: Method,
     before: list[str],
     pupils: tuple[str, ...],
-    known: Teachers,
+    known: Known,
 ) -> Iterator[str]:
     """Yield the problems of a distillation step's teacher; `before` holds the base and earlier steps."""
     assert step.distil is not None
@@ -203,7 +222,8 @@ def _distil_problems(
                 f"{name!r} starts from its own teacher, so there is nothing to learn: put a pruning before "
                 "it, name a teacher, or raise distil.task_weight"
             )
-    own, theirs = _last_stage(step), None if teacher is None else _last_stage(teacher)
+    own = known.last_stage(experiment, name)
+    theirs = None if teacher is None else known.last_stage(experiment, teacher)
     fed = theirs.latent_input if theirs is not None and theirs.has_recurrent_latents else None
     if (
         own.has_recurrent_latents
@@ -217,10 +237,10 @@ def _distil_problems(
 
 
 def _named_problems(
-    experiment: Experiment, name: str, teacher: str, pupils: tuple[str, ...], known: Teachers
+    experiment: Experiment, name: str, teacher: str, pupils: tuple[str, ...], known: Known
 ) -> list[str]:
     """Return the problems of the recipe `teacher` that the step `name` names as its teacher."""
-    if isinstance(length := known.get(teacher), int):
+    if isinstance(length := known.teachers.get(teacher), int):
         return [TOO_MANY_TEACHERS] if len(pupils) + length > MOST_TEACHERS + 1 else []
     base, *steps = teacher.split("+")
     if own := [pupil for pupil in pupils if pupil in steps]:
@@ -230,11 +250,11 @@ def _named_problems(
         # This depends on the pupils, so it is not cached; all other problems are the same for all pupils.
         return [TOO_MANY_TEACHERS]
     if problems:
-        known[teacher] = problems[:1]
+        known.teachers[teacher] = problems[:1]
         return [f"teacher of {name!r}: {problem}" for problem in problems]
     named = (named_teacher(experiment.steps[step]) for step in steps)
-    behind = [known.get(each) for each in named if each is not None]
-    known[teacher] = 1 + max((length for length in behind if isinstance(length, int)), default=0)
+    behind = [known.teachers.get(each) for each in named if each is not None]
+    known.teachers[teacher] = 1 + max((length for length in behind if isinstance(length, int)), default=0)
     return []
 
 
@@ -245,12 +265,7 @@ def named_teacher(step: AnyStep) -> str | None:
     return step.distil.teacher if isinstance(step, Method) and step.distil else None
 
 
-def _last_stage(method: Method) -> Stage:
-    """Return the last stage of a training."""
-    return list(method.stages().values())[-1]
-
-
-def _last_training(experiment: Experiment, steps: list[str]) -> Method | None:
-    """Return the last training of these steps, or None."""
-    found = [step for step in map(experiment.steps.get, steps) if isinstance(step, Method)]
+def _last_training(experiment: Experiment, steps: list[str]) -> str | None:
+    """Return the name of the last training of these steps, or None."""
+    found = [step for step in steps if isinstance(experiment.steps.get(step), Method)]
     return found[-1] if found else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from copra.experiment.config import Experiment, Product, Recipe
-from copra.experiment.recipe_problems import Teachers, named_teacher, recipe_problems
+from copra.experiment.recipe_problems import Known, named_teacher, recipe_problems
 from copra.methods import Method
 from copra.methods.few_shot import FewShot
 from copra.methods.method import Stage
@@ -25,6 +25,7 @@ from copra.utils.problems import cut, hint, shown
 
 NodeKind = Literal["base", "train", "prune", "prompt", "quantize"]
 Step = TypeVar("Step", Method, FewShot, Prune, Quantize)
+SEED = re.compile(r"@-?\d+")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Node:
     its nearest ancestor before the prunings. `teacher` is the name of the node that it learns from,
     `pretrained` that of the node whose weights initialize one of its extra modules. `latents` is the number
     of latents with which it answers; `has_recurrent_latents` is true if these are hidden states; `answers` is
-    true if it can answer.
+    true if it can answer; `needs_accuracy` is true if its training counts right answers in validations.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Node:
     latents: int = 0
     has_recurrent_latents: bool = False
     answers: bool = True
+    needs_accuracy: bool = False
 
     @property
     def recipe(self) -> str:
@@ -90,6 +92,7 @@ class Training:
     label: str
     number: int | None
     stage: Stage
+    needs_accuracy: bool
     settings: dict[str, Any]
 
 
@@ -125,7 +128,7 @@ class Tree:
 
 def without_seed(name: str) -> str:
     """Return a node's name without seeds."""
-    return re.sub(r"@-?\d+", "", name)
+    return SEED.sub("", name)
 
 
 def build_tree(experiment: Experiment) -> Tree:
@@ -137,7 +140,7 @@ def build_tree(experiment: Experiment) -> Tree:
     """
     tree, ends = Tree(), set()
     wrong: dict[str, list[str]] = {}
-    known: Teachers = {}
+    known = Known()
     for number, (base, steps) in enumerate(_listed(experiment)):
         recipe = "+".join([base, *steps])
         found = list(recipe_problems(experiment, base, steps, known=known))
@@ -265,15 +268,17 @@ def _trainings(experiment: Experiment, step: str, method: Method) -> list[Traini
     """Return the stages of a training step."""
     stages = method.resolved_stages()
     numbers = list(stages)
+    trainings = {number: method.training_of(number) for number in numbers}
     return [
         Training(
             label=step if number == numbers[-1] else f"{step}.{number}",
             number=number if len(numbers) > 1 else None,
             stage=stage,
+            needs_accuracy=trainings[number].needs_accuracy,
             settings={
                 "method": method.kind,
                 "stage": stage.canonical(),
-                "training": method.training_of(number).canonical(),
+                "training": trainings[number].canonical(),
                 "precision": experiment.compute.precision,
             },
         )
@@ -311,6 +316,7 @@ def _train_node(
         latents=stage.layouts[-1].latents,
         has_recurrent_latents=stage.has_recurrent_latents,
         answers=stage.answers,
+        needs_accuracy=training.needs_accuracy,
     )
 
 

@@ -30,7 +30,6 @@ from copra.schema.curve import Curve
 from copra.schema.metrics import GREEDY, counts_answers
 from copra.schema.pruning import Prune
 from copra.schema.scoring import Objective
-from copra.schema.training import Training
 from copra.tasks.prepare import prepared
 from copra.tasks.task import SPLITS, Split
 from copra.utils.digests import Digests
@@ -474,7 +473,7 @@ class Workflow:
     def train_settings(self, name: str) -> str:
         node = self.node(name)
         value = {"node": name, **node.settings}
-        if Training.model_validate(node.settings["training"]).needs_accuracy:
+        if node.needs_accuracy:
             value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
             value["answers"] = self._answers(node.task)
         return self.settings("train", value)

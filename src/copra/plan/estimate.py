@@ -11,7 +11,7 @@ from copra.methods import METHODS
 from copra.methods.few_shot import FewShot
 from copra.methods.method import Stage
 from copra.plan.jobs import MODELS, Job
-from copra.plan.rows import TaskRows, task_rows
+from copra.plan.rows import TaskRows, preview_of, task_rows
 from copra.plan.sizes import Flops, Size, base_size, pruned_shapes, recorded_size
 from copra.plan.stages import (
     MARKERS,
@@ -25,6 +25,7 @@ from copra.schema.base import Base
 from copra.schema.pruning import Prune
 from copra.schema.shape import ModelShape
 from copra.schema.training import Training
+from copra.tasks.task import Preview
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, canonical_json, read_json
 
@@ -47,6 +48,7 @@ class Estimate:
         self.workflow, self.experiment = workflow, workflow.experiment
         self.results, self.cached = results, cached
         self._sizes: dict[str, tuple[Size, Size] | None] = {}
+        self._previews: dict[str, Preview] = {}
         self._rows: dict[tuple[str, str], TaskRows] = {}
         self._schedules: dict[str, TrainingSchedule] = {}
 
@@ -54,17 +56,23 @@ class Estimate:
         """Return the name of the base node that a node descends from."""
         return self.workflow.tree.path_to(name)[0].name
 
+    def preview(self, task: str) -> Preview:
+        """Return what is known of the rows of a task. It is drawn or read once: that takes time."""
+        if task not in self._previews:
+            self._previews[task] = preview_of(task, self.experiment.tasks[task], self.results)
+        return self._previews[task]
+
     def rows(self, evaluation: str) -> TaskRows:
         """Return the rows of the task of an evaluation (or a node), as tokenized by the node's base."""
         node, task = self.workflow.node_and_task(evaluation)
         base = self.base_of(node.name)
         if (task, base) not in self._rows:
             folder = self.results / "models" / base if f"base/{base}" in self.cached else None
-            settings = self.experiment.tasks[task]
             # The tokenizer of a base from scratch is trained on the task of the experiment.
             own = self.workflow.node(base).task
             text = None if task in (own, node.task) else self.rows(base).text
-            self._rows[task, base] = task_rows(task, settings, self._base(base), folder, self.results, text)
+            preview, settings = self.preview(task), self.experiment.tasks[task]
+            self._rows[task, base] = task_rows(task, settings, preview, self._base(base), folder, text)
         return self._rows[task, base]
 
     def assumed(self) -> list[str]:

@@ -52,22 +52,36 @@ class TaskRows:
         return {"prompt": round(prompt / len(rows)), "generated": round(generated / len(rows))}
 
 
+def preview_of(name: str, task: Task, results: Path) -> Preview:
+    """Return what is known of the rows of a task: the prepared ones below `results`, or a sample.
+
+    Raises:
+        CopraError: a file cannot be read.
+    """
+    files = {split: results / "data" / name / f"{split}.parquet" for split in task.splits}
+    if not all(file.is_file() for file in files.values()):
+        return task.preview(MOST_ROWS)
+    rows = {split: read_rows(files[split]) if split in files else [] for split in SPLITS}
+    sizes = {split: len(each) for split, each in rows.items()}
+    return Preview(sizes, {split: sampled(each, MOST_ROWS) for split, each in rows.items()})
+
+
 def task_rows(
     name: str,
     task: Task,
+    preview: Preview,
     base: Base,
     checkpoint: Path | None,
-    results: Path,
     tokenizer_rows: list[Row] | None = None,
 ) -> TaskRows:
-    """Return the rows of a task; `checkpoint` is the folder of the base if it is made.
+    """Return the rows of a task by its preview; `checkpoint` is the folder of the base if it is made.
 
     `tokenizer_rows` train the tokenizer of a base from scratch (None: the task's own training rows).
 
     Raises:
-        CopraError: a file cannot be read, or a split has no rows.
+        CopraError: a split has no rows.
     """
-    preview, assumed = _preview(name, task, results)
+    assumed = [] if preview.counted else [f"{name}: as many rows as GSM8K has, which is a guess"]
     if preview.rows is None:
         assert preview.tokens is not None, "a preview has rows or the tokens of a typical one"
         row = _row(*preview.tokens)
@@ -99,17 +113,6 @@ def task_rows(
         count_tokens = partial(_count, tokenizer)
         rows = {split: tokenize(tokenizer, each) for split, each in preview.rows.items()}
     return TaskRows(preview.sizes, rows, text, count_tokens, vocabulary, preview.counted, assumed)
-
-
-def _preview(name: str, task: Task, results: Path) -> tuple[Preview, list[str]]:
-    files = {split: results / "data" / name / f"{split}.parquet" for split in task.splits}
-    if not all(file.is_file() for file in files.values()):
-        preview = task.preview(MOST_ROWS)
-        guess = [] if preview.counted else [f"{name}: as many rows as GSM8K has, which is a guess"]
-        return preview, guess
-    rows = {split: read_rows(files[split]) if split in files else [] for split in SPLITS}
-    sizes = {split: len(each) for split, each in rows.items()}
-    return Preview(sizes, {split: sampled(each, MOST_ROWS) for split, each in rows.items()}), []
 
 
 def _guessed(row: Row) -> TokenRow:

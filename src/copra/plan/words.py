@@ -2,29 +2,35 @@
 
 from functools import cache
 
-from copra.experiment.workflow import Workflow
-from copra.tasks.prepare import Prepared, prepared
-from copra.tasks.task import Split
+from copra.plan.estimate import Estimate
+from copra.schema.base import FromScratch
+from copra.tasks.prepare import prepared
+from copra.tasks.task import Row, Split
 from copra.utils.errors import CopraError
 
 
-def check_words(workflow: Workflow) -> None:
+def check_words(estimate: Estimate) -> None:
     """Check the words of tasks in `evaluation.tasks` against the tokenizers of bases from scratch.
 
-    Rows on the Hub are not known yet: their evaluation makes the same check (`copra.data.tokenization`).
+    Of rows that are drawn, a sample is checked first, and all rows only if words seem to lack: to draw them
+    takes time. Rows on the Hub are not known yet. Their evaluation makes the same check, of all rows
+    (`copra.data.tokenization`).
 
     Raises:
         CopraError: one line per base and task with words that the base's tokenizer lacks; or the rows of a
             task cannot be prepared.
     """
-    experiment = workflow.experiment
+    workflow, experiment = estimate.workflow, estimate.experiment
 
     @cache
-    def splits(task: str) -> dict[Split, Prepared]:
+    def all_rows(task: str) -> dict[Split, list[Row]]:
         try:
-            return prepared(experiment.tasks[task])
+            return {split: each.rows for split, each in prepared(experiment.tasks[task]).items()}
         except CopraError as error:
             raise CopraError(f"tasks.{task}: {error}") from None
+
+    def sample(task: str) -> dict[Split, list[Row]]:
+        return all_rows(task) if experiment.tasks[task].paths() else estimate.preview(task).rows or {}
 
     pairs = {}
     for evaluation in workflow.on_other_tasks:
@@ -36,14 +42,24 @@ def check_words(workflow: Workflow) -> None:
             pairs[base.recipe, task] = scratch, base.task
     problems = []
     for (base_name, task), (scratch, own) in pairs.items():
-        # Their imports take 1 s.
-        from copra.data.tokenization import check_words, train_tokenizer
-
-        tokenizer = train_tokenizer(scratch, splits(own)["train"].rows)
-        rows = splits(task)[experiment.evaluation.split].rows[: experiment.evaluation.limit]
-        try:
-            check_words(tokenizer, rows, task)
-        except CopraError as error:
-            problems.append(f"bases.{base_name}: {error}")
+        split, limit = experiment.evaluation.split, experiment.evaluation.limit
+        for rows in (sample, all_rows):
+            lacking = _lacking(scratch, rows(own)["train"], rows(task)[split][:limit], task)
+            if lacking is None:
+                break
+        if lacking is not None:
+            problems.append(f"bases.{base_name}: {lacking}")
     if problems:
         raise CopraError("\n".join(problems))
+
+
+def _lacking(scratch: FromScratch, trained_on: list[Row], asked: list[Row], task: str) -> str | None:
+    """Return the error about words of `asked` that a tokenizer trained on other rows lacks, if there are any."""
+    # Their imports take 1 s.
+    from copra.data.tokenization import check_words, train_tokenizer
+
+    try:
+        check_words(train_tokenizer(scratch, trained_on), asked, task)
+    except CopraError as error:
+        return str(error)
+    return None
