@@ -44,7 +44,7 @@ def test_all_drawn_rows_count_before_a_word_is_said_to_lack(asking):
     """A sample of 512 rows lacks some of the numbers to 300 that 20,000 rows have."""
     changes = {"tasks__sums__max_number": 300, "tasks__longer__max_number": 300}
     check_words(asking(evaluation__tasks=["longer"], tasks__sums__train=20_000, **changes))
-    with pytest.raises(CopraError, match="lacks [0-9]+ of the words"):
+    with pytest.raises(CopraError, match=r"lacks [0-9]+ of the words"):
         check_words(asking(evaluation__tasks=["longer"], tasks__sums__train=100, **changes))
 
 

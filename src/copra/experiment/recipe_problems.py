@@ -27,9 +27,9 @@ WRITING = ("cot", "scratchpad")
 class Known:
     """What the checks of recipes have found, so that it is found once.
 
-    `teachers` are the checked teachers: the length of the chain of teachers behind each, or its first problem.
-    They are not checked again: their own teachers do not learn from them, or the first check would have found
-    the cycle. `last_stages` are the last stages of training steps by name.
+    `teachers` are the checked teachers: the length of the chain of teachers behind each, or its first
+    problem. They are not checked again: their own teachers do not learn from them, or the first check would
+    have found the cycle. `last_stages` are the last stages of training steps by name.
     """
 
     teachers: dict[str, int | list[str]] = field(default_factory=dict)

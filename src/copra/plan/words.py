@@ -54,7 +54,7 @@ def check_words(estimate: Estimate) -> None:
 
 
 def _lacking(scratch: FromScratch, trained_on: list[Row], asked: list[Row], task: str) -> str | None:
-    """Return the error about words of `asked` that a tokenizer trained on other rows lacks, if there are any."""
+    """Return the error about words of `asked` that a tokenizer trained on other rows lacks, if any."""
     # Their imports take 1 s.
     from copra.data.tokenization import check_words, train_tokenizer
 
