@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import gc
 import sys
 from collections.abc import Sequence
 from itertools import takewhile
@@ -44,6 +45,9 @@ def _run(arguments: Sequence[str]) -> int:
         processes.end_with_launcher()
         words = _without_names(command, arguments[1:])
         if COMMANDS[command].computes:
+            # Rows and samples are many objects that stay: to look for garbage among them as often as ever takes
+            # half as long as making them.
+            gc.set_threshold(100_000)
             take_gpu(words)
         parser, run = load(command)
         options = parser.parse_args(words)

@@ -128,7 +128,7 @@ def test_too_few_steps_for_the_parts_are_refused(make_trainer):
 def test_validation_looks_at_the_end_of_the_stage(make_trainer):
     trainer = make_trainer("removing")
     lengths = {row.id: len(row.question) + max(6 * len(row.steps) - 9, 0) + 3 for row in trainer.validation}
-    assert {sample.id: len(sample.tokens) for sample in trainer.validation_samples()} == lengths
+    assert {sample.id: len(sample.tokens) for sample in trainer.validation_samples} == lengths
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ def test_validation_has_the_same_terms(make_trainer, stage):
     """Rows of different lengths in batches of four, so that a mean of means would be another number."""
     trainer = make_trainer(stage, steps=2)
     trainer.run()
-    (first, last), samples = log_of(trainer), trainer.validation_samples()
+    (first, last), samples = log_of(trainer), trainer.validation_samples
     expected = losses(trainer, samples)
     for name, weight in TERMS[stage].items():
         if name != "self_distillation":
@@ -157,7 +157,7 @@ def test_terms_are_weighed_by_their_counts_over_micro_batches(make_trainer):
 def plain_norm(trainer) -> float:
     """Mean norm of the hidden states that the latents of the validation split are made from, row by row."""
     embedding, norms = trainer.model.get_input_embeddings().weight, []
-    for sample in trainer.validation_samples():
+    for sample in trainer.validation_samples:
         vectors = [embedding[token] for token in sample.tokens[: sample.first_latent]]
         for _ in range(sample.n_latents):
             inputs = torch.stack(vectors)[None]

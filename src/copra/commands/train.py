@@ -212,10 +212,10 @@ def _provenance(
     )
 
 
-def _check_length(context: int, trainer: Any) -> None:
+def _check_length(context: int, trainer: Trainer) -> None:
     """Refuse sequences that are longer than the model's context of `context` positions."""
     if trainer.training.max_tokens > context:
-        samples = [*trainer.samples(0)[0], *trainer.validation_samples()]
+        samples = [*trainer.first_samples[0], *trainer.validation_samples]
         longest = max((sample.length, sample.id) for sample in samples)
         if longest[0] > context:
             raise CopraError(

@@ -146,8 +146,7 @@ class Trainer:
         `loss_module` is the reasoner's loss, wrapped for all processes.
         """
         optimizer = accelerator.prepare_optimizer(self._new_optimizer(parameters))
-        samples, left_out = self.samples(0)
-        validation_samples = self.validation_samples()
+        samples, left_out = self.first_samples
         total = self.total_steps(len(samples))
         if total < self.stage.least_steps:
             raise CopraError(
@@ -159,7 +158,7 @@ class Trainer:
         validation = Validation(
             self.stage,
             self.training,
-            validation_samples,
+            self.validation_samples,
             self.pad,
             total,
             self.state,
@@ -258,6 +257,11 @@ class Trainer:
         """Return the number of optimizer steps of the stage: the maximum if it may stop early."""
         return self.training.total_steps(math.ceil(n_samples / self.training.batch_size))
 
+    @cached_property
+    def first_samples(self) -> tuple[list[Sample], int]:
+        """What `samples` returns for epoch 0: to lay out many rows takes seconds."""
+        return self.samples(0)
+
     def samples(self, epoch: int) -> tuple[list[Sample], int]:
         """Return the samples of an epoch that fit in `max_tokens`, and the number of those that do not."""
         rng = Random(f"layouts {self.seed} {epoch}")
@@ -265,8 +269,9 @@ class Trainer:
         fitting = self._fitting(samples, "train")
         return fitting, len(samples) - len(fitting)
 
+    @cached_property
     def validation_samples(self) -> list[Sample]:
-        """Return the samples of the validation split that fit in `max_tokens`."""
+        """The samples of the validation split that fit in `max_tokens`."""
         return self._fitting([self.stage.lay_out(row, self.markers) for row in self.validation], "validation")
 
     def _fitting(self, samples: Sequence[Sample], split: str) -> list[Sample]:
