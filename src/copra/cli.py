@@ -45,8 +45,8 @@ def _run(arguments: Sequence[str]) -> int:
         processes.end_with_launcher()
         words = _without_names(command, arguments[1:])
         if COMMANDS[command].computes:
-            # Rows and samples are many objects that stay: to look for garbage among them as often as ever takes
-            # half as long as making them.
+            # Rows and samples are many objects that stay. To look for garbage among them as often as ever
+            # takes half as long as making them.
             gc.set_threshold(100_000)
             take_gpu(words)
         parser, run = load(command)

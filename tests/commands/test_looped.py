@@ -12,8 +12,8 @@ from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import tokenize
 from copra.methods import METHODS
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
-from copra.models.looping import unlooped
 from copra.models.manifest import Manifest
+from copra.models.visits import unlooped
 from copra.schema.loop import Loop
 from copra.tasks.prepare import read_rows
 from copra.utils.errors import CopraError

@@ -19,7 +19,7 @@ from copra.data.batch import collate, width_multiple
 from copra.data.sequences import IGNORED, TokenRow, lay_out
 from copra.methods.hidden_states import hidden_states
 from copra.methods.loss_functions import cross_entropy, weighted
-from copra.models.extra_modules import Projection
+from copra.models.networks import Projection
 from helpers.devices import waits
 
 # Length of the question, lengths of the steps, steps left out, latents, with markers or without.

@@ -18,7 +18,7 @@ from copra.cost.parameters import block_parameters
 from copra.data.batch import collate
 from copra.data.sequences import IGNORED, GenerationSpec, Markers, Sample
 from copra.generation.decode import decode
-from copra.methods.hidden_states import embedding_norm, hidden_states
+from copra.methods.hidden_states import hidden_states
 from copra.methods.loss_functions import cross_entropy
 from copra.methods.reasoning_model import ReasoningModel
 from copra.models.anatomy import attention_output, blocks, ffn_output, layout_of
@@ -27,6 +27,7 @@ from copra.models.extra_modules import make_extra_modules
 from copra.models.families import FAMILIES, family_of
 from copra.models.limits import limits_of
 from copra.models.logits import read_logits
+from copra.models.networks import embedding_norm
 from copra.models.per_layer import CLASSES
 from copra.models.shape import shape_of
 from copra.pruning.cut import KeptUnits

@@ -17,8 +17,9 @@ from copra.methods.reasoning_model import ReasoningModel
 from copra.models.anatomy import blocks
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.hooks import before_blocks
-from copra.models.looping import loop_layers, unlooped
+from copra.models.looping import loop_layers
 from copra.models.shape import shape_of
+from copra.models.visits import unlooped
 from copra.schema.loop import Loop
 from copra.schema.training import Lora
 from copra.training.adapters import adapted

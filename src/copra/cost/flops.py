@@ -35,9 +35,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from copra.data.sequences import GenerationSpec
-from copra.methods.rollout import spans
 from copra.models.families import family_of
 from copra.models.families.family import Layout
+from copra.models.rollout import spans
 from copra.schema.shape import LayerShape, ModelShape
 
 Phase = Literal["prefill", "latent", "decode"]

@@ -12,11 +12,11 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from copra.data.sequences import GenerationSpec
 from copra.generation.cache import growing_cache, start_with, widened
 from copra.generation.compiled import Compiled
-from copra.methods.hidden_states import joined, latent_feed
-from copra.methods.rollout import Span, rollout, spans
 from copra.models.attention import shortest_window
 from copra.models.hooks import before_blocks, scatter_positions
 from copra.models.logits import read_logits
+from copra.models.networks import joined, latent_feed
+from copra.models.rollout import Span, rollout, spans
 
 
 def read_prefix(model: PreTrainedModel, prefix: Sequence[int]) -> DynamicCache:

@@ -1,6 +1,5 @@
 """Hidden states of a batch in training, with latents fed back as input embeddings."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +9,9 @@ from transformers.masking_utils import create_causal_mask
 
 from copra.data.batch import Batch
 from copra.data.sequences import LatentInput, Thought
-from copra.methods.rollout import Span, rollout, spans
 from copra.models.attention import shortest_window
-from copra.models.families import family_of
+from copra.models.networks import joined, latent_feed
+from copra.models.rollout import Span, rollout, spans
 
 
 def hidden_states(
@@ -26,7 +25,7 @@ def hidden_states(
 ) -> Tensor:
     """Return final-norm hidden states at every position, [B, N, d], differentiable through all latents.
 
-    With `thought` "hidden" latents are fed as `copra.methods.rollout.spans` lists the passes. One after
+    With `thought` "hidden" latents are fed as `copra.models.rollout.spans` lists the passes. One after
     another, n latents take n+1 passes over N positions in total. Rows with fewer latents than the most feed
     their text in the same columns.
     """
@@ -53,36 +52,6 @@ def hidden_states(
 
     passes = spans(0, batch.first_latent, batch.max_latents, batch.tokens.shape[1], iterations)
     return torch.cat([states for _, states in rollout(passes, read)], dim=1)
-
-
-def joined(pieces: Sequence[Tensor]) -> Tensor:
-    """Return hidden states [B, T, d] of pieces along the columns; a single piece is not copied."""
-    return pieces[0] if len(pieces) == 1 else torch.cat(tuple(pieces), dim=1)
-
-
-@torch.no_grad()
-def embedding_norm(model: PreTrainedModel) -> Tensor:
-    """Return the mean norm [] of the input embeddings, without gradient.
-
-    It is scaled by `embed_scale` if the family scales its embeddings.
-    """
-    embedding = model.get_input_embeddings()
-    norm = embedding.get_parameter("weight").float().norm(dim=-1).mean()
-    return norm * embedding.embed_scale if family_of(model.config.model_type).scaled_embedding else norm
-
-
-def latent_feed(
-    model: PreTrainedModel, latent_input: LatentInput, projection: nn.Module | None = None
-) -> Callable[[Tensor], Tensor]:
-    """Return the function from a hidden state [..., d] to a latent's input embedding [..., d]."""
-    if latent_input == "projected":
-        if projection is None:
-            raise ValueError("projected latents need their projection")
-        return projection
-    if latent_input == "raw":
-        return lambda hidden: hidden
-    norm = embedding_norm(model)
-    return lambda hidden: hidden * (norm / hidden.float().norm(dim=-1, keepdim=True)).to(hidden.dtype)
 
 
 class Uncached(DynamicCache):

@@ -10,9 +10,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from copra.data.batch import Batch
-from copra.methods.hidden_states import embedding_norm
 from copra.methods.losses import LossValues
 from copra.models.logits import read_logits
+from copra.models.networks import embedding_norm
 from copra.utils import processes
 
 LOGITS_TOGETHER = 2**26

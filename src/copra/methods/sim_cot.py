@@ -99,8 +99,8 @@ class AuxiliaryDecoder(Settings):
         from torch.nn import functional
         from torch.nn.utils.rnn import pad_sequence
 
-        from copra.methods.hidden_states import latent_feed
         from copra.models.logits import read_logits
+        from copra.models.networks import latent_feed
 
         c = batch.latents_per_text
         places = [(row, k) for row, texts in enumerate(batch.explained) for k in range(len(texts))]

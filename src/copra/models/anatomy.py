@@ -5,18 +5,20 @@ from transformers import PreTrainedModel
 
 from copra.models.families import FAMILIES, LAYOUTS, family_of
 from copra.models.families.family import Layout
+from copra.models.hooks import decoder_layers
 from copra.utils.errors import CopraError
 
 
 def blocks(model: PreTrainedModel) -> nn.ModuleList:
     """Return the decoder layers from bottom to top, of a model with or without its LM head.
 
-    Those of a looped model are its visits of layers (`copra.models.looping`).
+    Those of a looped model are its visits of layers (`copra.models.visits`).
 
     Raises:
         CopraError: the model type is not supported.
     """
-    return getattr(model.base_model, family_of(model.config.model_type).blocks)
+    family_of(model.config.model_type)
+    return decoder_layers(model)
 
 
 def layout_of(block: nn.Module) -> Layout:

@@ -17,14 +17,17 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 import copra
 from copra.data.sequences import GenerationSpec
 from copra.models import per_layer
+from copra.models.anatomy import blocks
 from copra.models.extra_modules import make_extra_modules
 from copra.models.loading import load_language_model
-from copra.models.looping import loop_layers, unlooped
+from copra.models.looping import loop_layers
 from copra.models.manifest import ExtraModules, Manifest, Provenance, Weights
 from copra.models.pack import LOG, pack, unpack
+from copra.models.portable import mark
 from copra.models.quantized import need_torchao, sort_metadata, unquantized
 from copra.models.seal import check_files, checksums
 from copra.models.shape import shape_of
+from copra.models.visits import unlooped
 from copra.schema.settings import Precision
 from copra.schema.shape import ModelShape
 from copra.utils.errors import CopraError
@@ -224,6 +227,8 @@ def save_checkpoint(
         with _quiet():
             model.save_pretrained(temporary, max_shard_size="1TB")
             tokenizer.save_pretrained(temporary)
+        loop, layers = provenance.loop, len(blocks(model))
+        mark(temporary, provenance.decoding, None if loop is None else loop.visits(layers))
         for name, text in (texts or {}).items():
             (temporary / name).write_text(text)
         described = _save_extra_modules(

@@ -1,4 +1,7 @@
-"""Read and replace hidden states between the blocks of a decoder."""
+"""Find the decoder layers of a model, and read and replace hidden states between them.
+
+This file travels with checkpoints (see `copra.models.thinking`), so it imports only torch and transformers.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,7 +11,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from copra.models.anatomy import blocks
+NAMES = ("layers", "h")
+"""Names of the list of decoder layers in models without their LM head."""
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the decoder layers from bottom to top, of a model with or without its LM head."""
+    return getattr(model.base_model, name_of_layers(model))
+
+
+def name_of_layers(model: PreTrainedModel) -> str:
+    """Return the name of the list of decoder layers in a model without its LM head."""
+    return next(name for name in NAMES if hasattr(model.base_model, name))
 
 
 @contextlib.contextmanager
@@ -25,7 +39,7 @@ def before_blocks(model: PreTrainedModel, change: Callable[[int, Tensor], Tensor
 
         return call
 
-    handles = [block.register_forward_pre_hook(hook(i)) for i, block in enumerate(blocks(model))]
+    handles = [block.register_forward_pre_hook(hook(i)) for i, block in enumerate(decoder_layers(model))]
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from copra.models.portable import unmarked_config
 from copra.utils.errors import CopraError
 
 WRAPPERS = (
@@ -35,6 +36,8 @@ def load_language_model(place: str | Path, name: str, **options: Any) -> PreTrai
         CopraError: weights are missing, unexpected, of another shape, or not finite; the message begins with
         `name`.
     """
+    if (config := unmarked_config(Path(place))) is not None:
+        options["config"] = config
     with _only_errors_logged():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             place, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options

@@ -1,64 +1,14 @@
-"""Loop a model in memory: run a block of its decoder layers several times at every position.
+"""Loop a model in memory as its settings say; `copra.models.visits` has how."""
 
-The files of a looped model are those of the ordinary model. In memory its config describes the visits of
-layers instead of the layers, so that transformers' own forward passes, masks and caches work unchanged and
-`copra.models.shape` counts every visit. Weights, their names and their gradients are those of the layers.
-"""
+from collections.abc import Sequence
 
-import contextlib
-from collections.abc import Iterator
-from typing import Any
-
-from torch import nn
 from transformers import PreTrainedModel
 
-from copra.models.anatomy import blocks, layout_of
+from copra.models.anatomy import blocks
 from copra.models.families import family_of
+from copra.models.visits import visit_layers
 from copra.schema.loop import Loop
 from copra.utils.errors import CopraError
-
-
-class Visit(nn.Module):
-    """One visit of a decoder layer, with a place of its own in the cache."""
-
-    def __init__(self, layer: nn.Module, place: int):
-        super().__init__()
-        self.layer = layer
-        self.attention = attention_of(layer)
-        self.place = place
-
-    def forward(self, *arguments: Any, **settings: Any) -> Any:
-        self.attention.layer_idx = self.place
-        return self.layer(*arguments, **settings)
-
-
-class LoopedLayers(nn.ModuleList):
-    """The decoder layers of a looped model: each is registered once and iterated over once per visit.
-
-    `ordinary` are the settings of the config that describe the layers, `looped` those that describe the
-    visits.
-    """
-
-    def __init__(self, layers: nn.ModuleList, visits: list[int], ordinary: dict[str, Any]):
-        super().__init__()
-        for index, layer in enumerate(layers):
-            self.add_module(str(index), layer)
-        # A tuple is no submodule, so that the visits add no names of weights.
-        self.visits = tuple(Visit(layers[index], place) for place, index in enumerate(visits))
-        self.ordinary = ordinary
-        self.looped = {
-            key: [value[index] for index in visits] if isinstance(value, list) else len(visits)
-            for key, value in ordinary.items()
-        }
-
-    def __len__(self) -> int:
-        return len(self.visits)
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        return iter(self.visits)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.visits[index]
 
 
 def loop_layers(model: PreTrainedModel, loop: Loop | None) -> None:
@@ -69,41 +19,16 @@ def loop_layers(model: PreTrainedModel, loop: Loop | None) -> None:
     """
     if loop is None:
         return
-    layers, config = blocks(model), model.config
-    if isinstance(layers, LoopedLayers):
-        raise ValueError("the model is looped already")
-    if problem := loop.problem(len(layers), "The model"):
+    layers = len(blocks(model))
+    if problem := loop.problem(layers, "The model"):
         raise CopraError(f"loop.{problem}")
-    keys = ("num_hidden_layers", "layer_overrides", *family_of(config.model_type).by_layer)
-    ordinary = {key: value for key in keys if (value := getattr(config, key, None)) is not None}
-    looped = LoopedLayers(layers, loop.visits(len(layers)), ordinary)
-    _replace_layers(model, looped, looped.looped)
+    visit_layers(model, loop.visits(layers), settings_by_layer(model.config.model_type))
 
 
-@contextlib.contextmanager
-def unlooped(model: PreTrainedModel) -> Iterator[None]:
-    """Make a looped model the ordinary model of its files within this context, with the same weights."""
-    looped = blocks(model)
-    if not isinstance(looped, LoopedLayers):
-        yield
-        return
-    layers = nn.ModuleList(looped.children())
-    for place, layer in enumerate(layers):
-        attention_of(layer).layer_idx = place
-    _replace_layers(model, layers, looped.ordinary)
-    try:
-        yield
-    finally:
-        _replace_layers(model, looped, looped.looped)
+def settings_by_layer(model_type: str) -> Sequence[str]:
+    """Return the settings in the config of a model type that have one value per layer.
 
-
-def attention_of(layer: nn.Module) -> Any:
-    """Return the attention module of a decoder layer, whose `layer_idx` is its place in the cache."""
-    return layer.get_submodule(layout_of(layer).attention_output.rpartition(".")[0])
-
-
-def _replace_layers(model: PreTrainedModel, layers: nn.ModuleList, settings: dict[str, Any]) -> None:
-    """Replace the list of decoder layers, and the settings of the config that describe it."""
-    setattr(model.base_model, family_of(model.config.model_type).blocks, layers)
-    for key, value in settings.items():
-        setattr(model.config, key, value)
+    Raises:
+        CopraError: the model type is not supported.
+    """
+    return ("layer_overrides", *family_of(model_type).by_layer)

@@ -67,6 +67,11 @@ class Provenance(Record):
     made_by: dict[str, Any] = Field(default_factory=dict)
     """The settings and input checksums of the rule that wrote the checkpoint."""
 
+    @property
+    def loop(self) -> Loop | None:
+        """The loop with which the model answers (None: every layer is run once)."""
+        return self.decoding.loop if self.decoding else None
+
     def after(self, node: str, step: dict[str, Any], **changes: Any) -> "Provenance":
         """Return the provenance of the model that one more step makes of this one.
 
@@ -115,8 +120,3 @@ class Manifest(Provenance):
     def answering_modules(self) -> tuple[str, ...]:
         """The names of the extra modules that answering needs."""
         return self.decoding.extra_modules if self.decoding else ()
-
-    @property
-    def loop(self) -> Loop | None:
-        """The loop with which the model answers (None: every layer is run once)."""
-        return self.decoding.loop if self.decoding else None

@@ -1,9 +1,9 @@
 """Model classes with a per-layer number of heads and FFN width, for each family.
 
-This file is copied into every checkpoint of such a model, so it imports only torch, transformers and
-dependencies of transformers: `AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)` works
-where copra is not installed. The classes of a family, such as CopraLlamaConfig, CopraLlamaModel and
-CopraLlamaForCausalLM, are created from its plain classes at the end.
+This file is copied into every checkpoint of such a model, with those that it imports. They import only torch,
+transformers and dependencies of transformers, so that `AutoModelForCausalLM.from_pretrained(path,
+trust_remote_code=True)` works where copra is not installed. The classes of a family, such as
+CopraLlamaConfig, CopraLlamaModel and CopraLlamaForCausalLM, are created from its plain classes at the end.
 """
 
 import contextlib
@@ -36,6 +36,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from transformers.models.smollm3.modeling_smollm3 import SmolLM3DecoderLayer
 from transformers.pytorch_utils import Conv1D
+
+from .thinking import Thinking
 
 SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 
@@ -144,8 +146,8 @@ class PerLayerModel(_InitializedAsPlain):
         self.post_init()
 
 
-class PerLayerForCausalLM(_InitializedAsPlain):
-    """Adds a model's LM head to a `PerLayerModel`."""
+class PerLayerForCausalLM(Thinking, _InitializedAsPlain):
+    """Adds a model's LM head to a `PerLayerModel`, and the way that its config's `thinking` answers."""
 
     model_class: type[PreTrainedModel]
 
@@ -232,7 +234,7 @@ def make_classes(
     Each has the name of its plain class with the prefix `Copra`, in this module.
     """
     plain = CONFIG_MAPPING[model_type]
-    fields = {"layer_overrides": list[dict[str, int]] | None}
+    fields = {"layer_overrides": list[dict[str, int]] | None, "thinking": dict[str, Any] | None}
     if "head_dim" not in plain.__dataclass_fields__:
         fields["head_dim"] = int | None
     config = strict(

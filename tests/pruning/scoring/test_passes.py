@@ -8,7 +8,7 @@ import torch
 from plain import by_unit, loss, ones, sizes_of
 from torch.nn.functional import pad
 
-from copra.models.extra_modules import Projection
+from copra.models.networks import Projection
 from copra.pruning.scoring.passes import pass_scores
 from copra.schema.metrics import BACKWARD_METRICS, OF_BLOCKS, SCORED_AS
 from copra.utils.errors import CopraError

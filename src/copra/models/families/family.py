@@ -85,15 +85,11 @@ class Family:
     """The ratio of the FFN's width to the model's, if a config omits the FFN's width."""
     heads_fill_width: bool = False
     """True if the plain class has no separate head size: its heads together are as wide as the model."""
-    blocks: str = "layers"
-    """The name of the list of decoder layers in the model without its LM head."""
     by_layer: tuple[str, ...] = ()
     """Names of config settings with one entry per layer."""
     window: Callable[[Mapping[str, Any], int], int | None] = no_window
     """Function from config and layer index to the number of positions that the layer attends to, its own
     included; None: all."""
-    scaled_embedding: bool = False
-    """True if the embedding multiplies its rows by `embed_scale`, the square root of the width."""
     tied: bool = False
     """True if the LM head shares the embedding's weights by default."""
     cannot: tuple[Cannot, ...] = ()

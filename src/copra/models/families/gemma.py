@@ -27,7 +27,6 @@ GEMMA = Family(
     "gemma",
     LAYOUT,
     defaults={"num_key_value_heads": 16, "head_dim": 256},
-    scaled_embedding=True,
     tied=True,
     refused={"use_bidirectional_attention": "its tokens see those after them"},
 )

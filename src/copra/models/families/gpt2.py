@@ -22,7 +22,6 @@ GPT2 = Family(
     ffn="n_inner",
     ffn_per_width=4,
     heads_fill_width=True,
-    blocks="h",
     tied=True,
     cannot=(
         Cannot(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from copra.methods.rollout import Span, rollout, spans
+from copra.models.rollout import Span, rollout, spans
 
 
 def test_passes_by_hand():
