@@ -17,6 +17,7 @@ from copra.methods.reasoning_model import ReasoningModel
 from copra.models.anatomy import blocks
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.hooks import before_blocks
+from copra.models.loading import load_language_model
 from copra.models.looping import loop_layers
 from copra.models.shape import shape_of
 from copra.models.visits import unlooped
@@ -209,7 +210,7 @@ def test_adapters_are_those_of_the_layers(any_model):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_are_those_of_the_ordinary_model(make_model, word_tokenizer, tmp_path, kind):
-    """transformers alone reads them as that; copra loops it again as its manifest says."""
+    """But for the mark in the config, by which transformers loops it; copra does as its manifest says."""
     model = make_model(kind, len(word_tokenizer), double=False)
     ordinary, shape = logits(model), shape_of(model.config.to_dict())
     save_checkpoint(tmp_path / "ordinary", model, word_tokenizer, provenance())
@@ -218,10 +219,12 @@ def test_files_are_those_of_the_ordinary_model(make_model, word_tokenizer, tmp_p
     known = provenance(decoding=replace(DECODINGS["no thought"], loop=BLOCK))
     save_checkpoint(tmp_path / "looped", model, word_tokenizer, known)
     assert torch.equal(logits(model), looped)
-    for name in ("model.safetensors", "config.json"):
-        assert (tmp_path / "looped" / name).read_bytes() == (tmp_path / "ordinary" / name).read_bytes()
+    name = "model.safetensors"
+    assert (tmp_path / "looped" / name).read_bytes() == (tmp_path / "ordinary" / name).read_bytes()
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "looped", trust_remote_code=True).eval()
-    assert torch.equal(logits(loaded), ordinary)
+    assert torch.equal(logits(loaded), looped)
+    unmarked = load_language_model(tmp_path / "looped", "looped").eval()
+    assert torch.equal(logits(unmarked), ordinary)
     again = load_checkpoint(tmp_path / "looped", to_answer=True)
     assert torch.equal(logits(again.model), looped)
     assert again.manifest.loop == again.decoding.loop == BLOCK

@@ -156,6 +156,7 @@ class PerLayerForCausalLM(Thinking, _InitializedAsPlain):
             super().__init__(config)
         setattr(self, self.base_model_prefix, self.model_class(config))
         self.post_init()
+        self.loop_as_trained()
 
 
 class Phi3Rope:

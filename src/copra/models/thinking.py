@@ -20,7 +20,7 @@ from transformers.utils import cached_file
 from .hooks import before_blocks, scatter_positions
 from .networks import Emulator, MindReader, Projection, joined, latent_feed
 from .rollout import Span, rollout, spans
-from .visits import visiting
+from .visits import unlooped, visit_layers
 
 FILE = "extra_modules.safetensors"
 NETWORKS = {"projection": Projection, "mind_reader": MindReader, "emulator": Emulator}
@@ -68,19 +68,23 @@ class Thinking:
             lengths = {"max_length": generation_config.max_length, "min_length": generation_config.min_length}
             generation_config = copy.deepcopy(generation_config)
             generation_config.update(**_longer(lengths, len(tail)))
-        with contextlib.ExitStack() as stack:
-            if thinking["visits"] is not None:
-                stack.enter_context(visiting(self, thinking["visits"], thinking["by_layer"]))
-            stack.enter_context(self._thinking_in_first_pass(thinking, mask))
+        with self._thinking_in_first_pass(thinking, mask):
             found = super().generate(asked, generation_config, attention_mask=mask, **settings)
         if isinstance(found, Tensor):
             return cut(found)
         found.sequences = cut(found.sequences)
         return found
 
+    def loop_as_trained(self) -> None:
+        """Loop the layers of a new model if `thinking` has visits, in all its passes and not only in answers."""
+        thinking = getattr(self.config, "thinking", None)
+        if thinking is not None and thinking["visits"] is not None:
+            visit_layers(self, thinking["visits"], thinking["by_layer"])
+
     def save_pretrained(self, save_directory: Any, *arguments: Any, **settings: Any) -> None:
         """Save as transformers does, with the networks that answering needs."""
-        super().save_pretrained(save_directory, *arguments, **settings)
+        with unlooped(self):
+            super().save_pretrained(save_directory, *arguments, **settings)
         if (getattr(self.config, "thinking", None) or {}).get("networks"):
             save_model(self._thinking_networks(), str(save_directory) + "/" + FILE)
 

@@ -75,25 +75,16 @@ def visit_layers(model: PreTrainedModel, visits: Sequence[int], by_layer: Sequen
 
 
 @contextlib.contextmanager
-def visiting(model: PreTrainedModel, visits: Sequence[int], by_layer: Sequence[str]) -> Iterator[None]:
-    """Loop an ordinary model within this context, as `visit_layers` does."""
-    visit_layers(model, visits, by_layer)
-    looped = decoder_layers(model)
-    assert isinstance(looped, LoopedLayers)
-    try:
-        yield
-    finally:
-        _make_ordinary(model, looped)
-
-
-@contextlib.contextmanager
 def unlooped(model: PreTrainedModel) -> Iterator[None]:
     """Make a looped model the ordinary model of its files within this context, with the same weights."""
     looped = decoder_layers(model)
     if not isinstance(looped, LoopedLayers):
         yield
         return
-    _make_ordinary(model, looped)
+    layers = nn.ModuleList(looped.children())
+    for place, layer in enumerate(layers):
+        attention_of(layer).layer_idx = place
+    _replace_layers(model, layers, looped.ordinary)
     try:
         yield
     finally:
@@ -103,13 +94,6 @@ def unlooped(model: PreTrainedModel) -> Iterator[None]:
 def attention_of(layer: nn.Module) -> Any:
     """Return the attention module of a decoder layer, whose `layer_idx` is its place in the cache."""
     return next(part for part in layer.modules() if part is not layer and hasattr(part, "layer_idx"))
-
-
-def _make_ordinary(model: PreTrainedModel, looped: LoopedLayers) -> None:
-    layers = nn.ModuleList(looped.children())
-    for place, layer in enumerate(layers):
-        attention_of(layer).layer_idx = place
-    _replace_layers(model, layers, looped.ordinary)
 
 
 def _replace_layers(model: PreTrainedModel, layers: nn.ModuleList, settings: dict[str, Any]) -> None:
