@@ -14,10 +14,13 @@ from copra.data.sequences import GenerationSpec
 from copra.generation.decode import decode
 from copra.models import portable
 from copra.models.anatomy import blocks
+from copra.models.bases import make_base
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.extra_modules import make_extra_modules
 from copra.models.portable import CODE, answers_plainly
+from copra.models.quantized import quantize
 from copra.models.visits import LoopedLayers
+from copra.schema.base import Base
 from copra.schema.loop import Loop
 from helpers.decodings import DECODINGS
 from helpers.manifests import provenance
@@ -193,6 +196,22 @@ def test_here_a_marked_checkpoint_is_the_model_that_was_saved(
     config = json.loads((tmp_path / "next" / "config.json").read_text())
     assert config.get("thinking") is None
     assert ("auto_map" in config) == kind.startswith("copra")
+
+
+@pytest.mark.parametrize("kind", ["llama", "copra_gpt2"])
+def test_a_checkpoint_that_thinks_can_be_a_base_and_can_be_quantized(
+    make_model, word_tokenizer, tmp_path, kind
+):
+    """Both as the ordinary model: a base has not learned to think, and int8 weights think by the manifest."""
+    checkpoint = made(make_model, word_tokenizer, tmp_path / "model", kind, SPECS["looped hidden"])
+    base, _ = make_base(Base(path=str(tmp_path / "model")), [], 0)
+    assert getattr(base.config, "thinking", None) is None
+    assert len(blocks(base)) == 3
+    if kind == "llama":
+        assert type(base).__name__ == "LlamaForCausalLM"
+        assert len(blocks(quantize(tmp_path / "model"))) == 3
+    weights = checkpoint.model.state_dict()
+    assert all(torch.equal(weight, weights[key].cpu()) for key, weight in base.state_dict().items())
 
 
 def test_the_files_that_travel_import_only_libraries_and_each_other():

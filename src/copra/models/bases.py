@@ -25,6 +25,7 @@ from copra.models.base_files import absence_problem, base_problem, quantization_
 from copra.models.checkpoint import register
 from copra.models.families import family_of
 from copra.models.loading import load_language_model
+from copra.models.portable import unmarked
 from copra.models.shape import shape_of
 from copra.schema.base import Base, FromScratch
 from copra.tasks.task import Row
@@ -127,6 +128,7 @@ def _pretrained(base: Base) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     place, options = _source(base)
     try:
         config = AutoConfig.from_pretrained(place, **options)
+        config = unmarked(config.to_dict()) or config
         if problem := quantization_problem(config.to_dict()) if base.gguf is None else None:
             raise CopraError(f"{name} {problem}")
         shape_of(config.to_dict())

@@ -36,7 +36,7 @@ def load_language_model(place: str | Path, name: str, **options: Any) -> PreTrai
         CopraError: weights are missing, unexpected, of another shape, or not finite; the message begins with
         `name`.
     """
-    if (config := unmarked_config(Path(place))) is not None:
+    if "config" not in options and (config := unmarked_config(Path(place))) is not None:
         options["config"] = config
     with _only_errors_logged():
         loaded: Any = AutoModelForCausalLM.from_pretrained(

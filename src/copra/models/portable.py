@@ -7,6 +7,7 @@ ordinary config of which that one was made.
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,23 @@ def unmarked_config(folder: Path) -> PreTrainedConfig | None:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    thinking: dict[str, Any] | None = config.pop("thinking", None) if isinstance(config, dict) else None
+    return unmarked(config) if isinstance(config, dict) else None
+
+
+def unmarked(config: Mapping[str, Any]) -> PreTrainedConfig | None:
+    """Return the ordinary config that a marked one was made of; None if it is not marked."""
+    thinking = config.get("thinking")
     if thinking is None:
         return None
+    config = {key: value for key, value in config.items() if key != "thinking"}
     model_type = thinking["plain_type"]
     if model_type is None:
         return CLASSES[config["model_type"].removeprefix(PREFIX)][0](**config)
     plain = CONFIG_MAPPING[model_type]
-    del config["auto_map"]
+    own = (
+        "auto_map",
+        *(key for key in ("layer_overrides", "head_dim") if key not in plain.__dataclass_fields__),
+    )
+    kept = {key: value for key, value in config.items() if key not in own}
     names = [name.removeprefix("Copra") for name in config["architectures"]]
-    return plain(**{**config, "model_type": model_type, "architectures": names})
+    return plain(**{**kept, "model_type": model_type, "architectures": names})

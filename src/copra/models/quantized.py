@@ -24,6 +24,7 @@ from transformers.utils.import_utils import is_torchao_available
 from copra.data.batch import Batch
 from copra.data.sequences import IGNORED
 from copra.models.anatomy import blocks
+from copra.models.portable import unmarked_config
 from copra.utils.errors import CopraError
 
 TORCHAO = "0.18.0"
@@ -57,7 +58,11 @@ def quantize(folder: Path) -> PreTrainedModel:
     # Otherwise torchao sets the precision of all float32 products of this process.
     weights = TorchAoConfig(Int8WeightOnlyConfig(set_inductor_config=False))
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, quantization_config=weights
+        folder,
+        config=unmarked_config(folder),
+        dtype=torch.float32,
+        use_safetensors=True,
+        quantization_config=weights,
     )
     if not any(isinstance(module, nn.Linear) for module in blocks(model).modules()):
         raise CopraError(

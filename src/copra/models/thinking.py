@@ -76,7 +76,7 @@ class Thinking:
         return found
 
     def loop_as_trained(self) -> None:
-        """Loop the layers of a new model if `thinking` has visits, in all its passes and not only in answers."""
+        """Loop the layers of a new model if `thinking` has visits: all its passes, not only answers."""
         thinking = getattr(self.config, "thinking", None)
         if thinking is not None and thinking["visits"] is not None:
             visit_layers(self, thinking["visits"], thinking["by_layer"])
