@@ -199,9 +199,7 @@ def test_here_a_marked_checkpoint_is_the_model_that_was_saved(
 
 
 @pytest.mark.parametrize("kind", ["llama", "copra_gpt2"])
-def test_a_checkpoint_that_thinks_can_be_a_base_and_can_be_quantized(
-    make_model, word_tokenizer, tmp_path, kind
-):
+def test_a_checkpoint_that_thinks_can_be_a_base_or_quantized(make_model, word_tokenizer, tmp_path, kind):
     """Both as the ordinary model: a base has not learned to think, and int8 weights think by the manifest."""
     checkpoint = made(make_model, word_tokenizer, tmp_path / "model", kind, SPECS["looped hidden"])
     base, _ = make_base(Base(path=str(tmp_path / "model")), [], 0)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from snakemake.cli import get_argument_parser
 
@@ -134,8 +135,14 @@ def test_the_code_of_the_python_page_runs_on_the_results_of_the_tiny_experiment(
     space: dict[str, Any] = {}
     for kind, block in BLOCK.findall((ROOT / "docs" / "python.md").read_text()):
         assert kind == "python"
-        exec(block.replace("results/default", str(finished.results)), space)
+        block = block.replace("results/default", str(finished.results))
+        exec(block.replace("+cot+coconut", "+cot+drop-1+groups-1+coconut"), space)
     assert len(space["table"]) == 20
+    # Without copra the model says what it says in its evaluation.
+    said = space["tokenizer"].decode(space["answer"][0, space["prompt"].shape[1] :], skip_special_tokens=True)
+    evaluation = finished.results / "evaluations" / space["folder"].name / "predictions.parquet"
+    predicted = pandas.read_parquet(evaluation).set_index("question")["generated"]
+    assert said.startswith(predicted[space["rows"][0].question].strip()[:24])
     assert space["smaller"].config.num_hidden_layers == 1
     assert "llama@0+cot" in space["tree"].nodes
 

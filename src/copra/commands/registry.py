@@ -22,6 +22,7 @@ COMMANDS = {
     "check": Command("check config files, without running anything"),
     "plan": Command("estimate jobs, FLOPs, hours and disk of a run"),
     "status": Command("show the progress of a run"),
+    "ask": Command("ask a model a question, or several at a prompt", computes=True),
     "clean": Command("list or remove results that no recipe leads to"),
     "jobs": Command("list the jobs that the commands below can run"),
     "schema": Command("print the JSON schema of a config file"),

@@ -110,16 +110,10 @@ def check_words(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], task: s
     Raises:
         CopraError: it lacks some; the message names the task and the first of them.
     """
-    if tokenizer.unk_token_id in (None, tokenizer.eos_token_id):
-        return
     lacking: dict[str, str] = {}
     for row in rows:
-        text = f"{row.question}\n{row.answer}"
-        encoded = tokenizer(text, add_special_tokens=False)
-        if tokenizer.unk_token_id in encoded["input_ids"]:
-            for index, token in enumerate(encoded["input_ids"]):
-                if token == tokenizer.unk_token_id:
-                    lacking.setdefault(text[slice(*encoded.token_to_chars(index))], row.question)
+        for word in unknown_words(tokenizer, f"{row.question}\n{row.answer}"):
+            lacking.setdefault(word, row.question)
     if lacking:
         word, question = next(iter(lacking.items()))
         raise CopraError(
@@ -127,6 +121,16 @@ def check_words(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], task: s
             f"questions and answers, such as {word!r} in {shown(question)}. Give the base tokenizer: bpe, "
             f"train on a task with these words, or leave {task!r} out of evaluation.tasks."
         )
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """Return the words of a text that a tokenizer with a closed vocabulary lacks, once each."""
+    unknown = tokenizer.unk_token_id
+    if unknown in (None, tokenizer.eos_token_id):
+        return []
+    encoded = tokenizer(text, add_special_tokens=False)
+    places = [index for index, token in enumerate(encoded["input_ids"]) if token == unknown]
+    return list(dict.fromkeys(text[slice(*encoded.token_to_chars(index))] for index in places))
 
 
 def mark_length(tokenizer: PreTrainedTokenizerBase) -> int:

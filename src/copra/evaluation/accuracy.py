@@ -118,15 +118,20 @@ def share_correct(
 
 def _judged(text: str, gold: str, decoding: GenerationSpec, answers: AnswerKind) -> tuple[str | None, bool]:
     """Return the answer found in a generated text (None if there is none), and True if it is right."""
+    found = extracted(text, decoding, answers)
+    if decoding.answer_rule in HARNESS:
+        return found, harness.is_match(found, gold)
+    return found, same_answer(found, gold, answers)
+
+
+def extracted(text: str, decoding: GenerationSpec, answers: AnswerKind = "number") -> str | None:
+    """Return the answer in a generated text by the checkpoint's rule; None if there is none."""
     if decoding.prompting is None:
-        extracted = extract_answer(text)
-        return extracted, same_answer(extracted, gold, answers)
+        return extract_answer(text)
     text, rule = until_stop(text, decoding.prompting), decoding.prompting.answer
-    if rule in ("flexible", "strict"):
-        extracted = extract_answer(text, rule, answers)
-        return extracted, same_answer(extracted, gold, answers)
-    extracted = harness.extract(text, HARNESS[rule])
-    return extracted, harness.is_match(extracted, gold)
+    if rule == "flexible" or rule == "strict":
+        return extract_answer(text, rule, answers)
+    return harness.extract(text, HARNESS[rule])
 
 
 def check_length(
@@ -141,12 +146,11 @@ def check_length(
     Raises:
         CopraError: the longest question leaves too few positions for `max_new_tokens`.
     """
-    context = checkpoint.model.config.max_position_embeddings
-    tokens, row = max(zip(map(len, asked.prompts), rows, strict=True), key=lambda pair: pair[0])
-    thought = len(decoding.prefix_ids) + decoding.latents + len(decoding.suffix_ids)
-    # The last generated token is not fed back.
-    room = context - len(asked.prefix) - tokens - thought + 1
+    room = room_for_answers(checkpoint, decoding, asked)
     if max_new_tokens > room:
+        context = checkpoint.model.config.max_position_embeddings
+        tokens, row = max(zip(map(len, asked.prompts), rows, strict=True), key=lambda pair: pair[0])
+        thought = _thought(decoding)
         examples = f" and its examples {len(asked.prefix)}" if asked.prefix else ""
         thinking = f", its latents and markers are {thought}," if thought else ""
         own = decoding.longest_answer(0) > 0
@@ -156,6 +160,18 @@ def check_length(
             f"positions, which leaves {max(room, 0)} for the answer: set {key}, now "
             f"{max_new_tokens}, to that or less, or give the base more context."
         )
+
+
+def room_for_answers(checkpoint: "Checkpoint", decoding: GenerationSpec, asked: Prompts) -> int:
+    """Return the number of tokens that fit after the longest prompt; it may be negative."""
+    longest = len(asked.prefix) + max(map(len, asked.prompts)) + _thought(decoding)
+    # The last generated token is not fed back.
+    return checkpoint.model.config.max_position_embeddings - longest + 1
+
+
+def _thought(decoding: GenerationSpec) -> int:
+    """Return the number of tokens between a prompt and its answer."""
+    return len(decoding.prefix_ids) + decoding.latents + len(decoding.suffix_ids)
 
 
 def _counts(prompt: int, answer: Answer, decoding: GenerationSpec, mark: int | None) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """Read and write checkpoints: folders in Hugging Face form with copra's manifest next to the weights."""
 
-import contextlib
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from copra.data.sequences import GenerationSpec
 from copra.models import per_layer
 from copra.models.anatomy import blocks
 from copra.models.extra_modules import make_extra_modules
-from copra.models.loading import load_language_model
+from copra.models.loading import load_language_model, no_progress_bars
 from copra.models.looping import loop_layers
 from copra.models.manifest import ExtraModules, Manifest, Provenance, Weights
 from copra.models.pack import LOG, pack, unpack
@@ -224,7 +222,7 @@ def save_checkpoint(
     if dtype := provenance.base.get("dtype"):
         model.to(getattr(torch, dtype))
     with replacing(folder) as temporary, unlooped(model):
-        with _quiet():
+        with no_progress_bars():
             model.save_pretrained(temporary, max_shard_size="1TB")
             tokenizer.save_pretrained(temporary)
         loop, layers = provenance.loop, len(blocks(model))
@@ -318,15 +316,3 @@ def _save_extra_modules(
         },
         "bytes": file.stat().st_size,
     }
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Disable transformers' progress bars within this context."""
-    enabled = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            transformers.utils.logging.enable_progress_bar()

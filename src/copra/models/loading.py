@@ -126,6 +126,19 @@ def _only_errors_logged() -> Iterator[None]:
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
     try:
-        yield
+        with no_progress_bars():
+            yield
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Disable transformers' progress bars within this context; they fill logs."""
+    enabled = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers.utils.logging.enable_progress_bar()

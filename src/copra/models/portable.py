@@ -83,10 +83,7 @@ def unmarked(config: Mapping[str, Any]) -> PreTrainedConfig | None:
     if model_type is None:
         return CLASSES[config["model_type"].removeprefix(PREFIX)][0](**config)
     plain = CONFIG_MAPPING[model_type]
-    own = (
-        "auto_map",
-        *(key for key in ("layer_overrides", "head_dim") if key not in plain.__dataclass_fields__),
-    )
+    own = {"auto_map", "layer_overrides", "head_dim"} - set(plain.__dataclass_fields__)
     kept = {key: value for key, value in config.items() if key not in own}
     names = [name.removeprefix("Copra") for name in config["architectures"]]
     return plain(**{**kept, "model_type": model_type, "architectures": names})

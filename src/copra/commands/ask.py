@@ -1,0 +1,117 @@
+"""copra ask: ask a model a question, or several at a prompt."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+from copra.commands.experiment import DEFAULT, workflow_of
+from copra.commands.resources import add_threads
+from copra.commands.torch_setup import set_up_torch
+from copra.evaluation.asking import Reply, load
+from copra.plan.quantities import amount
+from copra.utils.errors import CopraError
+from copra.utils.files import MANIFEST
+from copra.utils.problems import hint, shown
+
+PROMPT = "> "
+LIKELIEST = 5
+"""Tokens that are shown for each latent."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("model", help="name of a model of the experiment, or the folder of any checkpoint")
+    parser.add_argument("question", nargs="?", help="a question (none: type them at a prompt)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        nargs="+",
+        default=[DEFAULT],
+        metavar="FILE",
+        help=f"config files of the experiment (default: {DEFAULT})",
+    )
+    parser.add_argument(
+        "--lens", action="store_true", help="show the likeliest tokens in place of each latent"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, help="maximum length of an answer (default: 256, or what fits)"
+    )
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16", "tf32"), default="float32", help="default: float32"
+    )
+    add_threads(parser)
+
+
+def run(options: Namespace) -> None:
+    set_up_torch(options, options.precision)
+    model = load(_folder(options), options.precision)
+    lens = LIKELIEST if options.lens else 0
+    if options.question is not None:
+        print(page(model.answer(options.question, options.max_new_tokens, lens=lens)))
+        return
+    for question in _questions():
+        try:
+            print(page(model.answer(question, options.max_new_tokens, lens=lens)), flush=True)
+        except CopraError as error:
+            print(error, flush=True)
+
+
+def page(reply: Reply) -> str:
+    """Return a reply as a person reads it: the steps, the answer, the latents, and the cost."""
+    lines = [*reply.steps]
+    lines.append("no answer" if reply.answer is None else f"answer: {reply.answer}")
+    for number, likely in enumerate(reply.lens, start=1):
+        tokens = ", ".join(f"{shown(token)} {100 * share:.0f}%" for token, share in likely)
+        lines.append(f"latent {number}: {tokens}")
+    counts = [f"{reply.latents} latents"] if reply.latents else []
+    counts += [f"{reply.tokens} tokens", amount(reply.flops, "FLOPs"), f"{1000 * reply.seconds:.0f} ms"]
+    return "\n".join([*lines, f"({', '.join(counts)})"])
+
+
+def _folder(options: Namespace) -> Path:
+    """Return the folder of the model.
+
+    Raises:
+        CopraError: neither a checkpoint nor a model of the experiment has this name, or it is not made yet.
+    """
+    folder = Path(options.model)
+    if (folder / MANIFEST).is_file():
+        return folder
+    files = " ".join(map(str, options.config))
+    if not all(file.is_file() for file in options.config):
+        raise CopraError(
+            f"{options.model}: no folder of a checkpoint, and there is no {files} that could have a model of "
+            "this name. Name the folder, or the experiment's config with --config."
+        )
+    workflow = workflow_of(options.config)
+    # A recipe stands for its model of the first seed.
+    names = {node.recipe: node.name for node in reversed(workflow.tree.nodes.values())}
+    names |= {name: name for name in workflow.tree.nodes}
+    if options.model not in names:
+        raise CopraError(
+            f"{options.model}: no folder of a checkpoint, and no model of {files}{hint(options.model, names)}"
+        )
+    name = names[options.model]
+    folder = Path(workflow.folder) / "models" / name
+    if not (folder / MANIFEST).is_file():
+        wanted = f"{folder}/{MANIFEST}"
+        raise CopraError(
+            f"{name}: is not trained yet. Run: snakemake --configfile {files} --cores all {wanted}"
+        )
+    return folder
+
+
+def _questions() -> Iterator[str]:
+    """Yield questions until the end of the input (Ctrl-D), with a prompt at a terminal."""
+    typed = sys.stdin.isatty()
+    if typed:
+        import readline  # noqa: F401  # the lines at the prompt can be edited
+
+        print("One question per line; Ctrl-D ends.")
+    while True:
+        try:
+            question = input(PROMPT if typed else "")
+        except EOFError:
+            return
+        if question.strip():
+            yield question
