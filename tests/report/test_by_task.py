@@ -10,7 +10,7 @@ from matplotlib.colors import same_color
 from copra.evaluation.statistics import wilson_interval
 from copra.report.by_task import by_task_figure
 from copra.report.formats import for_people
-from copra.report.style import COLORS, DENSE
+from copra.report.style import KINDS
 from copra.report.tables import accuracy_by_task, accuracy_vs_flops
 from copra.utils.errors import CopraError
 
@@ -121,7 +121,7 @@ def test_an_evaluation_that_is_missing_is_named(by_task):
 
 def test_the_figure_has_a_panel_per_task_and_a_row_per_recipe(by_task):
     table = accuracy_by_task(*by_task)
-    figure = by_task_figure(table)
+    figure = by_task_figure(table, {"cot": "cot"})
     panels = [axes for axes in figure.axes if axes.axison]
     assert [axes.get_title() for axes in panels] == TASKS
     names = [text.get_text() for text in panels[0].get_yticklabels()]
@@ -136,7 +136,7 @@ def test_the_figure_has_a_panel_per_task_and_a_row_per_recipe(by_task):
             mean = next(line for line in drawn if line.get_markerfacecolor() != "none")
             whole = of_recipe[of_recipe["seed"] == "all"].iloc[0]
             assert mean.get_xdata()[0] == pytest.approx(100 * whole["accuracy"])
-            assert same_color(mean.get_color(), COLORS[0] if "drop" in name else DENSE)
+            assert same_color(mean.get_color(), KINDS["cot"][0])
         spans = [path for bars in axes.collections for path in bars.get_paths()]
         ends = [(path.vertices[:, 0].min() / 100, path.vertices[:, 0].max() / 100) for path in spans]
         whole = rows[rows["seed"] == "all"]
@@ -148,6 +148,6 @@ def test_many_tasks_fill_several_rows_and_a_recipe_may_lack_one(by_task):
     table = accuracy_by_task(*by_task)
     more = [table.assign(task=f"task {number}") for number in range(6)]
     more[0] = more[0][more[0]["recipe"] != ALONE]
-    figure = by_task_figure(pandas.concat(more, ignore_index=True))
+    figure = by_task_figure(pandas.concat(more, ignore_index=True), {"cot": "cot"})
     assert len([axes for axes in figure.axes if axes.axison]) == 6
     assert len(figure.axes) == 8

@@ -102,7 +102,7 @@ def _draw(settings: FigureSettings, options: Namespace) -> Any:
     if settings.kind == "accuracy_vs_flops":
         return figures.pareto(read_parquet(options.input), dict(settings.methods))
     if settings.kind == "accuracy_by_task":
-        return by_task_figure(read_parquet(options.input))
+        return by_task_figure(read_parquet(options.input), dict(settings.methods))
     if settings.kind == "accuracy_vs_latents":
         return latents.latents_figure(read_parquet(options.input), dict(settings.methods))
     if settings.kind == "layers_and_latents":

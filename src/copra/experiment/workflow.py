@@ -636,7 +636,7 @@ class Workflow:
             return {step for name in nodes if (step := self.node(name).step)}
         if figure in ("accuracy_vs_latents", "layers_and_latents"):
             return {self.end_of[name].method for name in self.swept}
-        if figure in ("accuracy_vs_flops", "after_fine_tuning"):
+        if figure in ("accuracy_vs_flops", "accuracy_by_task", "after_fine_tuning"):
             return {end.method for end in self.tree.recipes}
         return set()
 

@@ -1,6 +1,7 @@
 """The figure of accuracy on each task."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas
@@ -8,20 +9,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from copra.report.comparisons import ALL
-from copra.report.style import COLORS, DENSE, assign, styled
+from copra.report.style import method_looks, styled
 
 MOST_COLUMNS = 4
 
 
 @styled
-def by_task_figure(table: pandas.DataFrame) -> Figure:
+def by_task_figure(table: pandas.DataFrame, methods: Mapping[str, str]) -> Figure:
     """Draw accuracy (percent) on each task, one panel per task and one row per recipe.
 
     The table is that of `tables.accuracy_by_task`. A dot is the mean over seeds, with its 95% interval over
-    questions; open dots are the seeds. Colors are those of the prunings; recipes are named beside their rows.
+    questions; open dots are the seeds. Colors are those of the methods (`style.method_looks`); recipes are
+    named beside their rows.
     """
     tasks, recipes = (list(dict.fromkeys(table[key])) for key in ("task", "recipe"))
-    colors = assign([name for name in table["pruning"] if name != "dense"], COLORS) | {"dense": DENSE}
+    looks = method_looks(methods)
     columns = min(MOST_COLUMNS, len(tasks))
     rows = math.ceil(len(tasks) / columns)
     size = (2.0 + 1.9 * columns, rows * (0.9 + 0.24 * len(recipes)) + 0.3)
@@ -29,7 +31,7 @@ def by_task_figure(table: pandas.DataFrame) -> Figure:
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes, task in zip(grid.flat, tasks, strict=False):
         for row in table[table["task"] == task].itertuples():
-            _point(axes, row, recipes.index(row.recipe), colors[row.pruning])
+            _point(axes, row, recipes.index(row.recipe), looks[row.method].color)
         axes.set_title(task, fontsize=8.5)
         axes.margins(x=0.1)
         low, high = axes.get_xlim()
