@@ -25,7 +25,7 @@ WRITING = ("cot", "scratchpad")
 
 @dataclass
 class Known:
-    """What the checks of recipes have found, so that it is found once.
+    """The findings of the checks of recipes, so that each is found once.
 
     `teachers` are the checked teachers: the length of the chain of teachers behind each, or its first
     problem. They are not checked again: their own teachers do not learn from them, or the first check would

@@ -259,7 +259,7 @@ class Trainer:
 
     @cached_property
     def first_samples(self) -> tuple[list[Sample], int]:
-        """What `samples` returns for epoch 0: to lay out many rows takes seconds."""
+        """The return value of `samples` for epoch 0, cached: to lay out many rows takes seconds."""
         return self.samples(0)
 
     def samples(self, epoch: int) -> tuple[list[Sample], int]:
