@@ -13,9 +13,10 @@ from copra.commands.resources import take_gpu
 from copra.utils import processes
 from copra.utils.ending import end_with_snakemake
 from copra.utils.errors import CopraError
-from copra.utils.forking import end_process, quiet_libraries, run_in_fork
+from copra.utils.forking import end_process, run_in_fork
 from copra.utils.out_of_memory import explained, is_out_of_memory
 from copra.utils.problems import hint
+from copra.utils.quiet import quiet_libraries
 
 # Errors of the disk that a user can mend.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)

@@ -142,11 +142,11 @@ def test_the_length_limit_is_hit_only_by_answers_that_do_not_end(any_model, prom
 
 @one_model
 def test_all_latents_of_a_batch_share_one_norm_of_the_embeddings(any_model, prompts, monkeypatch):
-    from copra.methods import hidden_states as forward
+    from copra.models import networks
 
     taken: list[int] = []
-    norm = forward.embedding_norm
-    monkeypatch.setattr(forward, "embedding_norm", lambda model: taken.append(1) or norm(model))
+    norm = networks.embedding_norm
+    monkeypatch.setattr(networks, "embedding_norm", lambda model: taken.append(1) or norm(model))
     answers(any_model, prompts, DECODINGS["scaled"], 4, 1)
     assert len(taken) == 2
 

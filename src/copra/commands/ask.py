@@ -1,5 +1,6 @@
 """copra ask: ask a model a question, or several at a prompt."""
 
+import readline  # noqa: F401  # lines at the prompt can be edited
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -105,8 +106,6 @@ def _questions() -> Iterator[str]:
     """Yield questions until the end of the input (Ctrl-D), with a prompt at a terminal."""
     typed = sys.stdin.isatty()
     if typed:
-        import readline  # noqa: F401  # the lines at the prompt can be edited
-
         print("One question per line; Ctrl-D ends.")
     while True:
         try:

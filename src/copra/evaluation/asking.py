@@ -22,7 +22,6 @@ from copra.schema.settings import Precision
 from copra.tasks.answers import AnswerKind
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
-from copra.utils.forking import quiet_libraries
 from copra.utils.problems import shown
 
 Likely = list[tuple[str, float]]
@@ -150,7 +149,6 @@ def load(folder: Path | str, precision: Precision = "float32") -> Model:
         CopraError: the folder holds no checkpoint, or one that was never trained to answer; or as
             `copra.models.checkpoint.load_checkpoint` does.
     """
-    quiet_libraries()
     torch.backends.cuda.enable_cudnn_sdp(False)  # see `copra.commands.torch_setup`
     checkpoint = load_checkpoint(Path(folder), precision, to_answer=True)
     if checkpoint.decoding is None:

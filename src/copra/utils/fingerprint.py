@@ -58,8 +58,10 @@ def _imports(module: str) -> tuple[str, ...]:
     for node in _statements(_tree(module)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from .hooks import ...` is the form in files that travel with checkpoints; no package has it.
+            beside = f"{module.rpartition('.')[0]}." if node.level else ""
+            names |= {beside + node.module, *(f"{beside}{node.module}.{alias.name}" for alias in node.names)}
     return tuple(sorted(n for n in names if n.split(".")[0] == PACKAGE and _file(n).is_file()))
 
 

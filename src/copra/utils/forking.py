@@ -17,7 +17,6 @@ import atexit
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import resource
 import signal
@@ -256,12 +255,3 @@ def end_process(status: int) -> NoReturn:
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
     os._exit(status)
-
-
-def quiet_libraries() -> None:
-    """Apply settings that must precede the import of libraries."""
-    # The tokenizers library warns in a fork.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # transformers imports an installed torchao, which warns about missing GPU kernels.
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)

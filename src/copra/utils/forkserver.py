@@ -22,11 +22,11 @@ from copra.utils.forking import (
     READY,
     circumstances,
     end_process,
-    quiet_libraries,
     received,
     user_of,
 )
 from copra.utils.processes import token_of
+from copra.utils.quiet import quiet_libraries
 
 # Slowest imports first. transformers imports its submodules lazily, so they are listed too.
 LIBRARIES = (
