@@ -23,6 +23,8 @@ COMMANDS = {
     "plan": Command("estimate jobs, FLOPs, hours and disk of a run"),
     "status": Command("show the progress of a run"),
     "ask": Command("ask a model a question, or several at a prompt", computes=True),
+    "compare": Command("compare the answers of two models, or of all seeds of two recipes"),
+    "best": Command("list the most accurate recipes under a budget"),
     "clean": Command("list or remove results that no recipe leads to"),
     "jobs": Command("list the jobs that the commands below can run"),
     "schema": Command("print the JSON schema of a config file"),
