@@ -127,18 +127,8 @@ def test_the_most_accurate_under_a_budget(table, capsys, budget, recipes):
     lines = printed(capsys, "best", *budget).splitlines()
     assert [line.split()[0] for line in lines[1:]] == recipes
     if recipes[0] == "llama+cot+coconut":
-        assert lines[1].split()[1:] == [
-            "97.0",
-            "[95.0,",
-            "99.0]",
-            "10",
-            "M",
-            "0.80",
-            "30.0",
-            "700",
-            "k",
-            "yes",
-        ]
+        cells = re.split(r"  +", lines[1])
+        assert cells[1:] == ["97.0 [95.0, 99.0]", "10 M", "0.80", "30.0", "700 k", "yes"]
 
 
 @pytest.mark.parametrize(

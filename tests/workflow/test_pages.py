@@ -37,6 +37,7 @@ NOT_RUN = {
     "mkdir -p ": "is the system's own",
     "copra train config.yaml llama@0+cot": "fails, as the page shows (below)",
     "copra ask llama+cot+coconut": "needs the model; tests/commands/test_ask.py asks one",
+    "copra compare llama+cot": "needs the recipes; tests/commands/test_compare.py compares two",
     "snakemake --profile profiles/slurm": "tests/slurm runs it",
     "snakemake --profile profiles/kubernetes": "tests/kubernetes runs it",
     "snakemake copra_all": "test_module.py runs it",
@@ -135,8 +136,6 @@ def test_the_code_of_the_python_page_runs_on_the_results_of_the_tiny_experiment(
     monkeypatch.chdir(finished.folder)
     space: dict[str, Any] = {}
     for kind, block in BLOCK.findall((ROOT / "docs" / "python.md").read_text()):
-        if kind == "sh":
-            continue
         assert kind == "python"
         block = block.replace("results/default", str(finished.results))
         exec(block.replace("+cot+coconut", "+cot+drop-1+groups-1+coconut"), space)
