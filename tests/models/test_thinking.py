@@ -78,7 +78,7 @@ for name in json.load(open("names.json")):
     again = AutoModelForCausalLM.from_pretrained(name + "-again", trust_remote_code=True).eval()
     assert torch.equal(again.generate(ids, attention_mask=mask, max_new_tokens=limit, **options), mine), name
     found[name] = mine[:, longest:].tolist()
-tokenizer = AutoTokenizer.from_pretrained("hidden")
+tokenizer = AutoTokenizer.from_pretrained("hidden", trust_remote_code=True)
 ask = pipeline("text-generation", model="hidden", tokenizer=tokenizer, trust_remote_code=True)
 text = tokenizer.decode(prompts[0])
 (said,) = ask(text, do_sample=False, max_new_tokens=limit, return_full_text=False)

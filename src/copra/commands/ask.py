@@ -4,16 +4,14 @@ import readline  # noqa: F401  # lines at the prompt can be edited
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from pathlib import Path
 
-from copra.commands.experiment import DEFAULT, workflow_of
+from copra.commands.models import add_model, checkpoint_of
 from copra.commands.resources import add_threads
 from copra.commands.torch_setup import set_up_torch
 from copra.evaluation.asking import Reply, load
 from copra.plan.quantities import amount
 from copra.utils.errors import CopraError
-from copra.utils.files import MANIFEST
-from copra.utils.problems import hint, shown
+from copra.utils.problems import shown
 
 PROMPT = "> "
 LIKELIEST = 5
@@ -21,16 +19,8 @@ LIKELIEST = 5
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", help="name of a model of the experiment, or the folder of any checkpoint")
+    add_model(parser)
     parser.add_argument("question", nargs="?", help="a question (none: type them at a prompt)")
-    parser.add_argument(
-        "--config",
-        type=Path,
-        nargs="+",
-        default=[DEFAULT],
-        metavar="FILE",
-        help=f"config files of the experiment (default: {DEFAULT})",
-    )
     parser.add_argument(
         "--lens", action="store_true", help="show the likeliest tokens in place of each latent"
     )
@@ -45,7 +35,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     set_up_torch(options, options.precision)
-    model = load(_folder(options), options.precision)
+    model = load(checkpoint_of(options), options.precision)
     lens = LIKELIEST if options.lens else 0
     if options.question is not None:
         print(page(model.answer(options.question, options.max_new_tokens, lens=lens)))
@@ -67,39 +57,6 @@ def page(reply: Reply) -> str:
     counts = [f"{reply.latents} latents"] if reply.latents else []
     counts += [f"{reply.tokens} tokens", amount(reply.flops, "FLOPs"), f"{1000 * reply.seconds:.0f} ms"]
     return "\n".join([*lines, f"({', '.join(counts)})"])
-
-
-def _folder(options: Namespace) -> Path:
-    """Return the folder of the model.
-
-    Raises:
-        CopraError: neither a checkpoint nor a model of the experiment has this name, or it is not made yet.
-    """
-    folder = Path(options.model)
-    if (folder / MANIFEST).is_file():
-        return folder
-    files = " ".join(map(str, options.config))
-    if not all(file.is_file() for file in options.config):
-        raise CopraError(
-            f"{options.model}: no folder of a checkpoint, and there is no {files} that could have a model of "
-            "this name. Name the folder, or the experiment's config with --config."
-        )
-    workflow = workflow_of(options.config)
-    # A recipe stands for its model of the first seed.
-    names = {node.recipe: node.name for node in reversed(workflow.tree.nodes.values())}
-    names |= {name: name for name in workflow.tree.nodes}
-    if options.model not in names:
-        raise CopraError(
-            f"{options.model}: no folder of a checkpoint, and no model of {files}{hint(options.model, names)}"
-        )
-    name = names[options.model]
-    folder = Path(workflow.folder) / "models" / name
-    if not (folder / MANIFEST).is_file():
-        wanted = f"{folder}/{MANIFEST}"
-        raise CopraError(
-            f"{name}: is not trained yet. Run: snakemake --configfile {files} --cores all {wanted}"
-        )
-    return folder
 
 
 def _questions() -> Iterator[str]:

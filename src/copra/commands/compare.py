@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy
 import pandas
 
-from copra.commands.experiment import DEFAULT, workflow_of
+from copra.commands.experiment import workflow_of
+from copra.commands.models import add_config
 from copra.experiment.workflow import Workflow
 from copra.plan.quantities import amount
 from copra.report.comparisons import accuracy_over_seeds, compare, correct_by_seed
@@ -45,14 +46,7 @@ def arguments(parser: ArgumentParser) -> None:
     kinds = "a recipe (all its seeds), a model, or the folder of an evaluation; TASK/NAME for another task"
     parser.add_argument("a", help=kinds)
     parser.add_argument("b", help=kinds)
-    parser.add_argument(
-        "--config",
-        type=Path,
-        nargs="+",
-        default=[DEFAULT],
-        metavar="FILE",
-        help=f"config files of the experiment (default: {DEFAULT})",
-    )
+    add_config(parser)
     parser.add_argument(
         "--rows", type=int, default=3, help="questions to show that only one answers right (default: 3 each)"
     )
