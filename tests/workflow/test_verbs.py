@@ -31,6 +31,7 @@ STARTING = {
     "copra.utils.gpu",
     "copra.utils.out_of_memory",
     "copra.utils.processes",
+    "copra.utils.quiet",
 }
 # At the end of each of copra's processes: which verb it was, and which of copra's modules it imported.
 AUDIT = """
