@@ -14,6 +14,7 @@ from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import MARKERS, markers_of, tokenize
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.extra_modules import StepDecoder
+from copra.models.portable import CODE
 from copra.tasks.prepare import Prepared, data_record, read_rows, write_split
 from copra.training import loop
 from copra.utils.errors import CopraError
@@ -291,7 +292,7 @@ def test_adapters_end_in_a_plain_checkpoint(place):
     assert set(adapted.model.state_dict()) == set(parent.model.state_dict())
     assert {file.name for file in (place / "adapted").iterdir()} == {
         file.name for file in (place / "tiny").iterdir()
-    } | {"training.jsonl", "extra_modules.safetensors"}
+    } | {"training.jsonl", "extra_modules.safetensors", *CODE}
     done = adapted.manifest.lineage[-1]
     assert done["training"]["lora"]["rank"] == 2
     flops = of_training_work(parent.shape, done["record"]["work"], lora=2)
