@@ -79,7 +79,7 @@ def test_each_package_that_copra_imports_is_declared():
     lines = [*PROJECT["dependencies"], *extras["quantize"]]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     nodes = [node for path in (ROOT / "src").rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
-    names = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    names = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
     names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     imported = {name.split(".")[0] for name in names} - {"copra", *sys.stdlib_module_names}
     assert {"torch", "yaml", "statsmodels"} <= imported
