@@ -170,7 +170,7 @@ def _completed(fragment):
 
 def test_the_columns_and_the_finding_are_those_of_the_table_beside_the_page():
     page = (DOCS / "results.md").read_text()
-    blocks = re.findall(r"<!-- five columns: (.+) -->\n\n```text\n(.*?)\n```", page, re.DOTALL)
+    blocks = re.findall(r"<!-- five columns: ([\w-]+) -->\n\n```text\n(.*?)\n```", page, re.DOTALL)
     assert blocks
     for name, text in blocks:
         table = read_parquet(DOCS / "data" / name / "accuracy_vs_flops.parquet")
