@@ -5,14 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from copra.cli import main
-from copra.data.sequences import GenerationSpec
-from copra.data.tokenization import markers_of
 from copra.models.checkpoint import save_checkpoint
 from helpers.manifests import provenance
+from helpers.thinkers import make_thinker
 from helpers.tiny import TRAINING, tiny_config
 
 QUESTION = "2 and 3 ?"
@@ -27,12 +25,7 @@ def place(word_base, tmp_path, monkeypatch):
     config = tiny_config(steps__coconut=coconut, recipes=[["cot"], ["cot", "coconut"]])
     Path("config.yaml").write_text(yaml.safe_dump(config))
     base = word_base()
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in base.model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape)
-    marks = markers_of(base.tokenizer)
-    spec = GenerationSpec((marks.start,), 2, "hidden", marks.latent, (marks.end,))
+    spec = make_thinker(base, 2)
     folder = tmp_path / "results" / "config" / "models" / "llama@0+cot+coconut"
     save_checkpoint(folder, base.model, base.tokenizer, provenance(decoding=spec))
     return folder

@@ -8,17 +8,15 @@ from pathlib import Path
 import huggingface_hub
 import numpy
 import pytest
-import torch
 import yaml
 from huggingface_hub import ModelCard
 
 from copra.cli import main
-from copra.data.sequences import GenerationSpec
-from copra.data.tokenization import markers_of
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.report.tables import accuracy_vs_flops
 from helpers.evaluations import write_evaluation
 from helpers.manifests import provenance
+from helpers.thinkers import make_thinker
 from helpers.tiny import TRAINING, tiny_config
 
 NODE, CONTROL = "llama@0+cot+coconut", "llama@0+cot+pause"
@@ -35,12 +33,7 @@ def results(word_base, tmp_path, monkeypatch):
     config = tiny_config(**steps, recipes=[["cot", "coconut"], ["cot", "pause"]])
     Path("config.yaml").write_text(yaml.safe_dump(config))
     base = word_base()
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in base.model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape)
-    marks = markers_of(base.tokenizer)
-    spec = GenerationSpec((marks.start,), 2, "hidden", marks.latent, (marks.end,))
+    spec = make_thinker(base, 2)
     known = provenance(NODE, decoding=spec, lineage=[{"step": "cot"}, {"step": "coconut"}])
     results = tmp_path / "results" / "config"
     save_checkpoint(results / "models" / NODE, base.model, base.tokenizer, known, {"training.jsonl": "log"})

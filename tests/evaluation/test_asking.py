@@ -5,11 +5,8 @@ import sys
 from dataclasses import replace
 
 import pytest
-import torch
 
 import copra
-from copra.data.sequences import GenerationSpec
-from copra.data.tokenization import markers_of
 from copra.evaluation.accuracy import predictions
 from copra.evaluation.asking import LONGEST
 from copra.generation.answering import GenerationOptions
@@ -18,18 +15,14 @@ from copra.generation.prompts import prompts_of
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.utils.errors import CopraError
 from helpers.manifests import provenance
+from helpers.thinkers import make_thinker
 
 
 @pytest.fixture
 def folder(word_base, tmp_path):
     """A checkpoint with three latents and random weights that are large enough to say something."""
     base = word_base()
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in base.model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape)
-    marks = markers_of(base.tokenizer)
-    spec = GenerationSpec((marks.start,), 3, "hidden", marks.latent, (marks.end,))
+    spec = make_thinker(base, 3)
     save_checkpoint(tmp_path / "model", base.model, base.tokenizer, provenance(decoding=spec))
     return tmp_path / "model"
 

@@ -25,6 +25,7 @@ from copra.models.portable import mark
 from copra.models.quantized import need_torchao, sort_metadata, unquantized
 from copra.models.seal import check_files, checksums
 from copra.models.shape import shape_of
+from copra.models.thinking import FILE
 from copra.models.visits import unlooped
 from copra.schema.settings import Precision
 from copra.schema.shape import ModelShape
@@ -32,7 +33,7 @@ from copra.utils.errors import CopraError
 from copra.utils.files import replacing
 
 WEIGHTS = "model.safetensors"
-EXTRA_MODULES_FILE = "extra_modules.safetensors"
+EXTRA_MODULES_FILE = FILE
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from copra.models.families import family_of
-from copra.models.networks import Emulator, MindReader, Projection
+from copra.models.networks import NETWORKS
 
 
 class StepDecoder(nn.Module):
@@ -41,12 +41,7 @@ class StepDecoder(nn.Module):
         ).last_hidden_state
 
 
-EXTRA_MODULES: dict[str, type[nn.Module]] = {
-    "projection": Projection,
-    "mind_reader": MindReader,
-    "emulator": Emulator,
-    "step_decoder": StepDecoder,
-}
+EXTRA_MODULES: dict[str, type[nn.Module]] = {**NETWORKS, "step_decoder": StepDecoder}
 
 
 def make_extra_modules(

@@ -122,3 +122,11 @@ def embedding_norm(model: PreTrainedModel) -> Tensor:
 def _network(wide: int, d: int) -> nn.Sequential:
     """Return the two-layer network of 2311.01460: `wide` to 4d to d."""
     return nn.Sequential(nn.Linear(wide, 4 * d), nn.ReLU(), nn.Linear(4 * d, d))
+
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "projection": Projection,
+    "mind_reader": MindReader,
+    "emulator": Emulator,
+}
+"""The networks by their names in manifests."""

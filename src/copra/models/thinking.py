@@ -18,12 +18,11 @@ from transformers import GenerationConfig
 from transformers.utils import cached_file
 
 from .hooks import before_blocks, scatter_positions
-from .networks import Emulator, MindReader, Projection, joined, latent_feed
+from .networks import NETWORKS, joined, latent_feed
 from .rollout import Span, rollout, spans
 from .visits import unlooped, visit_layers
 
 FILE = "extra_modules.safetensors"
-NETWORKS = {"projection": Projection, "mind_reader": MindReader, "emulator": Emulator}
 Cut = Callable[[Tensor], Tensor]
 
 
