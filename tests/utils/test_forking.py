@@ -59,19 +59,9 @@ def package(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source")
     for name in ("commands", "utils"):
         (folder / "copra" / name).mkdir(parents=True)
-    used = (
-        "__init__",
-        "ending",
-        "errors",
-        "forking",
-        "forkserver",
-        "gpu",
-        "out_of_memory",
-        "problems",
-        "processes",
-    )
     commands = ("commands/__init__", "commands/registry", "commands/resources")
-    for name in ("__init__", "cli", *commands, *(f"utils/{each}" for each in used)):
+    utils = (f"utils/{path.stem}" for path in (Path(SOURCE) / "copra" / "utils").glob("*.py"))
+    for name in ("__init__", "cli", *commands, *utils):
         (folder / "copra" / f"{name}.py").write_text((Path(SOURCE) / "copra" / f"{name}.py").read_text())
     for verb in ("train", "data"):
         (folder / "copra" / "commands" / f"{verb}.py").write_text(VERB)
