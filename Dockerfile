@@ -18,8 +18,11 @@ RUN install="pip install --no-deps --require-hashes --requirement" \
     && awk '/^[^ ]/ { plugin = /^snakemake-storage/ } plugin' requirements-kubernetes.lock > plugin \
     && pip download --no-deps --require-hashes --dest wheels --requirement plugin
 
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE Snakefile ./
 COPY src src
+COPY workflow workflow
+COPY config config
+COPY profiles profiles
 RUN pip install --no-deps --no-build-isolation .
 
 # In each pod Snakemake has pip install the storage plugin once more. pip finds it here and asks no network.

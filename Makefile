@@ -33,8 +33,8 @@ kubernetes: $(READY) ## Add the plugins for Kubernetes and object storage
 demo: $(READY) ## Run the default experiment (config.yaml) to its tables and figures
 	$(BIN)/snakemake --cores $(CORES) --quiet rules host
 
-report: $(READY) ## Gather tables and figures in results/default/report.html, after the demo
-	$(BIN)/snakemake --report results/default/report.html
+report: $(READY) ## Write Snakemake's own report with run times to results/default/snakemake.html, after the demo
+	$(BIN)/snakemake --report results/default/snakemake.html
 
 # A file's tests share what they make, so that a file goes to one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder

@@ -39,7 +39,8 @@ rule all:
     input:
         tables=copra.tables(),
         figures=copra.figures(),
+        pages=copra.pages(),
         artifacts=copra.artifacts(),
     localrule: True
     message:
-        f"Tables are in {copra.folder}/tables, figures in {copra.folder}/figures"
+        f"Tables are in {copra.folder}/tables, figures in {copra.folder}/figures, the report is {copra.folder}/report.html"

@@ -114,8 +114,9 @@ def test_upper_bounds_are_the_first_versions_that_the_tests_have_not_seen(name):
 def test_a_wheel_holds_the_whole_package_and_its_command(tmp_path):
     # A build writes beside the sources.
     code = copy_code(tmp_path / "code")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, code)
+    shutil.copytree(ROOT / "config", code / "config")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     offline = ["--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "wheel", *offline, "--wheel-dir", tmp_path, code], check=True)
@@ -123,17 +124,19 @@ def test_a_wheel_holds_the_whole_package_and_its_command(tmp_path):
     installed = tmp_path / "installed"
     subprocess.run([*pip, "install", *offline, "--target", installed, wheel], check=True)
 
-    modules = {path.relative_to(ROOT / "src") for path in (ROOT / "src").rglob("*.py")}
-    assert {path.relative_to(installed) for path in (installed / "copra").rglob("*.py")} == modules
-    # The worked examples of few-shot prompts.
-    data = {path.relative_to(ROOT / "src") for path in (ROOT / "src").rglob("*.jsonl")}
-    assert data == {path.relative_to(installed) for path in (installed / "copra").rglob("*.jsonl")} != set()
-    done = subprocess.run(
-        [installed / "bin" / "copra", "check", ROOT / "config.yaml"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "recipes" in done.stdout
+    # Worked examples of few-shot prompts, captions and the report's template too.
+    for kind in ("py", "jsonl", "rst", "html"):
+        files = {path.relative_to(ROOT / "src") for path in (ROOT / "src").rglob(f"*.{kind}")}
+        packages = (installed / "copra", installed / "snakemake_logger_plugin_copra")
+        found = {path.relative_to(installed) for package in packages for path in package.rglob(f"*.{kind}")}
+        assert {path for path in found if "shipped" not in path.parts} == files != set()
+    named = {"env": os.environ | {"PYTHONPATH": str(installed)}, "cwd": tmp_path}
+    for arguments, told in (
+        (["check", ROOT / "config.yaml"], "recipes"),
+        # A preset by its name, with the workflow in the package.
+        (["run", "addition", "--dry-run"], "Writing the report"),
+    ):
+        command = [installed / "bin" / "copra", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, **named)
+        assert done.returncode == 0, done.stderr
+        assert told in done.stdout + done.stderr

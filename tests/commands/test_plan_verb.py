@@ -11,8 +11,8 @@ from copra.commands.experiment import merged
 from copra.experiment.workflow import Workflow
 from copra.plan.forecast import forecast
 from copra.plan.page import page
-from copra.plan.quantities import amount, duration
 from copra.utils.files import read_json, read_yaml
+from copra.utils.quantities import amount, duration
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +113,7 @@ def forecasts(place, tmp_path_factory):
 
 
 def test_what_is_there_is_cached(forecasts):
-    pages = ("table", "export", "figure")
+    pages = ("table", "export", "figure", "page")
     lines = forecasts[True].lines
     left = {key for key, line in lines.items() if not line.job.cached and not key.startswith(pages)}
     last = f"{PRUNED}+coconut"
@@ -163,7 +163,7 @@ def test_measured_seconds_count_as_they_are_and_only_of_training_for_others(fore
 
 def test_the_longest_chain_is_that_of_the_tree(forecasts):
     seconds, chain = forecasts[True].longest_chain()
-    assert [job.rule for job in chain] == ["train", "evaluate", "table", "figure"]
+    assert [job.rule for job in chain] == ["train", "evaluate", "table", "figure", "page"]
     assert seconds == pytest.approx(sum(forecasts[True].lines[job.key].seconds[0] for job in chain))
     _, whole = forecasts[False].longest_chain()
     assert [job.key for job in whole[1:4]] == ["base/llama@0", f"train/{COT}", f"select/{PRUNED}"]
@@ -172,14 +172,14 @@ def test_the_longest_chain_is_that_of_the_tree(forecasts):
 def test_the_page(forecasts):
     text = page(forecasts[True], Workflow(CONFIG, "config.yaml"), "config.yaml")
     assert text.startswith(
-        "config.yaml: 1 recipes, 5 models (1 base, 3 train, 1 prune)\n18 jobs: 9 cached, 9 to run\n"
+        "config.yaml: 1 recipes, 5 models (1 base, 3 train, 1 prune)\n19 jobs: 9 cached, 10 to run\n"
     )
     lines = [line.split() for line in text.splitlines()]
     assert ["train", "3", "2", "1"] in [line[:4] for line in lines]
     assert ["coconut.1", "1", "1", "25"] in [line[:4] for line in lines]
     (memory,) = [line for line in text.splitlines() if line.startswith("Peak memory of a training: ")]
     assert memory.endswith("B in each process.")
-    assert ["coconut", ">", "evaluate", ">", "table", ">", "figure"] in lines
+    assert ["coconut", ">", "evaluate", ">", "table", ">", "figure", ">", "page"] in lines
 
 
 def test_the_command_on_a_machine_that_is_given(place, forecasts, capsys, monkeypatch):

@@ -83,7 +83,13 @@ class Run:
         return done.stdout
 
     def would_run(self) -> set[str]:
-        """The messages of all jobs of a dry run: each names its rule and its wildcards."""
+        """The messages of all jobs of a dry run: each names its rule and its wildcards.
+
+        The report is left out, which follows every table and figure, and shows the config.
+        """
+        return self.would_run_with_report() - {REPORT}
+
+    def would_run_with_report(self) -> set[str]:
         printed = self.snakemake("-n")
         found = re.findall(r"^Job \d+: (.*)$", printed, re.MULTILINE)
         # The number of jobs in Snakemake's own count, so that no job without a message is missed.
@@ -102,7 +108,11 @@ class Run:
         return replace(self, folder=folder, code=code or self.code)
 
 
-END = "Tables are in results/config/tables, figures in results/config/figures"
+END = (
+    "Tables are in results/config/tables, figures in results/config/figures, "
+    "the report is results/config/report.html"
+)
+REPORT = "Writing the report"
 
 
 def _write_config(file: Path, changes: Mapping[str, Any]) -> None:

@@ -97,17 +97,18 @@ def test_an_experiment_by_hand_needs_no_snakemake(finished, tmp_path):
     for command in ("table", "export", "figure"):
         typed(run, command, "accuracy_vs_flops")
     typed(run, "figure", "training_curves")
+    typed(run, "page")
     for path in [*files(run.results / "data"), *files(run.results / "models")]:
         assert path.read_bytes() == (finished.results / path.relative_to(run.results)).read_bytes(), path
-    assert run.would_run() == set()
+    assert run.would_run_with_report() == set()
 
 
 def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def typed(run, command: str, name: str) -> None:
+def typed(run, command: str, *name: str) -> None:
     """Run `copra COMMAND config.yaml NAME` in the folder of a run, in the environment of its jobs."""
-    line = ["bash", "-c", 'copra "$@"', "bash", command, "config.yaml", name]
+    line = ["bash", "-c", 'copra "$@"', "bash", command, "config.yaml", *name]
     done = subprocess.run(line, cwd=run.folder, env=run.command()["env"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -26,7 +26,7 @@ def to_run(run, config, monkeypatch):
 def test_all_jobs_are_those_of_snakemake(unstarted, tmp_path, values, monkeypatch):
     run = unstarted.empty(tmp_path / "run")
     run.configure(**values)
-    number = len(run.would_run())
+    number = len(run.would_run_with_report())
     assert to_run(run, run.folder / "config.yaml", monkeypatch) == (number, number)
 
 
@@ -37,7 +37,7 @@ def test_all_jobs_are_those_of_snakemake(unstarted, tmp_path, values, monkeypatc
 def test_jobs_to_run_are_those_of_snakemake(finished, tmp_path, change, monkeypatch):
     """Also of settings that no result shows."""
     run = finished.with_config(tmp_path / "config.yaml", **change)
-    expected = run.would_run()
+    expected = run.would_run_with_report()
     assert bool(expected) == bool(change)
     assert to_run(run, tmp_path / "config.yaml", monkeypatch)[1] == len(expected)
 

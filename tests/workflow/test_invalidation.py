@@ -175,6 +175,14 @@ def test_a_changed_config_runs_what_depends_on_it_and_nothing_else(finished, tmp
     assert finished.with_config(tmp_path / "config.yaml", **values).would_run() == expected
 
 
+def test_the_report_is_written_again_for_each_change_that_it_shows(run, tmp_path):
+    for change in ({}, {"compute__threads": 2}):
+        changed = run.with_config(tmp_path / "config.yaml", **change)
+        assert ("Writing the report" in changed.would_run_with_report()) == bool(change)
+    (run.results / "tables" / "before_fine_tuning.parquet").unlink()
+    assert "Writing the report" in run.would_run_with_report()
+
+
 def test_a_deleted_table_is_made_again_with_all_that_depends_on_it(run):
     (run.results / "tables" / "before_fine_tuning.parquet").unlink()
     assert run.would_run() == BEFORE

@@ -1,5 +1,6 @@
 """Snakemake's runs of the tiny experiment: whole, again, killed and taken up again, and failing."""
 
+import base64
 import json
 import os
 import re
@@ -54,6 +55,20 @@ def test_a_run_makes_all_tables_and_figures(finished):
         assert recipe in text
 
 
+def test_the_report_shows_all_tables_and_figures(finished):
+    text = (finished.results / "report.html").read_text()
+    pictures = sorted(finished.results.glob("figures/**/*.svg"))
+    assert len(pictures) == text.count("<img ") == 7
+    for file in pictures:
+        assert base64.b64encode(file.read_bytes()).decode() in text
+    for recipe in ("llama+cot", "llama+cot+no_cot", "llama+cot+drop-1+groups-1+coconut"):
+        assert f'title="{recipe}"' in text
+    assert "Accuracy right after pruning" in text  # a table without a figure
+    assert "snakemake --configfile config.yaml" in text
+    assert "torch " in text
+    assert "max_latent_stage: 1" in text  # the config
+
+
 def test_a_run_ends_with_its_finding(run):
     compared = [["cot", "drop-1", "no_cot"], ["cot", "drop-1", "coconut"]]
     run.configure(recipes=[["cot"], *compared])
@@ -75,7 +90,7 @@ def test_a_run_leaves_nothing_temporary_and_a_log_for_every_job(finished):
         for kind in ("logs", "benchmarks")
     )
     assert logs == benchmarks
-    assert len(logs) == 33
+    assert len(logs) == 34
 
 
 def test_a_second_run_has_nothing_to_do_and_imports_nothing_heavy(finished):

@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import sys
 from pathlib import Path
 
 from copra.utils.digests import files_below
@@ -10,13 +11,15 @@ from copra.utils.ending import name_snakemake
 from copra.utils.errors import CopraError
 from copra.utils.files import canonical_json, read_yaml, tables_beside
 from copra.utils.forking import fork_jobs
+from copra.utils.run_lock import free_locks, note_locks
 from copra.schema.metrics import SCORINGS, split_of
 from copra.models.pack import PACK, enable_packs
 from copra.experiment.planning import tell_problems_plainly
 from copra.experiment.provenance import compare_records
 from copra.tasks.task import SPLITS
-from copra.experiment.outputs import FIGURES, TABLES, above
+from copra.experiment.outputs import FIGURES, TABLES, TITLES, above
 from copra.experiment.workflow import Workflow, put_copra_on_path
+from copra.report.texts import CAPTIONS
 from snakemake.exceptions import WorkflowError
 
 # Planning makes millions of objects that stay. To look for garbage among them as often as ever takes a sixth of the time.
@@ -26,6 +29,8 @@ put_copra_on_path()
 # A Snakemake that another one starts for a job of its own is no more than a part of that.
 if not workflow.subprocess_exec:
     name_snakemake()
+    if free_locks():
+        print("The lock of a run that was killed is removed.", file=sys.stderr)
 try:
     # Snakemake itself keeps the last of two equal keys without a word.
     for file in workflow.configfiles:
@@ -91,6 +96,7 @@ compare_records()
 
 
 onstart:
+    note_locks(getattr(workflow.persistence, "_lockfile", {}).values())
     fork_jobs(workflow)
 
 

@@ -32,7 +32,7 @@ rule export:
     output:
         csv=report(
             "<results>/tables/{table}.csv",
-            caption="../report/{table}.rst",
+            caption=str(CAPTIONS / "{table}.rst"),
             category="Tables",
         ),
         md="<results>/tables/{table}.md",
@@ -65,7 +65,7 @@ rule figure:
     output:
         svg=report(
             "<results>/figures/{figure}{subject}.svg",
-            caption="../report/{figure}.rst",
+            caption=str(CAPTIONS / "{figure}.rst"),
             category="Figures",
         ),
         png="<results>/figures/{figure}{subject}.png",
@@ -88,3 +88,26 @@ rule figure:
         "Drawing figure {wildcards.figure}{wildcards.subject}: {params.title}"
     shell:
         "copra figure --settings {params.settings:q} {params.sources} --svg {output.svg} --png {output.png} > {log} 2>&1"
+
+
+rule page:
+    input:
+        **copra.page_sources(),
+    output:
+        page="<results>/report.html",
+    log:
+        "<logs>/page.log",
+    benchmark:
+        "<benchmarks>/page.tsv"
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        settings=copra.page_settings(TITLES),
+    message:
+        "Writing the report"
+    shell:
+        "copra page --settings {params.settings:q} --tables {input.tables} --figures {input.figures}"
+        " --models {input.models} --output {output.page} > {log} 2>&1"

@@ -9,9 +9,9 @@ from copra.commands.models import add_model, checkpoint_of
 from copra.commands.resources import add_threads
 from copra.commands.torch_setup import set_up_torch
 from copra.evaluation.asking import Reply, load
-from copra.plan.quantities import amount
 from copra.utils.errors import CopraError
 from copra.utils.problems import shown
+from copra.utils.quantities import amount
 
 PROMPT = "> "
 LIKELIEST = 5

@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas
 
 from copra.commands.experiment import add_experiment, experiment_of
-from copra.plan.quantities import amount
 from copra.report.comparisons import ALL
+from copra.report.formats import with_interval
 from copra.utils.errors import CopraError
 from copra.utils.files import read_parquet
+from copra.utils.quantities import amount
 from copra.utils.terminal import table
 
 PREFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
@@ -80,7 +81,7 @@ def _page(rows: pandas.DataFrame) -> str:
     cells = [
         [
             row["recipe"],
-            "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * row[key] for key in ("accuracy", "low", "high"))),
+            with_interval(row["accuracy"], row["low"], row["high"]),
             amount(float(row["flops"])),
             _or_dash(row, "flops_ratio", "{:.2f}", 1),
             _or_dash(row, "seconds_batch_1", "{:.1f}", 1000),

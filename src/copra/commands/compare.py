@@ -13,13 +13,13 @@ import pandas
 from copra.commands.experiment import workflow_of
 from copra.commands.models import add_config
 from copra.experiment.workflow import Workflow
-from copra.plan.quantities import amount
 from copra.report.comparisons import accuracy_over_seeds, compare, correct_by_seed
 from copra.report.evaluations import Evaluation, read_evaluation
-from copra.report.formats import p_value
+from copra.report.formats import p_value, with_interval
 from copra.utils.errors import CopraError
 from copra.utils.files import METRICS, read_parquet
 from copra.utils.problems import hint
+from copra.utils.quantities import amount
 from copra.utils.terminal import table
 
 WIDTH = 78
@@ -132,7 +132,7 @@ def _costs(a: Side, b: Side) -> list[str]:
 
 def _accuracy(side: Side) -> str:
     found = accuracy_over_seeds(correct_by_seed(side.members))
-    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * found[key] for key in ("accuracy", "low", "high")))
+    return with_interval(found["accuracy"], found["low"], found["high"])
 
 
 def _differences(found: dict[str, float]) -> Iterator[str]:

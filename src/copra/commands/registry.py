@@ -21,6 +21,7 @@ COMMANDS = {
     # For people.
     "check": Command("check config files, without running anything"),
     "plan": Command("estimate jobs, FLOPs, hours and disk of a run"),
+    "run": Command("run an experiment with Snakemake, one line per finished job"),
     "status": Command("show the progress of a run"),
     "ask": Command("ask a model a question, or several at a prompt", computes=True),
     "compare": Command("compare the answers of two models, or of all seeds of two recipes"),
@@ -52,6 +53,7 @@ COMMANDS = {
     "table": Command("make a table from evaluations, curves or scores", "TABLE"),
     "export": Command("write a table as CSV, Markdown and LaTeX", "TABLE"),
     "figure": Command("draw a figure", "FIGURE[/SUBJECT]"),
+    "page": Command("write the report, one HTML page", ""),
 }
 
 

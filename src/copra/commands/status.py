@@ -10,9 +10,9 @@ from rich.console import JustifyMethod
 from copra.commands.experiment import add_experiment, experiment_of
 from copra.experiment.workflow import Workflow
 from copra.plan.progress import failed_jobs, finished_results, lines_of
-from copra.plan.quantities import duration
 from copra.utils.errors import CopraError
 from copra.utils.heartbeat import JobStatus, in_words, running
+from copra.utils.quantities import duration
 from copra.utils.terminal import console, table
 
 HEADS = ["model", "done", "", "loss", "learning rate", "speed"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from copra.experiment.outputs import FIGURES, TABLES, Output, above
+from copra.experiment.outputs import FIGURES, TABLES, TITLES, Output, above
 from copra.experiment.recipes import Node, NodeKind
 from copra.experiment.workflow import Workflow
 from copra.schema.metrics import split_of
@@ -230,7 +230,7 @@ def _latency(flow: Workflow, _: str) -> CommandLine:
     return _line([*models, data], settings=flow.latency_settings(), models=models, data=data, output=output)
 
 
-def _page(flow: Workflow, settings: str, kind: Output, subject: str, **outputs: str) -> CommandLine:
+def _shown(flow: Workflow, settings: str, kind: Output, subject: str, **outputs: str) -> CommandLine:
     """Return the command line of a table or a figure."""
     small, large = (kind.files(flow, subject, large=large) for large in (False, True))
     first, last = _line([], settings=settings), _line([], **outputs)
@@ -240,7 +240,7 @@ def _page(flow: Workflow, settings: str, kind: Output, subject: str, **outputs: 
 
 def _table(flow: Workflow, name: str) -> CommandLine:
     output = f"{flow.folder}/tables/{name}.parquet"
-    return _page(flow, flow.table_settings(name), TABLES[name], "", output=output)
+    return _shown(flow, flow.table_settings(name), TABLES[name], "", output=output)
 
 
 def _export(flow: Workflow, name: str) -> CommandLine:
@@ -252,7 +252,13 @@ def _export(flow: Workflow, name: str) -> CommandLine:
 def _figure(flow: Workflow, name: str) -> CommandLine:
     kind, _, subject = name.partition("/")
     files = {end: f"{flow.folder}/figures/{name}.{end}" for end in ("svg", "png")}
-    return _page(flow, flow.figure_settings(kind, subject), FIGURES[kind], subject, **files)
+    return _shown(flow, flow.figure_settings(kind, subject), FIGURES[kind], subject, **files)
+
+
+def _page(flow: Workflow, _: str) -> CommandLine:
+    sources = flow.page_sources()
+    reads = [file for files in sources.values() for file in files]
+    return _line(reads, settings=flow.page_settings(TITLES), **sources, output=flow.pages()[0])
 
 
 def _names_below(folder: str, paths: Callable[[Workflow], list[str]]) -> Callable[[Workflow], Iterable[str]]:
@@ -307,4 +313,5 @@ RULES = {
     "table": Rule("tables/{}.parquet", _names_below("tables", Workflow.tables), _table),
     "export": Rule("tables/{}.csv", _names_below("tables", Workflow.tables), _export),
     "figure": Rule("figures/{}.svg", _names_below("figures", Workflow.figures), _figure),
+    "page": Rule("report.html", lambda flow: [""], _page),
 }

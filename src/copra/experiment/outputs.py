@@ -1,7 +1,7 @@
 """The registry of tables and figures: for each its title, and the files that it is made of.
 
-`copra.commands.table` and `copra.commands.figure` hold the functions under the same names, `workflow/report/`
-the captions.
+`copra.commands.table` and `copra.commands.figure` hold the functions under the same names,
+`copra.report.texts` the captions.
 """
 
 import shlex
@@ -191,3 +191,5 @@ FIGURES = {
     "drop_orders": Output("the orders in which metrics remove layers", _order),
     "contrasts": Output("the contrasts between recipes", _of_table("contrasts")),
 }
+TITLES = {name: output.title for name, output in {**FIGURES, **TABLES}.items()}
+"""The titles of sections of the report: that of a figure and a table of one name is the table's."""

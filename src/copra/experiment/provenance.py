@@ -22,7 +22,7 @@ SVG_HEAD = 100_000
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Return the provenance record in a JSON, Parquet or SVG file; None if it has none or is unreadable."""
+    """Return the provenance record in a file; None if it is of another kind, has none or is unreadable."""
     try:
         if path.suffix == ".json":
             value = json.loads(path.read_bytes())
@@ -34,6 +34,9 @@ def read_record(path: Path) -> dict[str, Any] | None:
             with open(path, encoding="utf-8") as file:
                 found = re.search(r"<dc:description>(.*?)</dc:description>", file.read(SVG_HEAD), re.DOTALL)
             value = json.loads(html.unescape(found[1])) if found else {}
+        elif path.suffix == ".html":
+            found = re.search(r'<script type="application/json" id="copra">(.*?)</script>', path.read_text())
+            value = json.loads(found[1]) if found else {}
         else:
             return None
     except (OSError, ValueError):  # pyarrow's errors are ValueErrors

@@ -25,6 +25,7 @@ from copra.experiment.recipes import Node, RecipeEnd, Tree, build_tree, step_of
 from copra.methods import Method
 from copra.methods.few_shot import FewShot
 from copra.models.base_files import absence_problem
+from copra.report.texts import CAPTIONS, PAGE
 from copra.schema.base import Quantize
 from copra.schema.curve import Curve
 from copra.schema.metrics import GREEDY, counts_answers
@@ -32,7 +33,7 @@ from copra.schema.pruning import Prune
 from copra.schema.scoring import Objective
 from copra.tasks.prepare import prepared
 from copra.tasks.task import SPLITS, Split
-from copra.utils.digests import Digests
+from copra.utils.digests import Digests, address_of
 from copra.utils.errors import CopraError
 from copra.utils.files import canonical_json, digest, summary_beside, tables_beside
 from copra.utils.fingerprint import fingerprint
@@ -406,6 +407,18 @@ class Workflow:
                 names += [f"layer_distances/{folder}", f"head_importance/{folder}"]
         return [f"{self.folder}/figures/{name}.{kind}" for name in names for kind in ("svg", "png")]
 
+    def pages(self) -> list[str]:
+        """Return the report, which shows all tables and figures."""
+        return [f"{self.folder}/report.html"]
+
+    def page_sources(self) -> dict[str, list[str]]:
+        """Return the files that the report is made of, by option of its command."""
+        return {
+            "tables": [path for path in self.tables() if path.endswith(".parquet")],
+            "figures": [path for path in self.figures() if path.endswith(".svg")],
+            "models": [f"{self.folder}/models/{name}/copra.json" for name in self.ends],
+        }
+
     def _sweeps_layers(self) -> bool:
         """True if recipes of one method that sweep latents differ in the layers that they remove."""
         removed: dict[tuple[str, str], set[tuple[str, ...]]] = {}
@@ -611,6 +624,22 @@ class Workflow:
 
     def export_settings(self) -> str:
         return self.settings("export", {})
+
+    def page_settings(self, titles: Mapping[str, str]) -> str:
+        sources = self.page_sources()
+        value = {
+            "name": Path(self.folder).name,
+            **{
+                kind: [self.within(kind, str(Path(path).with_suffix(""))) for path in sources[kind]]
+                for kind in ("tables", "figures")
+            },
+            "titles": titles,
+            "config": self.config,
+            # A path out of the working folder is another one on another machine.
+            "sources": [Path(file).name if file.startswith(("/", "..")) else file for file in self.files],
+            "texts": digest([address_of(path) for path in (PAGE, CAPTIONS)]),
+        }
+        return self.settings("page", value)
 
     def figure_settings(self, kind: str, subject: str = "") -> str:
         value: dict[str, Any] = {"kind": kind}

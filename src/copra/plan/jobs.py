@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import copra
+from copra.experiment.shipped import snakefile
 from copra.experiment.workflow import Workflow
 from copra.utils.errors import CopraError
 
@@ -51,7 +51,7 @@ def jobs_of(workflow: Workflow) -> dict[str, Job]:
         # The name of the file names the folder of results.
         config = Path(folder) / Path(workflow.files[0]).name
         config.write_text(json.dumps(workflow.config))
-        command = [sys.executable, "-m", "copra.plan.dry_run", str(_snakefile()), str(config)]
+        command = [sys.executable, "-m", "copra.plan.dry_run", str(snakefile()), str(config)]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().removeprefix("Building DAG of jobs...\n")
@@ -73,9 +73,3 @@ def jobs_of(workflow: Workflow) -> dict[str, Job]:
 
 def _key(workflow: Workflow, log: str) -> str:
     return workflow.within("logs", log).removesuffix(".log")
-
-
-def _snakefile() -> Path:
-    """Return the Snakefile beside this code or, as installed code has none, of the working folder."""
-    beside = Path(copra.__file__).parents[2] / "Snakefile"
-    return beside if beside.is_file() else Path("Snakefile")

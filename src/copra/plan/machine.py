@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
+from pathlib import Path
 
 from copra.experiment.config import Compute
 from copra.plan.jobs import Job
@@ -100,8 +101,13 @@ def machine_of(
 
 def measured_seconds(job: Job) -> float | None:
     """Return the seconds of a finished job by its benchmark file; of a resumed job, since its last start."""
+    return benchmarked_seconds(job.benchmark)
+
+
+def benchmarked_seconds(file: Path) -> float | None:
+    """Return the seconds in a benchmark file of Snakemake; None if there are none."""
     try:
-        names, values = job.benchmark.read_text().splitlines()[:2]
+        names, values = file.read_text().splitlines()[:2]
         return float(dict(zip(names.split("\t"), values.split("\t"), strict=True))["s"])
     except (OSError, ValueError, KeyError):
         return None

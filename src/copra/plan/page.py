@@ -12,7 +12,7 @@ from copra.plan.estimate import STATE_COPIES
 from copra.plan.forecast import ANSWERS, ZERO, Forecast, Line, Range, total
 from copra.plan.jobs import MODELS
 from copra.plan.machine import LAYER_SECONDS
-from copra.plan.quantities import amount, duration
+from copra.utils.quantities import amount, duration
 from copra.utils.terminal import table
 
 UNKNOWN = "?"

@@ -45,7 +45,7 @@ def failed_jobs(results: Path, workflow: Workflow | None = None) -> list[Failed]
         rule, *parts = key.split("/")
         if workflow is not None and any("+" in part and part not in workflow.tree.nodes for part in parts):
             continue
-        if rule != "plan" and (reason := _reason(rule, log)):
+        if rule != "plan" and (reason := reason_of(rule, log)):
             found.append(Failed(key, log, reason))
     return found
 
@@ -65,8 +65,8 @@ def lines_of(running: Sequence[JobStatus]) -> list[list[str]]:
     ]
 
 
-def _reason(rule: str, log: Path) -> str | None:
-    """Return the error at the end of a log: copra's own message, or a traceback's last line."""
+def reason_of(rule: str, log: Path) -> str | None:
+    """Return copra's message at the end of a log, or a traceback's last line; None if it has neither."""
     try:
         with open(log, "rb") as handle:
             handle.seek(max(0, log.stat().st_size - TAIL_BYTES))

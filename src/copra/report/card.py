@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from copra.models.manifest import Manifest
 from copra.models.portable import answers_plainly
 from copra.report.comparisons import ALL, without_seed
+from copra.report.formats import with_interval
 from copra.report.sizes import left_labels, pruned_units
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -126,7 +127,7 @@ def _beside_controls(node: str, table: pandas.DataFrame) -> list[str]:
     lines = ["| | accuracy (%) | by seed (%) | FLOPs per answer |", "|---|---|---|---|"]
     for _, row in alike.iterrows():
         seeds = table[(table["recipe"] == row["recipe"]) & (table["seed"] != ALL)]["accuracy"]
-        accuracy = "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * row[key] for key in ("accuracy", "low", "high")))
+        accuracy = with_interval(row["accuracy"], row["low"], row["high"])
         by_seed = ", ".join(f"{100 * value:.1f}" for value in seeds) or "one seed"
         name = f"**{row['method']} (this recipe)**" if row["recipe"] == mine["recipe"] else row["method"]
         lines.append(f"| {name} | {accuracy} | {by_seed} | {row['flops']:.3g} |")

@@ -9,6 +9,7 @@ from copra.report.sizes import SMALLER, bytes_a_parameter
 from copra.schema.pruning import MISS
 from copra.schema.units import UNIT_NAMES
 from copra.utils.files import replacing
+from copra.utils.quantities import SCALES
 
 if TYPE_CHECKING:
     import pandas
@@ -35,7 +36,6 @@ LATEX = str.maketrans(
 )
 ONE_SEED = "one seed"
 """The cell text if a difference between recipes cannot be distinguished from one between trainings."""
-SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def write_formats(frame: "pandas.DataFrame", csv: Path, md: Path, tex: Path, note: str = "") -> None:
@@ -138,9 +138,12 @@ def _interval(frame: "pandas.DataFrame", column: str) -> Cells:
 
 def _accuracy(frame: "pandas.DataFrame", column: str) -> Cells:
     rows = frame[[column, "low", "high"]].itertuples(index=False)
-    return [
-        "-" if v != v else f"{100 * v:.1f} [{100 * low:.1f}, {100 * high:.1f}]" for v, low, high in rows
-    ], "%"
+    return ["-" if v != v else with_interval(v, low, high) for v, low, high in rows], "%"
+
+
+def with_interval(accuracy: float, low: float, high: float) -> str:
+    """Return an accuracy with its interval in percent, as in "93.5 [92.0, 94.7]"."""
+    return f"{100 * accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _difference(question: str) -> Writer:

@@ -26,7 +26,27 @@ _in_order: list[Callable[[], None]] = []
 def name_snakemake() -> None:
     """Make the jobs that this process starts end with it. Linux only; elsewhere this does nothing."""
     with contextlib.suppress(OSError):
-        os.environ[VARIABLE] = f"{_numbering()} {token_of(os.getpid())}"
+        os.environ[VARIABLE] = this_process()
+
+
+def this_process() -> str:
+    """Return a name of this process that no other one has, now or later, here or elsewhere. Linux only.
+
+    Raises:
+        OSError: there is none.
+    """
+    return f"{_numbering()} {token_of(os.getpid())}"
+
+
+def has_ended(process: str) -> bool:
+    """Return True if the process of this name has provably ended; False if it may run, here or elsewhere."""
+    numbering, _, token = process.rpartition(" ")
+    if not token or numbering != _numbering():
+        return False
+    try:
+        return token_of(int(token.split(".")[0])) != token
+    except (ProcessLookupError, FileNotFoundError):
+        return True
 
 
 def end_with_snakemake() -> None:

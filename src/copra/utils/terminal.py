@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TextIO
 
 from rich.console import Console, JustifyMethod
 from rich.table import Table
@@ -10,11 +11,14 @@ UNLIMITED = 10_000
 """The width of output that is piped: no line is broken, for programs that read it."""
 
 
-def console() -> Console:
-    """Return a console on standard output that prints text as it is, without markup."""
-    terminal = sys.stdout.isatty()
+def console(stream: TextIO | None = None) -> Console:
+    """Return a console on a stream, or on standard output, that prints text as it is, without markup."""
+    file = stream or sys.stdout
+    terminal = file.isatty()
     width = None if terminal else UNLIMITED
-    return Console(force_terminal=terminal, width=width, markup=False, highlight=False, emoji=False)
+    return Console(
+        file=stream, force_terminal=terminal, width=width, markup=False, highlight=False, emoji=False
+    )
 
 
 def table(heads: Sequence[str], rows: Iterable[Iterable[object]], align: Sequence[JustifyMethod]) -> str:

@@ -1,6 +1,7 @@
 """Numbers and times as text."""
 
-from copra.report.formats import SCALES
+SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+"""SI prefixes and their factors, the largest first."""
 
 
 def amount(number: float, unit: str = "") -> str:
