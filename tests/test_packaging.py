@@ -116,7 +116,6 @@ def test_a_wheel_holds_the_whole_package_and_its_command(tmp_path):
     code = copy_code(tmp_path / "code")
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, code)
-    shutil.copytree(ROOT / "config", code / "config")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     offline = ["--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "wheel", *offline, "--wheel-dir", tmp_path, code], check=True)

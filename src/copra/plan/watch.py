@@ -87,9 +87,12 @@ class Watch:
     def failed(self, number: int, rule: str, log: Sequence[str]) -> str:
         """Return the lines of a failed job: its reason and the path of its log."""
         job = self._jobs.pop(number, None)
-        lines = [f"FAILED {rule} {job.name if job else ''}".rstrip()]
-        for path in log:
-            reason = reason_of(rule, Path(path))
+        name = f"{rule} {job.name if job else ''}".rstrip()
+        reasons = [reason_of(rule, Path(path)) for path in log]
+        if KeyboardInterrupt.__name__ in reasons:
+            return f"stopped {name}"
+        lines = [f"FAILED {name}"]
+        for path, reason in zip(log, reasons, strict=True):
             lines += [f"  {reason}"] if reason else []
             lines.append(f"  Log: {path}")
         return "\n".join(lines)
