@@ -31,7 +31,7 @@ kubernetes: $(READY) ## Add the plugins for Kubernetes and object storage
 	$(INSTALL) --requirement requirements-kubernetes.lock
 
 demo: $(READY) ## Run the default experiment (config.yaml) to its tables and figures
-	$(BIN)/snakemake --cores $(CORES) --quiet rules host
+	$(BIN)/copra run --cores $(CORES)
 
 report: $(READY) ## Write Snakemake's own report with run times to results/default/snakemake.html, after the demo
 	$(BIN)/snakemake --report results/default/snakemake.html

@@ -38,6 +38,7 @@ NOT_RUN = {
     "copra train config.yaml llama@0+cot": "fails, as the page shows (below)",
     "copra ask llama+cot+coconut": "needs the model; tests/commands/test_ask.py asks one",
     "copra publish llama+cot+coconut": "needs the model; tests/commands/test_publish.py publishes one",
+    "copra run": "makes a run; test_copra_run.py makes several",
     "copra best": "needs a finished run; tests/commands/test_compare.py asks one",
     "copra compare llama+cot": "needs the recipes; tests/commands/test_compare.py compares two",
     "snakemake --profile profiles/slurm": "tests/slurm runs it",
@@ -83,7 +84,6 @@ def words_of(command: str) -> tuple[str, list[str]]:
 def clone(tmp_path_factory) -> Path:
     """A copy of what a clone has, with the README's experiment as mine.yaml."""
     folder = copy_code(tmp_path_factory.mktemp("pages") / "clone")
-    shutil.copytree(ROOT / "config", folder / "config")
     for name in ("config.yaml", "Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     (mine,) = [block for kind, block in BLOCK.findall((ROOT / "README.md").read_text()) if kind == "yaml"]

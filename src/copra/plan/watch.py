@@ -41,7 +41,7 @@ class RunningJob:
 
 
 class Watch:
-    """What is known of a run so far, as text. `configs` are its config files, as Snakemake names them."""
+    """The state of a run so far, as text. `configs` are its config files, as Snakemake names them."""
 
     def __init__(self) -> None:
         self.configs: list[str] = []
