@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from copra.experiment.shipped import presets
+from copra.utils.files import read_json
+
 COT = "llama@0+cot"
 
 
@@ -111,3 +114,31 @@ def test_a_terminal_shows_what_runs(place, printed):
     assert process.wait(300) == 0, text.decode()
     assert b"jobs done" in text
     assert b"Report: results/config/report.html" in text
+
+
+def test_a_quick_run_needs_no_network_and_ends_with_its_report(unstarted, tmp_path):
+    """Of an experiment on a published model and rows on the Hub."""
+    run = unstarted.empty(tmp_path / "run")
+    run.configure(
+        tasks={"gsm8k": {"kind": "gsm8k"}},
+        task="gsm8k",
+        base="llama",
+        bases={"llama": {"path": "meta-llama/Llama-3.2-1B"}},
+        recipes=[["cot", "drop-1"]],
+        reference=None,
+        seeds=[0, 1],
+    )
+    _, told = copra_run(run, "--quick")
+    assert "base llama" in told
+    assert (run.folder / "results" / "config-quick" / "report.html").is_file()
+    assert (
+        read_json(run.folder / "results" / "config-quick" / "models" / "llama" / "copra.json")["seed"] is None
+    )
+
+
+@pytest.mark.skipif(not os.environ.get("COPRA_PRESETS"), reason="needs half an hour: COPRA_PRESETS=all")
+@pytest.mark.parametrize("name", [name for name in presets() if not name.startswith("gsm8k/")])
+def test_the_quick_form_of_a_preset_runs_to_its_end(unstarted, tmp_path, name):
+    run = unstarted.empty(tmp_path / "run")
+    copra_run(run, name, "--quick")
+    assert list(run.folder.glob("results/*-quick/report.html"))

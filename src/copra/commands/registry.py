@@ -19,6 +19,7 @@ class Command:
 
 COMMANDS = {
     # For people.
+    "init": Command("write a commented config for a file of rows and a model"),
     "check": Command("check config files, without running anything"),
     "plan": Command("estimate jobs, FLOPs, hours and disk of a run"),
     "run": Command("run an experiment with Snakemake, one line per finished job"),
