@@ -260,8 +260,8 @@ def test_a_verb_may_be_killed_over_and_over(finished, tmp_path, name, again):
         (folder / place).rename(tmp_path / Path(place).name)
     if name in ("score greedily", "curve"):
         shutil.rmtree(folder / VERBS[name]["state"])
-    # A training has many such moments, and tests of its own (tests/training).
-    for calls in count(step=3 if name == "train" else 1):
+    # Those who write many files have many such moments, and a training has tests of its own (tests/training).
+    for calls in count(step={"train": 3, "prune": 2, "quantize": 2}.get(name, 1)):
         if run(folder, name, calls=calls) == 0:
             break
         assert_whole_or_absent(folder, name, made)

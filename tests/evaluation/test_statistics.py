@@ -3,6 +3,7 @@ import itertools
 import numpy
 import pytest
 from scipy.stats import binomtest, permutation_test, t, ttest_1samp, ttest_ind, ttest_rel
+from statsmodels.stats.multitest import multipletests
 
 from copra.evaluation.statistics import (
     checkpoints_test,
@@ -266,6 +267,14 @@ def test_holms_correction_by_hand():
     nan = float("nan")
     assert holm([nan, 0.02, nan, 0.03]) == pytest.approx([nan, 0.04, nan, 0.04], nan_ok=True)
     assert holm([]) == []
+
+
+def test_holms_correction_is_that_of_statsmodels():
+    rng = numpy.random.default_rng(0)
+    for number in (1, 2, 9, 40):
+        values = numpy.round(rng.random(number) ** 3, 2)  # with ties, zeros and ones
+        expected = multipletests(values, method="holm")[1]
+        assert holm(list(values)) == pytest.approx(list(expected), abs=1e-15)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 20])

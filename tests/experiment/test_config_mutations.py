@@ -1,6 +1,6 @@
 """Mutants of configs are accepted, or refused in short lines: never a traceback, a hang or a full memory.
 
-A thousand of them, each drawn from a seed that a failure names.
+Some hundreds of them, each drawn from a seed that a failure names.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from copra.utils.files import read_yaml
 
 ROOT = Path(__file__).parents[2]
 SOURCE = "mutant.yaml"
-NUMBER = 1000
+NUMBER = 600
 """Mutants of all configs together."""
 FORECAST_EVERY = 3
 """Of so many mutants one has its trainings and prunings forecast too, which takes most of the time."""

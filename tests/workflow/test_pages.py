@@ -71,14 +71,20 @@ def plain(command: str) -> str:
     return re.sub(r"^(?:\w+=\S* )*(?:\S+/(?=\w))?", "", command)
 
 
-COMMANDS = commands()
-
-
 def words_of(command: str) -> tuple[str, list[str]]:
     """Return the program and the arguments of a command, without redirection."""
     program, *arguments = shlex.split(command.split(" > ")[0])
     arguments = [STAND_INS.get(word, word) for word in arguments]
     return program, [word for word in arguments if word]
+
+
+def different(found: dict[str, bool]) -> dict[str, bool]:
+    """Return the commands without those that are another one once stand-ins are put in their places."""
+    names = {str((words_of(command), is_run)): command for command, is_run in reversed(found.items())}
+    return {command: is_run for command, is_run in found.items() if command in names.values()}
+
+
+COMMANDS = different(commands())
 
 
 @pytest.fixture(scope="module")

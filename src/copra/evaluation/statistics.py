@@ -169,15 +169,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p-values adjusted for their number by Holm's step-down method (Holm 1979).
 
     All that are below a level are significant at that level together, whatever their dependence. NaN means
-    no test and stays NaN.
+    no test and stays NaN. (statsmodels has the same, with a whole collection of garbage in each call.)
     """
     import numpy
-    from statsmodels.stats.multitest import multipletests
 
     adjusted = numpy.array(p_values, dtype=float)
-    tested = ~numpy.isnan(adjusted)
-    adjusted[tested] = multipletests(adjusted[tested], method="holm")[1]
-    return adjusted.tolist()
+    tested = numpy.flatnonzero(~numpy.isnan(adjusted))
+    order = tested[numpy.argsort(adjusted[tested], kind="stable")]
+    steps = adjusted[order] * numpy.arange(len(order), 0, -1)
+    adjusted[order] = numpy.minimum(numpy.maximum.accumulate(steps), 1.0)
+    return [float(value) for value in adjusted]
 
 
 def _chance(correct: "numpy.ndarray") -> float:
