@@ -71,7 +71,7 @@ lock: ## Write the lock files from pyproject.toml
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet uv
 	cat requirements.lock requirements-cuda.lock > .venv-lock/all
-	$(COMPILE) --extra test --extra docs --extra quantize --output-file .venv-lock/all
+	$(COMPILE) --extra test --extra docs --extra quantize --extra gguf --output-file .venv-lock/all
 	awk '/^[^ ]/ { file = /^(cuda|nvidia|triton)/ ? "requirements-cuda.lock" : "requirements.lock" } { print > file }' \
 	  .venv-lock/all
 	cp requirements-slurm.lock .venv-lock/slurm

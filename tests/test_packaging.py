@@ -50,7 +50,7 @@ def test_the_lock_file_has_all_that_copra_its_tests_its_site_and_quantization_ne
     # Torch's libraries for CUDA are in a lock file of their own.
     cuda = locked(ROOT / "requirements-cuda.lock")
     extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *extras["test"], *extras["docs"], *extras["quantize"]]
+    lines = [*PROJECT["dependencies"], *extras["test"], *extras["docs"], *extras["quantize"], *extras["gguf"]]
     needed = _closure(lines, skip=set(cuda))
     assert {"torch", "snakemake", "pytest", "zensical", "torchao", "numpy"} <= needed
     assert needed - set(locked(ROOT / "requirements.lock")) == set()
@@ -76,14 +76,14 @@ def _closure(lines: Iterable[str], skip: set[str]) -> set[str]:
 @pytest.mark.slow
 def test_each_package_that_copra_imports_is_declared():
     extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *extras["quantize"]]
+    lines = [*PROJECT["dependencies"], *extras["quantize"], *extras["gguf"], *extras["llama-cpp"]]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     nodes = [node for path in (ROOT / "src").rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
     names = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
     names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     imported = {name.split(".")[0] for name in names} - {"copra", *sys.stdlib_module_names}
     assert {"torch", "yaml", "statsmodels"} <= imported
-    homes = packages_distributions()
+    homes = {"llama_cpp": ["llama-cpp-python"], **packages_distributions()}  # which is not installed by make
     assert {name for name in imported if not declared & set(map(canonicalize_name, homes[name]))} == set()
 
 

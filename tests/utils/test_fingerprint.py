@@ -15,7 +15,20 @@ from copra.utils.fingerprint import closure, fingerprint
 
 PACKAGE = Path(copra.__file__).parent
 # Commands that read a whole config, and that no rule calls.
-PEOPLES = {"ask", "best", "check", "clean", "compare", "init", "jobs", "plan", "publish", "run", "status"}
+PEOPLES = {
+    "ask",
+    "best",
+    "check",
+    "clean",
+    "compare",
+    "gguf",
+    "init",
+    "jobs",
+    "plan",
+    "publish",
+    "run",
+    "status",
+}
 
 
 @pytest.fixture

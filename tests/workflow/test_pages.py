@@ -38,6 +38,8 @@ NOT_RUN = {
     "copra train config.yaml llama@0+cot": "fails, as the page shows (below)",
     "copra ask llama+cot+coconut": "needs the model; tests/commands/test_ask.py asks one",
     "copra publish llama+cot+coconut": "needs the model; tests/commands/test_publish.py publishes one",
+    "copra gguf": "needs the model; tests/models/test_gguf_files.py writes files",
+    "python -c": "needs the file; tests/models/test_gguf_files.py reads files",
     "copra init": "needs the rows; tests/experiment/test_starter.py starts with some",
     "copra run": "makes a run; test_copra_run.py makes several",
     "copra best": "needs a finished run; tests/commands/test_compare.py asks one",

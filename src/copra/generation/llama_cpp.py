@@ -1,0 +1,127 @@
+"""Answers of GGUF files by llama.cpp's own library: latents are states after the final norm, fed back.
+
+It needs the package llama-cpp-python. The files are those of `copra gguf`.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from copra.models.gguf_file import DECODING
+from copra.utils.errors import CopraError
+
+
+class GgufModel:
+    """A model in a GGUF file, which answers greedily as its checkpoint does.
+
+    `decoding` is as in `copra.models.gguf_file.decoding_of`.
+    """
+
+    def __init__(self, path: Path, context: int = 1024, threads: int | None = None):
+        """Load a file for sequences of at most `context` tokens.
+
+        Raises:
+            CopraError: the file is not one of copra's, or llama-cpp-python is missing.
+        """
+        try:
+            import llama_cpp
+        except ImportError:
+            raise CopraError(
+                "running GGUF files needs llama.cpp. Run pip install llama-cpp-python."
+            ) from None
+        self._api = llama_cpp
+        self._llama = llama_cpp.Llama(
+            str(path),
+            n_ctx=context,
+            n_batch=context,
+            n_threads=threads,
+            embedding=True,
+            pooling_type=llama_cpp.LLAMA_POOLING_TYPE_NONE,
+            verbose=False,
+        )
+        if DECODING not in self._llama.metadata:
+            raise CopraError(f"{path}: is no file of copra's. Write one with copra gguf.")
+        self.decoding: dict[str, Any] = json.loads(self._llama.metadata[DECODING])
+        self._position = 0
+
+    def answer(self, question: str, max_new_tokens: int = 256) -> str:
+        """Return the text that the model writes after a question."""
+        prompt = self._llama.tokenize(f"{question}\n".encode(), add_bos=self._adds_start, special=False)
+        written = self.generate(prompt, max_new_tokens)
+        return bytes(self._llama.detokenize(written)).decode(errors="replace")
+
+    def generate(self, prompt: Sequence[int], max_new_tokens: int = 256) -> list[int]:
+        """Return the tokens that follow a prompt, up to the end token, which is left out."""
+        self._llama.reset()
+        self._api.llama_memory_clear(self._api.llama_get_memory(self._context), True)
+        self._position = 0
+        decoding = self.decoding
+        before = [*prompt, *decoding["prefix_ids"]]
+        if decoding["feed"]:
+            self._read(before)
+            for _ in range(decoding["latents"]):
+                self._read_state(self._latent())
+            after = decoding["suffix_ids"]
+        else:
+            after = [*before, *[decoding["latent_token"]] * decoding["latents"], *decoding["suffix_ids"]]
+        if after:
+            self._read(after)
+        written: list[int] = []
+        while len(written) < max_new_tokens:
+            token = int(numpy.argmax(self._logits()))
+            if token == self._llama.token_eos():
+                break
+            written.append(token)
+            if len(written) < max_new_tokens:
+                self._read([token])
+        return written
+
+    @property
+    def _context(self) -> Any:
+        return self._llama.ctx
+
+    @property
+    def _adds_start(self) -> bool:
+        return bool(self._llama.metadata.get("tokenizer.ggml.add_bos_token") == "true")
+
+    def _latent(self) -> numpy.ndarray:
+        """Return the next latent: the last position's state after the final norm, of the fed norm."""
+        state = self._api.llama_get_embeddings_ith(self._context, -1)
+        hidden = numpy.ctypeslib.as_array(state, shape=(self._llama.n_embd(),)).copy()
+        if self.decoding["feed"] == "scaled":
+            hidden *= self.decoding["norm"] / numpy.linalg.norm(hidden)
+        return hidden
+
+    def _logits(self) -> numpy.ndarray:
+        found = self._api.llama_get_logits_ith(self._context, -1)
+        return numpy.ctypeslib.as_array(found, shape=(self._llama.n_vocab(),))
+
+    def _read(self, tokens: Sequence[int]) -> None:
+        batch = self._api.llama_batch_init(len(tokens), 0, 1)
+        for place, token in enumerate(tokens):
+            batch.token[place] = token
+        self._run(batch, len(tokens))
+
+    def _read_state(self, state: numpy.ndarray) -> None:
+        batch = self._api.llama_batch_init(1, len(state), 1)
+        numpy.ctypeslib.as_array(batch.embd, shape=(len(state),))[:] = state
+        self._run(batch, 1)
+
+    def _run(self, batch: Any, number: int) -> None:
+        """Read a batch of positions after those that were read; the last one has outputs."""
+        batch.n_tokens = number
+        for place in range(number):
+            batch.pos[place] = self._position + place
+            batch.n_seq_id[place] = 1
+            batch.seq_id[place][0] = 0
+            batch.logits[place] = place == number - 1
+        status = self._api.llama_decode(self._context, batch)
+        self._api.llama_batch_free(batch)
+        if status:
+            raise CopraError(
+                f"llama.cpp cannot read {number} positions after {self._position} (status {status})."
+            )
+        self._position += number
