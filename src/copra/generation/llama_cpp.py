@@ -38,8 +38,10 @@ class GgufModel:
             n_ctx=context,
             n_batch=context,
             n_threads=threads,
-            embedding=True,
             pooling_type=llama_cpp.LLAMA_POOLING_TYPE_NONE,
+            # Half precision, its default, changes answers.
+            type_k=llama_cpp.GGML_TYPE_F32,
+            type_v=llama_cpp.GGML_TYPE_F32,
             verbose=False,
         )
         if DECODING not in self._llama.metadata:
@@ -51,7 +53,7 @@ class GgufModel:
         """Return the text that the model writes after a question."""
         prompt = self._llama.tokenize(f"{question}\n".encode(), add_bos=self._adds_start, special=False)
         written = self.generate(prompt, max_new_tokens)
-        return bytes(self._llama.detokenize(written)).decode(errors="replace")
+        return bytes(self._llama.detokenize(written, special=True)).decode(errors="replace")
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int = 256) -> list[int]:
         """Return the tokens that follow a prompt, up to the end token, which is left out."""
@@ -61,14 +63,15 @@ class GgufModel:
         decoding = self.decoding
         before = [*prompt, *decoding["prefix_ids"]]
         if decoding["feed"]:
-            self._read(before)
+            # llama.cpp gives the states of all positions of a batch, or of none.
+            self._read(before[:-1])
+            self._read(before[-1:], states=True)
             for _ in range(decoding["latents"]):
                 self._read_state(self._latent())
             after = decoding["suffix_ids"]
         else:
             after = [*before, *[decoding["latent_token"]] * decoding["latents"], *decoding["suffix_ids"]]
-        if after:
-            self._read(after)
+        self._read(after)
         written: list[int] = []
         while len(written) < max_new_tokens:
             token = int(numpy.argmax(self._logits()))
@@ -99,19 +102,22 @@ class GgufModel:
         found = self._api.llama_get_logits_ith(self._context, -1)
         return numpy.ctypeslib.as_array(found, shape=(self._llama.n_vocab(),))
 
-    def _read(self, tokens: Sequence[int]) -> None:
+    def _read(self, tokens: Sequence[int], *, states: bool = False) -> None:
+        if not tokens:
+            return
         batch = self._api.llama_batch_init(len(tokens), 0, 1)
         for place, token in enumerate(tokens):
             batch.token[place] = token
-        self._run(batch, len(tokens))
+        self._run(batch, len(tokens), states)
 
     def _read_state(self, state: numpy.ndarray) -> None:
         batch = self._api.llama_batch_init(1, len(state), 1)
         numpy.ctypeslib.as_array(batch.embd, shape=(len(state),))[:] = state
-        self._run(batch, 1)
+        self._run(batch, 1, True)
 
-    def _run(self, batch: Any, number: int) -> None:
-        """Read a batch of positions after those that were read; the last one has outputs."""
+    def _run(self, batch: Any, number: int, states: bool) -> None:
+        """Read a batch after what was read; its last position has logits, and with `states` its state."""
+        self._api.llama_set_embeddings(self._context, states)
         batch.n_tokens = number
         for place in range(number):
             batch.pos[place] = self._position + place
