@@ -36,6 +36,12 @@ class LogHandler(LogHandlerBase):
         self._live: Live | None = None
 
     def emit(self, record: LogRecord) -> None:
+        try:
+            self._tell(record)
+        except Exception:  # an error in what is printed ends neither the run nor what follows
+            self.handleError(record)
+
+    def _tell(self, record: LogRecord) -> None:
         event = getattr(record, "event", None)
         if self.common_settings.dryrun:
             self._default(record)

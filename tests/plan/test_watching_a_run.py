@@ -1,14 +1,18 @@
 """A run as people follow it, from what Snakemake tells and the files of its jobs."""
 
 import json
+import logging
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
+from snakemake_interface_logger_plugins.common import LogEvent
 
 from copra.plan import watch as module
 from copra.plan.watch import Watch, result_of
 from copra.utils import heartbeat
+from snakemake_logger_plugin_copra import LogHandler
 
 MANIFEST = {"parameters": 84480, "lineage": [{"step": "cot", "record": {"steps": 1125}}]}
 
@@ -59,6 +63,14 @@ def test_each_job_is_a_line_with_its_result_its_time_and_the_time_that_is_left(w
     metrics = {"accuracy": 0.954, "flops": {"total": 5.5e6}}
     start(watch, 3, "evaluate/a@0+cot", tmp_path, "evaluations/a@0+cot/metrics.json", metrics)
     assert "95.4% right, 5.5 MFLOPs per answer" in watch.finished(3)
+
+
+def test_a_run_to_a_target_has_no_forecast(watch, clock, tmp_path):
+    """The forecast is that of the whole experiment."""
+    watch.begun({"data": 1, "total": 1})
+    start(watch, 1, "data/sums/train", tmp_path)
+    clock[0] = 5
+    assert watch.finished(1) == "[1/1] data sums/train  5 s"
 
 
 def test_pages_are_counted_and_not_told(watch, tmp_path):
@@ -120,3 +132,24 @@ def test_results_without_a_number_are_not_told(tmp_path):
     assert result_of("base", [tmp_path / "copra.json"]) == "1.23 M parameters"
     assert result_of("select", [tmp_path / "missing.json"]) == ""
     assert result_of("figure", [tmp_path / "figure.svg"]) == ""
+
+
+def test_an_error_in_a_line_ends_neither_the_run_nor_the_lines_after_it(tmp_path, capsys):
+    """Records as Snakemake's, of a job whose metrics are damaged."""
+    settings = SimpleNamespace(dryrun=False, stdout=True, quiet=set(), verbose=False)
+    handler = LogHandler(settings, None)
+    (tmp_path / "metrics.json").write_text("{")
+
+    def tell(event, **fields):
+        record = logging.LogRecord("snakemake", logging.INFO, "", 0, None, None, None)
+        record.__dict__.update({"event": event, **fields})
+        handler.handle(record)
+
+    for number, output in ((1, "metrics.json"), (2, "figure.svg")):
+        log = [f"{tmp_path}/logs/evaluate/a@{number}.log"]
+        tell(LogEvent.JOB_INFO, jobid=number, log=log, output=[f"{tmp_path}/{output}"], benchmark=None)
+        tell(LogEvent.JOB_FINISHED, job_id=number)
+    handler.close()
+    printed = capsys.readouterr()
+    assert "metrics.json" in printed.err
+    assert "evaluate a@2  0 s" in printed.out

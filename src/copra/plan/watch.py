@@ -112,7 +112,8 @@ class Watch:
         """Return words for the time that is left, "" if it is not known yet."""
         expected = {} if self._forecast is None else self._forecast.seconds()
         done = sum(seconds for key, seconds in expected.items() if key in self._finished)
-        if not done:
+        # A run to some target has fewer jobs than the experiment.
+        if not done or len(expected) > self._total:
             return ""
         rate = (time.monotonic() - self._begun) / done
         left = rate * sum(seconds for key, seconds in expected.items() if key not in self._finished)
