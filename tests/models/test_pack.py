@@ -8,7 +8,7 @@ import torch
 
 from copra.models.checkpoint import WEIGHTS, load_checkpoint, relabel_checkpoint, save_checkpoint
 from copra.models.extra_modules import make_extra_modules
-from copra.models.pack import PACK, enable_packs
+from copra.models.pack import PACK, enable_packs, unpack
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST
 from helpers.manifests import provenance
@@ -91,3 +91,19 @@ def test_a_pack_that_is_cut_short_is_named(save, packing, tmp_path, kept):
     with pytest.raises(CopraError, match=f"^{pack}: cannot be unpacked .*Delete {there}"):
         load_checkpoint(there)
     assert sorted(path.name for path in there.iterdir()) == sorted(DECLARED)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("../out", tarfile.REGTYPE), ("/tmp/copra-out", tarfile.REGTYPE), ("link", tarfile.SYMTYPE)],
+)
+def test_a_pack_writes_only_files_within_its_folder(tmp_path, name, kind):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, "/etc/passwd"
+    with tarfile.open(folder / PACK, "w") as tar:
+        tar.addfile(member)
+    with pytest.raises(CopraError, match="which is no file of a checkpoint"):
+        unpack(folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", PACK]

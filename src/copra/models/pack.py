@@ -6,9 +6,10 @@ storage keeps only declared files: a pack, which is declared, transfers them fro
 """
 
 import os
+import shutil
 import tarfile
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST
@@ -52,7 +53,8 @@ def unpack(folder: Path) -> None:
             tarfile.open(folder / PACK, "r:") as tar,
             tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary,
         ):
-            tar.extractall(temporary, filter="data")
+            for member in tar:
+                _extract(tar, member, Path(temporary))
             for file in [path for path in Path(temporary).rglob("*") if path.is_file()]:
                 target = folder / file.relative_to(temporary)
                 target.parent.mkdir(exist_ok=True)
@@ -61,3 +63,20 @@ def unpack(folder: Path) -> None:
         raise CopraError(
             f"{folder / PACK}: cannot be unpacked ({error}). Delete {folder} and run snakemake again."
         ) from error
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Extract a file into a folder.
+
+    `extractall` has a filter for that, but not in Python 3.11.2, which Debian 12 has.
+
+    Raises:
+        tarfile.TarError: it is no file, or not one within the folder.
+    """
+    name = PurePosixPath(member.name)
+    content = tar.extractfile(member) if member.isfile() else None
+    if content is None or name.is_absolute() or ".." in name.parts:
+        raise tarfile.TarError(f"it holds {member.name!r}, which is no file of a checkpoint")
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    with open(folder / name, "wb") as file:
+        shutil.copyfileobj(content, file)
