@@ -10,8 +10,10 @@ PACKAGE = Path(copra.__file__).parent
 EXCEPTIONS = {
     "cli.py": "help must not wait for the modules of commands",
     "evaluation/statistics.py": "tables without intervals do not wait for scipy",
+    "generation/llama_cpp.py": "llama-cpp-python is an optional dependency",
     "methods": "the settings classes of methods are read where torch is not imported",
     "models/base_config.py": "a check of local bases does not wait for the Hub's library",
+    "models/gguf_file.py": "gguf is an optional dependency",
     "models/quantized.py": "torchao is an optional dependency",
     "plan/rows.py": "a plan for a model that is not fetched does not wait for transformers",
     "plan/words.py": "a check without other tasks does not wait for transformers",

@@ -39,7 +39,7 @@ LARGE = {
     "scores": r"/scores/.+\.parquet$",
     "predictions": r"/predictions\.parquet$",
 }
-WITHOUT_LARGE = {"data", "export"}
+WITHOUT_LARGE = {"data", "export", "page"}
 
 
 def kinds(files) -> set[str]:
