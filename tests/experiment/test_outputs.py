@@ -4,8 +4,6 @@ import shlex
 from pathlib import Path
 from typing import get_args
 
-import pytest
-
 from copra.commands.figure import FigureSettings
 from copra.experiment.config import parse
 from copra.experiment.outputs import FIGURES, TABLES
