@@ -12,9 +12,6 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from copra.cli import main
 from copra.data.sequences import GenerationSpec
 from copra.data.tokenization import markers_of
-from copra.generation.answering import GenerationOptions, generate
-from copra.generation.llama_cpp import GgufModel
-from copra.generation.prompts import prompts_of
 from copra.models.bases import make_base
 from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.gguf_file import DECODING, neighbours, rope_factors, write_gguf
@@ -22,14 +19,14 @@ from copra.pruning.cut import KeptUnits
 from copra.pruning.surgery import cut_model
 from copra.schema.base import Base, FromScratch
 from copra.schema.loop import Loop
-from copra.tasks.task import Row
 from copra.utils.errors import CopraError
+from helpers.llama_cpp import assert_same_tokens
 from helpers.manifests import provenance
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")
 
 SIZES = {"hidden_size": 64, "layers": 3, "heads": 4, "kv_heads": 2, "intermediate_size": 96}
-QUESTIONS = ["2 and 3 ?", "5 and 1 and 4 and 2 ?"]
+QUESTIONS = ("2 and 3 ?", "5 and 1 and 4 and 2 ?")
 
 
 @pytest.fixture
@@ -201,16 +198,6 @@ def test_the_command(make, tmp_path, capsys):
     ],
 )
 def test_llama_cpp_writes_the_same_tokens(make, tmp_path, spec, cut):
-    pytest.importorskip("llama_cpp", reason="needs the package llama-cpp-python")
     checkpoint = make(spec, cut=cut)
     write_gguf(checkpoint, tmp_path / "model.gguf", "f32")
-    model = GgufModel(tmp_path / "model.gguf", threads=1)
-    rows = [Row(question, (), "") for question in QUESTIONS]
-    asked = prompts_of(checkpoint.tokenizer, rows, checkpoint.decoding)
-    answers = generate(checkpoint, asked, checkpoint.decoding, GenerationOptions(24, 2))
-    for question, prompt, answer in zip(QUESTIONS, asked.prompts, answers, strict=True):
-        tokens = [token for token in answer.tokens if token != checkpoint.tokenizer.eos_token_id]
-        assert model.generate(prompt, 24) == tokens
-        assert model.answer(question, 24) == checkpoint.tokenizer.decode(tokens)
-        # Once more: nothing is left of the last answer.
-        assert model.generate(prompt, 24) == tokens
+    assert_same_tokens(checkpoint, tmp_path / "model.gguf", QUESTIONS, 24)

@@ -3,11 +3,8 @@
 import pytest
 
 from copra.cli import main
-from copra.generation.answering import GenerationOptions, generate
-from copra.generation.llama_cpp import GgufModel
-from copra.generation.prompts import prompts_of
 from copra.models.checkpoint import load_checkpoint
-from copra.tasks.task import Row
+from helpers.llama_cpp import assert_same_tokens
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")
 
@@ -28,12 +25,4 @@ def test_a_file_has_the_tokenizer_and_llama_cpp_writes_the_same_tokens(trained, 
     tokens = fields["tokenizer.ggml.tokens"].contents()
     assert len(tokens) == checkpoint.manifest.shape.vocabulary
     assert tokens[checkpoint.tokenizer.eos_token_id] == checkpoint.tokenizer.eos_token
-    pytest.importorskip("llama_cpp", reason="needs the package llama-cpp-python")
-    model = GgufModel(file, context=256, threads=1)
-    rows = [Row(question, (), "") for question in QUESTIONS]
-    asked = prompts_of(checkpoint.tokenizer, rows, checkpoint.decoding)
-    answers = generate(checkpoint, asked, checkpoint.decoding, GenerationOptions(12, 2))
-    for question, prompt, answer in zip(QUESTIONS, asked.prompts, answers, strict=True):
-        written = [token for token in answer.tokens if token != checkpoint.tokenizer.eos_token_id]
-        assert model.generate(prompt, 12) == written
-        assert model.answer(question, 12) == checkpoint.tokenizer.decode(written)
+    assert_same_tokens(checkpoint, file, QUESTIONS, 12)

@@ -128,6 +128,7 @@ def test_a_quick_run_needs_no_network_and_ends_with_its_report(unstarted, tmp_pa
         reference=None,
         seeds=[0, 1],
     )
+    assert "Training llama+cot@0" in "".join(copra_run(run, "--quick", "--dry-run"))
     _, told = copra_run(run, "--quick")
     assert "base llama" in told
     assert (run.folder / "results" / "config-quick" / "report.html").is_file()

@@ -8,9 +8,7 @@ from copra.commands.experiment import workflow_of
 from copra.experiment.workflow import Workflow
 from copra.plan.leftovers import Leftover, leftovers, remove
 from copra.utils.errors import CopraError
-
-LOCKS = Path(".snakemake/locks")
-"""Folder of Snakemake's locks on the working directory."""
+from copra.utils.run_lock import LOCKS
 
 
 def arguments(parser: ArgumentParser) -> None:

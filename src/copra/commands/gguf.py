@@ -7,7 +7,7 @@ from typing import get_args
 
 from copra.commands.models import add_model, checkpoint_of
 from copra.models.checkpoint import load_checkpoint
-from copra.models.gguf_file import WeightKind, decoding_of, write_gguf
+from copra.models.gguf_file import WeightKind, write_gguf
 from copra.utils.errors import CopraError
 
 
@@ -31,7 +31,7 @@ def run(options: Namespace) -> None:
     write_gguf(checkpoint, options.file, options.type)
     size = options.file.stat().st_size / 1e6
     print(f"{options.file}: {checkpoint.manifest.node}, {options.type}, {size:,.1f} MB")
-    if decoding_of(checkpoint)["feed"]:
+    if checkpoint.decoding is not None and checkpoint.decoding.has_recurrent_latents:
         print(
             "It thinks in latents, which llama.cpp's own programs leave out: their answers are not its own. "
             "copra.generation.llama_cpp runs it with its latents."

@@ -42,9 +42,10 @@ def run(options: Namespace) -> None:
     if options.quick:
         config, name = reduce(merged, map(read_yaml, files)), name_of(str(files[0]))
         for manifest, made in stand_ins(config, name).items():
-            _snakemake(options, [_written(made)], manifest, *(["--quiet"] if options.dry_run else []))
+            # In a dry run too, which reads them.
+            _snakemake(options, [_written(made)], manifest)
         files = [_written(quick(config, name))]
-    _snakemake(options, files)
+    _snakemake(options, files, *(["--dry-run"] if options.dry_run else []))
 
 
 def _written(config: dict[str, Any]) -> Path:
@@ -59,7 +60,7 @@ def _snakemake(options: Namespace, configs: list[Path], *more: str) -> None:
     """Run Snakemake to its end; a failure ends this process with its status."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile()), *more]
     command += ["--configfile", *map(str, configs), "--cores", options.cores, "--logger", "copra"]
-    command += [*(["--dry-run"] if options.dry_run else []), *shlex.split(options.snakemake)]
+    command += shlex.split(options.snakemake)
     # A Ctrl-C reaches both: Snakemake ends its jobs, and this process waits for that.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

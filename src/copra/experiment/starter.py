@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from copra.tasks.numbers import gold_number
-from copra.utils.containers import delimiter_of, json_object, read_delimited, read_records
+from copra.utils.containers import json_object, read_rows_of_any
 from copra.utils.errors import CopraError
 
 NAMES = {
@@ -47,8 +47,7 @@ def find_columns(path: Path, given: Mapping[str, str | None]) -> Found:
     Raises:
         CopraError: the file cannot be read or has too few rows, or a column is not found.
     """
-    delimiter = delimiter_of(path)
-    records = read_delimited("file", path, delimiter) if delimiter else read_records("file", path)
+    records = read_rows_of_any("file", path)
     sample = []
     for number, record in enumerate(records[:SAMPLE], start=1):
         try:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -54,6 +53,7 @@ def write_gguf(checkpoint: Checkpoint, path: Path, kind: WeightKind = "f16") -> 
         CopraError: the model, its tokenizer or its decoding has no form in GGUF.
     """
     import gguf
+    from gguf import quants
 
     decoding = decoding_of(checkpoint)
     shape = checkpoint.manifest.shape
@@ -66,8 +66,9 @@ def write_gguf(checkpoint: Checkpoint, path: Path, kind: WeightKind = "f16") -> 
         writer.add_name(checkpoint.manifest.node)
         writer.add_string(DECODING, json.dumps(decoding))
         for name, weight in _weights(checkpoint.model, shape, config):
-            stored = _quantized(weight.float().contiguous().numpy(), kind)
-            writer.add_tensor(name, stored, raw_dtype=_type(weight, kind))
+            stored_as = _type(weight, kind)
+            stored = quants.quantize(weight.float().contiguous().numpy(), stored_as)
+            writer.add_tensor(name, stored, raw_dtype=stored_as)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -248,10 +249,3 @@ def _type(weight: Tensor, kind: WeightKind) -> "gguf.GGMLQuantizationType":
     wanted = types[kind.upper()]
     block, _ = gguf.GGML_QUANT_SIZES[wanted]
     return wanted if weight.shape[-1] % block == 0 else types.F16
-
-
-def _quantized(weight: numpy.ndarray, kind: WeightKind) -> numpy.ndarray:
-    from gguf import quants
-
-    found: numpy.ndarray = quants.quantize(weight, _type(torch.empty(weight.shape, device="meta"), kind))
-    return found

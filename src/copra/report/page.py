@@ -1,7 +1,6 @@
 """The report of a run as one HTML page that needs no other file and no network."""
 
 import base64
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from copra.report.finding import finding
 from copra.report.formats import for_people
 from copra.report.summary import MainRow, main_rows
 from copra.report.texts import CAPTIONS, PAGE
+from copra.utils.files import canonical_json
 from copra.utils.quantities import amount
 
 MAIN = "accuracy_vs_flops"
@@ -106,7 +106,7 @@ def page(
         commands=commands,
         versions=sorted(set(versions)),
         # A script ends at "</", wherever it stands.
-        record=json.dumps(record, sort_keys=True).replace("</", "<\\/"),
+        record=canonical_json(record).replace("</", "<\\/"),
     )
 
 

@@ -15,7 +15,7 @@ from copra.tasks.gsm8k import SIZES, TOKENS
 from copra.tasks.hub import load_splits
 from copra.tasks.numbers import gold_number
 from copra.tasks.task import SPLITS, BadRow, Preview, Row, Split, Task, expand_path, usable
-from copra.utils.containers import delimiter_of, json_object, read_delimited, read_records
+from copra.utils.containers import json_object, read_rows_of_any
 from copra.utils.errors import CopraError
 from copra.utils.problems import LONGEST_HINT, hint, shown
 
@@ -196,9 +196,7 @@ class Rows(Task):
         """Return the name of a source for messages, and its records."""
         if self.hub_name is None:
             path = expand_path(split, source)
-            delimiter = delimiter_of(path)
-            records = read_delimited(split, path, delimiter) if delimiter else read_records(split, path)
-            return str(path), records
+            return str(path), read_rows_of_any(split, path)
         if source not in hub:
             raise CopraError(f"{split}: {self.hub_name!r} has no split {source!r}{hint(source, hub)}.")
         return f"{self.hub_name}, split {source}", hub[source]

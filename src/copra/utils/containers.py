@@ -99,6 +99,16 @@ def read_delimited(key: str, path: Path, delimiter: str) -> list[dict[Any, Any]]
     return rows
 
 
+def read_rows_of_any(key: str, path: Path) -> list[Any]:
+    """Return the rows of a CSV or TSV file, or the records of any other, as `json_object` reads them.
+
+    Raises:
+        CopraError: as in `read_delimited` and `read_records`.
+    """
+    delimiter = delimiter_of(path)
+    return read_delimited(key, path, delimiter) if delimiter else read_records(key, path)
+
+
 def json_object(record: Any) -> dict[str, Any]:
     """Return a record of `read_records` as a mapping; bytes are parsed as JSON.
 

@@ -13,7 +13,9 @@ from copra.utils.ending import has_ended, this_process
 from copra.utils.errors import CopraError
 from copra.utils.files import read_json, write_json
 
-NOTES = Path(".snakemake") / "copra-runs"
+LOCKS = Path(".snakemake") / "locks"
+"""Folder of Snakemake's locks on the working folder."""
+NOTES = LOCKS.parent / "copra-runs"
 
 
 def note_locks(locks: Iterable[str]) -> None:
@@ -31,7 +33,7 @@ def free_locks() -> list[Path]:
         with contextlib.suppress(OSError, CopraError, KeyError):
             found, noted = read_json(note), note.stat().st_mtime
             if has_ended(found["process"]):
-                for lock in (NOTES.parent / "locks" / Path(name).name for name in found["locks"]):
+                for lock in (LOCKS / Path(name).name for name in found["locks"]):
                     # A newer file of this name is the lock of a later run.
                     if lock.is_file() and lock.stat().st_mtime <= noted:
                         lock.unlink()
