@@ -108,24 +108,29 @@ def forecast(
         machine = replace(machine, factors=speed_factors(machine, jobs, least, measured))
     lines = {}
     for key, job in jobs.items():
-        line = Line(job, disk=bounds(partial(estimate.checkpoint_bytes, job)))
+        line = Line(job, disk=_range(*bounds(partial(estimate.checkpoint_bytes, job))))
         if job.rule == "train":
             line = replace(line, steps=estimate.schedule(job.name).steps)
         low, high = works[key]
         if low is not None and high is not None:
-            time = machine.seconds(job.rule, low), machine.seconds(job.rule, high)
+            time = _range(machine.seconds(job.rule, low), machine.seconds(job.rule, high))
             if key in measured:
                 time = measured[key], measured[key]
-            line = replace(line, flops=(low.flops, high.flops), seconds=time)
+            line = replace(line, flops=_range(low.flops, high.flops), seconds=time)
             if job.rule == "train":
                 least_work, most_work = bounds(partial(training, estimate, job.name))
                 line = replace(
                     line,
-                    training=(least_work.flops, most_work.flops),
-                    memory=bounds(partial(estimate.memory_bytes, job.name)),
+                    training=_range(least_work.flops, most_work.flops),
+                    memory=_range(*bounds(partial(estimate.memory_bytes, job.name))),
                 )
         lines[key] = line
     lengths = training_lengths(estimate)
     warnings, short = budget_warnings(estimate), length_warnings(lengths)
     assumed = [*estimate.assumed(), *early_stop_assumption(lengths)]
     return Forecast(lines, machine, measured, assumed, estimate.unknown(), warnings, short)
+
+
+def _range(low: float, high: float) -> Range:
+    # Of the shapes that a pruning may leave, that with the fewest FLOPs per answer may take more of the rest.
+    return min(low, high), max(low, high)
