@@ -64,8 +64,8 @@ format: $(READY) ## Put source files into shape
 # `make lock UPGRADE=--upgrade` takes the newest ones.
 COMPILE = .venv-lock/bin/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
   --no-annotate --no-header $(UPGRADE)
-# The entries of a second file whose versions the first file does not have.
-NEW = awk 'NR == FNR { known[$$1]; next } /^[^ ]/ { new = !($$1 in known) } new'
+# The entries of a second file whose versions the first file does not have, or has for other systems only.
+NEW = awk 'NR == FNR { known[$$0]; next } /^[^ ]/ { new = !($$0 in known) } new'
 
 lock: ## Write the lock files from pyproject.toml
 	$(PYTHON) -m venv .venv-lock
@@ -77,11 +77,14 @@ lock: ## Write the lock files from pyproject.toml
 	cp requirements-slurm.lock .venv-lock/slurm
 	$(COMPILE) --constraint .venv-lock/all --extra slurm --output-file .venv-lock/slurm
 	$(NEW) .venv-lock/all .venv-lock/slurm > requirements-slurm.lock
-	# boto3 is older than the newest python-dateutil, with which all else is content.
+	# boto3 and the harness want an older python-dateutil than all else.
 	grep -o '^[^ ]*==[^ ]*' .venv-lock/all | grep -v '^python-dateutil' > .venv-lock/constraints
 	cp requirements-kubernetes.lock .venv-lock/kubernetes
 	$(COMPILE) --constraint .venv-lock/constraints --extra kubernetes --output-file .venv-lock/kubernetes
 	$(NEW) .venv-lock/all .venv-lock/kubernetes > requirements-kubernetes.lock
+	cp requirements-lm-eval.lock .venv-lock/lm-eval
+	$(COMPILE) --constraint .venv-lock/constraints --extra lm-eval --output-file .venv-lock/lm-eval
+	$(NEW) .venv-lock/all .venv-lock/lm-eval > requirements-lm-eval.lock
 	torch="$$(grep -o '^torch==[^ ]*' requirements.lock)+cpu" && \
 	  .venv-lock/bin/pip download --quiet --no-deps --dest .venv-lock/torch --retries 1 \
 	  --extra-index-url https://download.pytorch.org/whl/cpu "$$torch" && \

@@ -1,6 +1,6 @@
-"""Snakemake's plugins for clusters, as tests get them.
+"""Packages that are no part of the test environment, as tests get them.
 
-They are no part of the test environment, since with them each call of Snakemake is slower.
+With Snakemake's plugins for clusters each call of Snakemake is slower, and the evaluation harness is large.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ import pytest
 
 
 def plugin_folders(modules: Sequence[str], lock: Path, cache: Path) -> list[str]:
-    """Folders from which plugins can be imported: none where they are installed beside Snakemake.
+    """Folders from which modules can be imported: none where they are installed in the test environment.
 
-    `lock` pins them with all that they need and Snakemake does not. Skips the test where pip cannot fetch
+    `lock` pins them with all that they need and copra does not. Skips the test where pip cannot fetch
     them; `cache` keeps them.
     """
     if all(find_spec(module) for module in modules):

@@ -4,32 +4,23 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from thinking_models import SPECS, made
 
-from copra.data.sequences import GenerationSpec
 from copra.generation.decode import decode
 from copra.models import portable
 from copra.models.anatomy import blocks
 from copra.models.bases import make_base
-from copra.models.checkpoint import load_checkpoint, save_checkpoint
-from copra.models.extra_modules import make_extra_modules
+from copra.models.checkpoint import save_checkpoint
 from copra.models.portable import CODE, answers_plainly
 from copra.models.quantized import quantize
 from copra.models.visits import LoopedLayers
 from copra.schema.base import Base
-from copra.schema.loop import Loop
-from helpers.decodings import DECODINGS
 from helpers.manifests import provenance
 
-LOOPED = {
-    "looped": GenerationSpec((), 0, "hidden", 48, (), loop=Loop(times=3)),
-    "looped hidden": replace(DECODINGS["hidden"], loop=Loop(layers=(1, 2), times=2)),
-}
-SPECS = {**DECODINGS, **LOOPED}
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [3]]
 LIMIT = 8
 
@@ -90,19 +81,6 @@ except ValueError as error:
 assert not [name for name in sys.modules if name.startswith("copra.")]
 json.dump(found, open("found.json", "w"))
 """
-
-
-def made(make_model, tokenizer, folder, kind, spec):
-    """Save a tiny model that answers by a spec, with large networks, and return it as a checkpoint."""
-    model = make_model(kind, double=False)
-    wanted = {name: {} for name in spec.extra_modules} if spec else {}
-    torch.manual_seed(3)
-    networks = make_extra_modules(model, wanted)
-    with torch.no_grad():
-        for parameter in networks.parameters():
-            parameter *= 4
-    save_checkpoint(folder, model, tokenizer, provenance(decoding=spec), None, networks, wanted)
-    return load_checkpoint(folder)
 
 
 def answered(checkpoint, spec, prompts=PROMPTS):

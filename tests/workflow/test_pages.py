@@ -40,6 +40,7 @@ NOT_RUN = {
     "copra publish llama+cot+coconut": "needs the model; tests/commands/test_publish.py publishes one",
     "copra gguf": "needs the model; tests/models/test_gguf_files.py writes files",
     "python -c": "needs the file; tests/models/test_gguf_files.py reads files",
+    "lm_eval run": "needs the harness; tests/models/test_harness.py runs it",
     "copra init": "needs the rows; tests/experiment/test_starter.py starts with some",
     "copra run": "makes a run; test_copra_run.py makes several",
     "copra best": "needs a finished run; tests/commands/test_compare.py asks one",
