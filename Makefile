@@ -16,6 +16,8 @@ setup: $(READY) ## Make the virtual environment
 # torch is its CPU build where pip finds that (PyPI does not have it). PyPI's for Linux needs CUDA's libraries, which
 # pip then misses.
 $(READY): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'copra needs Python 3.11 or newer. Name yours: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --requirement requirements-cpu.lock 2> /dev/null || true
 	$(INSTALL) --requirement requirements.lock

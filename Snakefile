@@ -2,10 +2,19 @@
 # A table of contents: the experiment is in config.yaml, the rules are in workflow/rules.
 
 import os
+import sys
+from importlib.util import find_spec
 
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.27")
+
+if find_spec("copra") is None:
+    raise WorkflowError(
+        f"copra is not installed for {sys.executable}, which runs this Snakemake. `make setup` makes an environment that has "
+        "both: .venv/bin/copra run, or .venv/bin/snakemake."
+    )
 
 
 # Presets stand alone: config.yaml counts only where no --configfile is given.

@@ -1,6 +1,7 @@
 """copra check: check a config, and print its recipes and the lengths of their trainings."""
 
 from argparse import ArgumentParser, Namespace
+from itertools import chain
 from pathlib import Path
 
 from copra.commands.experiment import add_experiment, experiment_of
@@ -10,6 +11,7 @@ from copra.experiment.recipes import training_notes
 from copra.plan.budgets import budget_warnings
 from copra.plan.estimate import Estimate
 from copra.plan.lengths import check_warmups, length_warnings, training_lengths
+from copra.plan.surroundings import surroundings
 from copra.plan.words import check_words
 from copra.utils.errors import CopraError
 
@@ -27,13 +29,15 @@ def run(options: Namespace) -> None:
         lengths = training_lengths(estimate)
         check_warmups(lengths)
         check_words(estimate)
+        around = surroundings(workflow.experiment)
     except CopraError as error:
         raise CopraError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
     tree = workflow.tree
     print(f"{source}: {len(tree.recipes)} recipes, {len(tree.nodes)} models")
     for line in [*(end.recipe for end in tree.recipes), *dict.fromkeys(map(str, lengths))]:
         print(f"  {line}")
-    for note in [*training_notes(workflow.experiment, tree), *contrast_notes(workflow.experiment, tree)]:
+    notes = training_notes(workflow.experiment, tree), contrast_notes(workflow.experiment, tree), around
+    for note in chain(*notes):
         print(f"  note: {note}")
     for warning in [*warnings, *length_warnings(lengths)]:
         print(f"  warning: {warning}")

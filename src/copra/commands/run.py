@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from copra.commands.experiment import DEFAULT, merged
-from copra.experiment.config import name_of
+from copra.experiment.config import name_of, parse
 from copra.experiment.quick import quick, stand_ins
 from copra.experiment.shipped import config_file, snakefile
+from copra.plan.surroundings import surroundings
 from copra.utils.files import read_yaml, write_json
 
 
@@ -45,6 +46,9 @@ def run(options: Namespace) -> None:
             # In a dry run too, which reads them.
             _snakemake(options, [_written(made)], manifest)
         files = [_written(quick(config, name))]
+    elif not options.dry_run:
+        for note in surroundings(parse(reduce(merged, map(read_yaml, files)))):
+            print(f"note: {note}", file=sys.stderr)
     _snakemake(options, files, *(["--dry-run"] if options.dry_run else []))
 
 

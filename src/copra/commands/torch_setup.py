@@ -1,5 +1,6 @@
 """The set-up of torch that all commands share that compute with it."""
 
+import sys
 from argparse import Namespace
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from copra.models.checkpoint import has_tf32
 from copra.schema.settings import Precision
 from copra.utils import processes
-from copra.utils.gpu import jobs_beside
+from copra.utils.gpu import gpus, jobs_beside
 
 
 def set_up_torch(options: Namespace, precision: Precision = "float32") -> None:
@@ -18,6 +19,9 @@ def set_up_torch(options: Namespace, precision: Precision = "float32") -> None:
             torch.cuda.set_device(processes.rank())
         if jobs_beside(jobs) > 1:
             torch.cuda.set_per_process_memory_fraction(1 / jobs_beside(jobs))
+    elif gpus():
+        told = f"torch {torch.__version__} cannot use the GPU of this machine, so that the CPU computes"
+        print(told, file=sys.stderr)
     torch.set_num_threads(max(1, options.threads // together))
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Deterministic mode would also fill all new memory with NaN, an extra write per new tensor.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from rich.console import JustifyMethod
 
@@ -12,6 +13,7 @@ from copra.plan.estimate import STATE_COPIES
 from copra.plan.forecast import ANSWERS, ZERO, Forecast, Line, Range, total
 from copra.plan.jobs import MODELS
 from copra.plan.machine import LAYER_SECONDS
+from copra.plan.surroundings import disk_note
 from copra.utils.quantities import amount, duration
 from copra.utils.terminal import table
 
@@ -28,6 +30,7 @@ def page(forecast: Forecast, workflow: Workflow, source: str) -> str:
         "Prunings far from their budgets": forecast.warnings,
         "Trainings of few steps": forecast.short,
         "Notes": [
+            *filter(None, [_disk_note(workflow.folder, to_run)]),
             *training_notes(workflow.experiment, workflow.tree),
             *contrast_notes(workflow.experiment, workflow.tree),
         ],
@@ -129,10 +132,19 @@ def _sums(forecast: Forecast, folder: str, lines: Sequence[Line], to_run: Sequen
     if done := [line for line in lines if line.job.cached]:
         yield f"Cached: {span(total(line.flops for line in done), _flops)}, {_device_hours(forecast, done)}."
     disk = f"Disk: {span(total(line.disk for line in lines), _bytes)} of checkpoints"
-    state = STATE_COPIES * max((line.disk[1] for line in to_run if line.job.rule == "train"), default=0.0)
+    state = _state_bytes(to_run)
     yield disk + (f", and up to {_bytes(state)} for each training under way." if state else ".")
     if memory := max((line.memory[1] for line in to_run), default=0.0):
         yield f"Peak memory of a training: {_bytes(memory)} in each process."
+
+
+def _state_bytes(to_run: Sequence[Line]) -> float:
+    """Return the bytes of the largest state of a training."""
+    return STATE_COPIES * max((line.disk[1] for line in to_run if line.job.rule == "train"), default=0.0)
+
+
+def _disk_note(folder: str, to_run: Sequence[Line]) -> str | None:
+    return disk_note(Path(folder), total(line.disk for line in to_run)[1] + _state_bytes(to_run))
 
 
 def _device_hours(forecast: Forecast, lines: Sequence[Line]) -> str:

@@ -97,9 +97,8 @@ class Gsm8k(Task):
         return "Write steps: sentences if the solutions are text without <<equations>>."
 
     @property
-    def is_local(self) -> bool:
-        """False for rows from the Hub, which are not known before they are downloaded."""
-        return self.source == "files"
+    def hub(self) -> str | None:
+        return self.hub_name if self.source == "hub" else None
 
     def preview(self, most: int) -> Preview:
         """Return the numbers of rows, with samples of local files and typical lengths of rows on the Hub."""

@@ -123,9 +123,8 @@ class Rows(Task):
         return self.columns.steps is not None
 
     @property
-    def is_local(self) -> bool:
-        """False for rows from the Hub, which are not known before they are downloaded."""
-        return self.hub_name is None
+    def hub(self) -> str | None:
+        return self.hub_name
 
     def paths(self) -> dict[Split, str]:
         """Return the configured paths of the local files of splits, not expanded."""

@@ -139,9 +139,17 @@ class Task(Settings):
         return {split: expand_path(split, path) for split, path in self.paths().items()}
 
     @property
+    def hub(self) -> str | None:
+        """The data set on the Hub that rows come from, which are not known before they are downloaded.
+
+        None for rows that are generated, or read from local files.
+        """
+        return None
+
+    @property
     def is_local(self) -> bool:
-        """True if the rows are available without a network: they are generated, or read from local files."""
-        return True
+        """True if the rows are available without a network."""
+        return self.hub is None
 
     def concerning(self, split: Split) -> dict[str, Any]:
         """Return the settings that affect the rows of a split, as plain JSON values.
