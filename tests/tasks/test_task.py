@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from copra.tasks import TASKS, AnyTask, Gsm8k, Task, WordSums
+from copra.tasks import TASKS, Gsm8k, Task, WordSums
 from copra.tasks.modular import Modular
 from copra.tasks.prosqa import Prosqa
+from copra.tasks.registry import AnyTask
 from copra.tasks.task import BadRow, Row, expand_path, question_id
 from copra.utils.errors import CopraError
 

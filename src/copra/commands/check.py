@@ -7,6 +7,7 @@ from pathlib import Path
 from copra.commands.experiment import add_experiment, experiment_of
 from copra.experiment.contrast_problems import contrast_notes
 from copra.experiment.file_problems import check_files
+from copra.experiment.plugins_used import plugin_lines
 from copra.experiment.recipes import training_notes
 from copra.plan.budgets import budget_warnings
 from copra.plan.estimate import Estimate
@@ -35,6 +36,8 @@ def run(options: Namespace) -> None:
     tree = workflow.tree
     print(f"{source}: {len(tree.recipes)} recipes, {len(tree.nodes)} models")
     for line in [*(end.recipe for end in tree.recipes), *dict.fromkeys(map(str, lengths))]:
+        print(f"  {line}")
+    for line in plugin_lines(workflow.experiment, tree):
         print(f"  {line}")
     notes = training_notes(workflow.experiment, tree), contrast_notes(workflow.experiment, tree), around
     for note in chain(*notes):

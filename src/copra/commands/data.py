@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from copra.commands.common import Coded, add_settings, folder, made_by, settings_of
-from copra.tasks import AnyTask
 from copra.tasks.prepare import prepared, write_split
+from copra.tasks.registry import AnyTask
 from copra.tasks.task import Split
 from copra.utils.errors import CopraError
 

@@ -19,7 +19,7 @@ from copra.commands.common import (
 from copra.data.tokenization import markers_of
 from copra.methods.few_shot import FewShot
 from copra.models.checkpoint import checked_manifest, relabel_checkpoint
-from copra.tasks import TASKS
+from copra.tasks.registry import ALL_TASKS
 from copra.utils.files import MANIFEST
 
 
@@ -44,7 +44,7 @@ def run(options: Namespace) -> None:
     settings = settings_of(options, PromptSettings)
     parent = checked_manifest(options.parent)
     latent = markers_of(AutoTokenizer.from_pretrained(options.parent)).latent
-    worked = TASKS[settings.worked["task"]].worked_examples if settings.worked else None
+    worked = ALL_TASKS[settings.worked["task"]].worked_examples if settings.worked else None
     prompt = located(settings.prompt, options)
     decoding = prompt.decoding(rows_of(options.data, "train"), latent, worked)
     step = {

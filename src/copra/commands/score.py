@@ -28,9 +28,10 @@ from copra.pruning.scoring.gates import endless_batches, gate_scores
 from copra.pruning.scoring.greedy import greedy
 from copra.pruning.scoring.leave_one_out import leave_one_out
 from copra.pruning.scoring.passes import pass_scores
+from copra.pruning.scoring.plugin_scores import plugin_scores
 from copra.pruning.scoring.scores import ScoreRow, score_table
 from copra.pruning.scoring.text import read_text, text_batches, text_name
-from copra.schema.metrics import GREEDY, SCORINGS, counts_answers, searched_by, split_of
+from copra.schema.metrics import GREEDY, SCORINGS, counts_answers, reads_passes, searched_by, split_of
 from copra.schema.scoring import Importance, Objective
 from copra.tasks.answers import AnswerKind
 from copra.utils.errors import CopraError
@@ -83,7 +84,7 @@ def run(options: Namespace) -> None:
     with hold(options.state / job, checkpoint.manifest.node, summary_beside(options.output)) as made:
         if made:
             return
-        if settings.scoring == "passes":
+        if reads_passes(settings.scoring):
             rows = _pass_scores(settings, checkpoint, calibration)
         elif settings.scoring.endswith(".gates"):
             rows = _gate_scores(settings, checkpoint, calibration)
@@ -151,7 +152,10 @@ def _calibration(settings: ScoreSettings, checkpoint: Checkpoint, data: Path) ->
 
 def _pass_scores(settings: ScoreSettings, checkpoint: Checkpoint, calibration: Calibration) -> list[ScoreRow]:
     batches = calibration.lay_out(calibration.items, settings.importance.batch_size)
-    return pass_scores(checkpoint.model, answering_modules(checkpoint), batches, calibration.decoding)
+    given = (checkpoint.model, answering_modules(checkpoint), batches, calibration.decoding)
+    if settings.scoring == "passes":
+        return pass_scores(*given)
+    return plugin_scores(settings.scoring.removeprefix("passes."), *given)
 
 
 def _gate_scores(settings: ScoreSettings, checkpoint: Checkpoint, calibration: Calibration) -> list[ScoreRow]:

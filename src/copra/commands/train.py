@@ -19,8 +19,8 @@ from copra.commands.train_inputs import Inputs, read_inputs
 from copra.cost.flops import of_training_work
 from copra.data.tokenization import markers_of, pad_id, tokenize
 from copra.evaluation.accuracy import share_correct
-from copra.methods import METHODS
 from copra.methods.reasoning_model import ReasoningModel
+from copra.methods.registry import stage_of_kind
 from copra.models.checkpoint import (
     load_unquantized,
     save_checkpoint,
@@ -112,7 +112,7 @@ def run(options: Namespace) -> None:
     made_of = [model / MANIFEST for model in models if model]
     made_of += [summary_of(options.data, split) for split in ("train", "valid")]
     origin = made_by(options, *made_of)
-    stage = METHODS[settings.method].stage_type.model_validate(settings.stage)
+    stage = stage_of_kind(settings.method, settings.stage)
     inputs = read_inputs(options, parent, stage, settings.training.validation_rows, settings.seed)
     trainer = _trainer(settings, inputs, options, tracker)
     _check_length(min(each.model.config.max_position_embeddings for each in inputs.readers), trainer)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 
-from copra.methods import AnyMethod, Method
+from copra.methods import Method
 from copra.methods.few_shot import FewShot
+from copra.methods.registry import AnyMethod
 from copra.schema.base import Base, Quantize
 from copra.schema.contrast import Contrast
 from copra.schema.curve import Curve
@@ -18,7 +19,7 @@ from copra.schema.names import name_problems
 from copra.schema.pruning import Prune
 from copra.schema.scoring import Importance
 from copra.schema.settings import MOST_LATENTS, Name, Precision, Seed, Settings, describe, one_or_list
-from copra.tasks import AnyTask
+from copra.tasks.registry import AnyTask
 from copra.tasks.task import SPLITS
 from copra.utils.errors import CopraError
 from copra.utils.gpu import MOST_JOBS

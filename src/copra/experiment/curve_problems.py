@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from copra.experiment.config import Experiment
 from copra.experiment.recipes import Node, Tree
-from copra.methods import METHODS
+from copra.methods.registry import ALL_METHODS
 from copra.schema.curve import Curve
 from copra.schema.metrics import GREEDY, NEEDS_ANSWERS
 from copra.utils.errors import CopraError
@@ -38,7 +38,7 @@ def _problems(curve: Curve, experiment: Experiment, path: list[Node]) -> Iterato
     objectives = {line.table.split("/")[0] for line in curve.lines() if line.table}
     if node.kind == "quantize":
         yield "model: only evaluation follows a quantization; take the model before it"
-    elif learned is not None and (reason := METHODS[learned].unprunable):
+    elif learned is not None and (reason := ALL_METHODS[learned].unprunable):
         yield f"model: it ends with {learned}, {reason}; take a model before that"
     elif learned is None and experiment.bases[path[0].recipe].from_scratch:
         yield "model: a base from scratch knows nothing before its first training; take one after it"

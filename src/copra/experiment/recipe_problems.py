@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from copra.experiment.config import AnyStep, Experiment
-from copra.methods import METHODS, Method
+from copra.methods import Method
 from copra.methods.few_shot import FewShot
 from copra.methods.icot_kd import IcotKd
 from copra.methods.method import Stage
+from copra.methods.registry import ALL_METHODS
 from copra.schema.base import Quantize
 from copra.schema.metrics import GREEDY, NEEDS_ANSWERS
 from copra.schema.pruning import Prune
@@ -19,8 +20,6 @@ MOST_TEACHERS = 20
 TOO_MANY_TEACHERS = (
     f"more than {MOST_TEACHERS} teachers learn one from the other; name one that was taught by fewer"
 )
-WRITING = ("cot", "scratchpad")
-"""Methods whose models write their chain of thought, so that they can teach others."""
 
 
 @dataclass
@@ -117,7 +116,7 @@ def recipe_problems(
             method = step.kind
         elif isinstance(step, Prune):
             pruned = True
-            if learned is not None and (reason := METHODS[learned].unprunable):
+            if learned is not None and (reason := ALL_METHODS[learned].unprunable):
                 yield f"{name!r} prunes after {learned}, {reason}: prune before it"
             if scratch and method is None and step.scoring:
                 yield f"{name!r} scores a base from scratch before any training: put a training before it"
@@ -182,17 +181,18 @@ def _teacher_problems(
     `learned` is the method of the last training before the step.
     """
     if step.teacher is None:
-        if learned not in WRITING:
+        writing = [kind for kind, each in ALL_METHODS.items() if each.writes_steps]
+        if learned not in writing:
             yield (
                 f"{name!r} learns from the model before it, which has to write its chain of thought: put a "
-                f"training of kind {' or '.join(WRITING)} before it, or name a teacher"
+                f"training of kind {' or '.join(writing)} before it, or name a teacher"
             )
         return
     problems = _named_problems(experiment, name, step.teacher, pupils, known)
     yield from problems
     if not problems:
         teacher = _last_training(experiment, step.teacher.split("+")[1:])
-        if teacher is None or experiment.steps[teacher].kind not in WRITING:
+        if teacher is None or not ALL_METHODS[experiment.steps[teacher].kind].writes_steps:
             yield f"teacher of {name!r}: {shown(step.teacher)} does not write its chain of thought"
 
 

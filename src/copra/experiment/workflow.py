@@ -9,7 +9,7 @@ Values that a job needs but must not rerun for, such as those paths, are passed 
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from copra.experiment.curve_problems import check_curves
 from copra.experiment.family_problems import check_families
 from copra.experiment.method_kinds import method_kinds
 from copra.experiment.other_task_problems import check_other_tasks
+from copra.experiment.plugins_used import plugins_of_scoring, plugins_of_task, plugins_of_training
 from copra.experiment.recipes import Node, RecipeEnd, Tree, build_tree, step_of
 from copra.methods import Method
 from copra.methods.few_shot import FewShot
@@ -37,6 +38,7 @@ from copra.utils.digests import Digests, address_of
 from copra.utils.errors import CopraError
 from copra.utils.files import canonical_json, digest, summary_beside, tables_beside
 from copra.utils.fingerprint import fingerprint
+from copra.utils.plugins import Plugin
 
 
 def put_copra_on_path() -> None:
@@ -203,7 +205,7 @@ class Workflow:
         """
         settings = self.experiment.tasks[task]
         files = {split: self.digests.address(path) for split, path in settings.files().items()}
-        key = digest([settings.canonical(), files, fingerprint("data")])
+        key = digest([settings.canonical(), files, fingerprint("data", *plugins_of_task(settings))])
         return self.digests.made(
             task, key, lambda: {s: each.digest for s, each in prepared(settings).items()}
         )
@@ -441,9 +443,9 @@ class Workflow:
 
     # Settings.
 
-    def settings(self, command: str, value: Mapping[str, Any]) -> str:
-        """Return the single params value of a rule."""
-        code = {"code": fingerprint(command)} if self.experiment.code_fingerprint else {}
+    def settings(self, command: str, value: Mapping[str, Any], plugins: Iterable[Plugin] = ()) -> str:
+        """Return the single params value of a rule; `plugins` are those whose code its job runs."""
+        code = {"code": fingerprint(command, *plugins)} if self.experiment.code_fingerprint else {}
         return canonical_json({**value, **code})
 
     def recorded(self, name: str) -> dict[str, Any]:
@@ -470,7 +472,8 @@ class Workflow:
         return {"split": split, "settings": settings.concerning(split), "files": files}
 
     def data_settings(self, task: str, split: Split) -> str:
-        return self.settings("data", self.split_settings(task, split))
+        used = plugins_of_task(self.experiment.tasks[task])
+        return self.settings("data", self.split_settings(task, split), used)
 
     def task_settings(self, task: str) -> str:
         """Return all settings of a task. The job of each split needs them, but does not rerun for them."""
@@ -489,7 +492,7 @@ class Workflow:
         if node.needs_accuracy:
             value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
             value["answers"] = self._answers(node.task)
-        return self.settings("train", value)
+        return self.settings("train", value, plugins_of_training(node))
 
     def score_settings(self, node: str, objective: Objective, scoring: str) -> str:
         needed = self.experiment.importance.needed_by(scoring, objective)
@@ -501,7 +504,7 @@ class Workflow:
         if counts_answers(scoring):
             value["max_new_tokens"] = self.experiment.evaluation.max_new_tokens
             value["answers"] = self._answers(self.node(node).task)
-        return self.settings("score", value)
+        return self.settings("score", value, plugins_of_scoring(scoring))
 
     def select_settings(self, name: str) -> str:
         return self.settings("select", self.node(name).settings)

@@ -1,8 +1,4 @@
-"""The registry of reasoning methods, one file per method."""
-
-from typing import TYPE_CHECKING, Annotated, Union
-
-from pydantic import Field
+"""Reasoning methods: one file per method, and copra's own by their kinds."""
 
 from copra.methods.coconut import Coconut
 from copra.methods.codi import Codi
@@ -26,10 +22,6 @@ METHODS: dict[str, type[Method]] = {
     "coconut": Coconut,
     "codi": Codi,
 }
+"""copra's own methods; `copra.methods.registry` has those of plugins too."""
 
-if TYPE_CHECKING:
-    AnyMethod = Method
-else:
-    AnyMethod = Annotated[Union[tuple(METHODS.values())], Field(discriminator="kind")]  # noqa: UP007
-
-__all__ = ["METHODS", "AnyMethod", "Method"]
+__all__ = ["METHODS", "Method"]

@@ -6,7 +6,7 @@ answers. Everything else (the loop, decoding, evaluation, cost) is shared.
 
 To add a method: one file with a `Method` (and a subclass of `Stage` where `Stage` does not suffice), one
 line in `copra/methods/__init__.py`, and a test. An extra module takes one more line, in
-`copra/models/extra_modules.py`.
+`copra/models/extra_modules.py`. Other packages add methods by entry points (`copra.utils.plugins`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -268,6 +268,8 @@ class Method(Settings):
     """False if the method reads a teacher in its own way, which rules out the setting `distil`."""
     needs_steps: ClassVar[bool] = True
     """False if the method leaves out all steps, so that it can train on a task without any."""
+    writes_steps: ClassVar[bool] = False
+    """True if the trained model writes its whole chain of thought, so that it can teach iCoT-KD."""
 
     kind: str
     """Name of the method."""

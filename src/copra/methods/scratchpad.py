@@ -1,6 +1,6 @@
 """Scratchpad (Nye et al. 2021, arXiv 2112.00114) with a backward curriculum."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,8 @@ class Scratchpad(Method):
     scratchpad at once, which is `curriculum: false`. The checkpoint of any stage answers from the question
     alone.
     """
+
+    writes_steps: ClassVar[bool] = True
 
     kind: Literal["scratchpad"]
     """Name of the method."""

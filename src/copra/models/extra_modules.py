@@ -1,6 +1,6 @@
 """Extra modules that a reasoning method adds to a language model, by their names in manifests.
 
-A module is created for a model by `EXTRA_MODULES[name](model, **settings)`, with random weights or the
+A module is created for a model by `module_type(name)(model, **settings)`, with random weights or the
 model's own.
 """
 
@@ -13,6 +13,9 @@ from transformers import PreTrainedModel
 
 from copra.models.families import family_of
 from copra.models.networks import NETWORKS
+from copra.utils.errors import CopraError
+from copra.utils.plugins import plugins_of
+from copra.utils.problems import shown
 
 
 class StepDecoder(nn.Module):
@@ -42,6 +45,24 @@ class StepDecoder(nn.Module):
 
 
 EXTRA_MODULES: dict[str, type[nn.Module]] = {**NETWORKS, "step_decoder": StepDecoder}
+"""copra's own modules; `module_type` finds those of plugins too."""
+
+
+def module_type(name: str) -> type[nn.Module]:
+    """Return the class of an extra module.
+
+    Raises:
+        CopraError: neither copra nor an installed package has it, or its plugin cannot be loaded.
+    """
+    if name in EXTRA_MODULES:
+        return EXTRA_MODULES[name]
+    plugins = plugins_of("copra.extra_modules", EXTRA_MODULES)
+    if name not in plugins:
+        raise CopraError(
+            f"the model has an extra module {shown(name)}, which is not known. Install the package whose "
+            "method made it: its name is an entry point in the group copra.extra_modules."
+        )
+    return plugins[name].load(nn.Module)
 
 
 def make_extra_modules(
@@ -54,7 +75,7 @@ def make_extra_modules(
     for name, settings in wanted.items():
         module: Any = known[name] if known is not None and name in known else None
         if module is None or module.settings != settings:
-            module = EXTRA_MODULES[name](model, **settings).to(model.device, model.dtype)
+            module = module_type(name)(model, **settings).to(model.device, model.dtype)
             module.settings = dict(settings)
         extra_modules[name] = module
     return extra_modules

@@ -7,9 +7,9 @@ from copra.cost.flops import FlopCounter, of_typical_answer
 from copra.cost.memory import training_bytes
 from copra.experiment.recipes import Node, step_of
 from copra.experiment.workflow import Workflow
-from copra.methods import METHODS
 from copra.methods.few_shot import FewShot
 from copra.methods.method import Stage
+from copra.methods.registry import stage_of_kind
 from copra.plan.jobs import MODELS, Job
 from copra.plan.rows import TaskRows, preview_of, task_rows
 from copra.plan.sizes import Flops, Size, base_size, pruned_shapes, recorded_size
@@ -213,7 +213,7 @@ class Estimate:
 def stage_of(node: Node) -> Stage:
     """Return the stage of a training node."""
     assert node.method is not None
-    return METHODS[node.method].stage_type.model_validate(node.settings["stage"])
+    return stage_of_kind(node.method, node.settings["stage"])
 
 
 def training_of(node: Node) -> Training:

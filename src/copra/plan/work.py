@@ -11,7 +11,7 @@ from copra.plan.machine import COMPUTING, Work
 from copra.plan.stages import PromptStats, Workload
 from copra.schema.base import QUANTIZATION_BATCH, QUANTIZATION_ROWS
 from copra.schema.latents import with_own
-from copra.schema.metrics import GREEDY, counts_answers, searched_by, split_of
+from copra.schema.metrics import GREEDY, counts_answers, reads_passes, searched_by, split_of
 from copra.schema.pruning import PROOF_ROWS
 from copra.schema.shape import ModelShape
 from copra.schema.units import units_of
@@ -162,7 +162,7 @@ def _reading(
 def _scoring(estimate: Estimate, bound: int, name: str, objective: str, scoring: str) -> Work:
     """Return the work of a scoring run; passages of a text are assumed as long as the task's rows."""
     importance, number = estimate.experiment.importance, estimate.rows(name).sizes[split_of(scoring)]
-    if scoring == "passes":
+    if reads_passes(scoring):
         number = min(importance.rows, number)
         return _reading(estimate, name, bound, number, importance.batch_size, learns=True)
     if scoring.endswith(".gates"):

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from copra.schema.metrics import COMPARABLE_ACROSS_UNITS, NORMALIZED, Metric, metrics_of, scoring_of
+from copra.schema.metrics import Metric, comparable_across_units, is_normalized, metrics_of, scoring_of
 from copra.schema.scoring import Objective
 from copra.schema.settings import Settings, one_or_list
 from copra.schema.units import UnitKind
@@ -234,7 +234,8 @@ class Prune(Selection):
         """Replace null by its value, so that the canonical settings hold the value in use."""
         if value is not None:
             return value
-        return info.data.get("metric") in NORMALIZED and info.data.get("scope") == "global"
+        metric = info.data.get("metric")
+        return metric is not None and is_normalized(metric) and info.data.get("scope") == "global"
 
     @property
     def units(self) -> tuple[UnitKind, ...]:
@@ -262,10 +263,10 @@ class Prune(Selection):
                     f"metric: {self.metric!r} does not score {kind}; take one of {', '.join(known)}"
                 )
         several = len(self.units) > 1
-        if several and self.metric not in COMPARABLE_ACROSS_UNITS:
+        if several and self.metric not in (comparable := comparable_across_units()):
             raise ValueError(
                 f"metric: {self.metric!r} gives {' and '.join(self.units)} no common scale; several kinds "
-                f"compete by {', '.join(COMPARABLE_ACROSS_UNITS)}"
+                f"compete by {', '.join(comparable)}"
             )
         if several and (self.budget.count is not None or self.budget.fraction is not None):
             raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from copra.schema.metrics import split_of
+from copra.schema.metrics import reads_passes, split_of
 from copra.schema.settings import FilePath, Seed, Settings
 
 Objective = Literal["answer", "cot", "latent", "text"]
@@ -105,7 +105,7 @@ class Importance(Settings):
             keys.append("validation_rows")
         if objective == "text":
             keys.append("text")
-        if ".greedy" in scoring:
+        if ".greedy" in scoring and not reads_passes(scoring):
             keys += ["greedy_removals", "greedy_protect"]
         if scoring.endswith(".gates"):
             keys.append("gates")

@@ -1,8 +1,4 @@
-"""Tasks: one file per task, one interface (`task.py`), and the registry of their kinds."""
-
-from typing import TYPE_CHECKING, Annotated, Union
-
-from pydantic import Field
+"""Tasks: one file per task, one interface (`task.py`), and copra's own by their kinds."""
 
 from copra.tasks.addition import Addition
 from copra.tasks.gsm8k import Gsm8k
@@ -22,9 +18,4 @@ TASKS: dict[str, type[Task]] = {
     "rows": Rows,
     "word_sums": WordSums,
 }
-
-if TYPE_CHECKING:
-    AnyTask = Task
-else:
-    AnyTask = Annotated[Union[tuple(TASKS.values())], Field(discriminator="kind")]  # noqa: UP007
-"""Any registered task, selected by its `kind`."""
+"""copra's own tasks; `copra.tasks.registry` has those of plugins too."""

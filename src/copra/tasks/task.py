@@ -67,7 +67,8 @@ class Preview:
 class Task(Settings):
     """Settings of a task; a subclass adds its own keys and overrides `rows`, and `paths` if it reads files.
 
-    To add a task: one file with a subclass, one line in `copra/tasks/__init__.py`, and a test.
+    To add a task: one file with a subclass, one line in `copra/tasks/__init__.py`, and a test. Other packages
+    add tasks by entry points (`copra.utils.plugins`).
     """
 
     kind: str

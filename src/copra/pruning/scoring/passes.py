@@ -1,7 +1,7 @@
 """All scores computed in one forward and backward pass over a calibration set, for every kind of unit."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,7 @@ from copra.pruning.scoring.heads import head_scores, head_sums
 from copra.pruning.scoring.layers import block_rows, layer_scores, layer_sums
 from copra.pruning.scoring.neurons import neuron_scores, neuron_sums
 from copra.pruning.scoring.objective import example_losses
-from copra.pruning.scoring.record import Sums, Tokens, recording
+from copra.pruning.scoring.record import Record, Sums, Tokens, recording
 from copra.pruning.scoring.scores import ScoreRow, score_row
 from copra.pruning.scoring.weights import magnitude, taylor, weight_scores
 from copra.schema.shape import LayerShape
@@ -60,38 +60,58 @@ def pass_scores(
     """
     layers = shape_of(model.config.to_dict()).layers
     totals = _Totals([{} for _ in layers], [{} for _ in layers])
-    with _only_layers_learn(model, extra_modules):
-        for batch in batches:
-            _pass(totals, model, extra_modules, batch.to(model.device), decoding, layers)
-        if not totals.examples:
-            raise CopraError("scores: the calibration set is empty, so there is nothing to score on.")
+    with only_layers_learn(model, extra_modules):
+
+        def add(record: Record, tokens: Tokens) -> None:
+            _add_pass(totals, model, record, tokens, layers)
+
+        totals.examples, totals.tokens = run_passes(model, extra_modules, batches, decoding, add)
         return _rows(totals, model, layers)
 
 
-def _pass(
-    totals: _Totals,
+def run_passes(
     model: PreTrainedModel,
     extra_modules: nn.ModuleDict,
-    batch: Batch,
+    batches: Iterable[Batch],
     decoding: GenerationSpec | None,
-    layers: tuple[LayerShape, ...],
+    add: Callable[[Record, Tokens], None],
+) -> tuple[int, int]:
+    """Run each batch forward and backward; return the numbers of examples and tokens.
+
+    `add` is called without gradients, with what was recorded and the batch's tokens. What it does not keep
+    is freed before the next batch. Gradients of weights accumulate in the model: see `only_layers_learn`.
+
+    Raises:
+        CopraError: as `pass_scores` does.
+    """
+    examples = count = 0
+    for batch in batches:
+        placed = batch.to(model.device)
+        with torch.enable_grad(), recording(model) as record:
+            # The gradient of the sum is each example's own: no example attends to another.
+            example_losses(model, extra_modules, placed, decoding).sum().backward()
+        tokens = Tokens.of(placed)
+        with torch.no_grad():
+            add(record, tokens)
+        examples += len(placed)
+        count += sum(tokens.counts)
+    if not examples:
+        raise CopraError("scores: the calibration set is empty, so there is nothing to score on.")
+    return examples, count
+
+
+def _add_pass(
+    totals: _Totals, model: PreTrainedModel, record: Record, tokens: Tokens, layers: tuple[LayerShape, ...]
 ) -> None:
-    """Run a batch forward and backward, and add to the sums. Gradients of weights accumulate in the model."""
-    with torch.enable_grad(), recording(model) as record:
-        # The gradient of the sum is each example's own: no example attends to another.
-        example_losses(model, extra_modules, batch, decoding).sum().backward()
-    tokens = Tokens.of(batch)
-    with torch.no_grad():
-        _add(totals.layers, layer_sums(record, tokens))
-        for layer, block in enumerate(blocks(model)):
-            outputs, neurons = tokens.both(record.heads[layer]), tokens.both(record.neurons[layer])
-            _add(totals.heads[layer], head_sums(*outputs, tokens, attention_output(block), layers[layer]))
-            _add(totals.neurons[layer], neuron_sums(*neurons, tokens))
-    totals.examples += len(batch)
-    totals.tokens += sum(tokens.counts)
+    add_sums(totals.layers, layer_sums(record, tokens))
+    for layer, block in enumerate(blocks(model)):
+        outputs, neurons = tokens.both(record.heads[layer]), tokens.both(record.neurons[layer])
+        add_sums(totals.heads[layer], head_sums(*outputs, tokens, attention_output(block), layers[layer]))
+        add_sums(totals.neurons[layer], neuron_sums(*neurons, tokens))
 
 
-def _add(totals: Sums, sums: Sums) -> None:
+def add_sums(totals: Sums, sums: Mapping[str, Tensor]) -> None:
+    """Add the sums of a batch to those of earlier ones."""
     for name, value in sums.items():
         totals[name] = totals.get(name, 0) + value
 
@@ -129,7 +149,7 @@ def _of_weights(block: nn.Module, sizes: LayerShape, examples: int) -> dict[str,
 
 
 @contextlib.contextmanager
-def _only_layers_learn(model: PreTrainedModel, extra_modules: nn.ModuleDict) -> Iterator[None]:
+def only_layers_learn(model: PreTrainedModel, extra_modules: nn.ModuleDict) -> Iterator[None]:
     """Set evaluation mode and gradients of the layers' weights alone; restore all on exit."""
     modules = [*model.modules(), *extra_modules.modules()]
     parameters = [*model.parameters(), *extra_modules.parameters()]
