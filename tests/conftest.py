@@ -13,6 +13,8 @@ import pytest
 from helpers.kinds import KINDS
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests are those of copra itself, whatever is installed beside it.
+os.environ["COPRA_PLUGINS"] = "off"
 # Tests compute on the CPU, whatever the machine has. With COPRA_TEST_DEVICE=cuda checkpoints are loaded onto
 # the one GPU that CUDA_VISIBLE_DEVICES names (the first): a list of one is not locked, so no test waits.
 if os.environ.get("COPRA_TEST_DEVICE", "cpu") == "cuda":

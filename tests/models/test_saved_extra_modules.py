@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from copra.data.sequences import GenerationSpec
 from copra.models.checkpoint import (
@@ -14,9 +15,11 @@ from copra.models.checkpoint import (
     relabel_checkpoint,
     save_checkpoint,
 )
-from copra.models.extra_modules import make_extra_modules
+from copra.models.extra_modules import make_extra_modules, module_type
+from copra.utils import plugins
 from copra.utils.errors import CopraError
 from copra.utils.files import MANIFEST, file_sha256
+from helpers.lab import install
 from helpers.manifests import provenance
 
 WANTED = {"projection": {}, "mind_reader": {}, "emulator": {}, "step_decoder": {"layers": 2}}
@@ -197,3 +200,25 @@ def test_a_relabelled_folder_is_replaced_whole(save_parts, tmp_path):
     with pytest.raises(CopraError, match=f"^{tmp_path / 'nowhere' / MANIFEST}: no such file"):
         relabel_checkpoint(tmp_path / "nowhere", other, provenance())
     assert load_checkpoint(other).manifest.node == "new"
+
+
+def test_modules_of_other_packages_are_found_by_their_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("COPRA_PLUGINS", "on")
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from torch import nn\nclass Probe(nn.Linear):\n"
+    code += "    def __init__(self, model, size): super().__init__(4, size)\n"
+    entries = {"probe": "lab_modules:Probe", "other": "lab_modules:nn"}
+    install(tmp_path, {"copra.extra_modules": entries}, code, "lab_modules")
+    plugins._entry_points.cache_clear()
+    model = nn.Linear(1, 1)
+    model.device, model.dtype = "cpu", torch.float64
+    made = make_extra_modules(model, {"probe": {"size": 3}})
+    assert (made["probe"].out_features, made["probe"].weight.dtype) == (3, torch.float64)
+    with pytest.raises(
+        CopraError, match=r"other .* of the installed package copra-lab .* is no subclass of torch"
+    ):
+        module_type("other")
+    monkeypatch.setenv("COPRA_PLUGINS", "off")
+    plugins._entry_points.cache_clear()
+    with pytest.raises(CopraError, match=r"'probe', which is not known\. Install the package"):
+        make_extra_modules(model, {"probe": {"size": 3}})

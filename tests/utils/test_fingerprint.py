@@ -11,7 +11,9 @@ import pytest
 
 import copra
 from copra.cli import COMMANDS
+from copra.utils import fingerprint as module
 from copra.utils.fingerprint import closure, fingerprint
+from copra.utils.plugins import Plugin
 
 PACKAGE = Path(copra.__file__).parent
 # Commands that read a whole config, and that no rule calls.
@@ -149,3 +151,66 @@ def test_neighbours_that_are_imported_as_such_are_seen():
 def test_how_a_job_starts_is_no_part_of_any_rule():
     starting = {"copra.cli", "copra.commands.typed", "copra.utils.forking", "copra.utils.forkserver"}
     assert not {verb for verb in COMMANDS if starting & imported(verb)}
+
+
+LAB = {
+    "__init__.py": "",
+    "tasks.py": "import json\nfrom . import draws\nfrom .numbers import zero\n",
+    "draws.py": "import lab.deep.names\n",
+    "numbers/__init__.py": "from .more import one\n",
+    "numbers/more.py": "from copra.tasks import prosqa\none = 1\n",
+    "deep/__init__.py": "",
+    "deep/names.py": "from ..last import end\n",
+    "last.py": "end = 0\n",
+    "other.py": "never = 0\n",
+}
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """The folder of a plugin's package, which a test may edit."""
+    for name, text in LAB.items():
+        (tmp_path / "lab" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "lab" / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    _forget()
+    yield tmp_path / "lab"
+    _forget()
+
+
+def _forget():
+    for cached in (fingerprint, module._tree, module._file, module._imports, module._code_hash):
+        cached.cache_clear()
+
+
+def plugged(version="0.1.0"):
+    """The fingerprint of `copra data` with the plugin, as a new process computes it."""
+    _forget()
+    return fingerprint("data", Plugin("copra.tasks", "mine", "lab.tasks:Mine", "copra-lab", version))
+
+
+def test_the_code_of_a_plugin_counts_with_all_that_it_imports_of_its_package(lab):
+    assert closure("lab.tasks") - closure("copra.tasks.prosqa") == {
+        *("lab", "lab.tasks", "lab.draws", "lab.numbers", "lab.numbers.more"),
+        *("lab.deep", "lab.deep.names", "lab.last"),
+    }
+    before = plugged()
+    assert before != fingerprint("data")
+    (lab / "last.py").write_text("# The last one.\nend = 0\n")
+    (lab / "other.py").write_text("never = 1\n")
+    assert plugged(version="0.2.0") == before
+    (lab / "last.py").write_text("end = 1\n")
+    assert plugged() != before
+
+
+def test_of_a_plugin_without_source_files_the_version_counts(lab):
+    (lab / "tasks.py").rename(lab / "tasks.pyc")
+    assert len({fingerprint("data"), plugged("0.1.0"), plugged("0.2.0")}) == 3
+    assert plugged("0.1.0") == plugged("0.1.0")
+
+
+def test_source_files_are_found_without_an_import():
+    assert module._file("copra.tasks") == PACKAGE / "tasks" / "__init__.py"
+    assert module._file("copra.tasks.task") == PACKAGE / "tasks" / "task.py"
+    assert module._file("sys") is None
+    assert module._file("no_such_module") is None
