@@ -3,6 +3,7 @@
 Links, paths and configs of the pages: tests/test_docs.py.
 """
 
+import json
 import os
 import re
 import shlex
@@ -159,6 +160,32 @@ def test_the_code_of_the_python_page_runs_on_the_results_of_the_tiny_experiment(
     assert said.startswith(predicted[space["rows"][0].question].strip()[:24])
     assert space["smaller"].config.num_hidden_layers == 1
     assert "llama@0+cot" in space["tree"].nodes
+
+
+SHOWN = """
+print("shown:", len(recipes), len(axes.containers), len(reply.lens) == reply.latents > 0, len(replies))
+print("answers:", predictions["question"].isin(stored["question"]).sum(), both["correct_cot"].size)
+"""
+
+
+def test_the_notebook_runs_on_the_results_of_the_tiny_experiment_and_has_no_outputs(finished, tmp_path):
+    cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
+    cells = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert not [cell for cell in cells if cell["outputs"] or cell["execution_count"]]
+    code = "\n".join(["".join(cell["source"]) for cell in cells] + [SHOWN])
+    for folder in ("docs", "results"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "results" / "default-quick").symlink_to(finished.results)
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("+cot+coconut", "+cot+drop-1+groups-1+coconut")],
+        cwd=tmp_path / "docs",
+        env=os.environ | {"PYTHONPATH": str(finished.code / "src"), "MPLBACKEND": "agg"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "shown: 3 3 True 8\nanswers: 20 60\n" in done.stdout
 
 
 def test_the_diagram_is_the_rule_graph_of_the_default_experiment():
