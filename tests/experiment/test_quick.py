@@ -8,8 +8,12 @@ import pytest
 from copra.experiment.quick import LEAST, ROWS, quick, stand_ins
 from copra.experiment.shipped import config_file, presets
 from copra.experiment.workflow import Workflow
+from copra.tasks.generated import DrawnTask
+from copra.tasks.registry import ALL_TASKS
+from copra.tasks.task import Task
 from copra.utils.errors import CopraError
 from copra.utils.files import read_yaml
+from helpers.tiny import tiny_config
 
 WHOLE = {name: path for name, path in presets().items() if not name.startswith("gsm8k/")}
 
@@ -80,3 +84,15 @@ def test_shipped_files_are_found_by_path_and_by_name(tmp_path, monkeypatch):
     assert config_file("gsm8k/gpt2") == presets()["gsm8k/gpt2"]
     with pytest.raises(CopraError, match=r"adition: no config file, and no preset.*addition"):
         config_file("adition")
+
+
+def test_tasks_of_plugins_are_drawn_or_limited(monkeypatch):
+    class Drawn(DrawnTask):
+        pass
+
+    monkeypatch.setitem(ALL_TASKS, "drawn", Drawn)
+    monkeypatch.setitem(ALL_TASKS, "read", Task)
+    tasks = {"drawn": {"kind": "drawn", "train": 20}, "read": {"kind": "read", "limit": {"test": 5}}}
+    found = quick(tiny_config(tasks=tasks), "config")["tasks"]
+    assert found["drawn"] == {"kind": "drawn", **ROWS, "train": 20}
+    assert found["read"] == {"kind": "read", "limit": {**ROWS, "test": 5}}

@@ -10,6 +10,8 @@ from copy import deepcopy
 from typing import Any
 
 from copra.models.published_configs import PUBLISHED_CONFIGS
+from copra.tasks.generated import DrawnTask
+from copra.tasks.registry import ALL_TASKS
 
 ROWS = {"train": 96, "valid": 12, "test": 16}
 LEAST: dict[str, int] = {
@@ -84,6 +86,8 @@ def _task(task: Mapping[str, Any]) -> dict[str, Any]:
             few = {"validation_rows": ROWS["valid"]} if "validation_rows" in task else {}
             return {**task, **few, "limit": {**ROWS, **_lower(task.get("limit", {}), ROWS)}}
         return GENERATED
+    if not issubclass(ALL_TASKS.get(task.get("kind", ""), DrawnTask), DrawnTask):
+        return {**task, "limit": {**ROWS, **_lower(task.get("limit", {}), ROWS)}}
     return {**task, **ROWS, **_lower({key: task[key] for key in ROWS if _is_number(task.get(key))}, ROWS)}
 
 

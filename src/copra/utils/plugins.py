@@ -35,6 +35,7 @@ class Plugin:
 
     group: Group
     name: str
+    """The name that configs use."""
     target: str
     """The module and the class in it, such as "lab.countdown:Countdown"."""
     package: str
