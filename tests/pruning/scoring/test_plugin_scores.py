@@ -86,6 +86,7 @@ def test_squared_slopes_equal_those_of_masks(model, calibration, scores_of):
             assert groups[layer, group] == pytest.approx(sum(heads), rel=1e-7, abs=1e-12)
 
 
+@pytest.mark.parametrize(("model", "calibration"), [("llama", "latent"), ("gpt2", "text")], indirect=True)
 def test_a_metric_reads_gradients_of_weights_and_leaves_the_model_as_it_was(model, calibration, scores_of):
     before = {name: (each.requires_grad, each.grad) for name, each in model.named_parameters()}
     found = by_unit(scores_of(Weights()), "layer", "mine")
@@ -98,6 +99,7 @@ def test_a_metric_reads_gradients_of_weights_and_leaves_the_model_as_it_was(mode
         assert found[layer, layer] == pytest.approx(flat.square().mean().item(), rel=1e-7)
 
 
+@pytest.mark.parametrize(("model", "calibration"), [("llama", "text")], indirect=True)
 def test_other_numbers_of_scores_than_units_are_refused(scores_of):
     with pytest.raises(
         CopraError, match=r"copra-lab 0\.1\.0: it gives layer 0 the numbers of scores \{'neurons': "
