@@ -54,7 +54,11 @@ class LogHandler(LogHandlerBase):
             self._follow()
         elif event == LogEvent.JOB_FINISHED:
             self._print(self.watch.finished(record.job_id))  # type: ignore[attr-defined]
+        elif event == LogEvent.GROUP_ERROR:
+            self._print(self.watch.failed_together(record.job_error_info))  # type: ignore[attr-defined]
         elif event == LogEvent.JOB_ERROR:
+            if record.indent:  # type: ignore[attr-defined]
+                return  # a job of a group, told with that
             self._print(self.watch.failed(record.jobid, record.rule_name, record.log))  # type: ignore[attr-defined]
         elif event == LogEvent.ERROR and getattr(record, "exception", "") == "RuleException":
             pass  # the command of a failed job, of which all was told

@@ -110,6 +110,25 @@ def test_a_failed_job_is_told_with_its_reason_and_its_log(watch, tmp_path):
     assert watch.failed(3, "train", []) == "FAILED train"
 
 
+def test_of_a_failed_group_those_jobs_are_told_whose_logs_give_a_reason(watch, tmp_path):
+    jobs = []
+    for number, rule in enumerate(("train", "evaluate", "sweep_latents")):
+        start(watch, number, f"{rule}/a@0", tmp_path)
+        log = tmp_path / f"{rule}.log"
+        log.write_text("60 of 60\n")
+        jobs.append({"jobid": number, "rule_name": rule, "log": [str(log)]})
+    told = watch.failed_together(jobs)
+    assert re.findall("FAILED (.*) a@0", told) == ["train", "evaluate", "sweep_latents"]
+    assert watch.now() == "[0/4] jobs done"
+    start(watch, 1, "evaluate/a@0", tmp_path)
+    (tmp_path / "evaluate.log").write_text("copra evaluate: no space left.\n")
+    assert watch.failed_together(jobs).splitlines() == [
+        "FAILED evaluate a@0",
+        "  copra evaluate: no space left.",
+        f"  Log: {tmp_path / 'evaluate.log'}",
+    ]
+
+
 def test_what_runs_now_is_told_with_its_loss(watch, clock, tmp_path):
     state = tmp_path / "state" / "a"
     state.mkdir(parents=True)

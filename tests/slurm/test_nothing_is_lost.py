@@ -17,6 +17,7 @@ import psutil
 import pytest
 from runs import SOON, Run
 
+from copra.plan.submissions import GROUP
 from helpers.copied_code import copy_code
 from helpers.tiny import DROP, TRAINING, tiny_config
 from helpers.warm import warm_copra
@@ -160,7 +161,9 @@ def undisturbed(slurm, code, tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="module")
 def options(code) -> tuple[str, ...]:
-    return ("--profile", str(code / "profiles" / "slurm"), f"--retries={RETRIES}", SOON)
+    """Each job is a submission of its own, so that a blow hits one job and nothing else runs again."""
+    alone = ("--group-components", f"{GROUP}=1")
+    return ("--profile", str(code / "profiles" / "slurm"), *alone, f"--retries={RETRIES}", SOON)
 
 
 @pytest.fixture(scope="module")

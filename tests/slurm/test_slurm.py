@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from runs import SOON, Run
 
+from copra.plan.submissions import GROUP, LEAST_MINUTES
 from helpers.copied_code import copy_code
 from helpers.tiny import TRAINING, tiny_config
 
@@ -19,12 +20,15 @@ CONFIG = tiny_config(
     reference="llama+cot",
     evaluation={"max_new_tokens": 4},
     latency={"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2},
-    compute={"gpu": 1, "memory_mb": 700, "runtime_minutes": 7},
+    compute={"gpu": 1, "memory_mb": 700, "runtime_minutes": 50},
 )
 SUBMITTED = {"data": 3, "base": 1, "train": 3, "evaluate": 3, "latency": 1}
+# By the rules of their jobs, as SLURM's comments name them.
+SUBMISSIONS = {"base_data": 1, "evaluate_train": 3, "latency": 1}
 LOCAL = {"table": 1, "export": 1}
 ON_GPU = ("train", "evaluate", "latency")
 FAILS_ONCE = "evaluate"
+WHY = "no luck today"
 SECONDS = 1200  # Most of them are never needed: it took 260 on two busy cores.
 
 # At the end of each of copra's processes: what it was, when, and where. One of SLURM's jobs fails.
@@ -47,6 +51,7 @@ if "copra" in words:
         except FileExistsError:
             pass
         else:
+            print({WHY!r}, flush=True)
             os._exit(1)
     atexit.register(note)
 """
@@ -96,44 +101,51 @@ def jobs(slurm, submitted) -> list[dict[str, str]]:
     return slurm.jobs()
 
 
-def of_rule(jobs, rule):
-    return [job for job in jobs if job["Comment"].split("_")[1] == rule]
+def rules_of(job) -> str:
+    """The rules of a submission: `rule_latency` or `rule_short-3_evaluate_train` in its comment."""
+    return re.fullmatch(r"rule_(?:short-\d+_)?(\w+)", job["Comment"])[1]
 
 
-def test_every_job_but_the_local_ones_is_submitted(submitted, jobs):
-    by_rule = Counter(job["Comment"].split("_")[1] for job in jobs)
-    assert by_rule == Counter(SUBMITTED) + Counter([FAILS_ONCE])
+def test_short_jobs_share_submissions_and_local_ones_have_none(submitted, jobs):
+    assert Counter(map(rules_of, jobs)) == Counter(SUBMISSIONS) + Counter(["evaluate_train"])
     states = Counter(job["JobState"] for job in jobs)
-    assert states == {"COMPLETED": sum(SUBMITTED.values()), "FAILED": 1}
-    ran = notes(submitted, *SUBMITTED)
-    assert Counter(note["verb"] for note in ran) == SUBMITTED
+    assert states == {"COMPLETED": sum(SUBMISSIONS.values()), "FAILED": 1}
     completed = {job["JobId"] for job in jobs if job["JobState"] == "COMPLETED"}
-    assert {note["SLURM_JOB_ID"] for note in ran} == completed
+    ran = notes(submitted, *SUBMITTED)
+    assert Counter(note["verb"] for note in ran if note["SLURM_JOB_ID"] in completed) == SUBMITTED
+    # The training of the submission that failed runs again with it.
+    assert Counter(note["verb"] for note in ran if note["SLURM_JOB_ID"] not in completed) == {"train": 1}
     here = notes(submitted, *LOCAL)
     assert Counter(note["verb"] for note in here) == LOCAL
     assert {note["SLURM_JOB_ID"] for note in here} == {None}
 
 
-def test_what_the_rules_ask_for_arrives(jobs):
-    first = {rule: min(of_rule(jobs, rule), key=lambda job: int(job["JobId"])) for rule in SUBMITTED}
-    memory = {"data": "2000M", **dict.fromkeys(("base", *ON_GPU), "700M")}
-    minutes = {"data": 30, "base": 60, **dict.fromkeys(ON_GPU, 7)}
-    for rule, job in first.items():
+def test_a_submission_asks_for_what_its_largest_job_needs(jobs):
+    for rules in SUBMISSIONS:
+        job = min((job for job in jobs if rules_of(job) == rules), key=lambda job: int(job["JobId"]))
         wanted = dict(amount.split("=") for amount in job["TRES"].split(","))
-        assert wanted["mem"] == memory[rule]
-        assert job["TimeLimit"] == f"{minutes[rule] // 60:02}:{minutes[rule] % 60:02}:00"
-        assert job.get("TresPerJob") == ("gres:gpu:1" if rule in ON_GPU else None)
+        assert wanted["mem"] == ("2000M" if rules == "base_data" else "700M")
+        # Seconds are expected of all.
+        assert job["TimeLimit"] == f"00:{LEAST_MINUTES}:00"
+        assert job.get("TresPerJob") == (None if rules == "base_data" else "gres:gpu:1")
         # Latency has the node to itself.
-        assert wanted["cpu"] == ("6" if rule == "latency" else "1")
+        assert wanted["cpu"] == ("6" if rules == "latency" else "1")
         assert job["Partition"] == "short"
 
 
-def test_a_job_that_fails_is_tried_again_with_more_memory_and_time(jobs):
+def test_a_submission_that_failed_is_tried_again_with_more_memory_and_time(jobs):
     failed = next(job for job in jobs if job["JobState"] == "FAILED")
     again = next(job for job in jobs if job["Comment"] == failed["Comment"] and job is not failed)
-    assert (failed["TimeLimit"], again["TimeLimit"]) == ("00:07:00", "00:14:00")
+    assert (failed["TimeLimit"], again["TimeLimit"]) == ("00:10:00", "00:40:00")
     assert "mem=700M," in failed["TRES"]
     assert "mem=1400M," in again["TRES"]
+
+
+def test_a_failed_submission_shows_the_message_and_the_log_of_its_job(submitted, jobs):
+    failed = next(job for job in jobs if job["JobState"] == "FAILED")
+    printed = submitted.printed.read_text()
+    assert f"/{failed['JobId']}.log:" in printed
+    assert re.search(rf"Logfile \S+/{FAILS_ONCE}/\S+:\s+=+\s+{WHY}", printed)
 
 
 def test_jobs_never_share_a_gpu_and_use_all(submitted):
@@ -184,7 +196,9 @@ CHANGES = {
 def test_a_change_would_submit_what_depends_on_it_and_nothing_else(slurm, code, submitted, change):
     """By what the jobs themselves, somewhere else, have told Snakemake of their making."""
     changed, expected = CHANGES[change]
-    options = ("--profile", str(code / "profiles" / "slurm"), "--dry-run", "--quiet", "rules", "host")
+    options = ["--profile", str(code / "profiles" / "slurm"), "--dry-run", "--quiet", "rules", "host"]
+    # Needs no forecast: groups are not what is looked at.
+    options += ["--group-components", f"{GROUP}=1"]
     run = Run(submitted.folder, code, slurm.environment, CONFIG | changed, *options)
     try:
         run.finish(SECONDS)

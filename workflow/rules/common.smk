@@ -19,6 +19,7 @@ from copra.experiment.provenance import compare_records
 from copra.tasks.task import SPLITS
 from copra.experiment.outputs import FIGURES, TABLES, TITLES, above
 from copra.experiment.workflow import Workflow, put_copra_on_path
+from copra.plan.submissions import Submissions
 from copra.report.texts import CAPTIONS
 from snakemake.exceptions import WorkflowError
 
@@ -51,6 +52,29 @@ pathvars:
 # The limit of GPUs (profiles/default, --resources gpu=N) counts GPUs, and jobs that share one count as one each.
 if (limit := workflow.global_resources.get("gpu").value) is not None:
     workflow.global_resources["gpu"] = limit * copra.experiment.compute.jobs_per_gpu
+
+
+# What a cluster gets: short jobs as groups (group-components in its profile), each with the time that the plan expects.
+submissions = Submissions(workflow, copra)
+
+
+# Jobs of a group take turns, so that it asks for what its largest job needs, and for the sum of their times.
+resource_scopes:
+    slot="local",
+
+
+if workflow.remote_exec:
+    workflow.global_resources["slot"] = 1
+
+
+# Words among the resources must be the same in all jobs of a group, whether they use them or not. They are no params,
+# since they must not make anything run again.
+SHARED = {
+    "slot": 1,
+    "folder": copra.folder,
+    "sharding": "full" if copra.experiment.compute.sharding else "none",
+    "tracking": copra.experiment.tracking or "",
+}
 
 
 # What makes a checkpoint whole beside its manifest. Its small files need not be declared as long as they stay

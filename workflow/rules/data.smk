@@ -13,10 +13,13 @@ rule data:
         "<logs>/data/{task}/{split}.log",
     benchmark:
         "<benchmarks>/data/{task}/{split}.tsv"
+    group:
+        submissions.group("data/{task}/{split}")
     threads: 1
     resources:
+        **SHARED,
         mem_mb=2000,
-        runtime=30,
+        runtime=submissions.minutes("data/{task}/{split}", 30),
     params:
         settings=lambda wildcards: copra.data_settings(**wildcards),
         # Functions of the output make nothing run again.

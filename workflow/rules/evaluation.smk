@@ -20,15 +20,17 @@ rule evaluate:
         "<logs>/evaluate/{other_task}{node}.log",
     benchmark:
         "<benchmarks>/evaluate/{other_task}{node}.tsv"
+    group:
+        submissions.group("evaluate/{other_task}{node}")
     threads: copra.experiment.compute.threads * copra.experiment.compute.workers
     resources:
+        **SHARED,
         gpu=copra.experiment.compute.gpu,
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
-        runtime=growing(copra.experiment.compute.runtime_minutes),
+        runtime=submissions.minutes("evaluate/{other_task}{node}"),
         # No params, since they must not make anything run again.
         processes=copra.experiment.compute.workers,
-        folder=copra.folder,
     params:
         settings=lambda wildcards: copra.evaluate_settings(evaluation(wildcards)),
     message:
@@ -52,15 +54,17 @@ rule sweep_latents:
         "<logs>/sweep_latents/{node}.log",
     benchmark:
         "<benchmarks>/sweep_latents/{node}.tsv"
+    group:
+        submissions.group("sweep_latents/{node}")
     threads: copra.experiment.compute.threads * copra.experiment.compute.workers
     resources:
+        **SHARED,
         gpu=copra.experiment.compute.gpu,
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
-        runtime=growing(copra.experiment.compute.runtime_minutes),
+        runtime=submissions.minutes("sweep_latents/{node}"),
         # No params, since they must not make anything run again.
         processes=copra.experiment.compute.workers,
-        folder=copra.folder,
     params:
         settings=lambda wildcards: copra.sweep_latents_settings(wildcards.node),
     message:
@@ -84,15 +88,17 @@ rule swap_latents:
         "<logs>/swap_latents/{node}.log",
     benchmark:
         "<benchmarks>/swap_latents/{node}.tsv"
+    group:
+        submissions.group("swap_latents/{node}")
     threads: copra.experiment.compute.threads * copra.experiment.compute.workers
     resources:
+        **SHARED,
         gpu=copra.experiment.compute.gpu,
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
-        runtime=growing(copra.experiment.compute.runtime_minutes),
+        runtime=submissions.minutes("swap_latents/{node}"),
         # No params, since they must not make anything run again.
         processes=copra.experiment.compute.workers,
-        folder=copra.folder,
     params:
         settings=lambda wildcards: copra.swap_latents_settings(wildcards.node),
     message:
@@ -116,12 +122,15 @@ rule logit_lens:
         "<logs>/logit_lens/{node}.log",
     benchmark:
         "<benchmarks>/logit_lens/{node}.tsv"
+    group:
+        submissions.group("logit_lens/{node}")
     threads: copra.experiment.compute.threads
     resources:
+        **SHARED,
         gpu=min(1, copra.experiment.compute.gpu),
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
-        runtime=growing(copra.experiment.compute.runtime_minutes),
+        runtime=submissions.minutes("logit_lens/{node}"),
     params:
         settings=lambda wildcards: copra.logit_lens_settings(wildcards.node),
     message:
@@ -149,7 +158,7 @@ rule latency:
     resources:
         gpu=min(1, copra.experiment.compute.gpu),
         mem_mb=growing(copra.experiment.compute.memory_mb),
-        runtime=growing(copra.experiment.compute.runtime_minutes),
+        runtime=submissions.minutes("latency"),
     params:
         settings=lambda wildcards: copra.latency_settings(),
     message:

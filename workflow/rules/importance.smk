@@ -15,14 +15,15 @@ rule score:
         "<logs>/score/{node}/{objective}/{scoring}.log",
     benchmark:
         "<benchmarks>/score/{node}/{objective}/{scoring}.tsv"
+    group:
+        submissions.group("score/{node}/{objective}/{scoring}")
     threads: copra.experiment.compute.threads
     resources:
+        **SHARED,
         gpu=min(1, copra.experiment.compute.gpu),
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
-        runtime=growing(copra.experiment.compute.runtime_minutes),
-        # No param, since it must not make anything run again.
-        folder=copra.folder,
+        runtime=submissions.minutes("score/{node}/{objective}/{scoring}"),
     params:
         settings=lambda wildcards: copra.score_settings(**wildcards),
         # A function of the output makes nothing run again.
@@ -51,14 +52,15 @@ rule curve:
         "<logs>/curve/{curve}/{node}.log",
     benchmark:
         "<benchmarks>/curve/{curve}/{node}.tsv"
+    group:
+        submissions.group("curve/{curve}/{node}")
     threads: copra.experiment.compute.threads
     resources:
+        **SHARED,
         gpu=min(1, copra.experiment.compute.gpu),
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
-        runtime=growing(copra.experiment.compute.runtime_minutes),
-        # No param, since it must not make anything run again.
-        folder=copra.folder,
+        runtime=submissions.minutes("curve/{curve}/{node}"),
     params:
         settings=lambda wildcards: copra.curve_settings(**wildcards),
         scores=lambda wildcards, input: above(input.scores, 2),

@@ -15,11 +15,14 @@ rule base:
         "<logs>/base/{base}.log",
     benchmark:
         "<benchmarks>/base/{base}.tsv"
+    group:
+        submissions.group("base/{base}")
     threads: copra.experiment.compute.threads
     resources:
+        **SHARED,
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
-        runtime=60,
+        runtime=submissions.minutes("base/{base}", 60),
     params:
         settings=lambda wildcards: copra.base_settings(wildcards.base),
         # A function of the output makes nothing run again.

@@ -42,12 +42,15 @@ rule prune:
         "<benchmarks>/prune/{node}.tsv"
     wildcard_constraints:
         node=copra.pruned,
+    group:
+        submissions.group("prune/{node}")
     threads: copra.experiment.compute.threads
     resources:
+        **SHARED,
         gpu=min(1, copra.experiment.compute.gpu),
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
-        runtime=60,
+        runtime=submissions.minutes("prune/{node}", 60),
     params:
         settings=lambda wildcards: copra.prune_settings(wildcards.node),
     message:

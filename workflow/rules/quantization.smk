@@ -16,12 +16,15 @@ rule quantize:
         "<benchmarks>/quantize/{node}.tsv"
     wildcard_constraints:
         node=copra.quantized,
+    group:
+        submissions.group("quantize/{node}")
     threads: copra.experiment.compute.threads
     resources:
+        **SHARED,
         gpu=min(1, copra.experiment.compute.gpu),
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
-        runtime=60,
+        runtime=submissions.minutes("quantize/{node}", 60),
     params:
         settings=lambda wildcards: copra.quantize_settings(wildcards.node),
     message:

@@ -28,19 +28,19 @@ rule train:
         "<benchmarks>/train/{node}.tsv"
     wildcard_constraints:
         node=copra.trained,
+    group:
+        submissions.group("train/{node}")
     threads: copra.experiment.compute.threads * copra.experiment.compute.workers
     resources:
+        **SHARED,
         gpu=copra.experiment.compute.gpu,
         jobs_per_gpu=copra.experiment.compute.jobs_per_gpu,
         mem_mb=growing(copra.experiment.compute.memory_mb),
-        runtime=growing(copra.experiment.compute.runtime_minutes),
+        runtime=submissions.minutes("train/{node}"),
         # No params, since they must not make anything run again.
         processes=copra.experiment.compute.workers,
-        sharding="full" if copra.experiment.compute.sharding else "none",
         save_every_seconds=copra.experiment.compute.save_every_seconds,
         save_every_steps=copra.experiment.compute.save_every_steps or 0,
-        tracking=copra.experiment.tracking or "",
-        folder=copra.folder,
     params:
         settings=lambda wildcards: copra.train_settings(wildcards.node),
     message:
@@ -72,10 +72,13 @@ rule prompt:
         "<benchmarks>/prompt/{node}.tsv"
     wildcard_constraints:
         node=copra.prompted,
+    group:
+        submissions.group("prompt/{node}")
     threads: 1
     resources:
+        **SHARED,
         mem_mb=2000,
-        runtime=10,
+        runtime=submissions.minutes("prompt/{node}", 10),
     params:
         settings=lambda wildcards: copra.prompt_settings(wildcards.node),
         # A function of the output makes nothing run again.

@@ -145,7 +145,8 @@ class Compute(Settings):
     memory_mb: int = Field(4000, ge=100)
     """Memory in MB that a training, scoring or evaluation job requests from the scheduler."""
     runtime_minutes: int = Field(240, ge=1)
-    """Time limit in minutes that a training, scoring or evaluation job requests from the scheduler."""
+    """Most minutes that a training, scoring or evaluation job requests from the scheduler. The first two
+    attempts of a job whose time can be estimated request less where it is short."""
     gpu: int = Field(0, ge=0)
     """Number of GPUs that a training or an evaluation requests from the scheduler; other jobs request one at
     most. Jobs use a GPU that they find even at 0."""

@@ -97,6 +97,19 @@ class Watch:
             lines.append(f"  Log: {path}")
         return "\n".join(lines)
 
+    def failed_together(self, jobs: Sequence[Mapping[str, Any]]) -> str:
+        """Return the lines of the failed jobs of a group, by Snakemake's details of all its jobs.
+
+        Snakemake does not know which of them failed: those whose logs give a reason, or else any.
+        """
+        told = [
+            job for job in jobs if any(reason_of(job["rule_name"], Path(path)) for path in job["log"])
+        ] or jobs
+        lines = [self.failed(job["jobid"], job["rule_name"], job["log"]) for job in told]
+        for job in jobs:
+            self._jobs.pop(job["jobid"], None)
+        return "\n".join(lines)
+
     def now(self) -> str:
         """Return a line per running job, and one on all of the run."""
         told = [] if self._results is None else [job for job in running(self._results) if not job.stopped]
