@@ -134,8 +134,8 @@ class Submissions:
     def _declare(self, name: str) -> None:
         """Tell Snakemake the limits of a group: its parts, one job at a time, and the GPUs of one job.
 
-        A profile cannot say the latter two: profiles/default, which limits the GPUs of local runs, replaces its
-        `resources`.
+        A profile cannot say the latter two: its `resources` are replaced by those of profiles/default, which
+        limits the GPUs of local runs.
         """
         self._snakemake.parent_groupids[name] = GROUP
         self._snakemake.global_resources["slot"] = 1
