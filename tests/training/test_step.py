@@ -1,5 +1,7 @@
 """A step as a device computes it: without waiting for the host, and without harm where it breaks down."""
 
+import math
+
 import pytest
 import torch
 from plain_training import log_of, weights
@@ -70,3 +72,21 @@ def test_a_broken_step_is_never_saved(make_trainer):
     with pytest.raises(CopraError, match=r"^step 1: "):
         trainer.run()
     assert not list(trainer.state.glob("step-*"))
+
+
+@pytest.mark.parametrize(("scale", "cross_entropy"), [(30.0, (11.0, 32.0)), (300.0, (32.0, 1000.0))])
+def test_a_model_that_is_sure_of_other_tokens_may_begin_and_an_exploding_one_may_not(
+    make_trainer, scale, cross_entropy
+):
+    """The vocabulary is small: three times the loss of a uniform guess are 10."""
+    trainer = make_trainer(steps=2)
+    assert 9.9 < 3 * math.log(trainer.model.config.vocab_size) < 10.1
+    with torch.no_grad():
+        trainer.model.base_model.norm.weight *= scale
+    least, most = cross_entropy
+    if most <= step.LARGEST_START:
+        trainer.run()
+        assert least < log_of(trainer)[0]["loss"] < most
+    else:
+        with pytest.raises(CopraError, match=r"^step 1: loss \d.*\(limit for cross-entropy 32\)"):
+            trainer.run()

@@ -23,6 +23,9 @@ from copra.training.sharding import is_sharded
 from copra.utils import processes
 from copra.utils.errors import CopraError
 
+LARGEST_START = 32.0
+"""Largest cross-entropy with which a training from a working model may begin: a probability of 1e-14."""
+
 
 class LossModule(nn.Module):
     """A reasoning model with its stage's loss as one module, so that DDP and FSDP wrap every forward pass."""
@@ -158,8 +161,12 @@ def _on_the_way(value: Any) -> Any:
 
 
 def cross_entropy_limit(vocabulary: int) -> float:
-    """Return the largest cross-entropy of a working model: 3 ln V, three times that of uniform guessing."""
-    return 3 * math.log(vocabulary)
+    """Return the largest cross-entropy of a working model: three times that of uniform guessing, or more.
+
+    With a small vocabulary a working model may begin above that: one that is sure of its chain of thought
+    gives an answer without steps a probability of 1e-4 per token, or less.
+    """
+    return max(3 * math.log(vocabulary), LARGEST_START)
 
 
 @torch.no_grad()
