@@ -18,10 +18,10 @@ SHORT_SECONDS = 600.0
 LEAST_MINUTES = 10
 """Least minutes that a submission asks for: imports from a cold network file system, small downloads."""
 FACTOR = 4
-"""Requested time per expected time, and per that of the attempt before. A forecast for an A100 is a quarter
-of the time on a T4 or on a shared core without AVX-512; the third attempt asks for the limit."""
+"""Minutes asked for per expected minute, and by the second attempt per minute of the first; the third asks for
+the limit. Forecasts are for an A100, of whose FLOPs per second a V100 has 0.4 and a T4 0.2."""
 PREPARING = ("data", "base")
-"""Rules whose jobs may wait for a download, which should occupy no GPU: only they share submissions."""
+"""Rules whose jobs may wait for a download, which should occupy no GPU: they join only each other."""
 GROUPED = {*PREPARING, "prompt", *COMPUTING} - {"latency"}
 """Rules whose jobs may share a submission. `latency` has a node to itself; any other rule is a local one."""
 
@@ -93,7 +93,7 @@ class Submissions:
     """The submissions of a run of Snakemake, as the rules ask for them.
 
     The forecast takes seconds, and is made when the first job that goes to a cluster asks. Local runs and the
-    processes of jobs on a cluster, do without.
+    processes of jobs on a cluster do without.
     """
 
     def __init__(self, snakemake: Any, copra: Workflow):
@@ -134,8 +134,8 @@ class Submissions:
     def _declare(self, name: str) -> None:
         """Tell Snakemake the limits of a group: its parts, one job at a time, and the GPUs of one job.
 
-        A profile cannot say the latter two: its `resources` are replaced by those of profiles/default, which
-        limits the GPUs of local runs.
+        A profile cannot set the latter two, since profiles/default, which limits the GPUs of local runs,
+        replaces its `resources`.
         """
         self._snakemake.parent_groupids[name] = GROUP
         self._snakemake.global_resources["slot"] = 1
