@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy
 
+from copra.generation.exported import ExportedModel, State
 from copra.models.gguf_file import DECODING
 from copra.utils.errors import CopraError
 
 
-class GgufModel:
-    """A model in a GGUF file, which answers greedily as its checkpoint does.
-
-    `decoding` is as in `copra.models.gguf_file.decoding_of`.
-    """
+class GgufModel(ExportedModel):
+    """A model in a GGUF file, which answers greedily as its checkpoint does."""
 
     def __init__(self, path: Path, context: int = 1024, threads: int | None = None):
         """Load a file for sequences of at most `context` tokens.
@@ -47,6 +45,7 @@ class GgufModel:
         if DECODING not in self._llama.metadata:
             raise CopraError(f"{path}: is no file of copra's. Write one with copra gguf.")
         self.decoding: dict[str, Any] = json.loads(self._llama.metadata[DECODING])
+        self.end_ids = {self._llama.token_eos()}
         self._position = 0
 
     def answer(self, question: str, max_new_tokens: int = 256) -> str:
@@ -54,33 +53,6 @@ class GgufModel:
         prompt = self._llama.tokenize(f"{question}\n".encode(), add_bos=self._adds_start, special=False)
         written = self.generate(prompt, max_new_tokens)
         return bytes(self._llama.detokenize(written, special=True)).decode(errors="replace")
-
-    def generate(self, prompt: Sequence[int], max_new_tokens: int = 256) -> list[int]:
-        """Return the tokens that follow a prompt, up to the end token, which is left out."""
-        self._llama.reset()
-        self._api.llama_memory_clear(self._api.llama_get_memory(self._context), True)
-        self._position = 0
-        decoding = self.decoding
-        before = [*prompt, *decoding["prefix_ids"]]
-        if decoding["feed"]:
-            # llama.cpp gives the states of all positions of a batch, or of none.
-            self._read(before[:-1])
-            self._read(before[-1:], states=True)
-            for _ in range(decoding["latents"]):
-                self._read_state(self._latent())
-            after = decoding["suffix_ids"]
-        else:
-            after = [*before, *[decoding["latent_token"]] * decoding["latents"], *decoding["suffix_ids"]]
-        self._read(after)
-        written: list[int] = []
-        while len(written) < max_new_tokens:
-            token = int(numpy.argmax(self._logits()))
-            if token == self._llama.token_eos():
-                break
-            written.append(token)
-            if len(written) < max_new_tokens:
-                self._read([token])
-        return written
 
     @property
     def _context(self) -> Any:
@@ -90,30 +62,41 @@ class GgufModel:
     def _adds_start(self) -> bool:
         return bool(self._llama.metadata.get("tokenizer.ggml.add_bos_token") == "true")
 
-    def _latent(self) -> numpy.ndarray:
-        """Return the next latent: the last position's state after the final norm, of the fed norm."""
-        state = self._api.llama_get_embeddings_ith(self._context, -1)
-        hidden = numpy.ctypeslib.as_array(state, shape=(self._llama.n_embd(),)).copy()
-        if self.decoding["feed"] == "scaled":
-            hidden *= self.decoding["norm"] / numpy.linalg.norm(hidden)
-        return hidden
+    def _begin(self) -> None:
+        self._llama.reset()
+        self._api.llama_memory_clear(self._api.llama_get_memory(self._context), True)
+        self._position = 0
 
-    def _logits(self) -> numpy.ndarray:
+    def _read(self, tokens: Sequence[int]) -> None:
+        self._read_tokens(tokens, states=False)
+
+    def _read_to_state(self, tokens: Sequence[int]) -> State:
+        # llama.cpp gives the states of all positions of a batch, or of none.
+        *before, last = tokens
+        if before:
+            self._read(before)
+        self._read_tokens([last], states=True)
+        return self._state()
+
+    def _read_latent(self, latent: State) -> State:
+        batch = self._api.llama_batch_init(1, len(latent), 1)
+        numpy.ctypeslib.as_array(batch.embd, shape=(len(latent),))[:] = latent
+        self._run(batch, 1, True)
+        return self._state()
+
+    def _state(self) -> State:
+        found = self._api.llama_get_embeddings_ith(self._context, -1)
+        return numpy.ctypeslib.as_array(found, shape=(self._llama.n_embd(),)).copy()
+
+    def _logits(self) -> State:
         found = self._api.llama_get_logits_ith(self._context, -1)
         return numpy.ctypeslib.as_array(found, shape=(self._llama.n_vocab(),))
 
-    def _read(self, tokens: Sequence[int], *, states: bool = False) -> None:
-        if not tokens:
-            return
+    def _read_tokens(self, tokens: Sequence[int], *, states: bool) -> None:
         batch = self._api.llama_batch_init(len(tokens), 0, 1)
         for place, token in enumerate(tokens):
             batch.token[place] = token
         self._run(batch, len(tokens), states)
-
-    def _read_state(self, state: numpy.ndarray) -> None:
-        batch = self._api.llama_batch_init(1, len(state), 1)
-        numpy.ctypeslib.as_array(batch.embd, shape=(len(state),))[:] = state
-        self._run(batch, 1, True)
 
     def _run(self, batch: Any, number: int, states: bool) -> None:
         """Read a batch after what was read; its last position has logits, and with `states` its state."""

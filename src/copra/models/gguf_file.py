@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from copra.data.sequences import GenerationSpec
 from copra.models.checkpoint import Checkpoint
-from copra.models.networks import embedding_norm
+from copra.models.exported import check_family, decoding_of
 from copra.schema.shape import ModelShape
 from copra.utils.errors import CopraError
 from copra.utils.files import replacing
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 WeightKind = Literal["f32", "f16", "q8_0", "q4_0"]
 DECODING = "copra.decoding"
-"""Key of what follows a prompt, as JSON: see `decoding_of`."""
+"""Key of what follows a prompt, as JSON: see `copra.models.exported`."""
 NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -55,7 +54,8 @@ def write_gguf(checkpoint: Checkpoint, path: Path, kind: WeightKind = "f16") -> 
     import gguf
     from gguf import quants
 
-    decoding = decoding_of(checkpoint)
+    check_family(checkpoint, "GGUF", {"llama": "Llamas"})
+    decoding = decoding_of(checkpoint, "GGUF")
     shape = checkpoint.manifest.shape
     config = checkpoint.model.config
     is_uniform = len(set(shape.layers)) == 1
@@ -73,46 +73,6 @@ def write_gguf(checkpoint: Checkpoint, path: Path, kind: WeightKind = "f16") -> 
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-
-
-def decoding_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what follows a prompt before the answer, as plain JSON values.
-
-    They are `prefix_ids`, `latents`, `latent_token` and `suffix_ids`; `feed`, "raw" or "scaled" where hidden
-    states are fed back (None: the latents are tokens), and `norm`, that of scaled latents.
-
-    Raises:
-        CopraError: the checkpoint answers in a way that a loop over single passes cannot follow.
-    """
-    spec, node = checkpoint.decoding, checkpoint.manifest.node
-    if checkpoint.model.config.model_type not in ("llama", "copra_llama"):
-        family = checkpoint.manifest.shape.family
-        raise CopraError(f"{node}: is a model of type {family}. GGUF files are written of Llamas.")
-    if checkpoint.manifest.quantized:
-        raise CopraError(
-            f"{node}: its weights are {checkpoint.manifest.quantized} already. Name the model before that "
-            "step, and choose the type of weights with --type."
-        )
-    if spec is None:
-        spec = GenerationSpec((), 0, "hidden", 0, ())
-    unlike = {
-        "a loop over its layers": spec.loop is not None,
-        "a thought emulator": spec.emulated,
-        "worked examples": spec.prompting is not None,
-        "Jacobi iterations": bool(spec.jacobi_iterations),
-        "projected latents": spec.latent_input == "projected" and spec.has_recurrent_latents,
-    }
-    if found := [words for words, is_so in unlike.items() if is_so]:
-        raise CopraError(f"{node}: answers with {found[0]}, for which GGUF has no form.")
-    feed = spec.latent_input if spec.has_recurrent_latents else None
-    return {
-        "prefix_ids": list(spec.prefix_ids),
-        "latents": spec.latents,
-        "latent_token": spec.latent_token,
-        "suffix_ids": list(spec.suffix_ids),
-        "feed": feed,
-        "norm": float(embedding_norm(checkpoint.model)) if feed == "scaled" else None,
-    }
 
 
 def _add_sizes(writer: "gguf.GGUFWriter", shape: ModelShape, config: Any, is_uniform: bool) -> None:
