@@ -10,9 +10,11 @@ PACKAGE = Path(copra.__file__).parent
 EXCEPTIONS = {
     "cli.py": "help must not wait for the modules of commands",
     "evaluation/statistics.py": "tables without intervals do not wait for scipy",
+    "generation/executorch.py": "executorch is an optional dependency",
     "generation/llama_cpp.py": "llama-cpp-python is an optional dependency",
     "methods": "the settings classes of methods are read where torch is not imported",
     "models/base_config.py": "a check of local bases does not wait for the Hub's library",
+    "models/executorch_file.py": "executorch and torchao are optional dependencies",
     "models/gguf_file.py": "gguf is an optional dependency",
     "models/quantized.py": "torchao is an optional dependency",
     "plan/rows.py": "a plan for a model that is not fetched does not wait for transformers",

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Iterable
 from importlib.metadata import packages_distributions, requires, version
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -76,14 +77,16 @@ def _closure(lines: Iterable[str], skip: set[str]) -> set[str]:
 @pytest.mark.slow
 def test_each_package_that_copra_imports_is_declared():
     extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *extras["quantize"], *extras["gguf"], *extras["llama-cpp"]]
+    optional = [extras[name] for name in ("quantize", "gguf", "llama-cpp", "executorch")]
+    lines = [*PROJECT["dependencies"], *chain.from_iterable(optional)]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     nodes = [node for path in (ROOT / "src").rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
     names = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
     names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     imported = {name.split(".")[0] for name in names} - {"copra", *sys.stdlib_module_names}
     assert {"torch", "yaml", "statsmodels"} <= imported
-    homes = {"llama_cpp": ["llama-cpp-python"], **packages_distributions()}  # which is not installed by make
+    # Two are not installed by make.
+    homes = {"llama_cpp": ["llama-cpp-python"], "executorch": ["executorch"], **packages_distributions()}
     assert {name for name in imported if not declared & set(map(canonicalize_name, homes[name]))} == set()
 
 

@@ -1,7 +1,7 @@
 """Checkpoints as GGUF files: read back by transformers and by the package gguf, and run by llama.cpp."""
 
 import json
-from dataclasses import replace
+from functools import partial
 
 import numpy
 import pytest
@@ -10,67 +10,27 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from copra.cli import main
-from copra.data.sequences import GenerationSpec
-from copra.data.tokenization import markers_of
-from copra.models.bases import make_base
-from copra.models.checkpoint import load_checkpoint, save_checkpoint
 from copra.models.gguf_file import DECODING, neighbours, rope_factors, write_gguf
-from copra.pruning.cut import KeptUnits
-from copra.pruning.surgery import cut_model
-from copra.schema.base import Base, FromScratch
-from copra.schema.loop import Loop
 from copra.utils.errors import CopraError
-from helpers.llama_cpp import assert_same_tokens
-from helpers.manifests import provenance
+from helpers.exported import (
+    FEWER,
+    QUESTIONS,
+    UNEQUAL,
+    assert_same_tokens,
+    latents,
+    looped,
+    make_checkpoint,
+    plain,
+)
+from helpers.llama_cpp import gguf_model
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")
-
-SIZES = {"hidden_size": 64, "layers": 3, "heads": 4, "kv_heads": 2, "intermediate_size": 96}
-QUESTIONS = ("2 and 3 ?", "5 and 1 and 4 and 2 ?")
 
 
 @pytest.fixture
 def make(rows, tmp_path):
     """Makes a checkpoint with large random weights, of a decoding and with a cut."""
-
-    def make(spec=None, *, cut=None, **sizes):
-        base = Base(from_scratch=FromScratch(**{**SIZES, "tokenizer": "bpe", **sizes}))
-        model, tokenizer = make_base(base, rows, 0)
-        torch.manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += 0.15 * torch.randn(parameter.shape)
-        if cut is not None:
-            model = cut_model(model, cut)
-        spec = None if spec is None else spec(tokenizer)
-        known = provenance("llama@0+x", decoding=spec, lineage=[{"step": "x"}])
-        save_checkpoint(tmp_path / "model", model, tokenizer, known)
-        return load_checkpoint(tmp_path / "model")
-
-    return make
-
-
-def plain(tokenizer):
-    return GenerationSpec((), 0, "hidden", 0, ())
-
-
-def looped(tokenizer):
-    return replace(plain(tokenizer), loop=Loop(layers="all", times=2))
-
-
-def latents(number, feed="raw", thought="hidden", **more):
-    """A spec with latents between the markers of a tokenizer."""
-
-    def spec(tokenizer):
-        marks = markers_of(tokenizer)
-        return GenerationSpec((marks.start,), number, thought, marks.latent, (marks.end,), feed, **more)
-
-    return spec
-
-
-# Layers of unequal sizes: one without a KV group, one with fewer neurons.
-UNEQUAL = KeptUnits((0, 1, 2), (None, (0, 1), None), (None, None, tuple(range(32))))
-FEWER = KeptUnits((0, 2), (None, None, None), (None, None, None))
+    return partial(make_checkpoint, tmp_path / "model", rows)
 
 
 @pytest.mark.parametrize("cut", [None, FEWER])
@@ -200,4 +160,4 @@ def test_the_command(make, tmp_path, capsys):
 def test_llama_cpp_writes_the_same_tokens(make, tmp_path, spec, cut):
     checkpoint = make(spec, cut=cut)
     write_gguf(checkpoint, tmp_path / "model.gguf", "f32")
-    assert_same_tokens(checkpoint, tmp_path / "model.gguf", QUESTIONS, 24)
+    assert_same_tokens(checkpoint, gguf_model(tmp_path / "model.gguf"), QUESTIONS, 24)

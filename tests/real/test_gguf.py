@@ -4,7 +4,8 @@ import pytest
 
 from copra.cli import main
 from copra.models.checkpoint import load_checkpoint
-from helpers.llama_cpp import assert_same_tokens
+from helpers.exported import assert_same_tokens
+from helpers.llama_cpp import gguf_model
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")
 
@@ -25,4 +26,4 @@ def test_a_file_has_the_tokenizer_and_llama_cpp_writes_the_same_tokens(trained, 
     tokens = fields["tokenizer.ggml.tokens"].contents()
     assert len(tokens) == checkpoint.manifest.shape.vocabulary
     assert tokens[checkpoint.tokenizer.eos_token_id] == checkpoint.tokenizer.eos_token
-    assert_same_tokens(checkpoint, file, QUESTIONS, 12)
+    assert_same_tokens(checkpoint, gguf_model(file), QUESTIONS, 12)

@@ -23,6 +23,7 @@ PEOPLES = {
     "check",
     "clean",
     "compare",
+    "executorch",
     "gguf",
     "init",
     "jobs",

@@ -29,6 +29,7 @@ COMMANDS = {
     "best": Command("list the most accurate recipes under a budget"),
     "publish": Command("write a checkpoint with a model card into a folder, or push it to the Hub"),
     "gguf": Command("write a checkpoint as a GGUF file, for llama.cpp"),
+    "executorch": Command("write a checkpoint as a program of ExecuTorch, for phones"),
     "clean": Command("list or remove results that no recipe leads to"),
     "jobs": Command("list the jobs that the commands below can run"),
     "schema": Command("print the JSON schema of a config file"),

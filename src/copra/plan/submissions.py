@@ -18,8 +18,8 @@ SHORT_SECONDS = 600.0
 LEAST_MINUTES = 10
 """Least minutes that a submission asks for: imports from a cold network file system, small downloads."""
 FACTOR = 4
-"""Minutes asked for per expected minute, and by the second attempt per minute of the first; the third asks for
-the limit. Forecasts are for an A100, of whose FLOPs per second a V100 has 0.4 and a T4 0.2."""
+"""Minutes asked for per expected minute, and by the second attempt per minute of the first; the third asks
+for the limit. Forecasts are for an A100, of whose FLOPs per second a V100 has 0.4 and a T4 0.2."""
 PREPARING = ("data", "base")
 """Rules whose jobs may wait for a download, which should occupy no GPU: they join only each other."""
 GROUPED = {*PREPARING, "prompt", *COMPUTING} - {"latency"}
