@@ -18,6 +18,7 @@ EXCEPTIONS = {
     "models/gguf_file.py": "gguf is an optional dependency",
     "models/quantized.py": "torchao is an optional dependency",
     "plan/rows.py": "a plan for a model that is not fetched does not wait for transformers",
+    "plan/surroundings.py": "only what is not here yet is asked for on the Hub",
     "plan/words.py": "a check without other tasks does not wait for transformers",
     "pruning/scoring/scores.py": "planning does not wait for pandas",
     "pruning/scoring/text.py": "only a data set of the Hub needs datasets, which takes seconds",

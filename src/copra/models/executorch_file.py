@@ -139,16 +139,18 @@ class Step(nn.Module):
                 self.register_buffer(f"{kind}_{index}", room, persistent=False)
 
     def forward(self, embeddings: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        layers = [
-            PlacedLayer(self.get_buffer(f"keys_{index}"), self.get_buffer(f"values_{index}"), positions)
-            for index in range(self.n_layers)
-        ]
+        cache = Cache(
+            layers=[
+                PlacedLayer(self.get_buffer(f"keys_{index}"), self.get_buffer(f"values_{index}"), positions)
+                for index in range(self.n_layers)
+            ]
+        )
         is_seen = torch.arange(self.length) <= positions[:, None]
         hidden = self.model.base_model(
             inputs_embeds=embeddings,
             attention_mask=torch.where(is_seen, 0.0, -torch.inf)[None, None],
             position_ids=positions[None],
-            past_key_values=Cache(layers=layers),
+            past_key_values=cache,
             use_cache=True,
         ).last_hidden_state[:, -1]
         return hidden, read_logits(self.model, hidden)
@@ -165,6 +167,8 @@ class PlacedLayer(StaticLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None
+        assert self.values is not None
         self.keys.index_copy_(2, self.positions, key_states)
         self.values.index_copy_(2, self.positions, value_states)
         return self.keys, self.values
