@@ -166,7 +166,7 @@ def test_a_loss_that_is_no_number_stops_and_names_step_and_rows(make_trainer):
 
 
 def test_an_exploding_loss_stops_before_the_step_is_taken(make_trainer, gradients):
-    trainer = make_trainer(learning_rate=1.0, batch_size=9)
+    trainer = make_trainer(learning_rate=30.0, batch_size=9)
     samples, _ = trainer.samples(0)
     batches = [batch for epoch in range(5) for batch in epoch_batches(samples, 9, 0, epoch)]
     with pytest.raises(CopraError, match=r"^step \d: loss \d") as error:

@@ -41,7 +41,7 @@ NOT_RUN = {
     "copra ask llama+cot+coconut": "needs the model; tests/commands/test_ask.py asks one",
     "copra publish llama+cot+coconut": "needs the model; tests/commands/test_publish.py publishes one",
     "copra gguf": "needs the model; tests/models/test_gguf_files.py writes files",
-    "lm_eval run": "needs the harness; tests/models/test_harness.py runs it",
+    "lm_eval run": "needs the harness; tests/models/test_lm_eval.py runs it",
     "copra executorch": "needs the model; tests/models/test_executorch_files.py writes folders",
     "python -c": "needs a file; tests/models/test_gguf_files.py and test_executorch_files.py read some",
     "copra init": "needs the rows; tests/experiment/test_starter.py starts with some",

@@ -51,8 +51,8 @@ def write_executorch(
     """Write a folder with a program for ExecuTorch, tokenizer and decoding, complete or absent.
 
     `max_length` is the number of positions in the cache, see `positions_of`. "int8": the matrices of linear
-    layers, the LM head and the embedding are stored in 8 bits with a scale per row, and the inputs of linear
-    layers are rounded to 8 bits with a scale per position as the program runs.
+    layers and the LM head are stored in 8 bits with a scale per row, and their inputs are rounded to 8 bits
+    with a scale per position as the program runs. The embedding keeps single precision.
 
     Raises:
         CopraError: executorch is missing, the model or its decoding has no form in ExecuTorch, or the model
@@ -198,32 +198,23 @@ def grouped_attention(
 
 
 def _quantize(model: PreTrainedModel) -> None:
-    """Convert a model's linear layers, LM head and embedding to 8 bits in place.
+    """Convert a model's linear layers and LM head to 8 bits in place.
 
     Raises:
         CopraError: torchao is missing.
     """
     need_torchao()
-    from torchao.quantization import (
-        Int8DynamicActivationIntxWeightConfig,
-        IntxWeightOnlyConfig,
-        PerAxis,
-        quantize_,
-    )
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, PerAxis, quantize_
 
     rows = PerAxis(0)
-    linear = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=rows)
-    quantize_(model, linear)
-    embedding = IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=rows)
-    quantize_(model, embedding, lambda module, _: module is model.get_input_embeddings())
+    quantize_(model, Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=rows))
 
 
 @torch.no_grad()
 def _program(model: PreTrainedModel, length: int) -> Any:
     """Return the program of a model with a cache of `length` positions."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
-    from executorch.exir.passes.quant_fusion_pass import QuantFusionPass
+    from executorch.exir import to_edge_transform_and_lower
 
     AttentionInterface.register(ATTENTION, grouped_attention)
     model.set_attn_implementation(ATTENTION)
@@ -235,4 +226,4 @@ def _program(model: PreTrainedModel, length: int) -> Any:
     lowered = to_edge_transform_and_lower(
         {"embed": embed, "step": step}, partitioner={"embed": [], "step": [XnnpackPartitioner()]}
     )
-    return lowered.to_executorch(ExecutorchBackendConfig(passes=[QuantFusionPass()]))
+    return lowered.to_executorch()
