@@ -160,9 +160,12 @@ def test_the_code_of_a_plugin_counts_only_for_the_results_that_it_takes_part_in(
 
 
 def test_check_warns_of_a_plugin_that_imports_torch(tmp_path):
-    """A module of that name stands in for torch, which takes seconds."""
+    """A package of that name stands in for torch, which takes seconds."""
     install(tmp_path, code=f"import torch\n{BLOCKS['python']}")
-    (tmp_path / "torch.py").touch()
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    # Read by copra's hint on GPUs.
+    (tmp_path / "torch" / "version.py").write_text('__version__, cuda = "2.13.0", None\n')
     (tmp_path / "config.yaml").write_text(BLOCKS["yml"])
     assert "warning: a plugin of copra-lab imports torch when it is loaded" in copra(tmp_path, "check")
 
