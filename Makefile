@@ -87,6 +87,9 @@ lock: ## Write the lock files from pyproject.toml
 	cp requirements-lm-eval.lock .venv-lock/lm-eval
 	$(COMPILE) --constraint .venv-lock/constraints --extra lm-eval --output-file .venv-lock/lm-eval
 	$(NEW) .venv-lock/all .venv-lock/lm-eval > requirements-lm-eval.lock
+	cp requirements-executorch.lock .venv-lock/executorch
+	$(COMPILE) --constraint .venv-lock/all --extra executorch --output-file .venv-lock/executorch
+	$(NEW) .venv-lock/all .venv-lock/executorch > requirements-executorch.lock
 	torch="$$(grep -o '^torch==[^ ]*' requirements.lock)+cpu" && \
 	  .venv-lock/bin/pip download --quiet --no-deps --dest .venv-lock/torch --retries 1 \
 	  --extra-index-url https://download.pytorch.org/whl/cpu "$$torch" && \

@@ -1,6 +1,7 @@
 """Checkpoints as programs of ExecuTorch: the methods in PyTorch, and folders in ExecuTorch's own runtime."""
 
 import importlib.util
+import sys
 from functools import partial
 
 import pytest
@@ -24,7 +25,9 @@ from copra.models.logits import SUPPRESSED
 from copra.pruning.cut import KeptUnits
 from copra.utils.errors import CopraError
 from copra.utils.files import read_json, write_json
+from helpers.copied_code import ROOT
 from helpers.exported import QUESTIONS, assert_same_tokens, latents, looped, make_checkpoint, plain
+from helpers.plugins import plugin_folders
 
 # One layer without a KV group, one with fewer neurons: to export a layer takes seconds.
 CUT = KeptUnits((0, 1), ((0, 1), None), (None, tuple(range(32))))
@@ -39,9 +42,19 @@ def make(rows, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def write(rows, tmp_path_factory):
-    """Writes the folder of a type of weights, once, beside its checkpoint; skipped without ExecuTorch."""
-    pytest.importorskip("executorch", reason="needs the package executorch")
+def executorch(request):
+    """ExecuTorch, fetched where it is not installed; skips the test where it cannot be."""
+    cache = request.config.cache.mkdir("executorch")
+    folders = plugin_folders(["executorch"], ROOT / "requirements-executorch.lock", cache)
+    sys.path += folders
+    yield
+    # What was imported stays.
+    sys.path[:] = [path for path in sys.path if path not in folders]
+
+
+@pytest.fixture(scope="module")
+def write(executorch, rows, tmp_path_factory):
+    """Writes the folder of a type of weights, once, beside its checkpoint."""
     made = {}
 
     def write(kind):
@@ -138,8 +151,8 @@ def test_the_command_names_the_package_that_is_missing(make, tmp_path, monkeypat
     assert not (tmp_path / "phone").exists()
 
 
-def test_what_fails_leaves_nothing(make, tmp_path, monkeypatch):
-    pytest.importorskip("executorch", reason="needs the package executorch")
+@pytest.mark.slow
+def test_what_fails_leaves_nothing(executorch, make, tmp_path, monkeypatch):
     checkpoint = make(plain)
 
     def fail(*arguments):

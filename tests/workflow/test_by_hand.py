@@ -41,6 +41,7 @@ def everything(unstarted, tmp_path):
         },
         importance={"rows": 32, "objective": "text", "text": {"file": "text.txt"}},
         latency={"questions": 1, "batch_size": 2, "repetitions": 1, "forced_tokens": 2},
+        conversions={"recipes": ["llama+cot+taught"], "formats": ["executorch-f32"], "questions": 2},
         curves={"layers": {"model": "llama+cot", "unit": "layers", "metrics": ["cosine"], "remove": [1]}},
         compute={"threads": 2, "processes": 2, "jobs_per_gpu": 2, "save_every_steps": 7},
         tracking="tensorboard",

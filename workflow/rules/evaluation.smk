@@ -166,3 +166,31 @@ rule latency:
     shell:
         "copra latency --settings {params.settings:q} --models {input.manifests}"
         " --data {input.questions} --output {output.times} > {log} 2>&1"
+
+
+# A job has the machine to itself: its times mean something only beside each other.
+rule convert:
+    input:
+        manifest="<results>/models/{node}/copra.json",
+        weights=weights("<results>/models/{node}"),
+        questions=lambda wildcards: copra.data(wildcards.node, copra.experiment.evaluation.split),
+        tables=lambda wildcards: tables(copra.data(wildcards.node, copra.experiment.evaluation.split)),
+    output:
+        measured="<results>/conversions/{node}/measured.parquet",
+        files=directory("<results>/conversions/{node}/files"),
+    log:
+        "<logs>/convert/{node}.log",
+    benchmark:
+        "<benchmarks>/convert/{node}.tsv"
+    threads: workflow.cores
+    resources:
+        mem_mb=growing(copra.experiment.compute.memory_mb),
+        runtime=copra.experiment.compute.runtime_minutes,
+    params:
+        settings=lambda wildcards: copra.convert_settings(wildcards.node),
+    message:
+        "Converting {wildcards.node} to the formats of other programs"
+    shell:
+        "copra convert --settings {params.settings:q}"
+        " --model {input.manifest} --data {input.questions}"
+        " --folder {output.files} --output {output.measured} > {log} 2>&1"

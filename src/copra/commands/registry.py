@@ -53,6 +53,7 @@ COMMANDS = {
     "swap-latents": Command("evaluate with the latents of other questions", "NODE", computes=True),
     "logit-lens": Command("decode latents through the LM head", "NODE", computes=True),
     "latency": Command("measure seconds per answer", "", computes=True),
+    "convert": Command("convert a checkpoint to other programs' formats, and test each", "NODE"),
     "table": Command("make a table from evaluations, curves or scores", "TABLE"),
     "export": Command("write a table as CSV, Markdown and LaTeX", "TABLE"),
     "figure": Command("draw a figure", "FIGURE[/SUBJECT]"),

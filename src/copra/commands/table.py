@@ -9,6 +9,7 @@ import pandas
 from copra.commands.common import Coded, add_settings, folder, made_by, recorded_shape, settings_of
 from copra.models.manifest import Manifest
 from copra.report.contrasts import contrasts
+from copra.report.conversions import conversions
 from copra.report.latent_sources import latent_sources
 from copra.report.latent_tables import accuracy_vs_latents, latent_lens
 from copra.report.orders import drop_orders
@@ -26,7 +27,7 @@ class TableSettings(Coded):
     FLOPs, `asked` and `reference` for accuracy on each task, `swept` for accuracy against latents, `swapped`
     for accuracy with latents of other sources, `seen` for the likeliest tokens of latents, `measured` for
     pruning curves, `ordered` for the orders in which layers are removed, `contrasts`, `nodes` and `primary`
-    for contrasts.
+    for contrasts, `converted` for models in the formats of other programs.
     """
 
     rows: list[dict[str, str]] | None = None
@@ -53,12 +54,15 @@ class TableSettings(Coded):
     """Contrasts between recipes."""
     nodes: dict[str, list[str]] | None = None
     """The nodes that the recipes in contrasts end at."""
+    converted: dict[str, str] | None = None
+    """Nodes that were converted, with their recipes."""
 
 
 def arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
     parser.add_argument("--evaluations", type=folder, help="folder of all evaluations")
     parser.add_argument("--curves", type=Path, help="folder of all pruning curves")
+    parser.add_argument("--conversions", type=Path, help="folder of all conversions")
     parser.add_argument("--scores", type=Path, help="folder of all scores")
     parser.add_argument("--models", type=Path, help="folder of all models")
     parser.add_argument("--latency", type=Path, nargs="?", help="table of measured times, if there is one")
@@ -87,6 +91,9 @@ def run(options: Namespace) -> None:
     elif settings.seen is not None:
         made_of = [options.evaluations / node / "lens.parquet" for node in settings.seen]
         table = latent_lens(settings.seen, options.evaluations)
+    elif settings.converted is not None:
+        made_of = [options.conversions / node / "measured.parquet" for node in settings.converted]
+        table = conversions(settings.converted, options.conversions)
     elif settings.measured is not None:
         made_of = [options.curves / f"{name}.parquet" for name in settings.measured]
         table = _together(made_of)

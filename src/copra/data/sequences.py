@@ -189,6 +189,18 @@ class GenerationSpec:
         return parallel_iterations(self.iterations, self.latents) if self.has_recurrent_latents else 0
 
     @property
+    def special(self) -> str | None:
+        """What of it a loop over single passes through the model does not give, in words; None: nothing."""
+        found = {
+            "a loop over its layers": self.loop is not None,
+            "a thought emulator": self.emulated,
+            "worked examples": self.prompting is not None,
+            "Jacobi iterations": bool(self.jacobi_iterations),
+            "projected latents": self.latent_input == "projected" and self.has_recurrent_latents,
+        }
+        return next((words for words, is_so in found.items() if is_so), None)
+
+    @property
     def extra_modules(self) -> tuple[str, ...]:
         """The names of the extra modules that answering needs."""
         projection = (

@@ -230,6 +230,18 @@ def _latency(flow: Workflow, _: str) -> CommandLine:
     return _line([*models, data], settings=flow.latency_settings(), models=models, data=data, output=output)
 
 
+def _convert(flow: Workflow, node: str) -> CommandLine:
+    model, questions = _manifest(flow, node), flow.data(node, flow.experiment.evaluation.split)
+    return _line(
+        [model, *questions],
+        settings=flow.convert_settings(node),
+        model=model,
+        data=questions,
+        files=f"{flow.folder}/conversions/{node}/files",
+        output=f"{flow.folder}/conversions/{node}/measured.parquet",
+    )
+
+
 def _shown(flow: Workflow, settings: str, kind: Output, subject: str, **outputs: str) -> CommandLine:
     """Return the command line of a table or a figure."""
     small, large = (kind.files(flow, subject, large=large) for large in (False, True))
@@ -310,6 +322,7 @@ RULES = {
     "swap-latents": Rule("evaluations/{}/latents_from.parquet", _swapped, _swap_latents),
     "logit-lens": Rule("evaluations/{}/lens.parquet", _seen_through, _logit_lens),
     "latency": Rule("latency.parquet", lambda flow: [""] if flow.timed else [], _latency),
+    "convert": Rule("conversions/{}/measured.parquet", lambda flow: flow.converted, _convert),
     "table": Rule("tables/{}.parquet", _names_below("tables", Workflow.tables), _table),
     "export": Rule("tables/{}.csv", _names_below("tables", Workflow.tables), _export),
     "figure": Rule("figures/{}.svg", _names_below("figures", Workflow.figures), _figure),

@@ -13,6 +13,7 @@ from copra.methods.few_shot import FewShot
 from copra.methods.registry import AnyMethod
 from copra.schema.base import Base, Quantize
 from copra.schema.contrast import Contrast
+from copra.schema.conversion import Conversions
 from copra.schema.curve import Curve
 from copra.schema.latents import LatentSource
 from copra.schema.names import name_problems
@@ -208,6 +209,8 @@ class Experiment(Settings):
     """Settings of the accuracy measurement."""
     latency: Latency | None = Latency()
     """Settings of the latency measurement (null: latency is not measured)."""
+    conversions: Conversions | None = None
+    """Models in the formats of other programs: their size, accuracy and time (null: none)."""
     compute: Compute = Compute()
     """Resources of a job."""
     tracking: Literal["tensorboard", "trackio", "wandb"] | None = None

@@ -86,6 +86,11 @@ def _contrasts(workflow: Workflow, _: str) -> list[Source]:
     return _evaluations(workflow, list(dict.fromkeys(nodes)))
 
 
+def _conversions(workflow: Workflow, _: str) -> list[Source]:
+    files = [f"{workflow.folder}/conversions/{node}/measured.parquet" for node in workflow.converted]
+    return [Source("conversions", files, 2)]
+
+
 def _looked_into(workflow: Workflow, nodes: Sequence[str], file: str) -> list[Source]:
     return [Source("evaluations", [f"{workflow.folder}/evaluations/{node}/{file}" for node in nodes], 2)]
 
@@ -172,6 +177,7 @@ TABLES = {
     "pruning_curves": Output("the pruning curves", _curves),
     "drop_orders": Output("the orders in which layers are removed", _orders),
     "contrasts": Output("the contrasts between recipes", _contrasts),
+    "conversions": Output("models in the formats of other programs", _conversions),
 }
 FIGURES = {
     "accuracy_vs_flops": Output("accuracy against FLOPs", _of_table("accuracy_vs_flops")),

@@ -51,7 +51,7 @@ def quick(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         for key, base in small.get("bases", {}).items()
     }
     small["steps"] = {key: _step(step) for key, step in small.get("steps", {}).items()}
-    for key in ("importance", "evaluation", "latency"):
+    for key in ("importance", "evaluation", "latency", "conversions"):
         if isinstance(small.get(key), Mapping):
             small[key] = _few(small[key])
     small["importance"] = {

@@ -17,6 +17,7 @@ from typing import Any
 from copra.experiment.base_problems import check_bases
 from copra.experiment.config import Experiment, name_of, parse
 from copra.experiment.contrast_problems import check_contrasts
+from copra.experiment.conversion_problems import check_conversions
 from copra.experiment.curve_problems import check_curves
 from copra.experiment.family_problems import check_families
 from copra.experiment.method_kinds import method_kinds
@@ -62,6 +63,7 @@ class Workflow:
         try:
             self.tree: Tree = build_tree(self.experiment)
             check_contrasts(self.experiment, self.tree)
+            check_conversions(self.experiment, self.tree)
             check_curves(self.experiment, self.tree)
             check_other_tasks(self.experiment, self.tree)
             check_bases(self.experiment)
@@ -308,6 +310,14 @@ class Workflow:
         return [end.nodes[0] for end in self.tree.recipes] if self.experiment.latency else []
 
     @cached_property
+    def converted(self) -> dict[str, str]:
+        """Nodes that are converted to the formats of other programs, for one seed, with their recipes."""
+        if self.experiment.conversions is None:
+            return {}
+        ends = {end.recipe: end.nodes[0] for end in self.tree.recipes}
+        return {ends[recipe]: recipe for recipe in self.experiment.conversions.recipes}
+
+    @cached_property
     def trainings(self) -> list[str]:
         return [node.name for node in self.tree.nodes.values() if node.kind == "train"]
 
@@ -385,6 +395,7 @@ class Workflow:
         names += ["pruning_curves"] if self.curved else []
         names += ["drop_orders"] if self.ordered else []
         names += ["contrasts"] if self.contrasted else []
+        names += ["conversions"] if self.converted else []
         return [
             f"{self.folder}/tables/{name}.{kind}"
             for name in names
@@ -555,6 +566,14 @@ class Workflow:
         value["precision"] = self.experiment.compute.precision
         return self.settings("latency", value)
 
+    def convert_settings(self, name: str) -> str:
+        assert self.experiment.conversions is not None, "without them, nothing is converted"
+        conversions = self.experiment.conversions
+        value = {"node": name, "formats": conversions.formats, "answers": self._answers(self.node(name).task)}
+        value |= self._decoded("split", "max_new_tokens") | {"limit": conversions.questions}
+        del value["precision"]
+        return self.settings("convert", value)
+
     def table_settings(self, name: str) -> str:
         if name == "before_fine_tuning":
             rows = [
@@ -570,6 +589,8 @@ class Workflow:
             swapped = [{"recipe": end.recipe, "nodes": list(end.nodes)} for end in self.tree.recipes]
             swapped = [each for each in swapped if each["nodes"][0] in self.swapped]
             return self.settings("table", {"swapped": swapped})
+        if name == "conversions":
+            return self.settings("table", {"converted": self.converted})
         if name == "latent_lens":
             return self.settings("table", {"seen": self.seen_through})
         if name == "pruning_curves":

@@ -20,8 +20,8 @@ from copra.utils.files import read_json
 class ExecutorchModel(ExportedModel):
     """A model in a folder of `copra executorch`, which answers greedily as its checkpoint does."""
 
-    def __init__(self, folder: Path):
-        """Load the program and the tokenizer of a folder.
+    def __init__(self, folder: Path, threads: int | None = None):
+        """Load the program and the tokenizer of a folder; `threads` None are as many as ExecuTorch takes.
 
         Raises:
             CopraError: the folder is not one of copra's, or executorch is missing.
@@ -35,6 +35,8 @@ class ExecutorchModel(ExportedModel):
         self.decoding = read_json(folder / DECODING)
         self.end_ids = self.decoding["end_ids"]
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        if threads is not None:
+            _set_threads(threads)
         self._program = Runtime.get().load_program(folder / PROGRAM)
         self._embed = self._program.load_method("embed")
         self._step = self._program.load_method("step")
@@ -86,3 +88,10 @@ class ExecutorchModel(ExportedModel):
         # The next run overwrites the program's outputs.
         self._state, self._last_logits = (each[0].numpy().copy() for each in (state, logits))
         self._position = stop
+
+
+def _set_threads(number: int) -> None:
+    """Set the number of threads of all programs in this process; before any runs, as ExecuTorch asks."""
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+
+    _unsafe_reset_threadpool(number)

@@ -21,6 +21,7 @@ from copra.models.exported import check_family, decoding_of
 from copra.models.logits import read_logits
 from copra.models.quantized import need_torchao
 from copra.models.shape import shape_of
+from copra.schema.conversion import FAMILIES
 from copra.utils.errors import CopraError
 from copra.utils.files import replacing, write_json
 
@@ -28,7 +29,6 @@ WeightKind = Literal["f32", "int8"]
 PROGRAM = "model.pte"
 DECODING = "decoding.json"
 """File of what a caller needs to know: see `description`."""
-FAMILIES = {"llama": "Llamas", "gpt2": "GPT-2"}
 ATTENTION = "copra_grouped"
 """The name under which transformers finds `grouped_attention`."""
 
@@ -80,7 +80,7 @@ def description(checkpoint: Checkpoint, kind: WeightKind, max_length: int | None
     Raises:
         CopraError: as `write_executorch` does.
     """
-    check_family(checkpoint, "ExecuTorch", FAMILIES)
+    check_family(checkpoint, "ExecuTorch", FAMILIES["executorch"])
     if kind == "int8" and checkpoint.manifest.shape.family == "gpt2":
         raise CopraError(
             f"{checkpoint.manifest.node}: --type int8 needs linear layers, and those of GPT-2 are "

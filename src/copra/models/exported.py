@@ -26,15 +26,8 @@ def decoding_of(checkpoint: Checkpoint, format: str) -> dict[str, Any]:
         )
     if spec is None:
         spec = GenerationSpec((), 0, "hidden", 0, ())
-    unlike = {
-        "a loop over its layers": spec.loop is not None,
-        "a thought emulator": spec.emulated,
-        "worked examples": spec.prompting is not None,
-        "Jacobi iterations": bool(spec.jacobi_iterations),
-        "projected latents": spec.latent_input == "projected" and spec.has_recurrent_latents,
-    }
-    if found := [words for words, is_so in unlike.items() if is_so]:
-        raise CopraError(f"{node}: answers with {found[0]}, for which {format} has no form.")
+    if spec.special:
+        raise CopraError(f"{node}: answers with {spec.special}, for which {format} has no form.")
     feed = spec.latent_input if spec.has_recurrent_latents else None
     return {
         "prefix_ids": list(spec.prefix_ids),

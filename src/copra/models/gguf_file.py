@@ -15,6 +15,7 @@ from torch import Tensor
 
 from copra.models.checkpoint import Checkpoint
 from copra.models.exported import check_family, decoding_of
+from copra.schema.conversion import FAMILIES
 from copra.schema.shape import ModelShape
 from copra.utils.errors import CopraError
 from copra.utils.files import replacing
@@ -54,7 +55,7 @@ def write_gguf(checkpoint: Checkpoint, path: Path, kind: WeightKind = "f16") -> 
     import gguf
     from gguf import quants
 
-    check_family(checkpoint, "GGUF", {"llama": "Llamas"})
+    check_family(checkpoint, "GGUF", FAMILIES["gguf"])
     decoding = decoding_of(checkpoint, "GGUF")
     shape = checkpoint.manifest.shape
     config = checkpoint.model.config

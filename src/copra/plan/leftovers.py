@@ -21,6 +21,7 @@ KINDS = (
     "curves",
     "evaluations",
     "latency.parquet",
+    "conversions",
     "tables",
     "figures",
     "logs",

@@ -25,8 +25,8 @@ SHARED = ("train", *ASKING)
 COMPUTING = (*SHARED, "prune", "quantize", "score", "curve", "logit_lens", "latency")
 """Rules that compute with a model. No other job says how fast a machine computes: `data` and `base` may wait
 for a download."""
-START_SECONDS = {**dict.fromkeys((*COMPUTING, "base", "prompt"), 7.0), "figure": 3.0}
-"""Seconds of a job before and after its work, mostly of imports."""
+START_SECONDS = {**dict.fromkeys((*COMPUTING, "base", "prompt"), 7.0), "figure": 3.0, "convert": 60.0}
+"""Seconds of a job before and after its work, mostly of imports; ExecuTorch takes as long for a program."""
 OTHER_START_SECONDS = 1.5
 
 

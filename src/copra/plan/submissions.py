@@ -23,7 +23,8 @@ for the limit. Forecasts are for an A100, of whose FLOPs per second a V100 has 0
 PREPARING = ("data", "base")
 """Rules whose jobs may wait for a download, which should occupy no GPU: they join only each other."""
 GROUPED = {*PREPARING, "prompt", *COMPUTING} - {"latency"}
-"""Rules whose jobs may share a submission. `latency` has a node to itself; any other rule is a local one."""
+"""Rules whose jobs may share a submission. `latency` and `convert` have a node to themselves; any
+other rule is a local one."""
 
 
 @dataclass

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from copra.experiment.config import Experiment
 from copra.models.base_config import config_of
+from copra.schema.conversion import missing_packages
 from copra.utils.errors import CopraError
 from copra.utils.gpu import gpus
 from copra.utils.quantities import amount
@@ -19,7 +20,7 @@ def surroundings(experiment: Experiment) -> list[str]:
     Raises:
         CopraError: one line per base or data set on the Hub that this user may not read.
     """
-    return [*_gpu_notes(experiment), *_access_notes(experiment)]
+    return [*_gpu_notes(experiment), *_access_notes(experiment), *_conversion_notes(experiment)]
 
 
 def disk_note(folder: Path, needed: float) -> str | None:
@@ -57,6 +58,11 @@ def _gpu_notes(experiment: Experiment) -> Iterator[str]:
     elif wanted > here:
         found, then = ("no GPU", "compute on the CPU") if here == 0 else (f"{here} of them", "are refused")
         yield f"compute.gpu is {wanted}, and this machine has {found}: jobs that run here {then}."
+
+
+def _conversion_notes(experiment: Experiment) -> Iterator[str]:
+    if experiment.conversions and (missing := missing_packages(experiment.conversions.formats)):
+        yield f"conversions.formats: needs packages that are not here: pip install {' '.join(missing)}"
 
 
 def _access_notes(experiment: Experiment) -> Iterator[str]:

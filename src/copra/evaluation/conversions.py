@@ -1,0 +1,132 @@
+"""A checkpoint in the formats of other programs: its bytes, its answers, and the time that they take."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from copra.data.sequences import GenerationSpec
+from copra.evaluation.accuracy import check_length, extracted
+from copra.evaluation.statistics import proportion
+from copra.generation.answering import GenerationOptions, generate
+from copra.generation.executorch import ExecutorchModel
+from copra.generation.llama_cpp import GgufModel
+from copra.generation.prompts import prompts_of
+from copra.models.checkpoint import WEIGHTS, Checkpoint
+from copra.models.executorch_file import PROGRAM, write_executorch
+from copra.models.gguf_file import write_gguf
+from copra.schema.conversion import ConversionFormat, missing_packages, program_and_type
+from copra.tasks.answers import AnswerKind, same_answer
+from copra.tasks.task import Row
+from copra.utils.errors import CopraError
+
+Ask = Callable[[str], str]
+"""From a question to the text that a model writes after it."""
+LEAST_POSITIONS = 512
+"""Positions that a converted model has room for, unless it has fewer or these questions need more."""
+
+
+def measure_conversions(
+    checkpoint: Checkpoint,
+    source: Path,
+    rows: Sequence[Row],
+    formats: Sequence[ConversionFormat],
+    folder: Path,
+    *,
+    max_new_tokens: int,
+    answers: AnswerKind,
+    threads: int,
+) -> pandas.DataFrame:
+    """Write a checkpoint of the folder `source` in each format into `folder`; return what each answers.
+
+    One row for the checkpoint itself, format "copra", and one per format: bytes of its weights' file, number
+    of questions n, correct, accuracy with its 95% interval (low, high), the share of questions with the same
+    answer as the checkpoint's (`same_answers`), and seconds per answer, the median over questions, which are
+    asked one at a time on the CPU with so many threads. One unmeasured question warms up.
+
+    Raises:
+        CopraError: the checkpoint has no form in a format, a package is missing, or a question is too long.
+    """
+    if missing := missing_packages(formats):
+        raise CopraError(f"converting to {', '.join(formats)} needs more: pip install {' '.join(missing)}")
+    decoding = checkpoint.decoding
+    assert decoding is not None, "only models that answer are converted"
+    max_new_tokens = decoding.longest_answer(max_new_tokens)
+    positions = _positions(checkpoint, decoding, rows, max_new_tokens)
+    folder.mkdir(parents=True, exist_ok=True)
+    table, own = [], None
+    for format in ("copra", *formats):
+        if format == "copra":
+            file, ask = source / WEIGHTS, _checkpoint(checkpoint, decoding, max_new_tokens)
+        else:
+            file, ask = _converted(checkpoint, format, folder, positions, max_new_tokens, threads)
+        found, seconds = _answers(ask, rows, decoding)
+        own = own or found
+        correct = sum(
+            same_answer(answer, row.answer, answers) for answer, row in zip(found, rows, strict=True)
+        )
+        pairs = list(zip(found, own, strict=True))
+        table.append(
+            {
+                "format": format,
+                "bytes": file.stat().st_size,
+                **proportion(correct, len(rows)),
+                "same_answers": sum(one == other for one, other in pairs) / len(pairs),
+                "seconds_per_answer": seconds,
+                "threads": threads,
+            }
+        )
+    return pandas.DataFrame(table).drop(columns="correct")
+
+
+def _positions(checkpoint: Checkpoint, decoding: GenerationSpec, rows: Sequence[Row], limit: int) -> int:
+    """Return the number of positions of a converted model's cache, after checking that all answers fit."""
+    asked = prompts_of(checkpoint.tokenizer, rows, decoding)
+    check_length(checkpoint, decoding, rows, asked, limit)
+    thought = len(decoding.prefix_ids) + decoding.latents + len(decoding.suffix_ids)
+    needed = max(map(len, asked.prompts)) + thought + limit
+    most = int(checkpoint.model.config.max_position_embeddings)
+    return min(most, max(needed, LEAST_POSITIONS))
+
+
+def _checkpoint(checkpoint: Checkpoint, decoding: GenerationSpec, limit: int) -> Ask:
+    options = GenerationOptions(limit, 1)
+
+    def ask(question: str) -> str:
+        asked = prompts_of(checkpoint.tokenizer, [Row(question, (), "")], decoding)
+        (answer,) = generate(checkpoint, asked, decoding, options)
+        return str(checkpoint.tokenizer.decode(answer.tokens, skip_special_tokens=True))
+
+    return ask
+
+
+def _converted(
+    checkpoint: Checkpoint, format: ConversionFormat, folder: Path, positions: int, limit: int, threads: int
+) -> tuple[Path, Ask]:
+    """Write a checkpoint in a format; return the file of its weights, and the function that asks it."""
+    program, kind = program_and_type(format)
+    model: Any
+    if program == "gguf":
+        file = folder / f"{format}.gguf"
+        write_gguf(checkpoint, file, kind)  # type: ignore[arg-type]  # a part of the format's name
+        model = GgufModel(file, positions, threads)
+    else:
+        write_executorch(checkpoint, folder / format, kind, positions)  # type: ignore[arg-type]  # as above
+        file = folder / format / PROGRAM
+        model = ExecutorchModel(folder / format, threads)
+    return file, lambda question: model.answer(question, limit)
+
+
+def _answers(ask: Ask, rows: Sequence[Row], decoding: GenerationSpec) -> tuple[list[str | None], float]:
+    """Return the answer to each question (None: there is none), and the median seconds per question."""
+    ask(rows[0].question)
+    found, seconds = [], []
+    for row in rows:
+        start = time.perf_counter()
+        text = ask(row.question)
+        seconds.append(time.perf_counter() - start)
+        found.append(extracted(text, decoding))
+    return found, statistics.median(seconds)
