@@ -24,6 +24,7 @@ def lab(**changes) -> Workflow:
     first, second, *_ = build_tree(parse(config)).recipes
     config["contrasts"] = {"ours": {"plus": [first.recipe], "minus": [second.recipe]}}
     config["evaluation"]["latents_from"] = ["other"]
+    config["conversions"] = {"recipes": [first.recipe], "formats": ["executorch-f32"]}
     return Workflow(config | changes, "lab.yaml")
 
 
