@@ -190,7 +190,7 @@ class GenerationSpec:
 
     @property
     def special(self) -> str | None:
-        """What of it a loop over single passes through the model does not give, in words; None: nothing."""
+        """A part of it that single passes one after another cannot give, in words; None if there is none."""
         found = {
             "a loop over its layers": self.loop is not None,
             "a thought emulator": self.emulated,
