@@ -4,7 +4,6 @@ import os
 from dataclasses import replace
 
 import pandas
-import pytest
 
 from helpers.copied_code import ROOT
 from helpers.plugins import plugin_folders

@@ -7,25 +7,10 @@ import sys
 
 import pytest
 
-from copra.experiment.shipped import presets
 from copra.utils.files import read_json
+from helpers.copra_run import copra_run
 
 COT = "llama@0+cot"
-
-
-def copra_run(run, *arguments, status=0):
-    """Run `copra run` in the folder of a run with its code and environment; return what it printed."""
-    environment = run.command()["env"]
-    done = subprocess.run(
-        [sys.executable, "-m", "copra.cli", "run", "--cores", "2", *arguments],
-        cwd=run.folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +120,3 @@ def test_a_quick_run_needs_no_network_and_ends_with_its_report(unstarted, tmp_pa
     assert (
         read_json(run.folder / "results" / "config-quick" / "models" / "llama" / "copra.json")["seed"] is None
     )
-
-
-@pytest.mark.skipif(not os.environ.get("COPRA_PRESETS"), reason="needs half an hour: COPRA_PRESETS=all")
-@pytest.mark.parametrize("name", [name for name in presets() if not name.startswith("gsm8k/")])
-def test_the_quick_form_of_a_preset_runs_to_its_end(unstarted, tmp_path, name):
-    run = unstarted.empty(tmp_path / "run")
-    copra_run(run, name, "--quick")
-    assert list(run.folder.glob("results/*-quick/report.html"))

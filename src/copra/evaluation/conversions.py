@@ -57,9 +57,10 @@ def measure_conversions(
     max_new_tokens = decoding.longest_answer(max_new_tokens)
     positions = _positions(checkpoint, decoding, rows, max_new_tokens)
     folder.mkdir(parents=True, exist_ok=True)
-    table, own = [], None
-    for format in ("copra", *formats):
-        if format == "copra":
+    table: list[dict[str, Any]] = []
+    own: list[str | None] = []
+    for format in (None, *formats):
+        if format is None:
             file, ask = source / WEIGHTS, _checkpoint(checkpoint, decoding, max_new_tokens)
         else:
             file, ask = _converted(checkpoint, format, folder, positions, max_new_tokens, threads)
@@ -71,7 +72,7 @@ def measure_conversions(
         pairs = list(zip(found, own, strict=True))
         table.append(
             {
-                "format": format,
+                "format": format or "copra",
                 "bytes": file.stat().st_size,
                 **proportion(correct, len(rows)),
                 "same_answers": sum(one == other for one, other in pairs) / len(pairs),
