@@ -1,6 +1,5 @@
 """copra convert: convert a checkpoint to the formats of other programs, and ask it questions in each."""
 
-import shutil
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -46,7 +45,6 @@ def run(options: Namespace) -> None:
     # The other programs compute on the CPU.
     checkpoint.model.cpu()
     rows = rows_of(options.data, settings.split, settings.limit)
-    shutil.rmtree(options.folder, ignore_errors=True)
     table = measure_conversions(
         checkpoint,
         options.model,
