@@ -46,14 +46,14 @@ def converted(monkeypatch):
 
 @pytest.fixture
 def measure(rows, tmp_path, monkeypatch):
-    """Measures a checkpoint with two latents in some formats; in copra its answer is always "one"."""
+    """Measures a checkpoint with two latents in some formats; in copra it always writes `own`."""
 
-    def measure(formats, gold="one", **sizes):
+    def measure(formats, gold="one", own=f"so{ANSWER}one", folder="files", **sizes):
         checkpoint = make_checkpoint(tmp_path / "model", rows, latents(2), layers=1, **sizes)
-        monkeypatch.setattr(conversions, "_checkpoint", lambda *_: lambda _: f"so{ANSWER}one")
+        monkeypatch.setattr(conversions, "_ask_checkpoint", lambda *_: lambda _: own)
         questions = [Row(question, (), gold) for question in QUESTIONS]
         return measure_conversions(
-            checkpoint, tmp_path / "model", questions, formats, tmp_path / "files", **SETTINGS
+            checkpoint, tmp_path / "model", questions, formats, tmp_path / folder, **SETTINGS
         )
 
     return measure
@@ -71,7 +71,16 @@ def test_each_format_has_a_row_after_copra_s(converted, measure, tmp_path):
     assert (table["seconds_per_answer"] > 0).all()
     # The first question is asked once more, before time is taken.
     asked = [(question, 6) for question in (QUESTIONS[0], *QUESTIONS)]
-    assert converted == [("f32",), (512, 1), *asked, ("int8", 512), (1,), *asked]
+    assert converted == [("f32",), ("int8", 512), (512, 1), *asked, (1,), *asked]
+
+
+def test_equal_answers_may_be_written_in_different_ways_and_none_is_equal_to_none(converted, measure):
+    table = measure(["gguf-f32"], gold="ONE.", own=f"x{ANSWER}One ")
+    assert list(table["same_answers"]) == [1, 0.75]
+    assert list(table["accuracy"]) == [1, 0.75]
+    table = measure(["gguf-f32"], own="no mark", folder="other")
+    assert list(table["same_answers"]) == [1, 0]
+    assert list(table["accuracy"]) == [0, 0.75]
 
 
 def test_right_answers_count_and_not_those_of_copra(converted, measure):
@@ -89,7 +98,7 @@ def test_there_is_room_for_all_answers_or_as_much_as_the_model_has(converted, me
 
 def test_the_checkpoint_answers_as_copra_does(rows, tmp_path):
     checkpoint = make_checkpoint(tmp_path / "model", rows, latents(2), layers=1)
-    ask = conversions._checkpoint(checkpoint, checkpoint.decoding, 6)
+    ask = conversions._ask_checkpoint(checkpoint, checkpoint.decoding, 6)
     import copra
 
     model = copra.load(tmp_path / "model")

@@ -69,6 +69,16 @@ def test_small_models_stand_in_for_published_ones():
     assert stand_ins(read_yaml(WHOLE["addition"]), "addition") == {}
 
 
+def test_few_questions_are_asked_of_converted_models_and_small_ones_have_a_form():
+    wanted = {"recipes": ["gpt2+cot"], "formats": ["gguf-f16"], "questions": 100}
+    config = {**read_yaml(WHOLE["gpt2"]), "conversions": wanted}
+    assert quick(config, "gpt2")["conversions"] == {**wanted, "questions": LEAST["questions"]}
+    for formats, tokenizer in ((["executorch-f32"], "words"), (["executorch-f32", "gguf-f16"], "bpe")):
+        config["conversions"] = {**wanted, "formats": formats}
+        (made,) = stand_ins(config, "gpt2").values()
+        assert made["bases"]["gpt2"]["from_scratch"]["tokenizer"] == tokenizer
+
+
 def test_a_users_rows_are_read_where_they_are(tmp_path):
     task = {"kind": "rows", "train": "a.csv", "validation_share": 0.1, "test_share": 0.1}
     config = {"tasks": {"rows": task}, "bases": {}, "steps": {}, "recipes": []}

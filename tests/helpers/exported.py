@@ -69,6 +69,8 @@ def assert_same_tokens(
     for question, prompt, answer in zip(questions, asked.prompts, answers, strict=True):
         tokens = [token for token in answer.tokens if token != checkpoint.tokenizer.eos_token_id]
         assert model.generate(prompt, longest) == tokens
-        assert model.answer(question, longest) == checkpoint.tokenizer.decode(tokens)
+        assert model.answer(question, longest) == checkpoint.tokenizer.decode(
+            tokens, skip_special_tokens=True
+        )
         # Once more: nothing is left of the last answer.
         assert model.generate(prompt, longest) == tokens

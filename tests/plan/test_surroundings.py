@@ -105,6 +105,18 @@ def test_gpus_and_a_torch_for_them(make_workflow, monkeypatch, wanted, here, bui
     assert not note or found[0].startswith(note)
 
 
+def test_packages_for_conversions_are_told_where_they_are_missing(make_workflow, monkeypatch):
+    wanted = {"recipes": ["llama+cot"], "formats": ["executorch-f32"]}
+    experiment = make_workflow(recipes=[["cot"]], reference=None, conversions=wanted).experiment
+    monkeypatch.setattr("copra.schema.conversion.find_spec", lambda module: None)
+    (note,) = surroundings(experiment)
+    assert note == (
+        "conversions.formats: needs packages that are not here: pip install 'executorch>=1.5.1,<1.6'"
+    )
+    monkeypatch.setattr("copra.schema.conversion.find_spec", lambda module: module)
+    assert surroundings(experiment) == []
+
+
 @pytest.mark.slow
 def test_the_build_of_torch_is_known_without_its_import():
     import torch

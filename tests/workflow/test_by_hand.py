@@ -30,6 +30,7 @@ def everything(unstarted, tmp_path):
         steps__taught={
             "kind": "codi",
             "latents": 2,
+            "latent_input": "raw",
             "training": {"steps": 2, "batch_size": 4, "num_validations": 1},
         },
         recipes=[["coconut", "drop-1", "groups-1", "int8"], ["cot", "shown"], ["cot", "taught"]],

@@ -18,7 +18,7 @@ LARGE = {
     "llama-3.2-1b-methods",
     "pruning-lab",
 }
-"""Presets whose quick form has more than a hundred jobs."""
+"""Presets whose quick form has more than a hundred jobs, which take minutes."""
 # Those in config/gsm8k/ are second files, for other presets.
 NAMES = [name for name in presets() if "/" not in name]
 

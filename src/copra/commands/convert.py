@@ -1,5 +1,6 @@
 """copra convert: convert a checkpoint to the formats of other programs, and ask it questions in each."""
 
+import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -41,9 +42,10 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     settings = settings_of(options, ConvertSettings)
     torch.set_num_threads(options.threads)
+    # The other programs compute in single precision on the CPU, so that the checkpoint does too.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     checkpoint = load_checkpoint(options.model, to_answer=True)
-    # The other programs compute on the CPU.
-    checkpoint.model.cpu()
+    checkpoint.model.float()
     rows = rows_of(options.data, settings.split, settings.limit)
     table = measure_conversions(
         checkpoint,

@@ -189,8 +189,8 @@ class GenerationSpec:
         return parallel_iterations(self.iterations, self.latents) if self.has_recurrent_latents else 0
 
     @property
-    def special(self) -> str | None:
-        """A part of it that single passes one after another cannot give, in words; None if there is none."""
+    def unexportable_part(self) -> str | None:
+        """The first part of it that a loop over single passes cannot reproduce, in words, if there is one."""
         found = {
             "a loop over its layers": self.loop is not None,
             "a thought emulator": self.emulated,

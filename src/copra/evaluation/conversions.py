@@ -3,6 +3,8 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from fractions import Fraction
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ from copra.models.checkpoint import WEIGHTS, Checkpoint
 from copra.models.executorch_file import PROGRAM, write_executorch
 from copra.models.gguf_file import write_gguf
 from copra.schema.conversion import ConversionFormat, missing_packages, program_and_type
-from copra.tasks.answers import AnswerKind, same_answer
+from copra.tasks.answers import AnswerKind, answer_value
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
 
 Ask = Callable[[str], str]
 """From a question to the text that a model writes after it."""
+Value = Fraction | str | None
+"""An answer by its value, so that equal answers are equal; None if there is none."""
 LEAST_POSITIONS = 512
 """Positions that a converted model has room for, unless it has fewer or these questions need more."""
 
@@ -40,12 +44,13 @@ def measure_conversions(
     answers: AnswerKind,
     threads: int,
 ) -> pandas.DataFrame:
-    """Write a checkpoint of the folder `source` in each format into `folder`; return what each answers.
+    """Write a checkpoint of the folder `source` in each format into `folder`; return a table of measurements.
 
     One row for the checkpoint itself, format "copra", and one per format: bytes of its weights' file, number
-    of questions n, correct, accuracy with its 95% interval (low, high), the share of questions with the same
-    answer as the checkpoint's (`same_answers`), and seconds per answer, the median over questions, which are
-    asked one at a time on the CPU with so many threads. One unmeasured question warms up.
+    of questions n, accuracy with its 95% interval (low, high), the share of questions with the same answer as
+    the checkpoint's (`same_answers`; to give none is the same as to give none), and seconds per answer, the
+    median over questions, which are asked one at a time on the CPU with so many threads. One unmeasured
+    question warms up.
 
     Raises:
         CopraError: the checkpoint has no form in a format, a package is missing, or a question is too long.
@@ -57,25 +62,23 @@ def measure_conversions(
     max_new_tokens = decoding.longest_answer(max_new_tokens)
     positions = _positions(checkpoint, decoding, rows, max_new_tokens)
     folder.mkdir(parents=True, exist_ok=True)
+    files = {format: _write(checkpoint, format, folder, positions) for format in formats}
     table: list[dict[str, Any]] = []
-    own: list[str | None] = []
-    for format in (None, *formats):
+    own: list[Value] = []
+    for format, file in ((None, source / WEIGHTS), *files.items()):
         if format is None:
-            file, ask = source / WEIGHTS, _checkpoint(checkpoint, decoding, max_new_tokens)
+            ask = _ask_checkpoint(checkpoint, decoding, max_new_tokens)
         else:
-            file, ask = _converted(checkpoint, format, folder, positions, max_new_tokens, threads)
-        found, seconds = _answers(ask, rows, decoding)
+            ask = _ask_file(format, file, positions, max_new_tokens, threads)
+        found, seconds = _ask_all(ask, rows, decoding, answers)
         own = own or found
-        correct = sum(
-            same_answer(answer, row.answer, answers) for answer, row in zip(found, rows, strict=True)
-        )
-        pairs = list(zip(found, own, strict=True))
+        gold = [answer_value(row.answer, answers) for row in rows]
         table.append(
             {
                 "format": format or "copra",
                 "bytes": file.stat().st_size,
-                **proportion(correct, len(rows)),
-                "same_answers": sum(one == other for one, other in pairs) / len(pairs),
+                **proportion(sum(map(_is_right, found, gold)), len(rows)),
+                "same_answers": sum(map(eq, found, own)) / len(rows),
                 "seconds_per_answer": seconds,
                 "threads": threads,
             }
@@ -93,7 +96,19 @@ def _positions(checkpoint: Checkpoint, decoding: GenerationSpec, rows: Sequence[
     return min(most, max(needed, LEAST_POSITIONS))
 
 
-def _checkpoint(checkpoint: Checkpoint, decoding: GenerationSpec, limit: int) -> Ask:
+def _write(checkpoint: Checkpoint, format: ConversionFormat, folder: Path, positions: int) -> Path:
+    """Write a checkpoint in a format; return the file of its weights."""
+    program, kind = program_and_type(format)
+    if program == "gguf":
+        file = folder / f"{format}.gguf"
+        write_gguf(checkpoint, file, kind)  # type: ignore[arg-type]  # a part of the format's name
+        return file
+    write_executorch(checkpoint, folder / format, kind, positions)  # type: ignore[arg-type]  # as above
+    return folder / format / PROGRAM
+
+
+def _ask_checkpoint(checkpoint: Checkpoint, decoding: GenerationSpec, limit: int) -> Ask:
+    """Return the function that asks a checkpoint."""
     options = GenerationOptions(limit, 1)
 
     def ask(question: str) -> str:
@@ -104,30 +119,32 @@ def _checkpoint(checkpoint: Checkpoint, decoding: GenerationSpec, limit: int) ->
     return ask
 
 
-def _converted(
-    checkpoint: Checkpoint, format: ConversionFormat, folder: Path, positions: int, limit: int, threads: int
-) -> tuple[Path, Ask]:
-    """Write a checkpoint in a format; return the file of its weights, and the function that asks it."""
-    program, kind = program_and_type(format)
-    model: Any
+def _ask_file(format: ConversionFormat, file: Path, positions: int, limit: int, threads: int) -> Ask:
+    """Return the function that asks the model in a file of a format."""
+    program, _ = program_and_type(format)
+    model: GgufModel | ExecutorchModel
     if program == "gguf":
-        file = folder / f"{format}.gguf"
-        write_gguf(checkpoint, file, kind)  # type: ignore[arg-type]  # a part of the format's name
         model = GgufModel(file, positions, threads)
     else:
-        write_executorch(checkpoint, folder / format, kind, positions)  # type: ignore[arg-type]  # as above
-        file = folder / format / PROGRAM
-        model = ExecutorchModel(folder / format, threads)
-    return file, lambda question: model.answer(question, limit)
+        model = ExecutorchModel(file.parent, threads)
+    return lambda question: model.answer(question, limit)
 
 
-def _answers(ask: Ask, rows: Sequence[Row], decoding: GenerationSpec) -> tuple[list[str | None], float]:
-    """Return the answer to each question (None: there is none), and the median seconds per question."""
+def _ask_all(
+    ask: Ask, rows: Sequence[Row], decoding: GenerationSpec, answers: AnswerKind
+) -> tuple[list[Value], float]:
+    """Return the value of each answer, and the median seconds per question."""
     ask(rows[0].question)
-    found, seconds = [], []
+    found: list[Value] = []
+    seconds = []
     for row in rows:
         start = time.perf_counter()
         text = ask(row.question)
         seconds.append(time.perf_counter() - start)
-        found.append(extracted(text, decoding))
+        answer = extracted(text, decoding)
+        found.append(None if answer is None else answer_value(answer, answers))
     return found, statistics.median(seconds)
+
+
+def _is_right(found: Value, gold: Value) -> bool:
+    return found is not None and found == gold

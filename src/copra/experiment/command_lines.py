@@ -237,7 +237,7 @@ def _convert(flow: Workflow, node: str) -> CommandLine:
         settings=flow.convert_settings(node),
         model=model,
         data=questions,
-        files=f"{flow.folder}/conversions/{node}/files",
+        folder=f"{flow.folder}/conversions/{node}/files",
         output=f"{flow.folder}/conversions/{node}/measured.parquet",
     )
 

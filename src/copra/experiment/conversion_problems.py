@@ -64,10 +64,8 @@ def _answering_problem(path: list[Node]) -> str | None:
         return "stores its weights in 8 bits already"
     if "prompt" in kinds:
         return "answers with worked examples, for which no format has a form"
-    trained = [node for node in path if node.kind == "train"]
-    if not trained or not trained[-1].answers:
-        return "was never trained to answer"
-    last = trained[-1]
+    *_, last = (node for node in path if node.kind == "train")
     assert last.method is not None
     spec = stage_of_kind(last.method, last.settings["stage"]).decoding(Markers(0, 1, 2))
-    return f"answers with {spec.special}, for which no format has a form" if spec and spec.special else None
+    part = spec.unexportable_part if spec else None
+    return f"answers with {part}, for which no format has a form" if part else None

@@ -104,7 +104,7 @@ def stand_ins(config: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]
             "task": "sums",
             "tasks": {"sums": GENERATED},
             "base": key,
-            "bases": {key: _small(base)},
+            "bases": {key: _small(base, _needs_bytes(config))},
             "steps": {
                 "cot": {"kind": "cot", "training": {"steps": 1, "batch_size": 1, "learning_rate": 1e-3}}
             },
@@ -125,7 +125,13 @@ def _stand_in(experiment: str, base: str) -> str:
     return f"results/{experiment}-{base}/models/{base}@0"
 
 
-def _small(base: Mapping[str, Any]) -> dict[str, Any]:
+def _needs_bytes(config: Mapping[str, Any]) -> bool:
+    """Return True if models become GGUF files, which need a byte-level tokenizer."""
+    formats = (config.get("conversions") or {}).get("formats", [])
+    return any(str(format).startswith("gguf") for format in formats)
+
+
+def _small(base: Mapping[str, Any], needs_bytes: bool) -> dict[str, Any]:
     """Return a base from scratch that is as deep as a published one."""
     published = PUBLISHED_CONFIGS.get(str(base["path"]), {})
     is_gpt2 = published.get("model_type") == "gpt2"
@@ -137,6 +143,7 @@ def _small(base: Mapping[str, Any]) -> dict[str, Any]:
             "heads": 8,
             "kv_heads": None if is_gpt2 else 4,
             "intermediate_size": 256,
+            "tokenizer": "bpe" if needs_bytes else "words",
         }
     }
 

@@ -191,7 +191,8 @@ class Workflow(Selection):
             [*self.ends, *self.before_and_after, *self.staged, *self.started, *self.on_other_tasks]
         )
         predictions = [f"{self.folder}/evaluations/{name}/predictions.parquet" for name in evaluated]
-        return [*models, *weights, *self.scored, *tables_beside(self.scored), *predictions]
+        conversions = [f"{self.folder}/conversions/{name}/files" for name in self.converted]
+        return [*models, *weights, *self.scored, *tables_beside(self.scored), *predictions, *conversions]
 
     def tables(self) -> list[str]:
         names = ["accuracy_vs_flops", *(["before_fine_tuning"] if self.tree.pruned() else [])]

@@ -43,9 +43,9 @@ class ExecutorchModel(ExportedModel):
         self._position = 0
 
     def answer(self, question: str, max_new_tokens: int = 256) -> str:
-        """Return the text that the model writes after a question."""
+        """Return the text that the model writes after a question, without special tokens."""
         (prompt,) = prompts_of(self.tokenizer, [Row(question, (), "")], None).prompts
-        return str(self.tokenizer.decode(self.generate(prompt, max_new_tokens)))
+        return str(self.tokenizer.decode(self.generate(prompt, max_new_tokens), skip_special_tokens=True))
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int = 256) -> list[int]:
         """Return the tokens that follow a prompt, up to the end token or as many as the cache has room for.

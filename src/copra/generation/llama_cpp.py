@@ -36,6 +36,7 @@ class GgufModel(ExportedModel):
             n_ctx=context,
             n_batch=context,
             n_threads=threads,
+            n_threads_batch=threads,
             pooling_type=llama_cpp.LLAMA_POOLING_TYPE_NONE,
             # Half precision, its default, changes answers.
             type_k=llama_cpp.GGML_TYPE_F32,
@@ -49,10 +50,10 @@ class GgufModel(ExportedModel):
         self._position = 0
 
     def answer(self, question: str, max_new_tokens: int = 256) -> str:
-        """Return the text that the model writes after a question."""
+        """Return the text that the model writes after a question, without special tokens."""
         prompt = self._llama.tokenize(f"{question}\n".encode(), add_bos=self._adds_start, special=False)
         written = self.generate(prompt, max_new_tokens)
-        return bytes(self._llama.detokenize(written, special=True)).decode(errors="replace")
+        return bytes(self._llama.detokenize(written)).decode(errors="replace")
 
     @property
     def _context(self) -> Any:

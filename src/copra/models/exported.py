@@ -26,8 +26,8 @@ def decoding_of(checkpoint: Checkpoint, format: str) -> dict[str, Any]:
         )
     if spec is None:
         spec = GenerationSpec((), 0, "hidden", 0, ())
-    if spec.special:
-        raise CopraError(f"{node}: answers with {spec.special}, for which {format} has no form.")
+    if spec.unexportable_part:
+        raise CopraError(f"{node}: answers with {spec.unexportable_part}, for which {format} has no form.")
     feed = spec.latent_input if spec.has_recurrent_latents else None
     return {
         "prefix_ids": list(spec.prefix_ids),

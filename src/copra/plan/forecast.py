@@ -90,7 +90,7 @@ def forecast(
     """
     jobs = jobs_of(workflow)
     # Snakemake does not miss a file that no job to run reads.
-    cached = {key for key, job in jobs.items() if job.cached and all(map(Path.is_file, job.outputs))}
+    cached = {key for key, job in jobs.items() if job.cached and all(map(Path.exists, job.outputs))}
     estimate = Estimate(workflow, Path(workflow.folder), cached)
     is_certain = all(
         sizes is None or sizes[0] == sizes[1] for sizes in map(estimate.sizes, workflow.tree.nodes)

@@ -1,6 +1,9 @@
 """A run that converts a model: ExecuTorch's own runtime answers as copra does."""
 
 import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pandas
@@ -10,6 +13,18 @@ from helpers.plugins import plugin_folders
 
 NODE = "llama@0+cot+coconut"
 RECIPE = "llama+cot+coconut"
+
+
+def printed(run, *arguments):
+    """Run a command in the folder of a run; return what it printed."""
+    return subprocess.run(
+        [sys.executable, "-m", "copra.cli", *arguments],
+        cwd=run.folder,
+        env=run.command()["env"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
 
 
 def test_a_converted_model_has_a_row_beside_its_checkpoint(unstarted, tmp_path, request):
@@ -40,3 +55,10 @@ def test_a_converted_model_has_a_row_beside_its_checkpoint(unstarted, tmp_path, 
     assert program.stat().st_size == phone["bytes"]
     assert min(phone["seconds_per_answer"], copra["seconds_per_answer"]) > 0
     assert run.would_run() == set()
+    planned = printed(run, "plan", "config.yaml")
+    assert re.search(r"^convert +1 +1 +0 ", planned, re.MULTILINE), planned
+    left = run.results / "conversions" / "llama@0+old" / "files"
+    left.mkdir(parents=True)
+    listed = printed(run, "clean", "config.yaml")
+    assert "conversions/llama@0+old" in listed
+    assert NODE not in listed
