@@ -8,6 +8,7 @@ import pytest
 from copra.experiment.quick import LEAST, ROWS, quick, stand_ins
 from copra.experiment.shipped import config_file, presets
 from copra.experiment.workflow import Workflow
+from copra.plan.estimate import stage_of
 from copra.tasks.generated import DrawnTask
 from copra.tasks.registry import ALL_TASKS
 from copra.tasks.task import Task
@@ -33,7 +34,7 @@ def test_a_preset_has_the_same_rules_tables_and_figures(name):
     )
     assert found.folder == f"results/{Path(whole.folder).name}-quick"
     kinds = [Counter(node.kind for node in flow.tree.nodes.values()) for flow in (whole, found)]
-    assert kinds[0].keys() == kinds[1].keys()
+    assert kinds[0] == kinds[1]
     assert [end.order for end in whole.tree.recipes] == [end.order for end in found.tree.recipes]
     for paths in ("tables", "figures"):
         expected = [path.replace(whole.folder, found.folder) for path in getattr(whole, paths)()]
@@ -49,6 +50,7 @@ def test_nothing_of_it_is_large(name):
         assert node.settings["training"]["steps"] <= LEAST["steps"]
         assert node.settings["training"]["batch_size"] <= LEAST["batch_size"]
         assert not node.settings["training"].get("stop_early")
+        assert stage_of(node).least_steps <= node.settings["training"]["steps"]
     for task in flow.experiment.tasks.values():
         assert task.is_local
         sizes = task.limit or {split: getattr(task, split) for split in task.splits}

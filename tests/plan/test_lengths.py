@@ -8,7 +8,7 @@ import pytest
 from copra.cli import main
 from copra.plan.estimate import Estimate
 from copra.plan.forecast import forecast
-from copra.plan.lengths import check_warmups, length_warnings, training_lengths
+from copra.plan.lengths import check_lengths, length_warnings, training_lengths
 from copra.plan.page import page
 from copra.utils.errors import CopraError
 
@@ -102,8 +102,28 @@ def test_a_warm_up_on_rows_that_nobody_has_counted_is_left_to_its_job(lengths_of
     training = {"epochs": 1, "batch_size": 128, "warmup_steps": 56}
     changes = {"tasks": GSM8K, "steps__cot": {"kind": "cot", "training": training}, "recipes": [["cot"]]}
     with pytest.raises(CopraError, match=r"steps\.cot: training\.warmup_steps: 56 are more than the 55"):
-        check_warmups(lengths_of(**changes))
-    check_warmups(lengths_of(**changes, tasks__sums__hub_name="somebody/more-gsm8k"))
+        check_lengths(lengths_of(**changes))
+    check_lengths(lengths_of(**changes, tasks__sums__hub_name="somebody/more-gsm8k"))
+
+
+def test_a_stage_with_fewer_steps_than_parts_is_refused(lengths_of):
+    """A stage removes 8 tokens, one after another; the last stage removes all that are left at once."""
+
+    def lengths(**training):
+        icot = {"kind": "icot_si", "tokens_per_stage": 8, "remove_all_beyond": 12, "training": training}
+        return lengths_of(steps__icot=icot, recipes=[["icot"]])
+
+    with pytest.raises(CopraError) as caught:
+        check_lengths(lengths(steps=7, batch_size=4))
+    assert str(caught.value) == (
+        "steps.icot: training.steps: a stage goes through 8 parts, and has 7 optimizer steps (0.0933 epochs "
+        "of 300 rows in batches of 4). Raise it to 8 steps or more."
+    )
+    with pytest.raises(CopraError, match=r"steps\.icot: training\.epochs: a stage goes through 8 parts"):
+        check_lengths(lengths(epochs=1, batch_size=60))
+    check_lengths(lengths(steps=8, batch_size=4))
+    (found,) = lengths(steps=8, batch_size=4)
+    assert found.stages == (0, 1, 2)
 
 
 def test_epochs_of_gsm8k_aug_are_not_those_of_gsm8k(lengths_of):

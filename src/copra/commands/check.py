@@ -11,7 +11,7 @@ from copra.experiment.plugins_used import plugin_lines
 from copra.experiment.recipes import training_notes
 from copra.plan.budgets import budget_warnings
 from copra.plan.estimate import Estimate
-from copra.plan.lengths import check_warmups, length_warnings, training_lengths
+from copra.plan.lengths import check_lengths, length_warnings, training_lengths
 from copra.plan.surroundings import surroundings
 from copra.plan.words import check_words
 from copra.utils.errors import CopraError
@@ -28,7 +28,7 @@ def run(options: Namespace) -> None:
         estimate = Estimate(workflow, options.results or Path(workflow.folder), cached=set())
         warnings = budget_warnings(estimate)
         lengths = training_lengths(estimate)
-        check_warmups(lengths)
+        check_lengths(lengths)
         check_words(estimate)
         around = surroundings(workflow.experiment)
     except CopraError as error:

@@ -7,8 +7,10 @@ generated ones.
 
 from collections.abc import Mapping
 from copy import deepcopy
+from math import ceil
 from typing import Any
 
+from copra.methods.icot_si import IcotSi
 from copra.models.published_configs import PUBLISHED_CONFIGS
 from copra.tasks.generated import DrawnTask
 from copra.tasks.registry import ALL_TASKS
@@ -150,6 +152,8 @@ def _small(base: Mapping[str, Any], needs_bytes: bool) -> dict[str, Any]:
 
 def _step(step: Mapping[str, Any]) -> dict[str, Any]:
     few: dict[str, Any] = _few(step)
+    if few.get("kind") == "icot_si":
+        few |= _fewer_tokens(step)
     if isinstance(few.get("training"), Mapping):
         few["training"] = {key: value for key, value in few["training"].items() if key not in DROPPED}
         few["training"]["steps"] = LEAST["steps"]
@@ -160,3 +164,11 @@ def _step(step: Mapping[str, Any]) -> dict[str, Any]:
             for key, stage in stages.items()
         }
     return few
+
+
+def _fewer_tokens(step: Mapping[str, Any]) -> dict[str, int]:
+    """Return settings by which iCoT-SI has as many stages as before, each of one token per optimizer step."""
+    keys = ("tokens_per_stage", "remove_all_beyond")
+    tokens, beyond = (step.get(key, IcotSi.model_fields[key].default) for key in keys)
+    few = min(tokens, LEAST["steps"])
+    return dict(zip(keys, (few, few * ceil(beyond / tokens)), strict=True))

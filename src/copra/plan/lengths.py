@@ -1,11 +1,11 @@
 """The number of optimizer steps of each training stage, epochs resolved, before anything runs."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from copra.experiment.recipes import Node
-from copra.plan.estimate import Estimate
+from copra.plan.estimate import Estimate, stage_of
 from copra.schema.training import Training
 from copra.utils.errors import CopraError
 
@@ -20,7 +20,8 @@ class TrainingLength:
 
     `stages` is empty for a step without stages. With early stopping, `steps` is the maximum. `rows` is the
     size of the train split, `counted` is False if that is a guess, and `pretrained` is False for a base from
-    scratch.
+    scratch. `parts` is the number of parts that the longest of the stages goes through, each in a step or
+    more.
     """
 
     step: str
@@ -30,6 +31,7 @@ class TrainingLength:
     training: Training
     pretrained: bool
     counted: bool
+    parts: int = field(compare=False)
 
     def __str__(self) -> str:
         ends = dict.fromkeys((*self.stages[:1], *self.stages[-1:]))
@@ -62,6 +64,16 @@ class TrainingLength:
             "them."
         )
 
+    def skipped_parts(self) -> str | None:
+        """Return the problem of stages with fewer steps than parts; None for other stages."""
+        if self.steps >= self.parts or not self.counted:
+            return None
+        key = "epochs" if self.training.steps is None else "steps"
+        return (
+            f"training.{key}: a stage goes through {self.parts} parts, and has {self.steps} optimizer steps "
+            f"({self._epochs()}). Raise it to {self.parts} steps or more."
+        )
+
     def _epochs(self) -> str:
         epochs = self.training.epochs or self.steps * self.training.batch_size / self.rows
         of = f"{self.rows:,} rows in batches of {self.training.batch_size}"
@@ -86,19 +98,21 @@ def training_lengths(estimate: Estimate) -> list[TrainingLength]:
                 training=Training.model_validate(node.settings["training"]),
                 pretrained=estimate.experiment.bases[base].from_scratch is None,
                 counted=estimate.rows(node.name).counted,
+                parts=stage_of(node).least_steps,
             )
         )
     alike = groupby(found, key=lambda length: replace(length, stages=()))
     return [replace(length, stages=sum((each.stages for each in group), ())) for length, group in alike]
 
 
-def check_warmups(lengths: Iterable[TrainingLength]) -> None:
-    """Check that each stage is at least as long as its `warmup_steps`, epochs resolved.
+def check_lengths(lengths: Sequence[TrainingLength]) -> None:
+    """Check that each stage is at least as long as its `warmup_steps` and its parts, epochs resolved.
 
     Raises:
         CopraError: stages are shorter. One line per problem, with the steps that have it.
     """
-    problems = [f"steps.{steps}: {why}" for why, steps in _together(lengths, TrainingLength.endless_warmup)]
+    checks = (TrainingLength.endless_warmup, TrainingLength.skipped_parts)
+    problems = [f"steps.{steps}: {why}" for check in checks for why, steps in _together(lengths, check)]
     if problems:
         raise CopraError("\n".join(problems))
 
