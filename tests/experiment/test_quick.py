@@ -86,6 +86,9 @@ def test_a_users_rows_are_read_where_they_are(tmp_path):
     config = {"tasks": {"rows": task}, "bases": {}, "steps": {}, "recipes": []}
     found = quick(config, "mine")["tasks"]["rows"]
     assert found == {**task, "limit": ROWS}
+    task_of_files = {"kind": "gsm8k", "source": "files", "train": "a.jsonl", "test": "b.jsonl"}
+    found = quick({**config, "tasks": {"gsm8k": task_of_files}}, "mine")["tasks"]["gsm8k"]
+    assert found == {**task_of_files, "validation_rows": ROWS["valid"], "limit": ROWS}
     assert config["tasks"]["rows"] == task, "the config itself is not changed"
 
 

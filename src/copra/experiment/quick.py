@@ -85,7 +85,8 @@ def _is_number(value: Any) -> bool:
 def _task(task: Mapping[str, Any]) -> dict[str, Any]:
     if task.get("kind") in ("gsm8k", "rows"):
         if task.get("source") == "files" or (task["kind"] == "rows" and not task.get("hub_name")):
-            few = {"validation_rows": ROWS["valid"]} if "validation_rows" in task else {}
+            has_rows = task["kind"] == "gsm8k" or "validation_rows" in task
+            few = {"validation_rows": ROWS["valid"]} if has_rows else {}
             return {**task, **few, "limit": {**ROWS, **_lower(task.get("limit", {}), ROWS)}}
         return GENERATED
     if not issubclass(ALL_TASKS.get(task.get("kind", ""), DrawnTask), DrawnTask):
