@@ -1,5 +1,8 @@
 """The jobs of `copra plan` against those of a dry run of Snakemake, and the rule `plan`."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from copra.experiment.workflow import Workflow
@@ -66,3 +69,22 @@ def test_status_counts_the_finished_run(run, capsys):
     assert done == total
     assert "Nothing that tells its progress runs" in text
     assert "Failed" not in text
+
+
+def test_variables_in_paths_are_no_wildcards(unstarted, tmp_path):
+    """Neither for the rules of a run nor for the rule `plan`."""
+    for split, number in (("train", 40), ("test", 9)):
+        rows = ({"question": f"Is {n} more than {split}?", "answer": str(n)} for n in range(number))
+        (tmp_path / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    run = unstarted.empty(tmp_path / "run")
+    run = replace(run, environment={**run.environment, "ROWS": str(tmp_path)})
+    files = {split: f"${{ROWS}}/{split}.jsonl" for split in ("train", "test")}
+    run.configure(
+        task="mine",
+        tasks={"mine": {"kind": "rows", **files, "validation_share": 0.2}},
+        steps__direct={"kind": "no_cot", "training": {"steps": 2}},
+        recipes=[["direct"]],
+        reference=None,
+    )
+    assert "Writing the report" in run.would_run_with_report()
+    assert "To run: " in run.snakemake("plan")

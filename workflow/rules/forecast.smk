@@ -11,7 +11,8 @@ rule plan:
         runtime=10,
     params:
         configs=list(map(os.path.relpath, workflow.configfiles)),
-        settings=canonical_json(config),
+        # A function: see rule page.
+        settings=lambda wildcards: canonical_json(config),
     message:
         "Telling what the run will cost"
     shell:

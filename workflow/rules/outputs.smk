@@ -105,7 +105,8 @@ rule page:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=copra.page_settings(TITLES),
+        # A function, since Snakemake would take {NAME} in a path of the config, as in ${NAME}, for a wildcard.
+        settings=lambda wildcards: copra.page_settings(TITLES),
     message:
         "Writing the report"
     shell:
