@@ -13,7 +13,7 @@ def copra_run(run, *arguments, status=0):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout, done.stderr
