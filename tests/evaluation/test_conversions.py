@@ -5,7 +5,7 @@ import pytest
 from copra.data.tokenization import ANSWER
 from copra.evaluation import conversions
 from copra.evaluation.conversions import measure_conversions
-from copra.schema.conversion import FORMATS, missing_packages, program_and_type
+from copra.schema.conversion import missing_packages, program_and_type
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
 from helpers.exported import latents, make_checkpoint
@@ -113,4 +113,4 @@ def test_a_package_that_is_missing_is_told_before_anything_is_written(measure, m
         measure(["gguf-f16", "executorch-f32"])
     assert not (tmp_path / "files").exists()
     assert missing_packages(["executorch-int8"]) == ["'executorch>=1.5.1,<1.6'"]
-    assert program_and_type(FORMATS[2]) == ("gguf", "q8_0")
+    assert program_and_type("gguf-q8_0") == ("gguf", "q8_0")

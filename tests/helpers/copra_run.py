@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 
-def copra_run(run, *arguments, status=0):
+def copra_run(run, *arguments, status=0, seconds=600):
     """Run `copra run` in the folder of a run with its code and environment; return what it printed."""
     environment = run.command()["env"]
     done = subprocess.run(
@@ -13,7 +13,7 @@ def copra_run(run, *arguments, status=0):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=1800,
+        timeout=seconds,
     )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout, done.stderr

@@ -43,7 +43,7 @@ def test_the_quick_form_of_a_preset_runs_to_its_end(unstarted, tmp_path, gsm8k, 
         pytest.skip("has more than a hundred jobs: COPRA_PRESETS=all runs it too")
     run = replace(unstarted, environment={**unstarted.environment, "COPRA_DATA": str(gsm8k)})
     run = run.empty(tmp_path / "run")
-    copra_run(run, name, "--quick")
+    copra_run(run, name, "--quick", seconds=1800)
     assert list(run.folder.glob("results/*-quick/report.html"))
 
 

@@ -14,23 +14,20 @@ from copra.data.sequences import GenerationSpec
 from copra.evaluation.accuracy import check_length, extracted
 from copra.evaluation.statistics import proportion
 from copra.generation.answering import GenerationOptions, generate
+from copra.generation.compiled import positions
 from copra.generation.executorch import ExecutorchModel
 from copra.generation.llama_cpp import GgufModel
 from copra.generation.prompts import prompts_of
 from copra.models.checkpoint import WEIGHTS, Checkpoint
-from copra.models.executorch_file import PROGRAM, write_executorch
+from copra.models.executorch_file import PROGRAM, positions_of, write_executorch
 from copra.models.gguf_file import write_gguf
 from copra.schema.conversion import ConversionFormat, missing_packages, program_and_type
-from copra.tasks.answers import AnswerKind, answer_value
+from copra.tasks.answers import AnswerKind, answer_value, same_answer
 from copra.tasks.task import Row
 from copra.utils.errors import CopraError
 
 Ask = Callable[[str], str]
 """From a question to the text that a model writes after it."""
-Value = Fraction | str | None
-"""An answer by its value, so that equal answers are equal; None if there is none."""
-LEAST_POSITIONS = 512
-"""Positions that a converted model has room for, unless it has fewer or these questions need more."""
 
 
 def measure_conversions(
@@ -60,25 +57,26 @@ def measure_conversions(
     decoding = checkpoint.decoding
     assert decoding is not None, "only models that answer are converted"
     max_new_tokens = decoding.longest_answer(max_new_tokens)
-    positions = _positions(checkpoint, decoding, rows, max_new_tokens)
+    length = _length(checkpoint, decoding, rows, max_new_tokens)
     folder.mkdir(parents=True, exist_ok=True)
-    files = {format: _write(checkpoint, format, folder, positions) for format in formats}
+    files = {format: _write(checkpoint, format, folder, length) for format in formats}
     table: list[dict[str, Any]] = []
-    own: list[Value] = []
+    own: list[Fraction | str | None] = []
     for format, file in ((None, source / WEIGHTS), *files.items()):
         if format is None:
             ask = _ask_checkpoint(checkpoint, decoding, max_new_tokens)
         else:
-            ask = _ask_file(format, file, positions, max_new_tokens, threads)
-        found, seconds = _ask_all(ask, rows, decoding, answers)
-        own = own or found
-        gold = [answer_value(row.answer, answers) for row in rows]
+            ask = _ask_file(format, file, length, max_new_tokens, threads)
+        found, seconds = _ask_all(ask, rows, decoding)
+        correct = sum(same_answer(each, row.answer, answers) for each, row in zip(found, rows, strict=True))
+        values = [None if each is None else answer_value(each, answers) for each in found]
+        own = own or values
         table.append(
             {
                 "format": format or "copra",
                 "bytes": file.stat().st_size,
-                **proportion(sum(map(_is_right, found, gold)), len(rows)),
-                "same_answers": sum(map(eq, found, own)) / len(rows),
+                **proportion(correct, len(rows)),
+                "same_answers": sum(map(eq, values, own)) / len(rows),
                 "seconds_per_answer": seconds,
                 "threads": threads,
             }
@@ -86,24 +84,22 @@ def measure_conversions(
     return pandas.DataFrame(table).drop(columns="correct")
 
 
-def _positions(checkpoint: Checkpoint, decoding: GenerationSpec, rows: Sequence[Row], limit: int) -> int:
-    """Return the number of positions of a converted model's cache, after checking that all answers fit."""
+def _length(checkpoint: Checkpoint, decoding: GenerationSpec, rows: Sequence[Row], limit: int) -> int:
+    """Return the number of positions of a converted model's cache: the usual one, or more if needed."""
     asked = prompts_of(checkpoint.tokenizer, rows, decoding)
     check_length(checkpoint, decoding, rows, asked, limit)
-    thought = len(decoding.prefix_ids) + decoding.latents + len(decoding.suffix_ids)
-    needed = max(map(len, asked.prompts)) + thought + limit
-    most = int(checkpoint.model.config.max_position_embeddings)
-    return min(most, max(needed, LEAST_POSITIONS))
+    needed = positions(asked.prompts, decoding, (), limit)
+    return max(positions_of(checkpoint, None), min(needed, checkpoint.model.config.max_position_embeddings))
 
 
-def _write(checkpoint: Checkpoint, format: ConversionFormat, folder: Path, positions: int) -> Path:
+def _write(checkpoint: Checkpoint, format: ConversionFormat, folder: Path, length: int) -> Path:
     """Write a checkpoint in a format; return the file of its weights."""
     program, kind = program_and_type(format)
     if program == "gguf":
         file = folder / f"{format}.gguf"
         write_gguf(checkpoint, file, kind)  # type: ignore[arg-type]  # a part of the format's name
         return file
-    write_executorch(checkpoint, folder / format, kind, positions)  # type: ignore[arg-type]  # as above
+    write_executorch(checkpoint, folder / format, kind, length)  # type: ignore[arg-type]  # as above
     return folder / format / PROGRAM
 
 
@@ -119,32 +115,20 @@ def _ask_checkpoint(checkpoint: Checkpoint, decoding: GenerationSpec, limit: int
     return ask
 
 
-def _ask_file(format: ConversionFormat, file: Path, positions: int, limit: int, threads: int) -> Ask:
+def _ask_file(format: ConversionFormat, file: Path, length: int, limit: int, threads: int) -> Ask:
     """Return the function that asks the model in a file of a format."""
     program, _ = program_and_type(format)
-    model: GgufModel | ExecutorchModel
-    if program == "gguf":
-        model = GgufModel(file, positions, threads)
-    else:
-        model = ExecutorchModel(file.parent, threads)
+    model = GgufModel(file, length, threads) if program == "gguf" else ExecutorchModel(file.parent, threads)
     return lambda question: model.answer(question, limit)
 
 
-def _ask_all(
-    ask: Ask, rows: Sequence[Row], decoding: GenerationSpec, answers: AnswerKind
-) -> tuple[list[Value], float]:
-    """Return the value of each answer, and the median seconds per question."""
+def _ask_all(ask: Ask, rows: Sequence[Row], decoding: GenerationSpec) -> tuple[list[str | None], float]:
+    """Return the answer to each question (None: there is none), and the median seconds per question."""
     ask(rows[0].question)
-    found: list[Value] = []
-    seconds = []
+    found, seconds = [], []
     for row in rows:
         start = time.perf_counter()
         text = ask(row.question)
         seconds.append(time.perf_counter() - start)
-        answer = extracted(text, decoding)
-        found.append(None if answer is None else answer_value(answer, answers))
+        found.append(extracted(text, decoding))
     return found, statistics.median(seconds)
-
-
-def _is_right(found: Value, gold: Value) -> bool:
-    return found is not None and found == gold

@@ -376,10 +376,15 @@ class Workflow(Selection):
 
     def convert_settings(self, name: str) -> str:
         assert self.experiment.conversions is not None, "without them, nothing is converted"
-        conversions = self.experiment.conversions
-        value = {"node": name, "formats": conversions.formats, "answers": self._answers(self.node(name).task)}
-        value |= self._decoded("split", "max_new_tokens") | {"limit": conversions.questions}
-        del value["precision"]
+        conversions, evaluation = self.experiment.conversions, self.experiment.evaluation
+        value = {
+            "node": name,
+            "formats": conversions.formats,
+            "answers": self._answers(self.node(name).task),
+            "split": evaluation.split,
+            "limit": conversions.questions,
+            "max_new_tokens": evaluation.max_new_tokens,
+        }
         return self.settings("convert", value)
 
     def table_settings(self, name: str) -> str:

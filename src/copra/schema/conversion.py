@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -12,7 +12,6 @@ ConversionFormat = Literal[
     "gguf-f32", "gguf-f16", "gguf-q8_0", "gguf-q4_0", "executorch-f32", "executorch-int8"
 ]
 """A program and the type of weights in its files."""
-FORMATS: tuple[ConversionFormat, ...] = get_args(ConversionFormat)
 FAMILIES = {"gguf": {"llama": "Llamas"}, "executorch": {"llama": "Llamas", "gpt2": "GPT-2"}}
 """The model types that each program's files have a form for, with their names for people."""
 PACKAGES = {
