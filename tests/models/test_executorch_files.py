@@ -33,7 +33,7 @@ from helpers.plugins import plugin_folders
 CUT = KeptUnits((0, 1), ((0, 1), None), (None, tuple(range(32))))
 LENGTH = 96
 KINDS = ("llama", "copra_llama", "gpt2", "copra_gpt2")
-# A warning of a class of ExecuTorch's own, which pytest-xdist's main process, without ExecuTorch, cannot load.
+# This warning's class is ExecuTorch's own, so pytest-xdist's main process, without it, cannot load it.
 pytestmark = pytest.mark.filterwarnings("ignore:This API is experimental")
 
 
