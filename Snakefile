@@ -46,10 +46,10 @@ include: "workflow/rules/outputs.smk"
 rule all:
     default_target: True
     input:
-        tables=copra.tables(),
-        figures=copra.figures(),
-        pages=copra.pages(),
+        tables=table_files(copra),
+        figures=figure_files(copra),
+        page=report_file(copra),
         artifacts=copra.artifacts(),
     localrule: True
     message:
-        f"Tables are in {copra.folder}/tables, figures in {copra.folder}/figures, the report is {copra.folder}/report.html"
+        f"Tables are in {copra.folder}/tables, figures in {copra.folder}/figures, the report is {report_file(copra)}"

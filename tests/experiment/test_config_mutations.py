@@ -26,7 +26,7 @@ import pytest
 from copra.commands import check
 from copra.commands.experiment import merged
 from copra.experiment.config import parse
-from copra.experiment.outputs import TABLES
+from copra.experiment.outputs import TABLES, figure_files, figure_settings, table_files, table_settings
 from copra.experiment.workflow import Workflow
 from copra.utils.errors import CopraError
 from copra.utils.files import read_yaml
@@ -327,7 +327,7 @@ def ask(config: Any, forecast: bool = True) -> None:
         numpy.random.RandomState(seed)
     for kind in (copra.trained, copra.pruned, copra.prompted, copra.quantized):
         assert kind
-    _ = copra.tables(), copra.figures(), copra.artifacts(), copra.measured
+    _ = table_files(copra), figure_files(copra), copra.artifacts(), copra.measured
     for name, node in copra.tree.nodes.items():
         _ = copra.data(name, "train"), copra.teacher(name), copra.pretrained(name)
         _ = copra.evaluate_settings(name), copra.sweep_latents_settings(name)
@@ -345,11 +345,11 @@ def ask(config: Any, forecast: bool = True) -> None:
     for measured in copra.measured:
         copra.curve_settings(*measured.split("/", 1))
     for name in TABLES:
-        copra.table_settings(name)
+        table_settings(copra, name)
     for name in copra.on_other_tasks:
         _ = copra.evaluate_settings(name), copra.trained_on(name)
     for name in ("training_curves", "curriculum"):
-        copra.figure_settings(name)
+        figure_settings(copra, name)
     if copra.experiment.latency:
         copra.latency_settings()
     if forecast:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from copra.experiment.outputs import table_files
 from copra.experiment.workflow import Workflow
 from copra.utils.errors import CopraError
 
@@ -40,13 +41,13 @@ def test_what_a_loop_over_passes_answers_is_converted_for_one_seed(recipe, token
     found = flow(recipe, formats, tokenizer=tokenizer, seeds=[3, 4])
     name = "+".join(["small", *recipe])
     assert found.converted == {name.replace("small", "small@3"): name}
-    assert "results/mine/tables/conversions.csv" in found.tables()
+    assert "results/mine/tables/conversions.csv" in table_files(found)
 
 
 def test_without_them_there_is_no_table():
     found = flow(["cot"])
     config = {**found.config, "conversions": None}
-    assert not any("conversions" in file for file in Workflow(config, "mine.yaml").tables())
+    assert not any("conversions" in file for file in table_files(Workflow(config, "mine.yaml")))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from copra.experiment.outputs import figure_files, table_files, table_settings
 from copra.experiment.workflow import Workflow
 from copra.utils.errors import CopraError
 from helpers.tiny import DROP, TRAINING, tiny_config
@@ -70,7 +71,7 @@ def test_an_evaluation_reads_the_questions_of_the_task_and_what_the_model_was_tr
 def test_settings_name_another_task_and_leave_those_of_the_own_as_they_were():
     found, alone = workflow(), workflow(evaluation={})
     assert found.evaluate_settings("llama@0+cot") == alone.evaluate_settings("llama@0+cot")
-    assert found.table_settings("accuracy_vs_flops") == alone.table_settings("accuracy_vs_flops")
+    assert table_settings(found, "accuracy_vs_flops") == table_settings(alone, "accuracy_vs_flops")
     own, other = (json.loads(found.evaluate_settings(f"{task}llama@0+cot")) for task in ("", "told/"))
     assert "trained_on" not in own
     assert other == {**own, "task": "told", "trained_on": "sums"}
@@ -79,7 +80,7 @@ def test_settings_name_another_task_and_leave_those_of_the_own_as_they_were():
 
 
 def test_the_table_lists_tasks_with_the_recipes_that_were_asked_them():
-    asked = json.loads(workflow(reference="llama+cot").table_settings("accuracy_by_task"))
+    asked = json.loads(table_settings(workflow(reference="llama+cot"), "accuracy_by_task"))
     assert asked["reference"] == "llama+cot"
     assert [(row["task"], row["recipe"]) for row in asked["asked"]] == [
         ("sums", "llama+cot"),
@@ -101,7 +102,7 @@ def test_the_table_lists_tasks_with_the_recipes_that_were_asked_them():
 
 def test_the_table_and_the_figure_are_made_where_other_tasks_are_asked():
     def about_tasks(found):
-        return [path for path in [*found.tables(), *found.figures()] if "by_task" in path]
+        return [path for path in [*table_files(found), *figure_files(found)] if "by_task" in path]
 
     assert len(about_tasks(workflow())) == 6
     assert about_tasks(workflow(evaluation={})) == []

@@ -6,7 +6,7 @@ from typing import get_args
 
 from copra.commands.figure import FigureSettings
 from copra.experiment.config import parse
-from copra.experiment.outputs import FIGURES, TABLES
+from copra.experiment.outputs import FIGURES, TABLES, figure_files, table_files
 from copra.experiment.recipes import build_tree
 from copra.experiment.workflow import Workflow
 from copra.utils.files import read_yaml
@@ -41,9 +41,9 @@ def test_each_figure_is_one_that_the_command_draws():
 
 def test_all_that_a_run_asks_for_is_listed():
     workflow = lab()
-    assert {Path(path).stem for path in workflow.tables()} == set(TABLES)
-    figures = {workflow.within("figures", path).split("/")[0].split(".")[0] for path in workflow.figures()}
-    assert figures == set(FIGURES)
+    assert {Path(path).stem for path in table_files(workflow)} == set(TABLES)
+    figures = [workflow.within("figures", path) for path in figure_files(workflow)]
+    assert {path.split("/")[0].split(".")[0] for path in figures} == set(FIGURES)
 
 
 def test_options_name_a_file_or_the_folder_above_files():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from copra.experiment.outputs import figure_files, table_files
 from copra.experiment.quick import LEAST, ROWS, quick, stand_ins
 from copra.experiment.shipped import config_file, presets
 from copra.experiment.workflow import Workflow
@@ -36,9 +37,8 @@ def test_a_preset_has_the_same_rules_tables_and_figures(name):
     kinds = [Counter(node.kind for node in flow.tree.nodes.values()) for flow in (whole, found)]
     assert kinds[0] == kinds[1]
     assert [end.order for end in whole.tree.recipes] == [end.order for end in found.tree.recipes]
-    for paths in ("tables", "figures"):
-        expected = [path.replace(whole.folder, found.folder) for path in getattr(whole, paths)()]
-        assert getattr(found, paths)() == expected
+    for files in (table_files, figure_files):
+        assert files(found) == [path.replace(whole.folder, found.folder) for path in files(whole)]
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from copra.experiment.outputs import figure_files, figure_settings, table_files, table_settings
 from copra.experiment.workflow import Workflow
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "scale.py"
@@ -24,8 +25,8 @@ def benchmark():
 def ask_everything(config) -> int:
     """Ask all that rules ask while a dry run plans; returns the number of nodes."""
     copra = Workflow(config, "config.yaml")
-    assert copra.tables()
-    assert copra.figures()
+    assert table_files(copra)
+    assert figure_files(copra)
     assert copra.artifacts()
     for name, node in copra.tree.nodes.items():
         assert copra.data(name, "train")
@@ -39,9 +40,9 @@ def ask_everything(config) -> int:
             assert copra.select_settings(name)
             assert copra.prune_settings(name)
     for name in ("accuracy_vs_flops", "before_fine_tuning"):
-        assert copra.table_settings(name)
+        assert table_settings(copra, name)
     for name in ("training_curves", "curriculum"):
-        assert copra.figure_settings(name)
+        assert figure_settings(copra, name)
     return len(copra.tree.nodes)
 
 

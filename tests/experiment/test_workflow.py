@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from copra.experiment.contrast_problems import contrast_notes
-from copra.experiment.outputs import TABLES
+from copra.experiment.outputs import TABLES, figure_files, figure_settings, table_files, table_settings
 from copra.experiment.workflow import Workflow
 from copra.utils.errors import CopraError
 from helpers.tiny import DROP, tiny_config
@@ -75,7 +75,7 @@ def test_only_models_that_can_answer_are_evaluated_after_a_stage():
     }
     assert evaluated == {*staged, *asked.ends, *asked.before_and_after}
     assert not any(name.endswith(".0") for name in evaluated)
-    drawn = json.loads(asked.figure_settings("curriculum"))["nodes"]
+    drawn = json.loads(figure_settings(asked, "curriculum"))["nodes"]
     assert [(row["stage"], row["node"]) for row in drawn[:2]] == [
         (1, "llama@0+cot+kd.1"),
         (2, "llama@0+cot+kd"),
@@ -118,7 +118,7 @@ def test_a_prompt_is_made_from_its_own_settings():
 
 
 def test_a_table_has_a_prompted_recipe_by_the_name_of_its_step():
-    rows = json.loads(workflow().table_settings("accuracy_vs_flops"))["recipes"]
+    rows = json.loads(table_settings(workflow(), "accuracy_vs_flops"))["recipes"]
     found = {row["recipe"]: (row["method"], row["pruning"], row["nodes"]) for row in rows}
     assert found["llama+cot+ask"] == ("ask", "dense", ["llama@0+cot+ask"])
     # A teacher that no recipe ends at has no row.
@@ -159,7 +159,7 @@ def test_ends_of_recipes_with_latents_are_swept():
     swept = [f"llama@{seed}+cot+{end}" for end in ends for seed in (0, 1)]
     found = looking(latents=[0, 2])
     assert found.swept == swept
-    rows = json.loads(found.table_settings("accuracy_vs_latents"))["swept"]
+    rows = json.loads(table_settings(found, "accuracy_vs_latents"))["swept"]
     labels = {"base": "llama", "pruning": "dense", "method": "coconut", "kind": "coconut"}
     labels |= {"recipe": "llama+cot+coconut", "order": "llama > cot > coconut"}
     assert rows[:2] == [{**labels, "node": f"llama@{seed}+cot+coconut"} for seed in (0, 1)]
@@ -171,7 +171,7 @@ def test_only_latents_that_are_hidden_states_are_swapped():
     ends = ("coconut", "codi", "coconut+drop")
     found = looking(latents_from=["other"])
     assert found.swapped == [f"llama@{seed}+cot+{end}" for end in ends for seed in (0, 1)]
-    assert json.loads(found.table_settings("latent_sources"))["swapped"] == [
+    assert json.loads(table_settings(found, "latent_sources"))["swapped"] == [
         {"recipe": f"llama+cot+{end}", "nodes": [f"llama@{seed}+cot+{end}" for seed in (0, 1)]}
         for end in ends
     ]
@@ -182,13 +182,13 @@ def test_only_latents_that_are_hidden_states_are_looked_at():
     """One seed of each recipe."""
     found = looking(lens=3)
     assert found.seen_through == [f"llama@0+cot+{end}" for end in ("coconut", "codi", "coconut+drop")]
-    assert json.loads(found.table_settings("latent_lens"))["seen"] == found.seen_through
+    assert json.loads(table_settings(found, "latent_lens"))["seen"] == found.seen_through
     assert looking().seen_through == []
 
 
 def test_tables_and_figures_about_latents_are_asked_for_where_there_is_something_to_show():
     def about_latents(found):
-        return {path for path in [*found.tables(), *found.figures()] if "laten" in path}
+        return {path for path in [*table_files(found), *figure_files(found)] if "laten" in path}
 
     swept = {f"results/config/tables/accuracy_vs_latents.{kind}" for kind in ("parquet", "csv", "md", "tex")}
     swept |= {
@@ -249,11 +249,11 @@ def test_another_table_or_figure_of_latents_is_no_change_of_the_others():
         "latent_lens",
     )
     for table in tables:
-        same = before.table_settings(table) == after.table_settings(table)
+        same = table_settings(before, table) == table_settings(after, table)
         assert same == (table != "latent_lens")
     about_latents = ("accuracy_vs_latents", "latent_sources", "latent_lens")
     for figure in ("accuracy_vs_flops", "training_curves", *about_latents):
-        assert before.figure_settings(figure) == after.figure_settings(figure)
+        assert figure_settings(before, figure) == figure_settings(after, figure)
 
 
 def test_models_that_last_trainings_started_from_are_evaluated_where_that_is_asked_for():
@@ -275,7 +275,7 @@ def test_models_that_last_trainings_started_from_are_evaluated_where_that_is_ask
     }
     assert set(found.started) == {f"llama@{s}+cot{more}" for s in (0, 1) for more in ("", "+drop+cot-2")}
     assert "results/config/evaluations/llama@1+cot+drop+cot-2/predictions.parquet" in found.artifacts()
-    rows = json.loads(found.table_settings("accuracy_vs_flops"))["recipes"]
+    rows = json.loads(table_settings(found, "accuracy_vs_flops"))["recipes"]
     assert [row["start"] and (row["start"]["recipe"], row["start"]["answers"]) for row in rows] == [
         ("llama", False),
         ("llama+cot+drop+cot-2", True),
@@ -285,7 +285,7 @@ def test_models_that_last_trainings_started_from_are_evaluated_where_that_is_ask
     assert rows[1]["start"]["nodes"] == [f"llama@{seed}+cot+drop+cot-2" for seed in (0, 1)]
     plain = workflow(**changes)
     assert (plain.starts, plain.started) == ({}, [])
-    assert "start" not in plain.table_settings("accuracy_vs_flops")
+    assert "start" not in table_settings(plain, "accuracy_vs_flops")
 
 
 CONTRAST = {"plus": ["llama+cot+pause"], "minus": ["llama+cot"]}
@@ -299,7 +299,7 @@ def contrasting(**changes) -> Workflow:
 def test_a_contrast_is_made_of_the_evaluations_of_its_recipes():
     found = contrasting(primary="ours")
     nodes = {f"llama+cot{end}": [f"llama@{seed}+cot{end}" for seed in (0, 1)] for end in ("", "+pause")}
-    settings = json.loads(found.table_settings("contrasts"))
+    settings = json.loads(table_settings(found, "contrasts"))
     assert settings["contrasts"] == [{"name": "ours", **CONTRAST}]
     assert (settings["nodes"], settings["primary"]) == (nodes, "ours")
     small = TABLES["contrasts"].files(found, "", large=False)
@@ -307,19 +307,19 @@ def test_a_contrast_is_made_of_the_evaluations_of_its_recipes():
         node for each in nodes.values() for node in each
     }
     made = {"results/config/tables/contrasts.md", "results/config/figures/contrasts.svg"}
-    assert made <= {*found.tables(), *found.figures()}
+    assert made <= {*table_files(found), *figure_files(found)}
     assert not made & {
-        path for each in [contrasting(contrasts={})] for path in (*each.tables(), *each.figures())
+        path for each in [contrasting(contrasts={})] for path in (*table_files(each), *figure_files(each))
     }
 
 
 def test_contrasts_are_no_change_of_the_other_tables():
     """A primary contrast leaves the comparisons with the reference as they are without a primary one."""
     before, after = contrasting(contrasts={}), contrasting(primary="ours")
-    assert before.table_settings("accuracy_vs_flops") == after.table_settings("accuracy_vs_flops")
+    assert table_settings(before, "accuracy_vs_flops") == table_settings(after, "accuracy_vs_flops")
     both = {"reference": "llama+cot", "primary": "llama+cot+pause"}
-    assert json.loads(contrasting(**both).table_settings("contrasts"))["primary"] is None
-    assert json.loads(contrasting(**both).table_settings("accuracy_vs_flops"))["primary"] == both["primary"]
+    assert json.loads(table_settings(contrasting(**both), "contrasts"))["primary"] is None
+    assert json.loads(table_settings(contrasting(**both), "accuracy_vs_flops"))["primary"] == both["primary"]
 
 
 def test_unknown_recipes_in_a_contrast_are_named_with_their_place():
@@ -393,7 +393,8 @@ def test_a_curve_is_measured_on_each_seed_of_its_model_with_the_scores_that_it_n
 
 def test_tables_and_figures_of_curves_are_asked_for_where_there_are_curves():
     def about_curves(found):
-        named = {path.split("/", 3)[3].rsplit(".", 1)[0] for path in [*found.tables(), *found.figures()]}
+        paths = [*table_files(found), *figure_files(found)]
+        named = {path.split("/", 3)[3].rsplit(".", 1)[0] for path in paths}
         return {name for name in named if "curve-" in name or name in ("pruning_curves", "drop_orders")}
 
     layers = {"pruning_curves", "drop_orders", "pruning_curves/curve-0", "drop_orders/curve-0"}
@@ -402,12 +403,12 @@ def test_tables_and_figures_of_curves_are_asked_for_where_there_are_curves():
     assert about_curves(curving({})) == layers
     # Only layers have an order worth a table.
     assert about_curves(curving({"unit": "kv_groups", "metrics": ["gates"]})) == groups
-    assert "results/config/figures/layer_distances/llama@0+cot/cot.svg" in curving({}).figures()
+    assert "results/config/figures/layer_distances/llama@0+cot/cot.svg" in figure_files(curving({}))
 
 
 def drawn(name, **changes) -> bool:
     """True if a figure is made."""
-    return f"results/config/figures/{name}.svg" in workflow(**changes).figures()
+    return f"results/config/figures/{name}.svg" in figure_files(workflow(**changes))
 
 
 def test_after_fine_tuning_is_drawn_where_something_is_pruned_and_can_be_compared():
@@ -423,7 +424,7 @@ def test_training_curves_are_drawn_where_something_is_trained():
 
 
 def test_random_orders_alone_are_no_figure():
-    found = curving({"metrics": ["random"]}, {"metrics": ["random", "deepest"]}).figures()
+    found = figure_files(curving({"metrics": ["random"]}, {"metrics": ["random", "deepest"]}))
     assert [path for path in found if "drop_orders" in path and path.endswith("svg")] == [
         "results/config/figures/drop_orders/curve-1.svg"
     ]
@@ -456,7 +457,7 @@ def test_figures_get_the_methods_of_the_kinds_that_they_show_those_of_recipes_fi
     """A method of another kind changes no color, and must not make the figure again."""
 
     def methods(figure, **changes):
-        found = json.loads(workflow(**changes).figure_settings(figure)).get("methods")
+        found = json.loads(figure_settings(workflow(**changes), figure)).get("methods")
         return found and dict(found)
 
     ends = {"kd": "icot_kd", "kd-2": "icot_kd", "pause": "pause", "ask": "few_shot", "ask-2": "few_shot"}
@@ -483,13 +484,13 @@ def test_the_controls_of_coconut_are_kinds_of_their_own():
     }
     found = workflow(steps=steps, recipes=[["cot", f"my-{kind}"] for kind in controls])
     assert found.methods == {f"my-{kind}": kind for kind in controls} | {"cot": "cot"}
-    rows = json.loads(found.table_settings("accuracy_vs_flops"))["recipes"]
+    rows = json.loads(table_settings(found, "accuracy_vs_flops"))["recipes"]
     assert [row["kind"] for row in rows] == list(controls)
 
 
 def test_tables_get_the_accuracy_of_guessing_where_the_task_has_one():
     def rows(**changes):
-        return json.loads(workflow(**changes).table_settings("accuracy_vs_flops"))["recipes"]
+        return json.loads(table_settings(workflow(**changes), "accuracy_vs_flops"))["recipes"]
 
     assert not any("chance" in row for row in rows())
     graphs = {"tasks": {"graphs": {"kind": "prosqa"}}, "task": "graphs", "recipes": [["cot"]]}

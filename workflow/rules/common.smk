@@ -17,7 +17,19 @@ from copra.models.pack import PACK, enable_packs
 from copra.experiment.planning import tell_problems_plainly
 from copra.experiment.provenance import compare_records
 from copra.tasks.task import SPLITS
-from copra.experiment.outputs import FIGURES, TABLES, TITLES, above
+from copra.experiment.outputs import (
+    FIGURES,
+    TABLES,
+    above,
+    export_settings,
+    figure_files,
+    figure_settings,
+    report_file,
+    report_settings,
+    report_sources,
+    table_files,
+    table_settings,
+)
 from copra.experiment.workflow import Workflow, put_copra_on_path
 from copra.plan.submissions import Submissions
 from copra.report.texts import CAPTIONS

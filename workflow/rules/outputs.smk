@@ -17,7 +17,7 @@ rule table:
         mem_mb=2000,
         runtime=10,
     params:
-        settings=lambda wildcards: copra.table_settings(wildcards.table),
+        settings=lambda wildcards: table_settings(copra, wildcards.table),
         sources=lambda wildcards, input: TABLES[wildcards.table].options(copra, "", input.small, input.large),
         title=lambda wildcards: TABLES[wildcards.table].title,
     message:
@@ -47,7 +47,7 @@ rule export:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=lambda wildcards: copra.export_settings(),
+        settings=lambda wildcards: export_settings(copra),
     message:
         "Writing table {wildcards.table} as CSV, Markdown and LaTeX"
     shell:
@@ -79,7 +79,7 @@ rule figure:
         mem_mb=2000,
         runtime=10,
     params:
-        settings=lambda wildcards: copra.figure_settings(wildcards.figure, wildcards.subject[1:]),
+        settings=lambda wildcards: figure_settings(copra, wildcards.figure, wildcards.subject[1:]),
         sources=lambda wildcards, input: FIGURES[wildcards.figure].options(
             copra, wildcards.subject[1:], input.small, input.large
         ),
@@ -92,7 +92,7 @@ rule figure:
 
 rule page:
     input:
-        **copra.page_sources(),
+        **report_sources(copra),
     output:
         page="<results>/report.html",
     log:
@@ -106,7 +106,7 @@ rule page:
         runtime=10,
     params:
         # A function, since Snakemake would take {NAME} in a path of the config, as in ${NAME}, for a wildcard.
-        settings=lambda wildcards: copra.page_settings(TITLES),
+        settings=lambda wildcards: report_settings(copra),
     message:
         "Writing the report"
     shell:

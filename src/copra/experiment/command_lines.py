@@ -10,7 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from copra.experiment.outputs import FIGURES, TABLES, TITLES, Output, above
+from copra.experiment.outputs import (
+    FIGURES,
+    TABLES,
+    Output,
+    above,
+    export_settings,
+    figure_files,
+    figure_settings,
+    report_file,
+    report_settings,
+    report_sources,
+    table_files,
+    table_settings,
+)
 from copra.experiment.recipes import Node, NodeKind
 from copra.experiment.workflow import Workflow
 from copra.schema.metrics import split_of
@@ -252,25 +265,25 @@ def _shown(flow: Workflow, settings: str, kind: Output, subject: str, **outputs:
 
 def _table(flow: Workflow, name: str) -> CommandLine:
     output = f"{flow.folder}/tables/{name}.parquet"
-    return _shown(flow, flow.table_settings(name), TABLES[name], "", output=output)
+    return _shown(flow, table_settings(flow, name), TABLES[name], "", output=output)
 
 
 def _export(flow: Workflow, name: str) -> CommandLine:
     path = f"{flow.folder}/tables/{name}"
     files = {kind: f"{path}.{kind}" for kind in ("csv", "md", "tex")}
-    return _line([f"{path}.parquet"], settings=flow.export_settings(), table=f"{path}.parquet", **files)
+    return _line([f"{path}.parquet"], settings=export_settings(flow), table=f"{path}.parquet", **files)
 
 
 def _figure(flow: Workflow, name: str) -> CommandLine:
     kind, _, subject = name.partition("/")
     files = {end: f"{flow.folder}/figures/{name}.{end}" for end in ("svg", "png")}
-    return _shown(flow, flow.figure_settings(kind, subject), FIGURES[kind], subject, **files)
+    return _shown(flow, figure_settings(flow, kind, subject), FIGURES[kind], subject, **files)
 
 
 def _page(flow: Workflow, _: str) -> CommandLine:
-    sources = flow.page_sources()
+    sources = report_sources(flow)
     reads = [file for files in sources.values() for file in files]
-    return _line(reads, settings=flow.page_settings(TITLES), **sources, output=flow.pages()[0])
+    return _line(reads, settings=report_settings(flow), **sources, output=report_file(flow))
 
 
 def _names_below(folder: str, paths: Callable[[Workflow], list[str]]) -> Callable[[Workflow], Iterable[str]]:
@@ -323,8 +336,8 @@ RULES = {
     "logit-lens": Rule("evaluations/{}/lens.parquet", _seen_through, _logit_lens),
     "latency": Rule("latency.parquet", lambda flow: [""] if flow.timed else [], _latency),
     "convert": Rule("conversions/{}/measured.parquet", lambda flow: flow.converted, _convert),
-    "table": Rule("tables/{}.parquet", _names_below("tables", Workflow.tables), _table),
-    "export": Rule("tables/{}.csv", _names_below("tables", Workflow.tables), _export),
-    "figure": Rule("figures/{}.svg", _names_below("figures", Workflow.figures), _figure),
+    "table": Rule("tables/{}.parquet", _names_below("tables", table_files), _table),
+    "export": Rule("tables/{}.csv", _names_below("tables", table_files), _export),
+    "figure": Rule("figures/{}.svg", _names_below("figures", figure_files), _figure),
     "page": Rule("report.html", lambda flow: [""], _page),
 }

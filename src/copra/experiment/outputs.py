@@ -1,4 +1,4 @@
-"""The registry of tables and figures: for each its title, and the files that it is made of.
+"""The registry of tables and figures: when each is made, of which files, with which settings and title.
 
 `copra.commands.table` and `copra.commands.figure` hold the functions under the same names,
 `copra.report.texts` the captions.
@@ -8,31 +8,38 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from copra.experiment import output_settings as settings
+from copra.experiment import output_sources as sources
+from copra.experiment.output_sources import Source
+from copra.experiment.recipes import RecipeEnd
 from copra.experiment.workflow import Workflow
-from copra.utils.files import tables_beside
+from copra.report.texts import CAPTIONS, PAGE
+from copra.schema.pruning import Prune
+from copra.utils.digests import address_of
+from copra.utils.files import canonical_json, digest
 
-
-@dataclass(frozen=True)
-class Source:
-    """Files that an option of the command names: the first of them, or the folder `levels` above it.
-
-    `large` files can be changed only together with a small file that is a source too, so their times do not
-    matter. Without an option the files are only there when the command runs.
-    """
-
-    option: str | None
-    files: Sequence[str]
-    levels: int = 0
-    large: bool = False
+Subjects = Callable[[Workflow], Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Output:
-    """A table or a figure: its title, and its sources in a workflow for a subject such as a node."""
+    """A kind of table or figure.
+
+    `subjects` returns what its files show a part of an experiment for, such as nodes: they are in a folder
+    of its name. One file for the whole experiment has the subject "". `sources` and `settings` are functions
+    of the workflow and a subject.
+    """
 
     title: str
+    subjects: Subjects
     sources: Callable[[Workflow, str], list[Source]]
+    settings: Callable[[Workflow, str], dict[str, Any]]
+
+    def names(self, workflow: Workflow, name: str) -> list[str]:
+        """Return the names of its files without their endings, if its own is `name`."""
+        return [f"{name}/{subject}" if subject else name for subject in self.subjects(workflow)]
 
     def files(self, workflow: Workflow, subject: str, *, large: bool) -> list[str]:
         """Return the large files that it reads, or the small ones, whose changes make it again."""
@@ -62,140 +69,223 @@ def above(files: Sequence[str], levels: int) -> str:
     return str(Path(files[0]).parents[levels - 1]) if files else "."
 
 
-def _evaluations(workflow: Workflow, nodes: Sequence[str]) -> list[Source]:
-    folders = [f"{workflow.folder}/evaluations/{node}" for node in nodes]
-    return [
-        Source("evaluations", [f"{folder}/metrics.json" for folder in folders], 2),
-        Source(None, [f"{folder}/predictions.parquet" for folder in folders], large=True),
-    ]
+def _if(condition: Callable[[Workflow], object]) -> Subjects:
+    """Return the subjects of an output for the whole experiment, under a condition."""
+    return lambda workflow: [""] if condition(workflow) else []
 
 
-def _accuracy(workflow: Workflow, _: str) -> list[Source]:
-    times = [f"{workflow.folder}/latency.parquet"] if workflow.timed else []
-    others = [node for node in workflow.started if node not in workflow.ends]
-    starts = list(dict.fromkeys(start.name for start in workflow.starts.values()))
-    return [
-        *_evaluations(workflow, [*workflow.ends, *others]),
-        Source("latency", times),
-        *([Source("models", _manifests(workflow, starts), 2)] if starts else []),
-    ]
+def _sweeps_layers(workflow: Workflow) -> bool:
+    """True if recipes of one method that sweep latents differ in the layers that they remove."""
+    removed: dict[tuple[str, str], set[tuple[str, ...]]] = {}
+    for end in {workflow.end_of[name].recipe: workflow.end_of[name] for name in workflow.swept}.values():
+        removed.setdefault((end.base, end.method), set()).add(_removed_layers(workflow, end))
+    return any(len(each) > 1 for each in removed.values())
 
 
-def _contrasts(workflow: Workflow, _: str) -> list[Source]:
-    nodes = [node for nodes in workflow.contrasted.values() for node in nodes]
-    return _evaluations(workflow, list(dict.fromkeys(nodes)))
+def _removed_layers(workflow: Workflow, end: RecipeEnd) -> tuple[str, ...]:
+    """Return the budgets of a recipe's prunings of layers."""
+    steps = (workflow.experiment.steps[step] for step in end.pruning.split(" + ") if step != "dense")
+    prunings = (step for step in steps if isinstance(step, Prune) and "layers" in step.units)
+    return tuple(canonical_json(step.budget.canonical()) for step in prunings)
 
 
-def _conversions(workflow: Workflow, _: str) -> list[Source]:
-    files = [f"{workflow.folder}/conversions/{node}/measured.parquet" for node in workflow.converted]
-    return [Source("conversions", files, 2)]
+def _sizes_differ(workflow: Workflow) -> bool:
+    """True if a method has a pruned or quantized recipe, and another recipe to compare it with."""
+    prunings: dict[tuple[str, str], list[str]] = {}
+    for end in workflow.tree.recipes:
+        prunings.setdefault((end.base, end.method), []).append(end.pruning)
+    return any(len(each) > 1 and set(each) != {"dense"} for each in prunings.values())
 
 
-def _looked_into(workflow: Workflow, nodes: Sequence[str], file: str) -> list[Source]:
-    return [Source("evaluations", [f"{workflow.folder}/evaluations/{node}/{file}" for node in nodes], 2)]
+def _passes(workflow: Workflow) -> list[str]:
+    """Return the nodes and objectives, as llama@0/cot, with scores from passes over the model."""
+    folders = (workflow.within("scores", path).rsplit("/", 1) for path in workflow.scored)
+    return [folder for folder, file in folders if file == "passes.json"]
 
 
-def _curves(workflow: Workflow, _: str) -> list[Source]:
-    return [Source("curves", [f"{workflow.folder}/curves/{name}.parquet" for name in workflow.measured], 2)]
-
-
-def _orders(workflow: Workflow, _: str) -> list[Source]:
-    nodes = [node for curve in workflow.ordered for node in workflow.curved[curve]]
-    return [
-        Source("models", _manifests(workflow, nodes), 2),
-        Source("scores", workflow.ordered_scores, 3),
-        Source(None, tables_beside(workflow.ordered_scores), large=True),
-    ]
-
-
-def _manifests(workflow: Workflow, nodes: Sequence[str]) -> list[str]:
-    return [f"{workflow.folder}/models/{node}/copra.json" for node in nodes]
-
-
-def _of_table(name: str) -> Callable[[Workflow, str], list[Source]]:
-    return lambda workflow, _: [Source("input", [f"{workflow.folder}/tables/{name}.parquet"])]
-
-
-def _trainings(workflow: Workflow, _: str) -> list[Source]:
-    logs = [f"{workflow.folder}/models/{node}/training.jsonl" for node in workflow.trainings]
-    return [Source(None, _manifests(workflow, workflow.trainings)), Source("input", logs, 2, large=True)]
-
-
-def _stages(workflow: Workflow, _: str) -> list[Source]:
-    return [
-        Source("input", [f"{workflow.folder}/evaluations/{node}/metrics.json" for node in workflow.staged], 2)
-    ]
-
-
-def _scores(workflow: Workflow, subject: str) -> list[Source]:
-    passes = f"{workflow.folder}/scores/{subject}/passes"
-    return [Source(None, [f"{passes}.json"]), Source("input", [f"{passes}.parquet"], large=True)]
-
-
-def _head_scores(workflow: Workflow, subject: str) -> list[Source]:
-    node, _ = subject.split("/")
-    return [*_scores(workflow, subject), Source("model", _manifests(workflow, [node]))]
-
-
-def _lens(workflow: Workflow, subject: str) -> list[Source]:
-    return [Source("input", [f"{workflow.folder}/evaluations/{subject}/lens.parquet"])]
-
-
-def _order(workflow: Workflow, subject: str) -> list[Source]:
-    node = workflow.curved[subject][0]
-    scores = workflow.curve_scores(subject, node)
-    return [
-        Source("model", _manifests(workflow, [node])),
-        Source("input", scores, 3),
-        Source(None, tables_beside(scores), large=True),
-    ]
+def _ordered_curves(workflow: Workflow) -> list[str]:
+    return [name for name in workflow.curved if workflow.curve(name).metrics != ["random"]]
 
 
 TABLES = {
-    "accuracy_vs_flops": Output("accuracy against FLOPs", _accuracy),
+    "accuracy_vs_flops": Output(
+        "accuracy against FLOPs", _if(lambda flow: True), sources.accuracy, settings.accuracy
+    ),
     "before_fine_tuning": Output(
-        "accuracy right after pruning", lambda flow, _: _evaluations(flow, flow.before_and_after)
+        "accuracy right after pruning",
+        _if(lambda flow: flow.tree.pruned()),
+        sources.before_and_after,
+        settings.before_and_after,
     ),
     "accuracy_by_task": Output(
-        "accuracy on each task", lambda flow, _: _evaluations(flow, [*flow.ends, *flow.on_other_tasks])
+        "accuracy on each task",
+        _if(lambda flow: flow.on_other_tasks),
+        sources.all_tasks,
+        settings.all_tasks,
     ),
     "accuracy_vs_latents": Output(
         "accuracy against the number of latents",
-        lambda flow, _: [
-            *_looked_into(flow, flow.swept, "latents.parquet"),
-            Source(None, [f"{flow.folder}/evaluations/{node}/metrics.json" for node in flow.swept]),
-        ],
+        _if(lambda flow: flow.swept),
+        sources.swept,
+        settings.swept,
     ),
     "latent_sources": Output(
         "accuracy with latents of other sources",
-        lambda flow, _: _looked_into(flow, flow.swapped, "latents_from.parquet"),
+        _if(lambda flow: flow.swapped),
+        sources.swapped,
+        settings.swapped,
     ),
     "latent_lens": Output(
         "the likeliest tokens of latents",
-        lambda flow, _: _looked_into(flow, flow.seen_through, "lens.parquet"),
+        _if(lambda flow: flow.seen_through),
+        sources.seen_through,
+        settings.seen_through,
     ),
-    "pruning_curves": Output("the pruning curves", _curves),
-    "drop_orders": Output("the orders in which layers are removed", _orders),
-    "contrasts": Output("the contrasts between recipes", _contrasts),
-    "conversions": Output("models in the formats of other programs", _conversions),
+    "pruning_curves": Output(
+        "the pruning curves", _if(lambda flow: flow.curved), sources.curves, settings.curves
+    ),
+    "drop_orders": Output(
+        "the orders in which layers are removed",
+        _if(lambda flow: flow.ordered),
+        sources.orders,
+        settings.orders,
+    ),
+    "contrasts": Output(
+        "the contrasts between recipes",
+        _if(lambda flow: flow.contrasted),
+        sources.contrasts,
+        settings.contrasts,
+    ),
+    "conversions": Output(
+        "models in the formats of other programs",
+        _if(lambda flow: flow.converted),
+        sources.conversions,
+        settings.conversions,
+    ),
 }
 FIGURES = {
-    "accuracy_vs_flops": Output("accuracy against FLOPs", _of_table("accuracy_vs_flops")),
-    "after_fine_tuning": Output("accuracy after pruning and fine-tuning", _of_table("accuracy_vs_flops")),
-    "training_curves": Output("the training curves", _trainings),
-    "curriculum": Output("accuracy after each stage", _stages),
-    "accuracy_by_task": Output("accuracy on each task", _of_table("accuracy_by_task")),
-    "layer_distances": Output("the layer distances", _scores),
-    "head_importance": Output("the head importance", _head_scores),
-    "accuracy_vs_latents": Output("accuracy against the number of latents", _of_table("accuracy_vs_latents")),
-    "latent_sources": Output("accuracy with latents of other sources", _of_table("latent_sources")),
-    "layers_and_latents": Output(
-        "accuracy by layers left and latents used", _of_table("accuracy_vs_latents")
+    "accuracy_vs_flops": Output(
+        "accuracy against FLOPs",
+        _if(lambda flow: True),
+        sources.of_table("accuracy_vs_flops"),
+        settings.methods_of_recipes,
     ),
-    "latent_lens": Output("the likeliest tokens of latents", _lens),
-    "pruning_curves": Output("the pruning curve", _of_table("pruning_curves")),
-    "drop_orders": Output("the orders in which metrics remove layers", _order),
-    "contrasts": Output("the contrasts between recipes", _of_table("contrasts")),
+    "training_curves": Output(
+        "the training curves", _if(lambda flow: flow.trainings), sources.trainings, settings.trainings
+    ),
+    "curriculum": Output(
+        "accuracy after each stage", _if(lambda flow: flow.staged), sources.stages, settings.stages
+    ),
+    "accuracy_by_task": Output(
+        "accuracy on each task",
+        _if(lambda flow: flow.on_other_tasks),
+        sources.of_table("accuracy_by_task"),
+        settings.methods_of_recipes,
+    ),
+    "accuracy_vs_latents": Output(
+        "accuracy against the number of latents",
+        _if(lambda flow: flow.swept),
+        sources.of_table("accuracy_vs_latents"),
+        settings.methods_of_swept,
+    ),
+    "latent_sources": Output(
+        "accuracy with latents of other sources",
+        _if(lambda flow: flow.swapped),
+        sources.of_table("latent_sources"),
+        settings.nothing,
+    ),
+    "contrasts": Output(
+        "the contrasts between recipes",
+        _if(lambda flow: flow.contrasted),
+        sources.of_table("contrasts"),
+        settings.nothing,
+    ),
+    "layers_and_latents": Output(
+        "accuracy by layers left and latents used",
+        _if(_sweeps_layers),
+        sources.of_table("accuracy_vs_latents"),
+        settings.methods_of_swept,
+    ),
+    "latent_lens": Output(
+        "the likeliest tokens of latents", lambda flow: flow.seen_through, sources.lens, settings.nothing
+    ),
+    "after_fine_tuning": Output(
+        "accuracy after pruning and fine-tuning",
+        _if(_sizes_differ),
+        sources.of_table("accuracy_vs_flops"),
+        settings.methods_of_recipes,
+    ),
+    "pruning_curves": Output(
+        "the pruning curve",
+        lambda flow: list(flow.curved),
+        sources.of_table("pruning_curves"),
+        settings.curve,
+    ),
+    "drop_orders": Output(
+        "the orders in which metrics remove layers", _ordered_curves, sources.order, settings.curve
+    ),
+    "layer_distances": Output("the layer distances", _passes, sources.scores, settings.nothing),
+    "head_importance": Output("the head importance", _passes, sources.head_scores, settings.nothing),
 }
 TITLES = {name: output.title for name, output in {**FIGURES, **TABLES}.items()}
 """The titles of sections of the report: that of a figure and a table of one name is the table's."""
+
+
+def table_files(workflow: Workflow) -> list[str]:
+    """Return the files of all tables, in all forms."""
+    names = [each for name, output in TABLES.items() for each in output.names(workflow, name)]
+    kinds = ("parquet", "csv", "md", "tex")
+    return [f"{workflow.folder}/tables/{name}.{kind}" for name in names for kind in kinds]
+
+
+def figure_files(workflow: Workflow) -> list[str]:
+    """Return the files of all figures, in all forms."""
+    names = [each for name, output in FIGURES.items() for each in output.names(workflow, name)]
+    return [f"{workflow.folder}/figures/{name}.{kind}" for name in names for kind in ("svg", "png")]
+
+
+def report_file(workflow: Workflow) -> str:
+    """Return the report, which shows all tables and figures."""
+    return f"{workflow.folder}/report.html"
+
+
+def report_sources(workflow: Workflow) -> dict[str, list[str]]:
+    """Return the files that the report is made of, by option of its command."""
+    return {
+        "tables": [path for path in table_files(workflow) if path.endswith(".parquet")],
+        "figures": [path for path in figure_files(workflow) if path.endswith(".svg")],
+        "models": [f"{workflow.folder}/models/{name}/copra.json" for name in workflow.ends],
+    }
+
+
+def table_settings(workflow: Workflow, name: str) -> str:
+    """Return the params value of a table."""
+    return workflow.settings("table", TABLES[name].settings(workflow, ""))
+
+
+def export_settings(workflow: Workflow) -> str:
+    """Return the params value of a table's other forms."""
+    return workflow.settings("export", {})
+
+
+def figure_settings(workflow: Workflow, name: str, subject: str = "") -> str:
+    """Return the params value of a figure of a subject."""
+    return workflow.settings("figure", {"kind": name, **FIGURES[name].settings(workflow, subject)})
+
+
+def report_settings(workflow: Workflow) -> str:
+    """Return the params value of the report."""
+    found = report_sources(workflow)
+    value = {
+        "name": Path(workflow.folder).name,
+        **{
+            kind: [workflow.within(kind, str(Path(path).with_suffix(""))) for path in found[kind]]
+            for kind in ("tables", "figures")
+        },
+        "titles": TITLES,
+        "config": workflow.config,
+        # A path out of the working folder is another one on another machine.
+        "sources": [Path(file).name if file.startswith(("/", "..")) else file for file in workflow.files],
+        "texts": digest([address_of(path) for path in (PAGE, CAPTIONS)]),
+    }
+    return workflow.settings("page", value)

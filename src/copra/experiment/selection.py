@@ -179,9 +179,11 @@ class Selection:
     @cached_property
     def started(self) -> list[str]:
         """Nodes in `starts` that are evaluated: those that can answer the questions of the recipe's task."""
-        return list(dict.fromkeys(start.name for name, start in self.starts.items() if self._asked(name)))
+        return list(
+            dict.fromkeys(start.name for name, start in self.starts.items() if self.start_answers(name))
+        )
 
-    def _asked(self, end: str) -> bool:
+    def start_answers(self, end: str) -> bool:
         """True if the start of a recipe's last node can answer questions, and those of the same task."""
         start = self.starts[end]
         return start.method is not None and start.task == self.node(end).task

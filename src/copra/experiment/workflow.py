@@ -1,4 +1,6 @@
-"""The interface of the Snakefile: result files, and the settings of each rule.
+"""The experiment behind the rules: the files of models, and the settings of each rule.
+
+`copra.experiment.outputs` has the tables and figures.
 
 Every rule gets its settings as one canonical JSON value, since Snakemake compares params as a set of values
 without their names. The value holds the settings that the rule depends on and the fingerprint of its code.
@@ -9,7 +11,7 @@ Values that a job needs but must not rerun for, such as those paths, are passed 
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,19 +24,18 @@ from copra.experiment.curve_problems import check_curves
 from copra.experiment.family_problems import check_families
 from copra.experiment.other_task_problems import check_other_tasks
 from copra.experiment.plugins_used import plugins_of_scoring, plugins_of_task, plugins_of_training
-from copra.experiment.recipes import Node, RecipeEnd, build_tree, step_of
+from copra.experiment.recipes import Node, build_tree, step_of
 from copra.experiment.selection import Selection
 from copra.methods import Method
 from copra.methods.few_shot import FewShot
 from copra.models.base_files import absence_problem
-from copra.report.texts import CAPTIONS, PAGE
 from copra.schema.base import Quantize
 from copra.schema.metrics import counts_answers
 from copra.schema.pruning import Prune
 from copra.schema.scoring import Objective
 from copra.tasks.prepare import prepared
 from copra.tasks.task import SPLITS, Split
-from copra.utils.digests import Digests, address_of
+from copra.utils.digests import Digests
 from copra.utils.errors import CopraError
 from copra.utils.files import canonical_json, digest, tables_beside
 from copra.utils.fingerprint import fingerprint
@@ -194,72 +195,6 @@ class Workflow(Selection):
         conversions = [f"{self.folder}/conversions/{name}/files" for name in self.converted]
         return [*models, *weights, *self.scored, *tables_beside(self.scored), *predictions, *conversions]
 
-    def tables(self) -> list[str]:
-        names = ["accuracy_vs_flops", *(["before_fine_tuning"] if self.tree.pruned() else [])]
-        names += ["accuracy_by_task"] if self.on_other_tasks else []
-        names += ["accuracy_vs_latents"] if self.swept else []
-        names += ["latent_sources"] if self.swapped else []
-        names += ["latent_lens"] if self.seen_through else []
-        names += ["pruning_curves"] if self.curved else []
-        names += ["drop_orders"] if self.ordered else []
-        names += ["contrasts"] if self.contrasted else []
-        names += ["conversions"] if self.converted else []
-        return [
-            f"{self.folder}/tables/{name}.{kind}"
-            for name in names
-            for kind in ("parquet", "csv", "md", "tex")
-        ]
-
-    def figures(self) -> list[str]:
-        names = ["accuracy_vs_flops", *(["training_curves"] if self.trainings else [])]
-        names += ["curriculum"] if self.staged else []
-        names += ["accuracy_by_task"] if self.on_other_tasks else []
-        names += ["accuracy_vs_latents"] if self.swept else []
-        names += ["latent_sources"] if self.swapped else []
-        names += ["contrasts"] if self.contrasted else []
-        names += ["layers_and_latents"] if self._sweeps_layers() else []
-        names += [f"latent_lens/{name}" for name in self.seen_through]
-        names += ["after_fine_tuning"] if self._sizes_differ() else []
-        names += [f"pruning_curves/{name}" for name in self.curved]
-        names += [f"drop_orders/{name}" for name in self.curved if self.curve(name).metrics != ["random"]]
-        for path in self.scored:
-            folder, file = self.within("scores", path).rsplit("/", 1)
-            if file == "passes.json":
-                names += [f"layer_distances/{folder}", f"head_importance/{folder}"]
-        return [f"{self.folder}/figures/{name}.{kind}" for name in names for kind in ("svg", "png")]
-
-    def pages(self) -> list[str]:
-        """Return the report, which shows all tables and figures."""
-        return [f"{self.folder}/report.html"]
-
-    def page_sources(self) -> dict[str, list[str]]:
-        """Return the files that the report is made of, by option of its command."""
-        return {
-            "tables": [path for path in self.tables() if path.endswith(".parquet")],
-            "figures": [path for path in self.figures() if path.endswith(".svg")],
-            "models": [f"{self.folder}/models/{name}/copra.json" for name in self.ends],
-        }
-
-    def _sweeps_layers(self) -> bool:
-        """True if recipes of one method that sweep latents differ in the layers that they remove."""
-        removed: dict[tuple[str, str], set[tuple[str, ...]]] = {}
-        for end in {self.end_of[name].recipe: self.end_of[name] for name in self.swept}.values():
-            prunings = (self.experiment.steps[step] for step in end.pruning.split(" + ") if step != "dense")
-            prunings_of_layers = (
-                canonical_json(step.budget.canonical())
-                for step in prunings
-                if isinstance(step, Prune) and "layers" in step.units
-            )
-            removed.setdefault((end.base, end.method), set()).add(tuple(prunings_of_layers))
-        return any(len(each) > 1 for each in removed.values())
-
-    def _sizes_differ(self) -> bool:
-        """True if a method has a pruned or quantized recipe, and another recipe to compare it with."""
-        prunings: dict[tuple[str, str], list[str]] = {}
-        for end in self.tree.recipes:
-            prunings.setdefault((end.base, end.method), []).append(end.pruning)
-        return any(len(each) > 1 and set(each) != {"dense"} for each in prunings.values())
-
     # Settings.
 
     def settings(self, command: str, value: Mapping[str, Any], plugins: Iterable[Plugin] = ()) -> str:
@@ -386,131 +321,6 @@ class Workflow(Selection):
             "max_new_tokens": evaluation.max_new_tokens,
         }
         return self.settings("convert", value)
-
-    def table_settings(self, name: str) -> str:
-        if name == "before_fine_tuning":
-            rows = [
-                {"recipe": n.recipe, "pruning": n.step, "parent_node": n.trained, "node": n.name}
-                for n in self.tree.pruned()
-            ]
-            return self.settings("table", {"rows": rows})
-        if name == "accuracy_vs_latents":
-            ends = {node: self.end_of[node] for node in self.swept}
-            swept = [{**self._labels(end), "node": node} for node, end in ends.items()]
-            return self.settings("table", {"swept": swept})
-        if name == "latent_sources":
-            swapped = [{"recipe": end.recipe, "nodes": list(end.nodes)} for end in self.tree.recipes]
-            swapped = [each for each in swapped if each["nodes"][0] in self.swapped]
-            return self.settings("table", {"swapped": swapped})
-        if name == "conversions":
-            return self.settings("table", {"converted": self.converted})
-        if name == "latent_lens":
-            return self.settings("table", {"seen": self.seen_through})
-        if name == "pruning_curves":
-            return self.settings("table", {"measured": self.measured})
-        if name == "drop_orders":
-            return self.settings("table", {"ordered": [self._curve_of(curve) for curve in self.ordered]})
-        if name == "accuracy_by_task":
-            asked = [
-                {"task": task, "recipe": end.recipe, "base": end.base, "pruning": end.pruning}
-                | {"method": end.method, "evaluations": evaluations}
-                for task, end, evaluations in self._by_task()
-            ]
-            return self.settings("table", {"reference": self.experiment.reference, "asked": asked})
-        contrasts, primary = self.experiment.contrasts, self.experiment.primary
-        if name == "contrasts":
-            chosen = [{"name": key, **contrast.canonical()} for key, contrast in contrasts.items()]
-            value = {"contrasts": chosen, "nodes": self.contrasted}
-            return self.settings("table", {**value, "primary": primary if primary in contrasts else None})
-        recipes = [
-            {
-                **self._labels(end),
-                "nodes": list(end.nodes),
-                **({"start": self._start(end)} if self.experiment.evaluation.starts else {}),
-            }
-            for end in self.tree.recipes
-        ]
-        compared = {
-            "reference": self.experiment.reference,
-            "primary": None if primary in contrasts else primary,
-        }
-        return self.settings("table", {**compared, "recipes": recipes})
-
-    def _start(self, end: RecipeEnd) -> dict[str, Any] | None:
-        """Return the models that a recipe's last training step started from; None if it trains nothing."""
-        if end.nodes[0] not in self.starts:
-            return None
-        starts = [self.starts[name] for name in end.nodes]
-        answers = all(map(self._asked, end.nodes))
-        return {
-            "recipe": starts[0].recipe,
-            "nodes": [start.name for start in starts],
-            "answers": answers,
-        }
-
-    def _by_task(self) -> Iterator[tuple[str, RecipeEnd, list[str]]]:
-        """Yield (task, recipe, its evaluations, one per seed): own tasks first, recipes in their order."""
-        others = self.experiment.evaluation.tasks
-        own = {end.recipe: self.node(end.nodes[0]).task for end in self.tree.recipes}
-        for task in dict.fromkeys([*own.values(), *others]):
-            for end in self.tree.recipes:
-                if task == own[end.recipe]:
-                    yield task, end, list(end.nodes)
-                elif task in others:
-                    yield task, end, [f"{task}/{node}" for node in end.nodes]
-
-    def export_settings(self) -> str:
-        return self.settings("export", {})
-
-    def page_settings(self, titles: Mapping[str, str]) -> str:
-        sources = self.page_sources()
-        value = {
-            "name": Path(self.folder).name,
-            **{
-                kind: [self.within(kind, str(Path(path).with_suffix(""))) for path in sources[kind]]
-                for kind in ("tables", "figures")
-            },
-            "titles": titles,
-            "config": self.config,
-            # A path out of the working folder is another one on another machine.
-            "sources": [Path(file).name if file.startswith(("/", "..")) else file for file in self.files],
-            "texts": digest([address_of(path) for path in (PAGE, CAPTIONS)]),
-        }
-        return self.settings("page", value)
-
-    def figure_settings(self, kind: str, subject: str = "") -> str:
-        value: dict[str, Any] = {"kind": kind}
-        if shown := self._methods_in(kind):
-            # Colors depend on the other methods of the same kinds too.
-            kinds = {self.methods[name] for name in shown}
-            value["methods"] = [pair for pair in self.methods.items() if pair[1] in kinds]
-        if kind in ("pruning_curves", "drop_orders"):
-            value["curve"] = self._curve_of(subject)
-        if kind == "training_curves":
-            value["nodes"] = self.trainings
-        if kind == "curriculum":
-            value["nodes"] = [{"stage": self.node(name).stage, "node": name} for name in self.staged]
-        return self.settings("figure", value)
-
-    def _curve_of(self, name: str) -> dict[str, Any]:
-        return {"name": name, "curve": self.curve(name).canonical(), "nodes": self.curved[name]}
-
-    def _methods_in(self, figure: str) -> set[str]:
-        """Return the methods that a figure shows in their colors."""
-        if figure in ("training_curves", "curriculum"):
-            nodes = self.trainings if figure == "training_curves" else self.staged
-            return {step for name in nodes if (step := self.node(name).step)}
-        if figure in ("accuracy_vs_latents", "layers_and_latents"):
-            return {self.end_of[name].method for name in self.swept}
-        if figure in ("accuracy_vs_flops", "accuracy_by_task", "after_fine_tuning"):
-            return {end.method for end in self.tree.recipes}
-        return set()
-
-    def _labels(self, end: RecipeEnd) -> dict[str, Any]:
-        """Return the labels of a recipe in tables, and the accuracy of guessing if its task has one."""
-        labels = {key: getattr(end, key) for key in ("recipe", "base", "pruning", "method", "order")}
-        chance = self.experiment.tasks[self.node(end.nodes[0]).task].chance
-        return labels | {"kind": self.methods[end.method]} | ({} if chance is None else {"chance": chance})
 
     def _decoded(self, *keys: str) -> dict[str, Any]:
         """Return these settings of the evaluation, and the precision."""

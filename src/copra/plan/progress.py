@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from copra.experiment.outputs import figure_files, table_files
 from copra.experiment.workflow import Workflow
 from copra.utils.heartbeat import JobStatus
 
@@ -25,7 +26,7 @@ class Failed:
 
 def finished_results(workflow: Workflow, results: Path) -> dict[str, tuple[int, int]]:
     """Return, by folder of results, the number of files that exist, and of all that a run makes."""
-    targets = [*workflow.artifacts(), *workflow.tables(), *workflow.figures()]
+    targets = [*workflow.artifacts(), *table_files(workflow), *figure_files(workflow)]
     found: dict[str, tuple[int, int]] = {}
     for path in (Path(target).relative_to(workflow.folder) for target in dict.fromkeys(targets)):
         there, total = found.get(path.parts[0], (0, 0))
