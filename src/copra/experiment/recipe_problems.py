@@ -1,6 +1,6 @@
 """Problems of the recipes of a config: steps that cannot follow the steps before them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from copra.experiment.config import AnyStep, Experiment
@@ -9,7 +9,7 @@ from copra.methods.few_shot import FewShot
 from copra.methods.icot_kd import IcotKd
 from copra.methods.method import Stage
 from copra.methods.registry import ALL_METHODS
-from copra.schema.base import Quantize
+from copra.schema.base import FromScratch, Quantize
 from copra.schema.metrics import GREEDY, NEEDS_ANSWERS
 from copra.schema.pruning import Prune
 from copra.tasks.task import Task, read_worked_examples
@@ -68,67 +68,107 @@ def recipe_problems(
         return
     for name in sorted({step for step in steps if steps.count(step) > 1}):
         yield f"comes back to step {name!r}; to do the same again, declare it under a second name"
-    scratch = experiment.bases[base].from_scratch
-    # `method` is how the model answers, `learned` the method of its last training. A prompt changes only the
-    # former.
-    task, method, learned = experiment.task, None, None
-    quantized, pruned = None, False
+    walk = _Walk(experiment, base, pupils, known, experiment.task)
     for name in steps:
-        step = experiment.steps[name]
-        if quantized is not None:
-            yield f"{name!r} comes after {quantized!r}, whose weights are final: put {quantized!r} last"
-        if isinstance(step, Method):
-            if learned is not None and (step.task or experiment.task) != task:
-                yield (
-                    f"{name!r} trains on task {step.task or experiment.task!r} after a training on {task!r}; "
-                    "a recipe stays with one task"
-                )
-            if step.needs_steps and not experiment.tasks[step.task or experiment.task].has_steps:
-                yield (
-                    f"{name!r} learns from steps, and task {step.task or experiment.task!r} has none: name "
-                    "their column under columns.steps, or take no_cot, pause or looped"
-                )
-            if scratch and not pruned and known.last_stage(experiment, name).copies_pretrained:
-                yield (
-                    f"{name!r} starts its decoder as a base from scratch, which knows nothing: write "
-                    "auxiliary_decoder.decoder: small"
-                )
-            taught: Iterable[str] = ()
-            if isinstance(step, IcotKd):
-                taught = _teacher_problems(experiment, name, step, learned, (*pupils, name), known)
-            elif step.distil is not None:
-                before = steps[: steps.index(name)]
-                taught = _distil_problems(experiment, name, step, [base, *before], (*pupils, name), known)
-            for problem in taught:
-                yield problem
-                if problem == TOO_MANY_TEACHERS:
-                    return
-            task, method, learned = step.task or experiment.task, step.kind, step.kind
-        elif isinstance(step, FewShot):
-            if scratch and method is None:
-                yield f"{name!r} prompts a base from scratch, which knows nothing: put a training before it"
-            if learned == "looped":
-                yield (
-                    f"{name!r} prompts after {learned}, which answers at once and with its loop: leave it "
-                    "out, or put a training without a loop before it"
-                )
-            yield from _prompt_problems(name, step, task, experiment.tasks[task])
-            method = step.kind
-        elif isinstance(step, Prune):
-            pruned = True
-            if learned is not None and (reason := ALL_METHODS[learned].unprunable):
-                yield f"{name!r} prunes after {learned}, {reason}: prune before it"
-            if scratch and method is None and step.scoring:
-                yield f"{name!r} scores a base from scratch before any training: put a training before it"
-            yield from _scoring_problems(experiment, name, step, method, learned)
-        elif isinstance(step, Quantize):
-            if scratch and scratch.architecture == "gpt2":
-                yield f"{name!r} quantizes linear layers, which GPT-2 does not have: leave it out"
-            if pupils:
-                yield f"{name!r} quantizes, and a model of whole numbers is no teacher: leave it out"
-            quantized = name
-    if method is None and (scratch or not pupils):
+        for problem in walk.take(name):
+            yield problem
+            if problem == TOO_MANY_TEACHERS:
+                return
+    if walk.method is None and (walk.scratch or not pupils):
         yield "never trains, so it has no way to answer; add a training step"
+
+
+@dataclass
+class _Walk:
+    """A walk along the steps of a recipe, with what the steps so far have made of its model.
+
+    `method` is how the model answers, `learned` the method of its last training: a prompt changes only the
+    former.
+    """
+
+    experiment: Experiment
+    base: str
+    pupils: tuple[str, ...]
+    known: Known
+    task: str
+    method: str | None = None
+    learned: str | None = None
+    pruned: bool = False
+    quantized: str | None = None
+    taken: list[str] = field(default_factory=list)
+
+    @property
+    def scratch(self) -> FromScratch | None:
+        """The model if it is a base from scratch, which knows nothing before its first training."""
+        return self.experiment.bases[self.base].from_scratch
+
+    def take(self, name: str) -> Iterator[str]:
+        """Yield the problems of the next step, and take it."""
+        step = self.experiment.steps[name]
+        if self.quantized is not None:
+            final = self.quantized
+            yield f"{name!r} comes after {final!r}, whose weights are final: put {final!r} last"
+        if isinstance(step, Method):
+            yield from self._train(name, step)
+        elif isinstance(step, FewShot):
+            yield from self._prompt(name, step)
+        elif isinstance(step, Prune):
+            yield from self._prune(name, step)
+        elif isinstance(step, Quantize):
+            yield from self._quantize(name)
+        self.taken.append(name)
+
+    def _train(self, name: str, step: Method) -> Iterator[str]:
+        task = step.task or self.experiment.task
+        if self.learned is not None and task != self.task:
+            yield (
+                f"{name!r} trains on task {task!r} after a training on {self.task!r}; "
+                "a recipe stays with one task"
+            )
+        if step.needs_steps and not self.experiment.tasks[task].has_steps:
+            yield (
+                f"{name!r} learns from steps, and task {task!r} has none: name their column under "
+                "columns.steps, or take no_cot, pause or looped"
+            )
+        untrained = self.scratch and not self.pruned
+        if untrained and self.known.last_stage(self.experiment, name).copies_pretrained:
+            yield (
+                f"{name!r} starts its decoder as a base from scratch, which knows nothing: write "
+                "auxiliary_decoder.decoder: small"
+            )
+        pupils = (*self.pupils, name)
+        if isinstance(step, IcotKd):
+            yield from _teacher_problems(self.experiment, name, step, self.learned, pupils, self.known)
+        elif step.distil is not None:
+            before = [self.base, *self.taken]
+            yield from _distil_problems(self.experiment, name, step, before, pupils, self.known)
+        self.task, self.method, self.learned = task, step.kind, step.kind
+
+    def _prompt(self, name: str, step: FewShot) -> Iterator[str]:
+        if self.scratch and self.method is None:
+            yield f"{name!r} prompts a base from scratch, which knows nothing: put a training before it"
+        if self.learned == "looped":
+            yield (
+                f"{name!r} prompts after {self.learned}, which answers at once and with its loop: leave it "
+                "out, or put a training without a loop before it"
+            )
+        yield from _prompt_problems(name, step, self.task, self.experiment.tasks[self.task])
+        self.method = step.kind
+
+    def _prune(self, name: str, step: Prune) -> Iterator[str]:
+        if self.learned is not None and (reason := ALL_METHODS[self.learned].unprunable):
+            yield f"{name!r} prunes after {self.learned}, {reason}: prune before it"
+        if self.scratch and self.method is None and step.scoring:
+            yield f"{name!r} scores a base from scratch before any training: put a training before it"
+        yield from _scoring_problems(self.experiment, name, step, self.method, self.learned)
+        self.pruned = True
+
+    def _quantize(self, name: str) -> Iterator[str]:
+        if self.scratch and self.scratch.architecture == "gpt2":
+            yield f"{name!r} quantizes linear layers, which GPT-2 does not have: leave it out"
+        if self.pupils:
+            yield f"{name!r} quantizes, and a model of whole numbers is no teacher: leave it out"
+        self.quantized = name
 
 
 def _prompt_problems(name: str, step: FewShot, task: str, settings: Task) -> Iterator[str]:
