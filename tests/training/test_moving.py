@@ -86,11 +86,10 @@ def test_the_optimizer_goes_on_once_no_chain_is_left(make_trainer, ages):
     trainer = make_trainer("removing", steps=10)
     # Their chains have 6 tokens: gone with the second part of five.
     trainer.rows = [row for row in trainer.rows if len(row.steps) == 1]
-    samples, _ = trainer.samples(0)
-    restarts = [restart for _, _, restart in trainer._batches(samples, 0, 10)]
+    restarts = [batch.restarts for batch in trainer.samples.batches(0, 10)]
     assert [number for number, restart in enumerate(restarts, 1) if restart] == [3]
     for done in range(1, 10):
-        assert [restart for *_, restart in trainer._batches(samples, done, 10)] == restarts[done:]
+        assert [batch.restarts for batch in trainer.samples.batches(done, 10)] == restarts[done:]
     trainer.run()
     assert ages == [0, 1, *range(8)]
 
@@ -128,7 +127,7 @@ def test_too_few_steps_for_the_parts_are_refused(make_trainer):
 def test_validation_looks_at_the_end_of_the_stage(make_trainer):
     trainer = make_trainer("removing")
     lengths = {row.id: len(row.question) + max(6 * len(row.steps) - 9, 0) + 3 for row in trainer.validation}
-    assert {sample.id: len(sample.tokens) for sample in trainer.validation_samples} == lengths
+    assert {sample.id: len(sample.tokens) for sample in trainer.samples.validation} == lengths
 
 
 @pytest.mark.slow

@@ -159,7 +159,7 @@ def test_a_loss_that_is_no_number_stops_and_names_step_and_rows(make_trainer):
     trainer = make_trainer()
     with torch.no_grad():
         trainer.model.get_input_embeddings().weight[:] = float("nan")
-    (batch, *_) = epoch_batches(trainer.samples(0)[0], 4, 0, 0)
+    (batch, *_) = epoch_batches(trainer.samples.of_epoch(0), 4, 0, 0)
     with pytest.raises(CopraError, match=r"^step 1: loss nan.*learning_rate") as error:
         trainer.run()
     assert f"Batch of rows {', '.join(sample.id for sample in batch)}. Lower" in str(error.value)
@@ -167,7 +167,7 @@ def test_a_loss_that_is_no_number_stops_and_names_step_and_rows(make_trainer):
 
 def test_an_exploding_loss_stops_before_the_step_is_taken(make_trainer, gradients):
     trainer = make_trainer(learning_rate=30.0, batch_size=9)
-    samples, _ = trainer.samples(0)
+    samples = trainer.samples.of_epoch(0)
     batches = [batch for epoch in range(5) for batch in epoch_batches(samples, 9, 0, epoch)]
     with pytest.raises(CopraError, match=r"^step \d: loss \d") as error:
         trainer.run()

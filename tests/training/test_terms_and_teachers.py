@@ -106,7 +106,7 @@ TERMS = {
 @pytest.mark.parametrize("stage", TERMS)
 def test_the_terms_of_a_loss_are_logged_where_there_are_several(make_trainer, stage):
     trainer = make_trainer(stage, steps=2, learning_rate=1e-12)
-    (first, second, *_) = epoch_batches(trainer.samples(0)[0], 4, 0, 0)
+    (first, second, *_) = epoch_batches(trainer.samples.of_epoch(0), 4, 0, 0)
     expected = [losses(trainer, batch) for batch in (first, second)]
     trainer.run()
     for line, terms in zip(log_of(trainer), expected, strict=True):
@@ -125,7 +125,7 @@ def test_validation_has_the_same_terms(make_trainer, stage):
     """Rows of different lengths in batches of four, so that a mean of means would be another number."""
     trainer = make_trainer(stage, steps=2)
     trainer.run()
-    (first, last), samples = log_of(trainer), trainer.validation_samples
+    (first, last), samples = log_of(trainer), trainer.samples.validation
     expected = losses(trainer, samples)
     for name, weight in TERMS[stage].items():
         if name != "self_distillation":
@@ -142,7 +142,7 @@ def test_validation_has_the_same_terms(make_trainer, stage):
 def test_terms_are_weighed_by_their_counts_over_micro_batches(make_trainer):
     """But the distance of CODI has the standard deviation of a micro-batch in it."""
     trainer = make_trainer("codi", steps=1, batch_size=6, micro_batch_size=2, learning_rate=1e-12)
-    (batch, *_) = epoch_batches(trainer.samples(0)[0], 6, 0, 0)
+    (batch, *_) = epoch_batches(trainer.samples.of_epoch(0), 6, 0, 0)
     whole = losses(trainer, batch)
     extra_modules = [losses(trainer, batch[i : i + 2])["self_distillation"] for i in (0, 2, 4)]
     trainer.run()
@@ -157,7 +157,7 @@ def test_terms_are_weighed_by_their_counts_over_micro_batches(make_trainer):
 def plain_norm(trainer) -> float:
     """Mean norm of the hidden states that the latents of the validation split are made from, row by row."""
     embedding, norms = trainer.model.get_input_embeddings().weight, []
-    for sample in trainer.validation_samples:
+    for sample in trainer.samples.validation:
         vectors = [embedding[token] for token in sample.tokens[: sample.first_latent]]
         for _ in range(sample.n_latents):
             inputs = torch.stack(vectors)[None]

@@ -215,7 +215,7 @@ def _provenance(
 def _check_length(context: int, trainer: Trainer) -> None:
     """Refuse sequences that are longer than the model's context of `context` positions."""
     if trainer.training.max_tokens > context:
-        samples = [*trainer.first_samples[0], *trainer.validation_samples]
+        samples = [*trainer.samples.first, *trainer.samples.validation]
         longest = max((sample.length, sample.id) for sample in samples)
         if longest[0] > context:
             raise CopraError(

@@ -2,17 +2,15 @@
 
 import copy
 import json
-import math
 import os
 import shutil
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from random import Random
 from typing import Any, TextIO
 
 import torch
@@ -28,9 +26,9 @@ from copra.methods.reasoning_model import ReasoningModel
 from copra.schema.settings import Precision
 from copra.schema.training import Training
 from copra.training.adapters import adapted
-from copra.training.batches import epoch_batches
 from copra.training.log import check_lines
 from copra.training.progress import Progress
+from copra.training.samples import Samples
 from copra.training.saves import CheckpointSchedule, Stopped
 from copra.training.sharding import gather_full, shard
 from copra.training.speed import Speed
@@ -47,7 +45,6 @@ from copra.training.step import (
 from copra.training.tracking import Tracker
 from copra.training.validation import Validation
 from copra.utils import processes
-from copra.utils.errors import CopraError
 from copra.utils.files import replacing
 from copra.utils.heartbeat import Heartbeat, in_words, start_heartbeat
 
@@ -146,19 +143,13 @@ class Trainer:
         `loss_module` is the reasoner's loss, wrapped for all processes.
         """
         optimizer = accelerator.prepare_optimizer(self._new_optimizer(parameters))
-        samples, left_out = self.first_samples
-        total = self.total_steps(len(samples))
-        if total < self.stage.least_steps:
-            raise CopraError(
-                f"training: this stage moves on with each of {self.stage.least_steps} parts of its training, "
-                f"and {total} optimizer steps are fewer. Raise training.steps or training.epochs."
-            )
+        total = self.samples.total_steps
         scheduler = self._new_scheduler(optimizer, total)
         done = self._resume(reasoner, optimizer, scheduler)
         validation = Validation(
             self.stage,
             self.training,
-            self.validation_samples,
+            self.samples.validation,
             self.pad,
             total,
             self.state,
@@ -174,7 +165,7 @@ class Trainer:
         before: tuple[PendingStep, float] | None = None
         file = self.state / LOG if accelerator.is_main_process else os.devnull
         with open(file, "a") as log, _bar(done, total) as bar:
-            for step, batch, restarts in self._batches(samples, done, total):
+            for step, batch, restarts in self.samples.batches(done, total):
                 if restarts:
                     optimizer.state.clear()
                 pending, broken = self._optimize(loss_module, optimizer, accelerator, broken, batch, step)
@@ -205,12 +196,16 @@ class Trainer:
             tqdm.write("ended after step {steps} of at most {max_steps}: {stop_reason}".format(**ending))
         if self.training.select_best_by != "last":
             validation.load_best(reasoner)
+        return self._record(ending, validation.selected)
+
+    def _record(self, ending: dict[str, Any], selected: dict[str, Any]) -> dict[str, Any]:
+        """Return the record for the manifest; `ending` and `selected` are the validation's."""
         return {
             **ending,
             "precision": self._used_precision,
-            "rows": len(samples),
-            "left_out_too_long": left_out,
-            "selected": validation.selected,
+            "rows": len(self.samples.first),
+            "left_out_too_long": len(self.rows) - len(self.samples.first),
+            "selected": selected,
             "work": {
                 reader: dict(zip(("tokens", "context", "supervised"), sums, strict=True))
                 for reader, sums in self.progress.work.items()
@@ -253,69 +248,10 @@ class Trainer:
         """Delete the state folder, after the checkpoint has been written."""
         shutil.rmtree(self.state, ignore_errors=True)
 
-    def total_steps(self, n_samples: int) -> int:
-        """Return the number of optimizer steps of the stage: the maximum if it may stop early."""
-        return self.training.total_steps(math.ceil(n_samples / self.training.batch_size))
-
     @cached_property
-    def first_samples(self) -> tuple[list[Sample], int]:
-        """The return value of `samples` for epoch 0, cached: to lay out many rows takes seconds."""
-        return self.samples(0)
-
-    def samples(self, epoch: int) -> tuple[list[Sample], int]:
-        """Return the samples of an epoch that fit in `max_tokens`, and the number of those that do not."""
-        rng = Random(f"layouts {self.seed} {epoch}")
-        samples = [self.stage.lay_out(row, self.markers, rng) for row in self.rows]
-        fitting = self._fitting(samples, "train")
-        return fitting, len(samples) - len(fitting)
-
-    @cached_property
-    def validation_samples(self) -> list[Sample]:
-        """The samples of the validation split that fit in `max_tokens`."""
-        return self._fitting([self.stage.lay_out(row, self.markers) for row in self.validation], "validation")
-
-    def _fitting(self, samples: Sequence[Sample], split: str) -> list[Sample]:
-        """Return the samples of at most `max_tokens` tokens."""
-        fitting = [sample for sample in samples if sample.length <= self.training.max_tokens]
-        if not fitting:
-            raise CopraError(
-                f"no {split} row fits training.max_tokens = {self.training.max_tokens} tokens; the shortest "
-                f"has {min((sample.length for sample in samples), default=0)}. Raise it, or train on "
-                "another task."
-            )
-        return fitting
-
-    def _batches(
-        self, samples: Sequence[Sample], done: int, total: int
-    ) -> Iterator[tuple[int, list[Sample], bool]]:
-        """Yield steps `done`+1 to `total`, each with its batch and a flag to reset the optimizer state first.
-
-        A resumed run gets the same batches. `samples` are those of epoch 0; they are drawn again in each
-        epoch if layouts are mixed, and in each batch if the stage is scheduled.
-        """
-        rows = {row.id: row for row in self.rows} if self.stage.is_scheduled else {}
-        step, epoch = 0, 0
-        before, chain_was_left = self.stage.at_step(1, total), False
-        while step < total:
-            if self.stage.draws and epoch:
-                samples, _ = self.samples(epoch)
-            for batch in epoch_batches(samples, self.training.batch_size, self.seed, epoch):
-                step += 1
-                if step > total:
-                    break
-                if step < done:
-                    continue
-                restarts = False
-                # A resumed training also needs the batch before its first step, for `chain_was_left`.
-                if self.stage.is_scheduled:
-                    stage, rng = self.stage.at_step(step, total), Random(f"layouts {self.seed} step {step}")
-                    batch = [stage.lay_out(rows[sample.id], self.markers, rng) for sample in batch]
-                    restarts = stage != before and chain_was_left
-                    before = stage
-                    chain_was_left = any(stage.has_chain(rows[sample.id], sample) for sample in batch)
-                if step > done:
-                    yield step, batch, restarts
-            epoch += 1
+    def samples(self) -> Samples:
+        """The samples of the rows, laid out on first access."""
+        return Samples(self.stage, self.training, self.rows, self.validation, self.markers, self.seed)
 
     def _save(self, step: int, reasoner: ReasoningModel, optimizer: torch.optim.Optimizer) -> None:
         """Save the state.
