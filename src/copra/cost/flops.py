@@ -91,7 +91,7 @@ def passes(decoding: GenerationSpec | None, prompt: int, generated: int, cached:
     first, latents, stop, iterations = prompt, 0, prompt, 0
     if decoding is not None:
         first += len(decoding.prefix_ids)
-        stop = first + decoding.latents + len(decoding.suffix_ids)
+        stop = prompt + decoding.added_tokens
         if decoding.has_recurrent_latents:
             latents, iterations = decoding.latents, decoding.jacobi_iterations
         if decoding.emulated:

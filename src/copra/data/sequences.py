@@ -179,6 +179,11 @@ class GenerationSpec:
         return self.thought == "hidden" and self.latents > 0
 
     @property
+    def added_tokens(self) -> int:
+        """The number of tokens between a prompt and its answer: latents, markers and other fixed tokens."""
+        return len(self.prefix_ids) + self.latents + len(self.suffix_ids)
+
+    @property
     def reads_markers(self) -> bool:
         """True if a model that answers so was trained with the latent markers."""
         return bool(self.prefix_ids or self.latents)

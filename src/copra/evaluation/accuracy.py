@@ -150,7 +150,7 @@ def check_length(
     if max_new_tokens > room:
         context = checkpoint.model.config.max_position_embeddings
         tokens, row = max(zip(map(len, asked.prompts), rows, strict=True), key=lambda pair: pair[0])
-        thought = _thought(decoding)
+        thought = decoding.added_tokens
         examples = f" and its examples {len(asked.prefix)}" if asked.prefix else ""
         thinking = f", its latents and markers are {thought}," if thought else ""
         own = decoding.longest_answer(0) > 0
@@ -164,14 +164,9 @@ def check_length(
 
 def room_for_answers(checkpoint: "Checkpoint", decoding: GenerationSpec, asked: Prompts) -> int:
     """Return the number of tokens that fit after the longest prompt; it may be negative."""
-    longest = len(asked.prefix) + max(map(len, asked.prompts)) + _thought(decoding)
+    longest = len(asked.prefix) + max(map(len, asked.prompts)) + decoding.added_tokens
     # The last generated token is not fed back.
     return checkpoint.model.config.max_position_embeddings - longest + 1
-
-
-def _thought(decoding: GenerationSpec) -> int:
-    """Return the number of tokens between a prompt and its answer."""
-    return len(decoding.prefix_ids) + decoding.latents + len(decoding.suffix_ids)
 
 
 def _counts(prompt: int, answer: Answer, decoding: GenerationSpec, mark: int | None) -> dict[str, Any]:
@@ -183,7 +178,7 @@ def _counts(prompt: int, answer: Answer, decoding: GenerationSpec, mark: int | N
     return {
         "n_prompt": prompt,
         "n_latent": decoding.latents,
-        "n_marker": len(decoding.prefix_ids) + len(decoding.suffix_ids),
+        "n_marker": decoding.added_tokens - decoding.latents,
         "n_chain": chain,
         "n_answer": generated - chain,
         "n_generated": generated,

@@ -85,7 +85,5 @@ def positions(
 
     It is rounded up, so that prompts of similar length share compiled code.
     """
-    thought = (
-        0 if decoding is None else len(decoding.prefix_ids) + decoding.latents + len(decoding.suffix_ids)
-    )
-    return whole_blocks(len(prefix) + max(map(len, prompts), default=0) + thought + max_new_tokens)
+    added = decoding.added_tokens if decoding else 0
+    return whole_blocks(len(prefix) + max(map(len, prompts), default=0) + added + max_new_tokens)

@@ -113,7 +113,7 @@ def _is_past_window(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], decoding: GenerationSpec | None, more: int
 ) -> bool:
     """True if the longest prompt, the decoding's own tokens and `more` tokens exceed a layer's window."""
-    added = len(decoding.prefix_ids) + decoding.latents + len(decoding.suffix_ids) if decoding else 0
+    added = decoding.added_tokens if decoding else 0
     longest = max(map(len, prompts), default=0) + added + more
     windows = (layer.window for layer in shape_of(model.config.to_dict()).layers)
     return any(window is not None and longest > window for window in windows)

@@ -21,7 +21,7 @@ from copra.models.exported import check_family, decoding_of
 from copra.models.logits import read_logits
 from copra.models.quantized import need_torchao
 from copra.models.shape import shape_of
-from copra.schema.conversion import FAMILIES
+from copra.schema.conversion import FAMILIES, PACKAGES
 from copra.utils.errors import CopraError
 from copra.utils.files import replacing, write_json
 
@@ -41,7 +41,8 @@ def need_executorch() -> None:
     """
     if importlib.util.find_spec("executorch") is None:
         raise CopraError(
-            "programs for ExecuTorch need the package executorch. Run pip install 'executorch==1.5.1'."
+            "programs for ExecuTorch need the package executorch. Run pip install "
+            f"{PACKAGES['executorch']['executorch']}."
         )
 
 

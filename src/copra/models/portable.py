@@ -27,8 +27,7 @@ def answers_plainly(decoding: GenerationSpec | None) -> bool:
     """True if a checkpoint answers by plain generation after its prompt (or not at all)."""
     if decoding is None:
         return True
-    added = decoding.prefix_ids or decoding.latents or decoding.suffix_ids
-    return not (added or decoding.emulated or decoding.loop is not None)
+    return not (decoding.added_tokens or decoding.emulated or decoding.loop is not None)
 
 
 def mark(folder: Path, decoding: GenerationSpec | None, visits: list[int] | None) -> None:
