@@ -181,7 +181,7 @@ def test_what_people_call_often_imports_nothing_heavy(tmp_path, arguments, neede
 @pytest.mark.slow
 def test_only_commands_that_need_torch_import_it():
     """Those that compute, and those that read a checkpoint."""
-    reading = ("executorch", "gguf", "prompt", "publish")
+    reading = ("convert", "executorch", "gguf", "prompt", "publish")
     light = [name for name, command in COMMANDS.items() if not command.computes and name not in reading]
     modules = ", ".join(f"copra.commands.{name}" for name in light)
     code = f"import sys, {modules}; print('torch' in sys.modules)"
