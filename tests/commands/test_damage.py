@@ -63,7 +63,7 @@ VERBS = {
         {"output": "evaluations/cot", "model": "models/cot", "data": "data", "state": "state"},
     ),
     "table": (
-        {"rows": [ROW]},
+        {"kind": "before_fine_tuning", "pruned": [ROW]},
         {"output": "tables/before_fine_tuning.parquet", "evaluations": "evaluations"},
     ),
     "export": (

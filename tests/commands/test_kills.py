@@ -146,7 +146,10 @@ VERBS = {
         "output": "evaluations/swap.parquet",
     },
     "table": {
-        "settings": {"rows": [{**ROW, "parent_node": "cot", "node": "pruned"}]},
+        "settings": {
+            "kind": "before_fine_tuning",
+            "pruned": [{**ROW, "parent_node": "cot", "node": "pruned"}],
+        },
         "evaluations": "evaluations",
         "output": "tables/pruned.parquet",
     },

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import get_args
 
-from copra.commands.figure import FigureSettings
+from copra.commands import figure, table
 from copra.experiment.config import parse
 from copra.experiment.outputs import FIGURES, TABLES, figure_files, table_files
 from copra.experiment.recipes import build_tree
@@ -35,8 +35,9 @@ def options(output, workflow, subject="") -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def test_each_figure_is_one_that_the_command_draws():
-    assert set(FIGURES) == set(get_args(FigureSettings.model_fields["kind"].annotation))
+def test_each_table_and_figure_is_one_that_its_command_makes():
+    assert set(TABLES) == set(table.TABLES) == set(get_args(table.Kind))
+    assert set(FIGURES) == set(figure.FIGURES) == set(get_args(figure.Kind))
 
 
 def test_all_that_a_run_asks_for_is_listed():

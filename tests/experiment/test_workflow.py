@@ -159,7 +159,7 @@ def test_ends_of_recipes_with_latents_are_swept():
     swept = [f"llama@{seed}+cot+{end}" for end in ends for seed in (0, 1)]
     found = looking(latents=[0, 2])
     assert found.swept == swept
-    rows = json.loads(table_settings(found, "accuracy_vs_latents"))["swept"]
+    rows = json.loads(table_settings(found, "accuracy_vs_latents"))["recipes"]
     labels = {"base": "llama", "pruning": "dense", "method": "coconut", "kind": "coconut"}
     labels |= {"recipe": "llama+cot+coconut", "order": "llama > cot > coconut"}
     assert rows[:2] == [{**labels, "node": f"llama@{seed}+cot+coconut"} for seed in (0, 1)]
@@ -171,7 +171,7 @@ def test_only_latents_that_are_hidden_states_are_swapped():
     ends = ("coconut", "codi", "coconut+drop")
     found = looking(latents_from=["other"])
     assert found.swapped == [f"llama@{seed}+cot+{end}" for end in ends for seed in (0, 1)]
-    assert json.loads(table_settings(found, "latent_sources"))["swapped"] == [
+    assert json.loads(table_settings(found, "latent_sources"))["recipes"] == [
         {"recipe": f"llama+cot+{end}", "nodes": [f"llama@{seed}+cot+{end}" for seed in (0, 1)]}
         for end in ends
     ]
@@ -182,7 +182,7 @@ def test_only_latents_that_are_hidden_states_are_looked_at():
     """One seed of each recipe."""
     found = looking(lens=3)
     assert found.seen_through == [f"llama@0+cot+{end}" for end in ("coconut", "codi", "coconut+drop")]
-    assert json.loads(table_settings(found, "latent_lens"))["seen"] == found.seen_through
+    assert json.loads(table_settings(found, "latent_lens"))["nodes"] == found.seen_through
     assert looking().seen_through == []
 
 
@@ -301,7 +301,7 @@ def test_a_contrast_is_made_of_the_evaluations_of_its_recipes():
     nodes = {f"llama+cot{end}": [f"llama@{seed}+cot{end}" for seed in (0, 1)] for end in ("", "+pause")}
     settings = json.loads(table_settings(found, "contrasts"))
     assert settings["contrasts"] == [{"name": "ours", **CONTRAST}]
-    assert (settings["nodes"], settings["primary"]) == (nodes, "ours")
+    assert (settings["ends"], settings["primary"]) == (nodes, "ours")
     small = TABLES["contrasts"].files(found, "", large=False)
     assert {found.within("evaluations", path).split("/")[0] for path in small} == {
         node for each in nodes.values() for node in each

@@ -374,7 +374,7 @@ def test_before_fine_tuning_compares_with_the_unpruned_parent(write_evaluation):
         "parent_node": "llama@0+cot",
         "node": "llama@0+cot+drop-1",
     }
-    table = before_fine_tuning(folders, {"rows": [row]})
+    table = before_fine_tuning(folders, {"pruned": [row]})
     assert len(table) == 1
     values = table.iloc[0]
     assert {key: values[key] for key in row} == row
@@ -408,7 +408,7 @@ def test_surgery_is_told_from_rambling(write_evaluation):
     rambling.assign(n_generated=tokens).to_parquet(path)
     (path.parent / "metrics.json").write_text(json.dumps(metrics))
     row = {"recipe": "l+cot+p", "pruning": "p", "parent_node": "l@0+cot", "node": "l@0+cot+p"}
-    table = before_fine_tuning(folders, {"rows": [row]})
+    table = before_fine_tuning(folders, {"pruned": [row]})
     values = table.iloc[0]
     assert values["flops_ratio"] == 4
     # 250 FLOPs of decoding on 1 token that is fed back, and 1000 on 10.
@@ -430,7 +430,7 @@ def test_before_fine_tuning_over_seeds(write_evaluation):
         for node, answers in zip(names, (parents[s], pruned[s]), strict=True):
             folders[node] = write_evaluation(node, answers, 1000 + 100 * s)
         rows.append({"recipe": "l+cot+p", "pruning": "p", "parent_node": names[0], "node": names[1]})
-    table = before_fine_tuning(folders, {"rows": rows})
+    table = before_fine_tuning(folders, {"pruned": rows})
     assert list(table["seed"]) == ["all", "0", "1", "2"]
     assert list(table["node"]) == ["l+cot+p", *(row["node"] for row in rows)]
     assert list(table["parent_node"]) == ["l+cot", *(row["parent_node"] for row in rows)]

@@ -1,10 +1,12 @@
 """copra figure: draw a figure."""
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas
+from matplotlib.figure import Figure
 from pydantic import Field
 
 from copra.commands.common import Coded, add_settings, folder, made_by, recorded_shape, settings_of
@@ -31,25 +33,26 @@ from copra.utils.files import (
     summary_beside,
 )
 
+Kind = Literal[
+    "accuracy_vs_flops",
+    "accuracy_by_task",
+    "accuracy_vs_latents",
+    "layers_and_latents",
+    "training_curves",
+    "curriculum",
+    "layer_distances",
+    "head_importance",
+    "latent_sources",
+    "latent_lens",
+    "pruning_curves",
+    "drop_orders",
+    "after_fine_tuning",
+    "contrasts",
+]
+
 
 class FigureSettings(Coded):
-    kind: Literal[
-        "accuracy_vs_flops",
-        "accuracy_by_task",
-        "accuracy_vs_latents",
-        "layers_and_latents",
-        "training_curves",
-        "curriculum",
-        "layer_distances",
-        "head_importance",
-        "latent_sources",
-        "latent_lens",
-        "pruning_curves",
-        "drop_orders",
-        "after_fine_tuning",
-        "contrasts",
-    ]
-    """Kind of figure."""
+    kind: Kind
     methods: list[tuple[str, str]] = Field(default_factory=list)
     """The methods that it shows in their colors with their kinds, and all others of these kinds, in order."""
     nodes: list[Any] = Field(default_factory=list)
@@ -77,7 +80,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     settings = settings_of(options, FigureSettings)
     record = made_by(options, *_made_of(settings, options))
-    figures.save(_draw(settings, options), options.svg, options.png, record)
+    figures.save(FIGURES[settings.kind](settings, options), options.svg, options.png, record)
 
 
 def _made_of(settings: FigureSettings, options: Namespace) -> list[Path]:
@@ -98,38 +101,42 @@ def _made_of(settings: FigureSettings, options: Namespace) -> list[Path]:
     return [options.input, *manifests]
 
 
-def _draw(settings: FigureSettings, options: Namespace) -> Any:
-    if settings.kind == "accuracy_vs_flops":
-        return figures.pareto(read_parquet(options.input), dict(settings.methods))
-    if settings.kind == "accuracy_by_task":
-        return by_task_figure(read_parquet(options.input), dict(settings.methods))
-    if settings.kind == "accuracy_vs_latents":
-        return latents.latents_figure(read_parquet(options.input), dict(settings.methods))
-    if settings.kind == "layers_and_latents":
-        return latents.layers_and_latents(read_parquet(options.input), dict(settings.methods))
-    if settings.kind == "latent_sources":
-        return sources_figure(read_parquet(options.input))
-    if settings.kind == "latent_lens":
-        return lens_figure(read_parquet(options.input))
-    if settings.kind == "layer_distances":
-        return figures.layer_distances(read_sealed_parquet(options.input))
-    if settings.kind == "head_importance":
-        sizes = [group_size(layer) for layer in recorded_shape(options.model).layers]
-        return figures.head_importance(read_sealed_parquet(options.input), sizes)
-    if settings.kind == "pruning_curves":
-        table = read_parquet(options.input)
-        return pruning_figure(table[table["curve"] == settings.shown_curve.name])
-    if settings.kind == "drop_orders":
-        node = settings.shown_curve.nodes[0]
-        return orders_figure(settings.shown_curve, recorded_shape(options.model), options.input / node)
-    if settings.kind == "contrasts":
-        return contrasts_figure(read_parquet(options.input))
-    if settings.kind == "after_fine_tuning":
-        return after_fine_tuning(read_parquet(options.input), dict(settings.methods))
-    if settings.kind == "training_curves":
-        logs = {node: _log(options.input / node) for node in settings.nodes}
-        models = [{"node": node, **_sizes(options.input / node)} for node in settings.nodes]
-        return figures.training_curves(logs, pandas.DataFrame(models), dict(settings.methods))
+def _of_table(draw: Callable[[pandas.DataFrame], Figure]) -> Callable[[FigureSettings, Namespace], Figure]:
+    return lambda _, options: draw(read_parquet(options.input))
+
+
+def _of_table_in_colors(
+    draw: Callable[[pandas.DataFrame, dict[str, str]], Figure],
+) -> Callable[[FigureSettings, Namespace], Figure]:
+    return lambda settings, options: draw(read_parquet(options.input), dict(settings.methods))
+
+
+def _layer_distances(_: FigureSettings, options: Namespace) -> Figure:
+    return figures.layer_distances(read_sealed_parquet(options.input))
+
+
+def _head_importance(_: FigureSettings, options: Namespace) -> Figure:
+    sizes = [group_size(layer) for layer in recorded_shape(options.model).layers]
+    return figures.head_importance(read_sealed_parquet(options.input), sizes)
+
+
+def _pruning_curve(settings: FigureSettings, options: Namespace) -> Figure:
+    table = read_parquet(options.input)
+    return pruning_figure(table[table["curve"] == settings.shown_curve.name])
+
+
+def _drop_orders(settings: FigureSettings, options: Namespace) -> Figure:
+    node = settings.shown_curve.nodes[0]
+    return orders_figure(settings.shown_curve, recorded_shape(options.model), options.input / node)
+
+
+def _training_curves(settings: FigureSettings, options: Namespace) -> Figure:
+    logs = {node: _log(options.input / node) for node in settings.nodes}
+    models = [{"node": node, **_sizes(options.input / node)} for node in settings.nodes]
+    return figures.training_curves(logs, pandas.DataFrame(models), dict(settings.methods))
+
+
+def _curriculum(settings: FigureSettings, options: Namespace) -> Figure:
     measured = [read_json(options.input / point["node"] / METRICS) for point in settings.nodes]
     points = [
         {"node": point["node"], "stage": point["stage"], **metrics["units"]}
@@ -150,3 +157,21 @@ def _log(model: Path) -> list[dict[str, Any]]:
     if (model / MANIFEST).is_file():
         check_file(model, LOG, Manifest.read(model).files[LOG])
     return read_json_lines(model / LOG)
+
+
+FIGURES: dict[Kind, Callable[[FigureSettings, Namespace], Figure]] = {
+    "accuracy_vs_flops": _of_table_in_colors(figures.pareto),
+    "accuracy_by_task": _of_table_in_colors(by_task_figure),
+    "accuracy_vs_latents": _of_table_in_colors(latents.latents_figure),
+    "layers_and_latents": _of_table_in_colors(latents.layers_and_latents),
+    "training_curves": _training_curves,
+    "curriculum": _curriculum,
+    "layer_distances": _layer_distances,
+    "head_importance": _head_importance,
+    "latent_sources": _of_table(sources_figure),
+    "latent_lens": _of_table(lens_figure),
+    "pruning_curves": _pruning_curve,
+    "drop_orders": _drop_orders,
+    "after_fine_tuning": _of_table_in_colors(after_fine_tuning),
+    "contrasts": _of_table(contrasts_figure),
+}

@@ -1,10 +1,12 @@
 """copra table: make a table from evaluations, pruning curves or scores."""
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas
+from pydantic import Field
 
 from copra.commands.common import Coded, add_settings, folder, made_by, recorded_shape, settings_of
 from copra.models.manifest import Manifest
@@ -19,42 +21,45 @@ from copra.schema.contrast import NamedContrast
 from copra.schema.curve import NamedCurve
 from copra.utils.files import MANIFEST, METRICS, read_parquet, summary_beside, write_parquet
 
+Kind = Literal[
+    "accuracy_vs_flops",
+    "before_fine_tuning",
+    "accuracy_by_task",
+    "accuracy_vs_latents",
+    "latent_sources",
+    "latent_lens",
+    "pruning_curves",
+    "drop_orders",
+    "contrasts",
+    "conversions",
+]
+
 
 class TableSettings(Coded):
-    """Settings of one table, which those that are given name.
+    """Settings of one table: its kind, and what a table of this kind shows."""
 
-    `rows` are for the table before fine-tuning, `recipes`, `reference` and `primary` for accuracy against
-    FLOPs, `asked` and `reference` for accuracy on each task, `swept` for accuracy against latents, `swapped`
-    for accuracy with latents of other sources, `seen` for the likeliest tokens of latents, `measured` for
-    pruning curves, `ordered` for the orders in which layers are removed, `contrasts`, `nodes` and `primary`
-    for contrasts, `converted` for models in the formats of other programs.
-    """
-
-    rows: list[dict[str, str]] | None = None
-    """Pruned nodes and their parents."""
+    kind: Kind
     reference: str | None = None
     """The recipe that all others are compared with."""
     primary: str | None = None
     """The recipe, or contrast, whose comparison is not corrected for the number of the others."""
-    recipes: list[dict[str, Any]] | None = None
-    """Recipes and the nodes that they end at."""
-    asked: list[dict[str, Any]] | None = None
+    recipes: list[dict[str, Any]] = Field(default_factory=list)
+    """Recipes with their labels and the nodes that they end at."""
+    pruned: list[dict[str, str]] = Field(default_factory=list)
+    """Pruned nodes and their parents."""
+    asked: list[dict[str, Any]] = Field(default_factory=list)
     """Tasks, recipes and the names of their evaluations."""
-    swept: list[dict[str, Any]] | None = None
-    """Recipes and nodes that were evaluated with several numbers of latents."""
-    swapped: list[dict[str, Any]] | None = None
-    """Recipes and the nodes that they end at, which were evaluated with latents of other sources."""
-    seen: list[str] | None = None
+    nodes: list[str] = Field(default_factory=list)
     """Nodes whose latents were looked at."""
-    measured: list[str] | None = None
+    curves: list[str] = Field(default_factory=list)
     """Tables of pruning curves, as in layers/llama@0+cot."""
-    ordered: list[NamedCurve] | None = None
+    ordered: list[NamedCurve] = Field(default_factory=list)
     """Pruning curves of layers."""
-    contrasts: list[NamedContrast] | None = None
+    contrasts: list[NamedContrast] = Field(default_factory=list)
     """Contrasts between recipes."""
-    nodes: dict[str, list[str]] | None = None
+    ends: dict[str, list[str]] = Field(default_factory=dict)
     """The nodes that the recipes in contrasts end at."""
-    converted: dict[str, str] | None = None
+    converted: list[tuple[str, str]] = Field(default_factory=list)
     """Nodes that were converted, with their recipes."""
 
 
@@ -71,63 +76,100 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, TableSettings)
-    made_of: list[Path] = []
-    if settings.rows is not None:
-        nodes = [row[key] for row in settings.rows for key in ("node", "parent_node")]
-        made_of = [options.evaluations / node / METRICS for node in nodes]
-        table = before_fine_tuning(_folders(options, nodes), settings.canonical())
-    elif settings.asked is not None:
-        names = [name for asked in settings.asked for name in asked["evaluations"]]
-        made_of = [options.evaluations / name / METRICS for name in names]
-        table = accuracy_by_task(_folders(options, names), settings.canonical())
-    elif settings.swept is not None:
-        folders = [options.evaluations / swept["node"] for swept in settings.swept]
-        made_of = [folder / file for folder in folders for file in ("latents.parquet", METRICS)]
-        table = accuracy_vs_latents(settings.swept, options.evaluations)
-    elif settings.swapped is not None:
-        nodes = [node for recipe in settings.swapped for node in recipe["nodes"]]
-        made_of = [options.evaluations / node / "latents_from.parquet" for node in nodes]
-        table = latent_sources(settings.swapped, options.evaluations)
-    elif settings.seen is not None:
-        made_of = [options.evaluations / node / "lens.parquet" for node in settings.seen]
-        table = latent_lens(settings.seen, options.evaluations)
-    elif settings.converted is not None:
-        made_of = [options.conversions / node / "measured.parquet" for node in settings.converted]
-        table = conversions(settings.converted, options.conversions)
-    elif settings.measured is not None:
-        made_of = [options.curves / f"{name}.parquet" for name in settings.measured]
-        table = _together(made_of)
-    elif settings.ordered is not None:
-        models = {node for named in settings.ordered for node in named.nodes}
-        made_of = [options.models / node / MANIFEST for node in models]
-        made_of += [
-            summary_beside(options.scores / node / table)
-            for named in settings.ordered
-            for node in named.nodes
-            for table in named.curve.tables()
-        ]
-        shapes = {node: recorded_shape(options.models / node) for node in models}
-        table = drop_orders(settings.ordered, shapes, options.scores)
-    elif settings.contrasts is not None and settings.nodes is not None:
-        nodes = [node for ends in settings.nodes.values() for node in ends]
-        made_of = [options.evaluations / node / METRICS for node in nodes]
-        table = contrasts(_folders(options, nodes), settings.contrasts, settings.nodes, settings.primary)
-    else:
-        starts = [recipe["start"] for recipe in settings.recipes or [] if recipe.get("start")]
-        nodes = [node for recipe in settings.recipes or [] for node in recipe["nodes"]]
-        nodes += [node for start in starts if start["answers"] for node in start["nodes"]]
-        started = {node: options.models / node for start in starts for node in start["nodes"]}
-        made_of = [options.evaluations / node / METRICS for node in nodes]
-        made_of += [options.latency] if options.latency else []
-        made_of += [model / MANIFEST for model in started.values()]
-        healing = {node: healing_steps(Manifest.read(model).lineage) for node, model in started.items()}
-        table = accuracy_vs_flops(_folders(options, nodes), options.latency, settings.canonical(), healing)
+    table, made_of = TABLES[settings.kind](settings, options)
     write_parquet(options.output, table, made_by(options, *made_of))
 
 
-def _together(files: list[Path]) -> Any:
-    return pandas.concat([read_parquet(file) for file in files], ignore_index=True)
+Made = tuple[pandas.DataFrame, list[Path]]
+"""A table, and the files that it is made of; large files by the small ones that stand for them."""
 
 
-def _folders(options: Namespace, evaluations: list[str]) -> dict[str, Path]:
-    return {name: options.evaluations / name for name in evaluations}
+def _accuracy_vs_flops(settings: TableSettings, options: Namespace) -> Made:
+    starts = [recipe["start"] for recipe in settings.recipes if recipe.get("start")]
+    nodes = [node for recipe in settings.recipes for node in recipe["nodes"]]
+    nodes += [node for start in starts if start["answers"] for node in start["nodes"]]
+    started = {node: options.models / node for start in starts for node in start["nodes"]}
+    folders = _evaluations(options, nodes)
+    made_of = [*_metrics(folders), *([options.latency] if options.latency else [])]
+    made_of += [model / MANIFEST for model in started.values()]
+    healing = {node: healing_steps(Manifest.read(model).lineage) for node, model in started.items()}
+    return accuracy_vs_flops(folders, options.latency, settings.canonical(), healing), made_of
+
+
+def _before_fine_tuning(settings: TableSettings, options: Namespace) -> Made:
+    nodes = [row[key] for row in settings.pruned for key in ("node", "parent_node")]
+    folders = _evaluations(options, nodes)
+    return before_fine_tuning(folders, settings.canonical()), _metrics(folders)
+
+
+def _accuracy_by_task(settings: TableSettings, options: Namespace) -> Made:
+    folders = _evaluations(options, [name for asked in settings.asked for name in asked["evaluations"]])
+    return accuracy_by_task(folders, settings.canonical()), _metrics(folders)
+
+
+def _accuracy_vs_latents(settings: TableSettings, options: Namespace) -> Made:
+    folders = _evaluations(options, [recipe["node"] for recipe in settings.recipes])
+    made_of = [folder / file for folder in folders.values() for file in ("latents.parquet", METRICS)]
+    return accuracy_vs_latents(settings.recipes, options.evaluations), made_of
+
+
+def _latent_sources(settings: TableSettings, options: Namespace) -> Made:
+    nodes = [node for recipe in settings.recipes for node in recipe["nodes"]]
+    made_of = [options.evaluations / node / "latents_from.parquet" for node in nodes]
+    return latent_sources(settings.recipes, options.evaluations), made_of
+
+
+def _latent_lens(settings: TableSettings, options: Namespace) -> Made:
+    made_of = [options.evaluations / node / "lens.parquet" for node in settings.nodes]
+    return latent_lens(settings.nodes, options.evaluations), made_of
+
+
+def _pruning_curves(settings: TableSettings, options: Namespace) -> Made:
+    made_of = [options.curves / f"{name}.parquet" for name in settings.curves]
+    return pandas.concat(map(read_parquet, made_of), ignore_index=True), made_of
+
+
+def _drop_orders(settings: TableSettings, options: Namespace) -> Made:
+    models = dict.fromkeys(node for named in settings.ordered for node in named.nodes)
+    made_of = [options.models / node / MANIFEST for node in models]
+    made_of += [
+        summary_beside(options.scores / node / table)
+        for named in settings.ordered
+        for node in named.nodes
+        for table in named.curve.tables()
+    ]
+    shapes = {node: recorded_shape(options.models / node) for node in models}
+    return drop_orders(settings.ordered, shapes, options.scores), made_of
+
+
+def _contrasts(settings: TableSettings, options: Namespace) -> Made:
+    folders = _evaluations(options, [node for ends in settings.ends.values() for node in ends])
+    return contrasts(folders, settings.contrasts, settings.ends, settings.primary), _metrics(folders)
+
+
+def _conversions(settings: TableSettings, options: Namespace) -> Made:
+    made_of = [options.conversions / node / "measured.parquet" for node, _ in settings.converted]
+    return conversions(settings.converted, options.conversions), made_of
+
+
+def _evaluations(options: Namespace, names: list[str]) -> dict[str, Path]:
+    """Return the folders of evaluations by name."""
+    return {name: options.evaluations / name for name in names}
+
+
+def _metrics(folders: Mapping[str, Path]) -> list[Path]:
+    return [folder / METRICS for folder in folders.values()]
+
+
+TABLES: dict[Kind, Callable[[TableSettings, Namespace], Made]] = {
+    "accuracy_vs_flops": _accuracy_vs_flops,
+    "before_fine_tuning": _before_fine_tuning,
+    "accuracy_by_task": _accuracy_by_task,
+    "accuracy_vs_latents": _accuracy_vs_latents,
+    "latent_sources": _latent_sources,
+    "latent_lens": _latent_lens,
+    "pruning_curves": _pruning_curves,
+    "drop_orders": _drop_orders,
+    "contrasts": _contrasts,
+    "conversions": _conversions,
+}

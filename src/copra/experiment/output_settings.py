@@ -25,7 +25,7 @@ def before_and_after(workflow: Workflow, _: str) -> dict[str, Any]:
         {"recipe": node.recipe, "pruning": node.step, "parent_node": node.trained, "node": node.name}
         for node in workflow.tree.pruned()
     ]
-    return {"rows": rows}
+    return {"pruned": rows}
 
 
 def all_tasks(workflow: Workflow, _: str) -> dict[str, Any]:
@@ -39,20 +39,20 @@ def all_tasks(workflow: Workflow, _: str) -> dict[str, Any]:
 
 def swept(workflow: Workflow, _: str) -> dict[str, Any]:
     ends = {node: workflow.end_of[node] for node in workflow.swept}
-    return {"swept": [{**_labels(workflow, end), "node": node} for node, end in ends.items()]}
+    return {"recipes": [{**_labels(workflow, end), "node": node} for node, end in ends.items()]}
 
 
 def swapped(workflow: Workflow, _: str) -> dict[str, Any]:
     ends = [end for end in workflow.tree.recipes if end.nodes[0] in workflow.swapped]
-    return {"swapped": [{"recipe": end.recipe, "nodes": list(end.nodes)} for end in ends]}
+    return {"recipes": [{"recipe": end.recipe, "nodes": list(end.nodes)} for end in ends]}
 
 
 def seen_through(workflow: Workflow, _: str) -> dict[str, Any]:
-    return {"seen": workflow.seen_through}
+    return {"nodes": workflow.seen_through}
 
 
 def curves(workflow: Workflow, _: str) -> dict[str, Any]:
-    return {"measured": workflow.measured}
+    return {"curves": workflow.measured}
 
 
 def orders(workflow: Workflow, _: str) -> dict[str, Any]:
@@ -63,13 +63,13 @@ def contrasts(workflow: Workflow, _: str) -> dict[str, Any]:
     asked = workflow.experiment.contrasts
     return {
         "contrasts": [{"name": name, **contrast.canonical()} for name, contrast in asked.items()],
-        "nodes": workflow.contrasted,
+        "ends": workflow.contrasted,
         "primary": workflow.experiment.primary if _primary_is_contrast(workflow) else None,
     }
 
 
 def conversions(workflow: Workflow, _: str) -> dict[str, Any]:
-    return {"converted": workflow.converted}
+    return {"converted": list(workflow.converted.items())}
 
 
 # Figures.

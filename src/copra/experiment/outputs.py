@@ -260,7 +260,7 @@ def report_sources(workflow: Workflow) -> dict[str, list[str]]:
 
 def table_settings(workflow: Workflow, name: str) -> str:
     """Return the params value of a table."""
-    return workflow.settings("table", TABLES[name].settings(workflow, ""))
+    return workflow.settings("table", {"kind": name, **TABLES[name].settings(workflow, "")})
 
 
 def export_settings(workflow: Workflow) -> str:

@@ -109,9 +109,9 @@ def accuracy_vs_flops(
 def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, Any]) -> pandas.DataFrame:
     """Return a comparison of each pruned recipe right after surgery, before fine-tuning, with its parent.
 
-    One row per recipe (seed "all"), and one per seed below it if there are several. `settings["rows"]` lists
-    recipe, pruning, parent_node and node, one line per seed; a row over several seeds names node and parent
-    without seeds. Units are as in `accuracy_vs_flops`; differences and ratios are to the parent.
+    One row per recipe (seed "all"), and one per seed below it if there are several. `settings["pruned"]`
+    lists recipe, pruning, parent_node and node, one line per seed; a row over several seeds names node and
+    parent without seeds. Units are as in `accuracy_vs_flops`; differences and ratios are to the parent.
     `budget_missed` is that of the plan.
 
     A pruned model may write up to the length limit, so FLOPs per answer reflect more than the surgery:
@@ -123,9 +123,9 @@ def before_fine_tuning(evaluations: Mapping[str, Path], settings: Mapping[str, A
             parent's.
     """
     pairs: dict[tuple[str, str], dict[str, str]] = {}
-    for row in settings["rows"]:
+    for row in settings["pruned"]:
         pairs.setdefault((row["recipe"], row["pruning"]), {})[row["node"]] = row["parent_node"]
-    loaded = {node: evaluation_of(evaluations, node) for row in settings["rows"] for node in _both(row)}
+    loaded = {node: evaluation_of(evaluations, node) for row in settings["pruned"] for node in _both(row)}
     rows = []
     for (recipe, pruning), parents in pairs.items():
         for seed, chosen, others in _groups(list(parents), list(dict.fromkeys(parents.values()))):
