@@ -33,6 +33,7 @@ def test_seconds_are_flops_over_the_reached_speed_or_passes_and_the_start():
     gpus = machine_of(Compute(gpu=4, precision="bfloat16"))
     assert [gpus.devices(rule) for rule in ("train", "score", "data")] == [4, 1, 0]
     assert gpus.seconds("train", Work(1e18)) == pytest.approx(7 + 1e18 / (4 * 312e12 * 0.3))
+    assert gpus.seconds("convert", Work(1e12)) == pytest.approx(60 + 1e12 / (1e11 * 0.2)), "on its CPU"
 
 
 def test_rules_that_compute_are_those_that_request_a_gpu():

@@ -25,7 +25,9 @@ SHARED = ("train", *ASKING)
 COMPUTING = (*SHARED, "prune", "quantize", "score", "curve", "logit_lens", "latency")
 """Rules that compute with a model. No other job says how fast a machine computes: `data` and `base` may wait
 for a download."""
-START_SECONDS = {**dict.fromkeys((*COMPUTING, "base", "prompt"), 7.0), "figure": 3.0, "convert": 60.0}
+CONVERTING = "convert"
+"""The rule that computes on the CPU, whatever a machine has."""
+START_SECONDS = {**dict.fromkeys((*COMPUTING, "base", "prompt"), 7.0), "figure": 3.0, CONVERTING: 60.0}
 """Seconds of a job before and after its work, mostly of imports; ExecuTorch takes as long for a program."""
 OTHER_START_SECONDS = 1.5
 
@@ -74,7 +76,10 @@ class Machine:
 
     def nominal_seconds(self, rule: str, work: Work) -> float:
         """Return the seconds of a job at the machine's nominal speed, with its start."""
-        rate = self.peak_flops * self.utilization * max(1, self.devices(rule))
+        speed = self.peak_flops * self.utilization
+        if rule == CONVERTING and self.has_gpu:
+            speed = PEAK_FLOPS["CPU"] * CPU_UTILIZATION
+        rate = speed * max(1, self.devices(rule))
         computing = max((work.flops + (ANSWERING - 1) * work.answers) / rate, work.layers * LAYER_SECONDS)
         return START_SECONDS.get(rule, OTHER_START_SECONDS) + computing
 

@@ -7,7 +7,7 @@ from typing import Any
 from copra.cost.flops import FlopCounter, of_training_work, passes
 from copra.plan.estimate import Estimate, stage_of, training_of
 from copra.plan.jobs import Job
-from copra.plan.machine import COMPUTING, Work
+from copra.plan.machine import COMPUTING, CONVERTING, Work
 from copra.plan.stages import PromptStats, Workload
 from copra.schema.base import QUANTIZATION_BATCH, QUANTIZATION_ROWS
 from copra.schema.latents import with_own
@@ -19,7 +19,7 @@ from copra.schema.units import units_of
 
 def work_of(estimate: Estimate, job: Job, bound: int) -> Work | None:
     """Return the work of a job (the least for `bound` 0); None if the size of a base is not known."""
-    if job.rule not in COMPUTING:
+    if job.rule not in (*COMPUTING, CONVERTING):
         return Work()
     workflow, evaluation = estimate.workflow, estimate.experiment.evaluation
     name = job.name.split("/")[-1 if job.rule in ("curve", "evaluate") else 0]
@@ -55,6 +55,8 @@ def work_of(estimate: Estimate, job: Job, bound: int) -> Work | None:
             return sum(works, Work())
         case "swap_latents":
             return _swapping(estimate, name, bound)
+        case "convert":
+            return _converting(estimate, name, bound)
         case "evaluate":
             return answers(estimate, job.name, bound, _questions(estimate, job.name))
     raise ValueError(f"rule {job.rule} computes with a model, and its work is unknown")
@@ -123,6 +125,15 @@ def answering_work(stats: PromptStats, shape: ModelShape, questions: int, batch_
     longest = max(generated for _, generated in stats.lengths)
     depth = sum(1 for _ in passes(stats.spec, stats.lengths[0][0], longest, stats.cached))
     return Work(flops, flops, ceil(questions / batch_size) * depth * len(shape.layers))
+
+
+def _converting(estimate: Estimate, name: str, bound: int) -> Work:
+    """Return the work of answers one at a time: of the checkpoint, and of its file in each format."""
+    conversions, shape = estimate.experiment.conversions, estimate.computed_shape(name, bound)
+    assert conversions is not None, "without them, nothing is converted"
+    questions = min(conversions.questions, _questions(estimate, name))
+    once = answering_work(estimate.prompt_stats(name), shape, questions, batch_size=1)
+    return once * (1 + len(conversions.formats))
 
 
 def _questions(estimate: Estimate, evaluation: str) -> int:
