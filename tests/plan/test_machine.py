@@ -57,6 +57,7 @@ def test_only_jobs_that_compute_calibrate_the_speed():
     assert fast.seconds("train", Work(1000.0)) == 34
     assert fast.seconds("score", Work(1000.0)) == 51
     assert fast.seconds("data", Work()) == 1.5
+    assert fast.seconds("convert", Work(1000.0)) == 3 * (60 + 20), "on one thread"
 
 
 def test_benchmarks_are_read_where_there_are_any(tmp_path):

@@ -86,10 +86,10 @@ def test_the_optimizer_goes_on_once_no_chain_is_left(make_trainer, ages):
     trainer = make_trainer("removing", steps=10)
     # Their chains have 6 tokens: gone with the second part of five.
     trainer.rows = [row for row in trainer.rows if len(row.steps) == 1]
-    restarts = [batch.restarts for batch in trainer.samples.batches(0, 10)]
+    restarts = [batch.restarts for batch in trainer.samples.batches()]
     assert [number for number, restart in enumerate(restarts, 1) if restart] == [3]
     for done in range(1, 10):
-        assert [batch.restarts for batch in trainer.samples.batches(done, 10)] == restarts[done:]
+        assert [batch.restarts for batch in trainer.samples.batches(done)] == restarts[done:]
     trainer.run()
     assert ages == [0, 1, *range(8)]
 

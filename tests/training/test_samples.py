@@ -49,7 +49,7 @@ def test_what_was_trained_on_is_counted(make_trainer):
 def test_the_length_of_a_training(make_trainer, length, steps):
     """18 rows in batches of four: five batches an epoch."""
     trainer = make_trainer(**length, num_validations=20)
-    assert trainer.samples.total_steps == steps
+    assert trainer.samples.total_steps() == steps
     assert trainer.run()["steps"] == steps
     assert [line["step"] for line in log_of(trainer)] == list(range(1, steps + 1))
     assert "validation_loss" in log_of(trainer)[-1]

@@ -79,71 +79,65 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     settings = settings_of(options, FigureSettings)
-    record = made_by(options, *_made_of(settings, options))
-    figures.save(FIGURES[settings.kind](settings, options), options.svg, options.png, record)
+    figure, made_of = FIGURES[settings.kind](settings, options)
+    figures.save(figure, options.svg, options.png, made_by(options, *made_of))
 
 
-def _made_of(settings: FigureSettings, options: Namespace) -> list[Path]:
-    """The files that a figure shows, large ones by the small files that stand for them."""
-    if settings.kind == "curriculum":
-        return [options.input / point["node"] / METRICS for point in settings.nodes]
-    if settings.kind == "training_curves":
-        return [options.input / node / MANIFEST for node in settings.nodes]  # which seals the log
-    manifests = [options.model / MANIFEST] if options.model else []
-    if settings.kind == "drop_orders":
-        scores = options.input / settings.shown_curve.nodes[0]
-        return [
-            *manifests,
-            *(summary_beside(scores / table) for table in settings.shown_curve.curve.tables()),
-        ]
-    if settings.kind in ("layer_distances", "head_importance"):
-        return [*manifests, summary_beside(options.input)]
-    return [options.input, *manifests]
+Drawn = tuple[Figure, list[Path]]
+"""A figure, and the files that it is made of; large files by the small ones that stand for them."""
+Draw = Callable[[FigureSettings, Namespace], Drawn]
 
 
-def _of_table(draw: Callable[[pandas.DataFrame], Figure]) -> Callable[[FigureSettings, Namespace], Figure]:
-    return lambda _, options: draw(read_parquet(options.input))
+def _of_table(draw: Callable[[pandas.DataFrame], Figure]) -> Draw:
+    return lambda _, options: (draw(read_parquet(options.input)), [options.input])
 
 
-def _of_table_in_colors(
-    draw: Callable[[pandas.DataFrame, dict[str, str]], Figure],
-) -> Callable[[FigureSettings, Namespace], Figure]:
-    return lambda settings, options: draw(read_parquet(options.input), dict(settings.methods))
+def _of_table_in_colors(draw: Callable[[pandas.DataFrame, dict[str, str]], Figure]) -> Draw:
+    return lambda settings, options: (
+        draw(read_parquet(options.input), dict(settings.methods)),
+        [options.input],
+    )
 
 
-def _layer_distances(_: FigureSettings, options: Namespace) -> Figure:
-    return figures.layer_distances(read_sealed_parquet(options.input))
+def _layer_distances(_: FigureSettings, options: Namespace) -> Drawn:
+    figure = figures.layer_distances(read_sealed_parquet(options.input))
+    return figure, [summary_beside(options.input)]
 
 
-def _head_importance(_: FigureSettings, options: Namespace) -> Figure:
+def _head_importance(_: FigureSettings, options: Namespace) -> Drawn:
     sizes = [group_size(layer) for layer in recorded_shape(options.model).layers]
-    return figures.head_importance(read_sealed_parquet(options.input), sizes)
+    figure = figures.head_importance(read_sealed_parquet(options.input), sizes)
+    return figure, [options.model / MANIFEST, summary_beside(options.input)]
 
 
-def _pruning_curve(settings: FigureSettings, options: Namespace) -> Figure:
+def _pruning_curve(settings: FigureSettings, options: Namespace) -> Drawn:
     table = read_parquet(options.input)
-    return pruning_figure(table[table["curve"] == settings.shown_curve.name])
+    return pruning_figure(table[table["curve"] == settings.shown_curve.name]), [options.input]
 
 
-def _drop_orders(settings: FigureSettings, options: Namespace) -> Figure:
-    node = settings.shown_curve.nodes[0]
-    return orders_figure(settings.shown_curve, recorded_shape(options.model), options.input / node)
+def _drop_orders(settings: FigureSettings, options: Namespace) -> Drawn:
+    shown = settings.shown_curve
+    scores = options.input / shown.nodes[0]
+    figure = orders_figure(shown, recorded_shape(options.model), scores)
+    tables = [summary_beside(scores / table) for table in shown.curve.tables()]
+    return figure, [options.model / MANIFEST, *tables]
 
 
-def _training_curves(settings: FigureSettings, options: Namespace) -> Figure:
+def _training_curves(settings: FigureSettings, options: Namespace) -> Drawn:
     logs = {node: _log(options.input / node) for node in settings.nodes}
     models = [{"node": node, **_sizes(options.input / node)} for node in settings.nodes]
-    return figures.training_curves(logs, pandas.DataFrame(models), dict(settings.methods))
+    figure = figures.training_curves(logs, pandas.DataFrame(models), dict(settings.methods))
+    return figure, [options.input / node / MANIFEST for node in settings.nodes]  # which seals the log
 
 
-def _curriculum(settings: FigureSettings, options: Namespace) -> Figure:
-    measured = [read_json(options.input / point["node"] / METRICS) for point in settings.nodes]
+def _curriculum(settings: FigureSettings, options: Namespace) -> Drawn:
+    made_of = [options.input / point["node"] / METRICS for point in settings.nodes]
     points = [
         {"node": point["node"], "stage": point["stage"], **metrics["units"]}
         | {key: metrics[key] for key in ("accuracy", "low", "high")}
-        for point, metrics in zip(settings.nodes, measured, strict=True)
+        for point, metrics in zip(settings.nodes, map(read_json, made_of), strict=True)
     ]
-    return figures.curriculum(pandas.DataFrame(points), dict(settings.methods))
+    return figures.curriculum(pandas.DataFrame(points), dict(settings.methods)), made_of
 
 
 def _sizes(model: Path) -> dict[str, int]:
@@ -159,7 +153,7 @@ def _log(model: Path) -> list[dict[str, Any]]:
     return read_json_lines(model / LOG)
 
 
-FIGURES: dict[Kind, Callable[[FigureSettings, Namespace], Figure]] = {
+FIGURES: dict[Kind, Draw] = {
     "accuracy_vs_flops": _of_table_in_colors(figures.pareto),
     "accuracy_by_task": _of_table_in_colors(by_task_figure),
     "accuracy_vs_latents": _of_table_in_colors(latents.latents_figure),

@@ -44,7 +44,7 @@ class TableSettings(Coded):
     primary: str | None = None
     """The recipe, or contrast, whose comparison is not corrected for the number of the others."""
     recipes: list[dict[str, Any]] = Field(default_factory=list)
-    """Recipes with their labels and the nodes that they end at."""
+    """Recipes, with their labels and the nodes that they end at as far as the table needs them."""
     pruned: list[dict[str, str]] = Field(default_factory=list)
     """Pruned nodes and their parents."""
     asked: list[dict[str, Any]] = Field(default_factory=list)

@@ -7,7 +7,7 @@ test compares them with the shell lines of workflow/rules.
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import cast
 
 from copra.experiment.outputs import (
@@ -16,12 +16,11 @@ from copra.experiment.outputs import (
     Output,
     above,
     export_settings,
-    figure_files,
     figure_settings,
+    names_of,
     report_file,
     report_settings,
     report_sources,
-    table_files,
     table_settings,
 )
 from copra.experiment.recipes import Node, NodeKind
@@ -286,11 +285,8 @@ def _page(flow: Workflow, _: str) -> CommandLine:
     return _line(reads, settings=report_settings(flow), **sources, output=report_file(flow))
 
 
-def _names_below(folder: str, paths: Callable[[Workflow], list[str]]) -> Callable[[Workflow], Iterable[str]]:
-    """Return a function for the names of files below a folder of results: their paths without the ending."""
-    return lambda flow: dict.fromkeys(
-        str(Path(flow.within(folder, path)).with_suffix("")) for path in paths(flow)
-    )
+def _scores(flow: Workflow) -> list[str]:
+    return [flow.within("scores", path).removesuffix(".json") for path in flow.scored]
 
 
 def _of_kind(kind: NodeKind) -> Callable[[Workflow], list[str]]:
@@ -323,7 +319,7 @@ MODEL = "models/{}/copra.json"
 RULES = {
     "data": Rule("data/{}.json", _splits, _data),
     "base": Rule(MODEL, _of_kind("base"), _base),
-    "score": Rule("scores/{}.json", _names_below("scores", lambda flow: flow.scored), _score),
+    "score": Rule("scores/{}.json", _scores, _score),
     "curve": Rule("curves/{}.parquet", lambda flow: flow.measured, _curve),
     "select": Rule("plans/{}.json", _of_kind("prune"), _select),
     "prune": Rule(MODEL, _of_kind("prune"), _prune),
@@ -336,8 +332,8 @@ RULES = {
     "logit-lens": Rule("evaluations/{}/lens.parquet", _seen_through, _logit_lens),
     "latency": Rule("latency.parquet", lambda flow: [""] if flow.timed else [], _latency),
     "convert": Rule("conversions/{}/measured.parquet", lambda flow: flow.converted, _convert),
-    "table": Rule("tables/{}.parquet", _names_below("tables", table_files), _table),
-    "export": Rule("tables/{}.csv", _names_below("tables", table_files), _export),
-    "figure": Rule("figures/{}.svg", _names_below("figures", figure_files), _figure),
+    "table": Rule("tables/{}.parquet", partial(names_of, TABLES), _table),
+    "export": Rule("tables/{}.csv", partial(names_of, TABLES), _export),
+    "figure": Rule("figures/{}.svg", partial(names_of, FIGURES), _figure),
     "page": Rule("report.html", lambda flow: [""], _page),
 }

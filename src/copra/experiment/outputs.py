@@ -5,7 +5,7 @@
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ Subjects = Callable[[Workflow], Sequence[str]]
 class Output:
     """A kind of table or figure.
 
-    `subjects` returns what its files show a part of an experiment for, such as nodes: they are in a folder
-    of its name. One file for the whole experiment has the subject "". `sources` and `settings` are functions
-    of the workflow and a subject.
+    `subjects` returns the parts of an experiment, such as nodes, that have a file each, in a folder of the
+    output's name; [""] for one file of the whole experiment; and nothing if it is not made. `sources` and
+    `settings` are functions of the workflow and a subject.
     """
 
     title: str
@@ -69,7 +69,7 @@ def above(files: Sequence[str], levels: int) -> str:
     return str(Path(files[0]).parents[levels - 1]) if files else "."
 
 
-def _if(condition: Callable[[Workflow], object]) -> Subjects:
+def _once_if(condition: Callable[[Workflow], object]) -> Subjects:
     """Return the subjects of an output for the whole experiment, under a condition."""
     return lambda workflow: [""] if condition(workflow) else []
 
@@ -103,62 +103,63 @@ def _passes(workflow: Workflow) -> list[str]:
     return [folder for folder, file in folders if file == "passes.json"]
 
 
-def _ordered_curves(workflow: Workflow) -> list[str]:
+def _curves_with_orders(workflow: Workflow) -> list[str]:
+    """Return the pruning curves, of any unit, with a metric that orders its units."""
     return [name for name in workflow.curved if workflow.curve(name).metrics != ["random"]]
 
 
 TABLES = {
     "accuracy_vs_flops": Output(
-        "accuracy against FLOPs", _if(lambda flow: True), sources.accuracy, settings.accuracy
+        "accuracy against FLOPs", _once_if(lambda flow: True), sources.accuracy, settings.accuracy
     ),
     "before_fine_tuning": Output(
         "accuracy right after pruning",
-        _if(lambda flow: flow.tree.pruned()),
+        _once_if(lambda flow: flow.tree.pruned()),
         sources.before_and_after,
         settings.before_and_after,
     ),
     "accuracy_by_task": Output(
         "accuracy on each task",
-        _if(lambda flow: flow.on_other_tasks),
+        _once_if(lambda flow: flow.on_other_tasks),
         sources.all_tasks,
         settings.all_tasks,
     ),
     "accuracy_vs_latents": Output(
         "accuracy against the number of latents",
-        _if(lambda flow: flow.swept),
+        _once_if(lambda flow: flow.swept),
         sources.swept,
         settings.swept,
     ),
     "latent_sources": Output(
         "accuracy with latents of other sources",
-        _if(lambda flow: flow.swapped),
+        _once_if(lambda flow: flow.swapped),
         sources.swapped,
         settings.swapped,
     ),
     "latent_lens": Output(
         "the likeliest tokens of latents",
-        _if(lambda flow: flow.seen_through),
+        _once_if(lambda flow: flow.seen_through),
         sources.seen_through,
         settings.seen_through,
     ),
     "pruning_curves": Output(
-        "the pruning curves", _if(lambda flow: flow.curved), sources.curves, settings.curves
+        "the pruning curves", _once_if(lambda flow: flow.curved), sources.curves, settings.curves
     ),
     "drop_orders": Output(
         "the orders in which layers are removed",
-        _if(lambda flow: flow.ordered),
+        _once_if(lambda flow: flow.ordered),
         sources.orders,
         settings.orders,
     ),
     "contrasts": Output(
         "the contrasts between recipes",
-        _if(lambda flow: flow.contrasted),
+        _once_if(lambda flow: flow.contrasted),
         sources.contrasts,
         settings.contrasts,
     ),
     "conversions": Output(
         "models in the formats of other programs",
-        _if(lambda flow: flow.converted),
+        _once_if(lambda flow: flow.converted),
         sources.conversions,
         settings.conversions,
     ),
@@ -166,43 +167,43 @@ TABLES = {
 FIGURES = {
     "accuracy_vs_flops": Output(
         "accuracy against FLOPs",
-        _if(lambda flow: True),
+        _once_if(lambda flow: True),
         sources.of_table("accuracy_vs_flops"),
         settings.methods_of_recipes,
     ),
     "training_curves": Output(
-        "the training curves", _if(lambda flow: flow.trainings), sources.trainings, settings.trainings
+        "the training curves", _once_if(lambda flow: flow.trainings), sources.trainings, settings.trainings
     ),
     "curriculum": Output(
-        "accuracy after each stage", _if(lambda flow: flow.staged), sources.stages, settings.stages
+        "accuracy after each stage", _once_if(lambda flow: flow.staged), sources.stages, settings.stages
     ),
     "accuracy_by_task": Output(
         "accuracy on each task",
-        _if(lambda flow: flow.on_other_tasks),
+        _once_if(lambda flow: flow.on_other_tasks),
         sources.of_table("accuracy_by_task"),
         settings.methods_of_recipes,
     ),
     "accuracy_vs_latents": Output(
         "accuracy against the number of latents",
-        _if(lambda flow: flow.swept),
+        _once_if(lambda flow: flow.swept),
         sources.of_table("accuracy_vs_latents"),
         settings.methods_of_swept,
     ),
     "latent_sources": Output(
         "accuracy with latents of other sources",
-        _if(lambda flow: flow.swapped),
+        _once_if(lambda flow: flow.swapped),
         sources.of_table("latent_sources"),
         settings.nothing,
     ),
     "contrasts": Output(
         "the contrasts between recipes",
-        _if(lambda flow: flow.contrasted),
+        _once_if(lambda flow: flow.contrasted),
         sources.of_table("contrasts"),
         settings.nothing,
     ),
     "layers_and_latents": Output(
         "accuracy by layers left and latents used",
-        _if(_sweeps_layers),
+        _once_if(_sweeps_layers),
         sources.of_table("accuracy_vs_latents"),
         settings.methods_of_swept,
     ),
@@ -211,7 +212,7 @@ FIGURES = {
     ),
     "after_fine_tuning": Output(
         "accuracy after pruning and fine-tuning",
-        _if(_sizes_differ),
+        _once_if(_sizes_differ),
         sources.of_table("accuracy_vs_flops"),
         settings.methods_of_recipes,
     ),
@@ -222,7 +223,7 @@ FIGURES = {
         settings.curve,
     ),
     "drop_orders": Output(
-        "the orders in which metrics remove layers", _ordered_curves, sources.order, settings.curve
+        "the orders in which metrics remove layers", _curves_with_orders, sources.order, settings.curve
     ),
     "layer_distances": Output("the layer distances", _passes, sources.scores, settings.nothing),
     "head_importance": Output("the head importance", _passes, sources.head_scores, settings.nothing),
@@ -231,17 +232,24 @@ TITLES = {name: output.title for name, output in {**FIGURES, **TABLES}.items()}
 """The titles of sections of the report: that of a figure and a table of one name is the table's."""
 
 
-def table_files(workflow: Workflow) -> list[str]:
-    """Return the files of all tables, in all forms."""
-    names = [each for name, output in TABLES.items() for each in output.names(workflow, name)]
-    kinds = ("parquet", "csv", "md", "tex")
-    return [f"{workflow.folder}/tables/{name}.{kind}" for name in names for kind in kinds]
+def names_of(outputs: Mapping[str, Output], workflow: Workflow) -> list[str]:
+    """Return the names of all files of some outputs, without their endings."""
+    return [each for name, output in outputs.items() for each in output.names(workflow, name)]
 
 
-def figure_files(workflow: Workflow) -> list[str]:
-    """Return the files of all figures, in all forms."""
-    names = [each for name, output in FIGURES.items() for each in output.names(workflow, name)]
-    return [f"{workflow.folder}/figures/{name}.{kind}" for name in names for kind in ("svg", "png")]
+def table_files(workflow: Workflow, *kinds: str) -> list[str]:
+    """Return the files of all tables, in all forms or in those of some endings."""
+    kinds = kinds or ("parquet", "csv", "md", "tex")
+    return [
+        f"{workflow.folder}/tables/{name}.{kind}" for name in names_of(TABLES, workflow) for kind in kinds
+    ]
+
+
+def figure_files(workflow: Workflow, *kinds: str) -> list[str]:
+    """Return the files of all figures, in all forms or in those of some endings."""
+    kinds = kinds or ("svg", "png")
+    names = names_of(FIGURES, workflow)
+    return [f"{workflow.folder}/figures/{name}.{kind}" for name in names for kind in kinds]
 
 
 def report_file(workflow: Workflow) -> str:
@@ -252,8 +260,8 @@ def report_file(workflow: Workflow) -> str:
 def report_sources(workflow: Workflow) -> dict[str, list[str]]:
     """Return the files that the report is made of, by option of its command."""
     return {
-        "tables": [path for path in table_files(workflow) if path.endswith(".parquet")],
-        "figures": [path for path in figure_files(workflow) if path.endswith(".svg")],
+        "tables": table_files(workflow, "parquet"),
+        "figures": figure_files(workflow, "svg"),
         "models": [f"{workflow.folder}/models/{name}/copra.json" for name in workflow.ends],
     }
 
@@ -275,13 +283,10 @@ def figure_settings(workflow: Workflow, name: str, subject: str = "") -> str:
 
 def report_settings(workflow: Workflow) -> str:
     """Return the params value of the report."""
-    found = report_sources(workflow)
     value = {
         "name": Path(workflow.folder).name,
-        **{
-            kind: [workflow.within(kind, str(Path(path).with_suffix(""))) for path in found[kind]]
-            for kind in ("tables", "figures")
-        },
+        "tables": names_of(TABLES, workflow),
+        "figures": names_of(FIGURES, workflow),
         "titles": TITLES,
         "config": workflow.config,
         # A path out of the working folder is another one on another machine.

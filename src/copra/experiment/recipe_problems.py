@@ -99,7 +99,7 @@ class _Walk:
 
     @property
     def scratch(self) -> FromScratch | None:
-        """The model if it is a base from scratch, which knows nothing before its first training."""
+        """The settings of a base from scratch, which knows nothing before a training; None for others."""
         return self.experiment.bases[self.base].from_scratch
 
     def take(self, name: str) -> Iterator[str]:
@@ -130,8 +130,11 @@ class _Walk:
                 f"{name!r} learns from steps, and task {task!r} has none: name their column under "
                 "columns.steps, or take no_cot, pause or looped"
             )
-        untrained = self.scratch and not self.pruned
-        if untrained and self.known.last_stage(self.experiment, name).copies_pretrained:
+        if (
+            self.scratch
+            and not self.pruned
+            and self.known.last_stage(self.experiment, name).copies_pretrained
+        ):
             yield (
                 f"{name!r} starts its decoder as a base from scratch, which knows nothing: write "
                 "auxiliary_decoder.decoder: small"

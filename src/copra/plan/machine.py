@@ -23,8 +23,8 @@ ASKING = ("evaluate", "sweep_latents", "swap_latents")
 SHARED = ("train", *ASKING)
 """Rules whose jobs several processes share, each with its own GPU or threads."""
 COMPUTING = (*SHARED, "prune", "quantize", "score", "curve", "logit_lens", "latency")
-"""Rules that compute with a model. No other job says how fast a machine computes: `data` and `base` may wait
-for a download."""
+"""Rules that compute with a model, on a GPU where there is one. No other job says how fast a machine
+computes: `data` and `base` may wait for a download."""
 CONVERTING = "convert"
 """The rule that computes on the CPU, whatever a machine has."""
 START_SECONDS = {**dict.fromkeys((*COMPUTING, "base", "prompt"), 7.0), "figure": 3.0, CONVERTING: 60.0}
@@ -69,7 +69,7 @@ class Machine:
         return self.kind != "CPU"
 
     def devices(self, rule: str) -> int:
-        """Return the number of CPU threads or GPUs of a job; 0 GPUs if it does not compute with a model."""
+        """Return the number of CPU threads or GPUs of a job; 0 GPUs if it does not compute on one."""
         if rule in COMPUTING:
             return self.together if rule in SHARED else self.alone
         return 0 if self.has_gpu else 1
@@ -85,7 +85,8 @@ class Machine:
 
     def seconds(self, rule: str, work: Work) -> float:
         """Return the estimated seconds of a job, at the speed of measured jobs if there are any."""
-        factor = self.factors.get(rule, self.factors.get("", 1.0)) if rule in COMPUTING else 1.0
+        computes = rule in COMPUTING or (rule == CONVERTING and not self.has_gpu)
+        factor = self.factors.get(rule, self.factors.get("", 1.0)) if computes else 1.0
         return factor * self.nominal_seconds(rule, work)
 
 

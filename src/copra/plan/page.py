@@ -124,7 +124,7 @@ def _sums(forecast: Forecast, folder: str, lines: Sequence[Line], to_run: Sequen
         chain_seconds, chain = forecast.longest_chain()
         yield (
             f"To run: {span(flops[0], _flops)} of training, {span(flops[1], _flops)} of evaluation, "
-            f"{span(flops[2], _flops)} with the rest\n(validation, scoring, curves, latency): "
+            f"{span(flops[2], _flops)} with the rest\n(validation, scoring, curves, latency, conversions): "
             f"{_device_hours(forecast, to_run)}, {span(seconds, duration)} one job after another."
         )
         yield f"Longest chain: {duration(chain_seconds)}, however many jobs run side by side:"

@@ -128,10 +128,14 @@ def answering_work(stats: PromptStats, shape: ModelShape, questions: int, batch_
 
 
 def _converting(estimate: Estimate, name: str, bound: int) -> Work:
-    """Return the work of answers one at a time: of the checkpoint, and of its file in each format."""
+    """Return the work of answers one at a time: of the checkpoint, and of its file in each format.
+
+    Each also answers a question to warm up.
+    """
     conversions, shape = estimate.experiment.conversions, estimate.computed_shape(name, bound)
     assert conversions is not None, "without them, nothing is converted"
-    questions = min(conversions.questions, _questions(estimate, name))
+    size = estimate.rows(name).sizes[estimate.experiment.evaluation.split]
+    questions = 1 + min(conversions.questions, size)
     once = answering_work(estimate.prompt_stats(name), shape, questions, batch_size=1)
     return once * (1 + len(conversions.formats))
 

@@ -143,7 +143,7 @@ class Trainer:
         `loss_module` is the reasoner's loss, wrapped for all processes.
         """
         optimizer = accelerator.prepare_optimizer(self._new_optimizer(parameters))
-        total = self.samples.total_steps
+        total = self.samples.total_steps()
         scheduler = self._new_scheduler(optimizer, total)
         done = self._resume(reasoner, optimizer, scheduler)
         validation = Validation(
@@ -165,7 +165,7 @@ class Trainer:
         before: tuple[PendingStep, float] | None = None
         file = self.state / LOG if accelerator.is_main_process else os.devnull
         with open(file, "a") as log, _bar(done, total) as bar:
-            for step, batch, restarts in self.samples.batches(done, total):
+            for step, batch, restarts in self.samples.batches(done):
                 if restarts:
                     optimizer.state.clear()
                 pending, broken = self._optimize(loss_module, optimizer, accelerator, broken, batch, step)
@@ -250,7 +250,7 @@ class Trainer:
 
     @cached_property
     def samples(self) -> Samples:
-        """The samples of the rows, laid out on first access."""
+        """The samples of the training; the rows are laid out when they are first needed."""
         return Samples(self.stage, self.training, self.rows, self.validation, self.markers, self.seed)
 
     def _save(self, step: int, reasoner: ReasoningModel, optimizer: torch.optim.Optimizer) -> None:

@@ -64,9 +64,8 @@ class Samples:
             )
         return fitting
 
-    @property
     def total_steps(self) -> int:
-        """The number of optimizer steps of the stage: the maximum if it may stop early.
+        """Return the number of optimizer steps of the stage: the maximum if it may stop early.
 
         Raises:
             CopraError: they are fewer than the parts of a scheduled stage.
@@ -79,13 +78,14 @@ class Samples:
             )
         return total
 
-    def batches(self, done: int, total: int) -> Iterator[Batch]:
-        """Yield the batches of steps `done`+1 to `total`.
+    def batches(self, done: int = 0) -> Iterator[Batch]:
+        """Yield the batches of the steps after step `done`.
 
         Samples are drawn again in each epoch if layouts are mixed, and in each batch if the stage is
         scheduled.
         """
         rows = {row.id: row for row in self.rows} if self.stage.is_scheduled else {}
+        total = self.total_steps()
         step, epoch, samples = 0, 0, self.first
         before, chain_was_left = self.stage.at_step(1, total), False
         while step < total:
